@@ -1,0 +1,54 @@
+"""Contrastive losses for `model.compile(loss=...)`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import keras
+
+from keras_tfcl.losses.arctanh_info_nce import ArctanhInfoNCE
+from keras_tfcl.losses.contrastive import ContrastiveLoss
+from keras_tfcl.losses.hard_negative_info_nce import HardNegativeInfoNCE
+from keras_tfcl.losses.info_nce import InfoNCE
+
+__all__ = ["ArctanhInfoNCE", "ContrastiveLoss", "HardNegativeInfoNCE", "InfoNCE", "get"]
+
+_BY_NAME = {
+    "infonce": InfoNCE,
+    "arctanh_infonce": ArctanhInfoNCE,
+    "hard_negative_infonce": HardNegativeInfoNCE,
+}
+# So that Keras itself knows the names, as in encoder.compile(loss="arctanh_infonce"): keras.losses.get looks strings up
+# in this table of its module and in no public one.
+sys.modules[keras.losses.get.__module__].ALL_OBJECTS_DICT.update(_BY_NAME)
+
+
+def get(identifier: Any) -> keras.losses.Loss:
+    """Resolves a contrastive loss by name; passes Keras losses and their configurations through.
+
+    Args:
+        identifier: `"infonce"`, `"arctanh_infonce"`, `"hard_negative_infonce"` (each with its defaults), a Keras loss, or
+            a serialised one (a dictionary).
+
+    Returns:
+        A Keras loss.
+
+    Raises:
+        ValueError: for an unknown name, or anything else.
+
+    Example:
+
+    >>> keras_tfcl.losses.get("arctanh_infonce").scale
+    2.0
+    """
+    if isinstance(identifier, keras.losses.Loss):
+        return identifier
+    if isinstance(identifier, str) and identifier in _BY_NAME:
+        return _BY_NAME[identifier]()
+    if isinstance(identifier, dict):
+        return get(keras.saving.deserialize_keras_object(identifier))
+    raise ValueError(
+        f"`loss` must be one of {sorted(_BY_NAME)}, or a Keras loss. Received: {identifier!r}. "
+        "For arguments other than the defaults pass an object, such as InfoNCE(temperature=0.5)."
+    )

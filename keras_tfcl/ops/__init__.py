@@ -1,0 +1,17 @@
+"""Pure functions of tensors: cosine, logits, masks and InfoNCE."""
+
+from keras_tfcl.ops.hard import hardest
+from keras_tfcl.ops.info_nce import contrastive_loss
+from keras_tfcl.ops.masks import pair_masks
+from keras_tfcl.ops.scaling import arctanh_logits, temperature_logits
+from keras_tfcl.ops.similarity import cosine_similarity, l2_normalize
+
+__all__ = [
+    "arctanh_logits",
+    "contrastive_loss",
+    "cosine_similarity",
+    "hardest",
+    "l2_normalize",
+    "pair_masks",
+    "temperature_logits",
+]

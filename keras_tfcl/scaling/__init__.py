@@ -1,0 +1,45 @@
+"""How a cosine becomes a logit: `Temperature`, `Arctanh`, or a `Scaling` of your own."""
+
+from __future__ import annotations
+
+from numbers import Real
+from typing import Any
+
+import keras
+
+from keras_tfcl.scaling.arctanh import Arctanh
+from keras_tfcl.scaling.scaling import Scaling
+from keras_tfcl.scaling.temperature import Temperature
+
+__all__ = ["Arctanh", "Scaling", "Temperature", "get"]
+
+
+def get(identifier: Any) -> Scaling:
+    """Resolves what `scaling=` accepts.
+
+    Args:
+        identifier: a `Scaling`; a number (a temperature); `"arctanh"`; or a serialised scaling (a dictionary).
+
+    Returns:
+        A `Scaling`.
+
+    Raises:
+        ValueError: for anything else, and for a temperature that is not positive and finite.
+
+    Example:
+
+    >>> keras_tfcl.scaling.get(0.2).get_config()
+    {'temperature': 0.2}
+    """
+    if isinstance(identifier, Scaling):
+        return identifier
+    if isinstance(identifier, Real) and not isinstance(identifier, bool):
+        return Temperature(identifier)
+    if identifier == "arctanh":
+        return Arctanh()
+    if isinstance(identifier, dict):
+        return get(keras.saving.deserialize_keras_object(identifier))
+    raise ValueError(
+        "`scaling` must be a temperature (a positive number), 'arctanh', or a keras_tfcl.Scaling. "
+        f"Received: scaling={identifier!r}. Pass for example scaling=0.1 or scaling='arctanh'."
+    )

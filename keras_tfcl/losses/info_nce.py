@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from keras_tfcl.losses.contrastive import ContrastiveLoss
+from keras_tfcl.scaling import Temperature
+
+
+@keras.saving.register_keras_serializable(package="keras_tfcl")
+class InfoNCE(ContrastiveLoss):
+    """InfoNCE with a temperature: NT-Xent with two views, SupCon with labels, CLIP with `cross_view_only=True`.
+
+    Formula: `loss_i = -mean over p of log( exp(s_ip / t) / (sum over j != i of exp(s_ij / t)) )`, s the cosine, t the
+    temperature, p the positives of i. See `ContrastiveLoss` for ids, shapes, numerics and errors.
+
+    Against the authors' code: SimCLR's returns the sum of its two views' means, twice this mean; SupCon's multiplies by
+    `t / base_temperature`, which is 1 at its defaults.
+
+    Args:
+        temperature: positive number. Defaults to 0.1. Any value from 0.001 to 10 gives finite gradients.
+        **kwargs: `negatives`, `decoupled`, `cross_view_only`, `reduction`, `name`, `dtype` of `ContrastiveLoss`.
+
+    Raises:
+        ValueError: if `temperature` is not a positive finite number; and as `ContrastiveLoss`.
+
+    Example:
+
+    >>> loss = keras_tfcl.InfoNCE(temperature=0.5)
+    >>> z = np.array([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.1, 1.0]], "float32")
+    >>> round(float(loss(np.array([0, 0, 1, 1]), z)), 4)  # class labels as ids
+    0.2618
+
+    References: van den Oord et al. 2018 (CPC), arXiv 1807.03748; Chen et al. 2020 (SimCLR), arXiv 2002.05709; Khosla et
+    al. 2020 (SupCon), arXiv 2004.11362; Radford et al. 2021 (CLIP), arXiv 2103.00020.
+    """
+
+    def __init__(self, temperature: float = 0.1, *, name: str = "infonce", **kwargs: Any) -> None:
+        super().__init__(Temperature(temperature), name=name, **kwargs)
+        self.temperature = self.scaling.temperature
+
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()
+        del config["scaling"]
+        return {**config, "temperature": self.temperature}

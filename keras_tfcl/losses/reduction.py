@@ -1,0 +1,58 @@
+"""Keras' reductions, over the anchors that have a loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+from keras import ops
+
+
+def reduce_losses(losses: Any, valid: Any, sample_weight: Any, reduction: str | None) -> Any:
+    """Weighs and reduces the losses of the anchors as Keras does, leaving out anchors without a positive.
+
+    Args:
+        losses: `(B,)` or `(B, V)`, 0 where not valid.
+        valid: bool of the same shape.
+        sample_weight: None, a number, `(B,)`, or the shape of `losses`.
+        reduction: `"sum_over_batch_size"` or `"mean"`: sum of weighted losses / number of valid anchors;
+            `"mean_with_sample_weight"`: divided by the sum of their weights instead; `"sum"`; `"none"` or None.
+
+    Returns:
+        A scalar, or for `"none"` the weighted losses. 0 when no anchor is valid.
+    """
+    valid = ops.cast(valid, losses.dtype)
+    weight = valid if sample_weight is None else valid * broadcast_weight(sample_weight, losses)
+    weighted = losses * weight
+    if reduction in (None, "none"):
+        return weighted
+    if reduction == "sum":
+        return ops.sum(weighted)
+    divisor = ops.sum(weight if reduction == "mean_with_sample_weight" else valid)
+    mean = ops.divide_no_nan(ops.sum(weighted), divisor)
+    # Keras' convention: gradients are summed over replicas, so each replica gives its share of the mean.
+    return mean / tf.distribute.get_strategy().num_replicas_in_sync
+
+
+def broadcast_weight(sample_weight: Any, losses: Any) -> Any:
+    """Gives `(B,)` or `(B, 1)` weights the shape of `(B,)` or `(B, V)` losses.
+
+    Raises:
+        ValueError: if there is not one weight for each instance, or for each of its views.
+    """
+    weight = ops.cast(sample_weight, losses.dtype)
+    shape, expected = tuple(weight.shape), tuple(losses.shape)
+    if shape == (*expected, 1):
+        weight = ops.squeeze(weight, axis=-1)
+    elif shape == expected[:1] and len(expected) == 2:
+        weight = ops.expand_dims(weight, axis=-1)
+    shape = tuple(weight.shape)
+    fits = len(shape) in (0, len(expected)) and all(
+        n in (m, 1) or None in (n, m) for n, m in zip(shape, expected, strict=False)
+    )
+    if not fits or (shape and shape[0] == 1 != expected[0] and expected[0] is not None):
+        raise ValueError(
+            "`sample_weight` must hold one weight for each instance, or for each view of it. Expected: shape "
+            f"{expected[:1]} or {expected}. Received: shape {tuple(ops.shape(sample_weight))}."
+        )
+    return weight

@@ -1,0 +1,47 @@
+"""The hardest negatives of each anchor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+# Two copies of one row can differ in the last bit of their similarities, since a matrix product sums its blocks in
+# different orders: cosines closer than this count as tied.
+TIE = {"float64": 1e-12, "float32": 1e-6}
+
+
+def hardest(similarity: Any, mask: Any, *, alpha: float | None = None, top_k: int | None = None) -> Any:
+    """Marks each anchor's hardest negatives: those with `s >= the k-th largest`, ties included.
+
+    `k = ceil(alpha * n)` or `top_k`, at most n, where n is the anchor's number of negatives; an anchor without
+    negatives keeps none.
+
+    Args:
+        similarity: cosines `(A, C)`, float32 or float64.
+        mask: bool `(A, C)`, True where the candidate is a negative of the anchor.
+        alpha: fraction in (0, 1]; or
+        top_k: number, at least 1.
+
+    Returns:
+        bool `(A, C)`.
+
+    Example:
+
+    >>> s = np.array([[0.9, 0.1, 0.5, 0.5]], "float32")
+    >>> hardest(s, np.array([[False, True, True, True]]), top_k=1).numpy()
+    array([[False, False,  True,  True]])
+
+    Reference: Wang and Liu 2021, arXiv 2012.09740, eq. 8.
+    """
+    similarity = ops.stop_gradient(ops.convert_to_tensor(similarity))
+    count = ops.sum(ops.cast(mask, "int32"), axis=1)  # (A,)
+    if top_k is None:
+        k = ops.cast(ops.ceil(alpha * ops.cast(count, "float64")), "int32")
+    else:
+        k = ops.minimum(top_k, count)
+    # A cosine is never below -1: -2 sorts whatever is no negative to the end.
+    ranked = -ops.sort(ops.where(mask, -similarity, 2.0), axis=1)  # (A, C), descending
+    kth = ops.take_along_axis(ranked, ops.expand_dims(ops.maximum(k - 1, 0), 1), axis=1)  # (A, 1)
+    return ops.logical_and(mask, similarity >= kth - TIE[keras.backend.standardize_dtype(similarity.dtype)])

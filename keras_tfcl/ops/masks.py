@@ -1,0 +1,105 @@
+"""Who is compared with whom: positives and negatives from ids."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import ops
+
+
+class Pairs(NamedTuple):
+    """The pairs of A anchors and C candidates: two bool tensors `(A, C)` that exclude each other."""
+
+    positive: Any
+    negative: Any
+
+
+def pair_masks(
+    anchor_ids: Any,
+    candidate_ids: Any,
+    *,
+    self_index: Any = None,
+    anchor_views: Any = None,
+    candidate_views: Any = None,
+) -> Pairs:
+    """Splits all pairs by the rule: positive = equal ids and not the same embedding; negative = different ids.
+
+    Args:
+        anchor_ids: integer `(A,)`.
+        candidate_ids: integer `(C,)`.
+        self_index: integer `(A,)`, the position of each anchor among the candidates, or -1 where it is not one of them;
+            None if no anchor is a candidate. That pair is neither positive nor negative.
+        anchor_views, candidate_views: integer `(A,)` and `(C,)`. If given, pairs of equal views are neither positive
+            nor negative (`cross_view_only`).
+
+    Returns:
+        `Pairs(positive, negative)`.
+
+    Example:
+
+    >>> pair_masks([7, 7, 8], [7, 7, 8], self_index=[0, 1, 2]).positive.numpy()
+    array([[False,  True, False],
+           [ True, False, False],
+           [False, False, False]])
+    """
+    anchor_ids, candidate_ids = ops.convert_to_tensor(anchor_ids), ops.convert_to_tensor(candidate_ids)
+    same_id = ops.expand_dims(anchor_ids, 1) == ops.expand_dims(candidate_ids, 0)  # (A, C)
+    allowed = ops.ones_like(same_id)
+    if self_index is not None:
+        columns = ops.arange(ops.shape(candidate_ids)[0], dtype="int32")
+        allowed = ops.expand_dims(ops.cast(self_index, "int32"), 1) != ops.expand_dims(columns, 0)
+    if anchor_views is not None:
+        other_view = ops.expand_dims(anchor_views, 1) != ops.expand_dims(candidate_views, 0)
+        allowed = ops.logical_and(allowed, other_view)
+    return Pairs(ops.logical_and(allowed, same_id), ops.logical_and(allowed, ops.logical_not(same_id)))
+
+
+def as_ids(y_true: Any, name: str = "y_true") -> Any:
+    """Turns what a user gives as ids into an integer tensor `(B,)`, never by way of a float.
+
+    Args:
+        y_true: integers or booleans `(B,)` or `(B, 1)`. Floats are taken only where their values can be seen (outside
+            `tf.function`) and are whole numbers.
+        name: what an error calls them.
+
+    Returns:
+        int64 `(B,)`; uint64 keeps its dtype.
+
+    Raises:
+        ValueError: for any other rank, for non-integers, for strings.
+    """
+    ids = y_true if tf.is_tensor(y_true) else tf.convert_to_tensor(_plain(y_true))
+    dtype = keras.backend.standardize_dtype(ids.dtype)
+    if ids.shape.rank == 2 and ids.shape[1] == 1:
+        ids = tf.squeeze(ids, axis=1)
+    if ids.shape.rank != 1:
+        raise ValueError(
+            f"`{name}` must be integer ids of shape (B,) or (B, 1), one for each row of `y_pred`. Received: "
+            f"shape={tuple(ids.shape)}. Give one-hot labels as argmax(labels, axis=-1)."
+        )
+    if dtype.startswith("float") or dtype == "bfloat16":
+        ids = _whole_numbers(ids, dtype, name)
+    elif dtype not in ("bool", "uint64") and not dtype.startswith(("int", "uint")):
+        raise ValueError(f"`{name}` must be integer ids. Received: dtype={dtype}. Number them, for example with "
+                         "numpy.unique(labels, return_inverse=True)[1].")  # fmt: skip
+    return ids if dtype == "uint64" else tf.cast(ids, "int64")
+
+
+def _plain(values: Any) -> Any:
+    """A NumPy array of anything array-like; Python floats stay float64, so that nothing is lost before the check."""
+    return values if hasattr(values, "dtype") else np.asarray(values)
+
+
+def _whole_numbers(ids: tf.Tensor, dtype: str, name: str) -> tf.Tensor:
+    remedy = f"Cast them before training: {name}.astype('int64')."
+    if not tf.executing_eagerly():
+        raise ValueError(f"`{name}` must be integer ids. Received: dtype={dtype}. {remedy}")
+    values = tf.cast(ids, "float64").numpy()
+    broken = values[values != np.floor(values)]  # NaN is unequal to itself
+    if broken.size:
+        raise ValueError(f"`{name}` must be integer ids. Received: dtype={dtype} with the value {broken[0]}. "
+                         "Contrastive losses compare ids for equality; they are no regression targets.")  # fmt: skip
+    return tf.cast(values, "int64")

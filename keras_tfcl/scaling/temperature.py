@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from keras_tfcl.ops.scaling import temperature_logits
+from keras_tfcl.scaling.scaling import Scaling
+from keras_tfcl.validation import positive_number
+
+
+@keras.saving.register_keras_serializable(package="keras_tfcl")
+class Temperature(Scaling):
+    """Fixed temperature: `logit = s / temperature`.
+
+    A small temperature concentrates the gradient on the nearest negatives (more uniform embeddings, less tolerance of
+    semantic neighbours); a large one spreads it evenly (Wang and Liu 2021, arXiv 2012.09740).
+
+    Args:
+        temperature: positive number; values in use lie between 0.05 and 1. Defaults to 0.1.
+
+    Raises:
+        ValueError: if `temperature` is not a positive finite number.
+
+    Example:
+
+    >>> float(keras_tfcl.Temperature(0.5)(0.25))
+    0.5
+    """
+
+    def __init__(self, temperature: float = 0.1) -> None:
+        remedy = "Use a value such as 0.1, or ArctanhInfoNCE, which needs none."
+        self.temperature = positive_number("temperature", temperature, remedy)
+
+    def __call__(self, similarity: Any) -> Any:
+        return temperature_logits(similarity, self.temperature)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"temperature": self.temperature}
