@@ -1,0 +1,7 @@
+"""Layers of contrastive learning: the projection head and random image views."""
+
+from keras_tfcl.layers.image_augmenter import ImageAugmenter
+from keras_tfcl.layers.image_recipes import image_augmenter
+from keras_tfcl.layers.projection_head import ProjectionHead
+
+__all__ = ["ImageAugmenter", "ProjectionHead", "image_augmenter"]

@@ -1,0 +1,121 @@
+"""Which random changes keep the content of an image, by kind of image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from keras import layers
+
+from keras_tfcl.layers.image_augmenter import ImageAugmenter
+from keras_tfcl.validation import positive_number
+
+VALUE_RANGE = (0, 255)
+PROBABLE = (0.5, 0.5)  # Keras draws the probability itself between two bounds, so this is one half
+
+
+def image_augmenter(kind: str, image_shape: Sequence[int], strength: float = 1.0) -> ImageAugmenter:
+    """The usual random views for a kind of image, made of Keras' own layers.
+
+    | kind | for | views |
+    |---|---|---|
+    | `"photos"` | photographs, as SimCLR | flip, shift and zoom in, colours, grey, and above 64 pixels blur |
+    | `"grey"` | grey objects, such as Fashion-MNIST | flip, shift, zoom, brightness, contrast, an erased patch |
+    | `"digits"` | characters on black | turn, shift, zoom, shear, an erased patch; **never flipped** |
+
+    Shift and zoom stand for SimCLR's random resized crop: a window of half the side to the whole, its two sides drawn
+    apart. What comes in from outside mirrors the image, or is black for characters.
+
+    Args:
+        kind: `"photos"`, `"grey"` or `"digits"`.
+        image_shape: `(H, W, C)`. Saturation, hue and grey are left out unless C is 3.
+        strength: factor on every magnitude (not on the probabilities), in (0, 2]. Defaults to 1.
+
+    Returns:
+        `ImageAugmenter` for images with values 0..255.
+
+    Raises:
+        ValueError: for another kind, a shape that is not three positive integers, a strength outside (0, 2].
+
+    Example:
+
+    >>> image_augmenter("digits", (28, 28, 1))(np.zeros((2, 28, 28, 1), "uint8"), training=True).shape
+    TensorShape([2, 28, 28, 1])
+
+    Reference: Chen et al. 2020, arXiv 2002.05709, appendix A; Zhong et al. 2017, "Random Erasing", arXiv 1708.04896.
+    """
+    if kind not in _RECIPES:
+        raise ValueError(f"`kind` must be one of {sorted(_RECIPES)}. Received: kind={kind!r}.")
+    shape = tuple(image_shape)
+    if len(shape) != 3 or not all(isinstance(size, int) and size > 0 for size in shape):
+        raise ValueError(
+            f"`image_shape` must be (H, W, C), three positive integers. Received: image_shape={image_shape!r}. "
+            "Use images.shape[1:]."
+        )
+    strength = positive_number("strength", strength, "1.0 is the usual strength.")
+    if strength > 2:
+        raise ValueError(f"`strength` must be at most 2. Received: strength={strength}. 1.0 is the usual strength.")
+    return ImageAugmenter(_RECIPES[kind](shape, strength), name=f"{kind}_augmenter")
+
+
+def _photos(shape: tuple[int, ...], strength: float) -> list[layers.Layer]:
+    recipe = [
+        layers.RandomFlip("horizontal", dtype="float32"),
+        *_window(strength, "reflect"),
+        layers.RandomBrightness(0.2 * strength, VALUE_RANGE, dtype="float32"),
+        layers.RandomContrast(0.4 * strength, VALUE_RANGE, dtype="float32"),
+    ]
+    if shape[-1] == 3:
+        recipe += _colour(strength)
+    if min(shape[:2]) > 64:
+        size = min(shape[:2]) // 20 * 2 + 1  # odd, about a tenth of the side
+        recipe.append(layers.RandomGaussianBlur(PROBABLE, size, (0.1, 2.0), VALUE_RANGE, dtype="float32"))
+    return recipe
+
+
+def _colour(strength: float) -> list[layers.Layer]:
+    least, most = 1 - 0.4 * strength, 1 + 0.4 * strength
+    return [
+        # Keras' factor f multiplies the saturation by f / (1 - f). The saturation it clips lies in 0..1 whatever the
+        # range of the image: with (0, 255) over-saturated colours would leave the range.
+        layers.RandomSaturation((least / (1 + least), most / (1 + most)), (0, 1), dtype="float32"),
+        layers.RandomHue(0.2 * strength, VALUE_RANGE, dtype="float32"),
+        layers.RandomGrayscale(0.2, dtype="float32"),
+    ]
+
+
+def _grey(shape: tuple[int, ...], strength: float) -> list[layers.Layer]:
+    return [
+        layers.RandomFlip("horizontal", dtype="float32"),
+        *_window(strength, "constant"),
+        layers.RandomBrightness(0.2 * strength, VALUE_RANGE, dtype="float32"),
+        layers.RandomContrast(0.4 * strength, VALUE_RANGE, dtype="float32"),
+        _erasing(strength),
+    ]
+
+
+def _digits(shape: tuple[int, ...], strength: float) -> list[layers.Layer]:
+    black = {"fill_mode": "constant", "fill_value": 0.0, "dtype": "float32"}
+    turn, shift, zoom, shear = 0.05 * strength, 0.12 * strength, 0.25 * strength, 0.15 * strength
+    return [
+        layers.RandomRotation(turn, **black),
+        # A pair, since Keras' layer can't read back the config of a single number.
+        layers.RandomShear((0.0, shear), (0.0, shear), **black),
+        layers.RandomTranslation(shift, shift, **black),
+        layers.RandomZoom(zoom, zoom, **black),
+        _erasing(strength),
+    ]
+
+
+def _window(strength: float, fill_mode: str) -> list[layers.Layer]:
+    shift, zoom = 0.2 * strength, (-min(0.5 * strength, 0.8), 0.0)
+    return [
+        layers.RandomTranslation(shift, shift, fill_mode=fill_mode, dtype="float32"),
+        layers.RandomZoom(zoom, zoom, fill_mode=fill_mode, dtype="float32"),
+    ]
+
+
+def _erasing(strength: float) -> layers.Layer:
+    return layers.RandomErasing(PROBABLE, (0.02, 0.1 * strength), 0.0, VALUE_RANGE, dtype="float32")
+
+
+_RECIPES = {"photos": _photos, "grey": _grey, "digits": _digits}

@@ -1,0 +1,111 @@
+"""The MLP between encoder and loss, dropped after training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+
+from keras_tfcl.validation import positive_integer
+
+
+@keras.saving.register_keras_serializable(package="keras_tfcl")
+class ProjectionHead(keras.layers.Layer):
+    """Maps features to the space of the contrastive loss: `Dense - BatchNorm - activation - ... - Dense`.
+
+    Every entry of `units` but the last is a hidden layer, the last one is linear. The output is not normalised: losses
+    and metrics of this library do that themselves. It is no classifier, and the features before it are the better
+    embedding: keep the encoder.
+
+    Args:
+        units: output size of each dense layer, integers of at least 1. Defaults to `(256, 128)`: one hidden layer.
+        activation: name or function after each hidden layer. Defaults to `"relu"`.
+        batch_norm: whether hidden layers are batch-normalised (they then need no bias). Defaults to True.
+        **kwargs: `name`, `dtype`, `trainable` of `keras.layers.Layer`.
+
+    Call arguments:
+        inputs: features `(B, F)`.
+        training: whether batch normalisation uses the batch's statistics.
+
+    Returns:
+        `(B, units[-1])`, in the layer's compute dtype.
+
+    Raises:
+        ValueError: if `units` is empty or holds anything but positive integers, or if the input is not of rank 2.
+
+    Example:
+
+    >>> head = ProjectionHead((64, 32))
+    >>> head(np.ones((8, 512), "float32")).shape
+    TensorShape([8, 32])
+
+    Reference: Chen et al. 2020, "A Simple Framework for Contrastive Learning of Visual Representations",
+    arXiv 2002.05709.
+    """
+
+    def __init__(
+        self,
+        units: Sequence[int] = (256, 128),
+        activation: str | Callable[[Any], Any] = "relu",
+        batch_norm: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.units = _checked_units(units)
+        self.activation = keras.activations.get(activation)
+        self.batch_norm = batch_norm
+        self.stages = self._make_stages()
+
+    def _make_stages(self) -> list[keras.layers.Layer]:
+        *hidden, last = self.units
+        stages: list[keras.layers.Layer] = []
+        for size in hidden:
+            # Batch normalisation subtracts any bias again.
+            stages.append(keras.layers.Dense(size, use_bias=not self.batch_norm, dtype=self.dtype_policy))
+            if self.batch_norm:
+                stages.append(keras.layers.BatchNormalization(dtype=self.dtype_policy))
+            stages.append(keras.layers.Activation(self.activation, dtype=self.dtype_policy))
+        return [*stages, keras.layers.Dense(last, dtype=self.dtype_policy)]
+
+    def build(self, input_shape: Sequence[int | None]) -> None:
+        if len(input_shape) != 2:
+            raise ValueError(
+                f"`{self.name}` expects features of shape (B, F). Received: shape={tuple(input_shape)}. "
+                "Pool or flatten the encoder's output first, for example with keras.layers.GlobalAveragePooling2D()."
+            )
+        if input_shape[-1] is None:
+            raise ValueError(
+                f"`{self.name}` needs the number of features. Received: shape={tuple(input_shape)}. "
+                "Give the encoder an output of fixed size."
+            )
+        shape = tuple(input_shape)
+        for stage in self.stages:
+            stage.build(shape)
+            shape = stage.compute_output_shape(shape)
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        for stage in self.stages:
+            normalises = isinstance(stage, keras.layers.BatchNormalization)
+            inputs = stage(inputs, training=training) if normalises else stage(inputs)
+        return inputs  # (B, units[-1])
+
+    def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
+        return (input_shape[0], self.units[-1])
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "units": self.units,
+            "activation": keras.activations.serialize(self.activation),
+            "batch_norm": self.batch_norm,
+        }
+
+
+def _checked_units(units: Sequence[int]) -> tuple[int, ...]:
+    if isinstance(units, (str, bytes)) or not isinstance(units, Sequence) or len(units) == 0:
+        raise ValueError(
+            f"`units` must be a non-empty sequence of integers. Received: units={units!r}. Use for example (256, 128)."
+        )
+    remedy = "`units` lists the size of each dense layer, for example (256, 128)."
+    return tuple(positive_integer("units", size, remedy) for size in units)
