@@ -28,8 +28,8 @@ def get(identifier: Any) -> keras.losses.Loss:
     """Resolves a contrastive loss by name; passes Keras losses and their configurations through.
 
     Args:
-        identifier: `"infonce"`, `"arctanh_infonce"`, `"hard_negative_infonce"` (each with its defaults), a Keras loss, or
-            a serialised one (a dictionary).
+        identifier: `"infonce"`, `"arctanh_infonce"`, `"hard_negative_infonce"` (each with its defaults), a Keras loss,
+            or a serialised one (a dictionary).
 
     Returns:
         A Keras loss.

@@ -24,12 +24,12 @@ class ContrastiveLoss(keras.losses.Loss):
 
     **Who is positive.** Two embeddings are a positive pair when their ids are equal and they are not the same
     embedding; all other pairs are negatives. `y_true` = row numbers with several views: SimCLR. `y_true` = class
-    labels: SupCon. Anchors without a positive give 0 loss and 0 gradient and leave the mean; if no anchor of a batch has
-    a positive the loss is 0 (outside `tf.function` that earns one warning).
+    labels: SupCon. Anchors without a positive give 0 loss and 0 gradient and leave the mean; if no anchor of a batch
+    has a positive the loss is 0 (outside `tf.function` that earns one warning).
 
-    **Numerics.** Computed in float64 whatever the dtype of the embeddings, which need not be normalised; the gradient has
-    their dtype. A zero vector has cosine 0 with everything. NaN or Inf raises ValueError outside `tf.function` and makes
-    the loss NaN inside.
+    **Numerics.** Computed in float64 whatever the dtype of the embeddings, which need not be normalised; the gradient
+    has their dtype. A zero vector has cosine 0 with everything. NaN or Inf raises ValueError outside `tf.function` and
+    makes the loss NaN inside.
 
     It is not a classification loss: `y_pred` holds embeddings, not class scores. Extra memory is a few times
     `8 * (B * V)^2` bytes. Keras masks on `y_pred` are not read: give padded rows `sample_weight` 0.
@@ -131,8 +131,8 @@ class ContrastiveLoss(keras.losses.Loss):
             return
         self._warned = True
         warnings.warn(
-            f"{self.name}: no embedding of this batch has a positive, so its loss is 0 and teaches nothing. Give several "
-            "views of each instance (y_pred of shape (B, V, D)), or ids that repeat within the batch.",
+            f"{self.name}: no embedding of this batch has a positive, so its loss is 0 and teaches nothing. Give "
+            "several views of each instance (y_pred of shape (B, V, D)), or ids that repeat within the batch.",
             stacklevel=4,
         )
 

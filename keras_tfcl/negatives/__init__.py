@@ -1,4 +1,4 @@
-"""Which negatives count: `"all"`, `HardNegatives`, or a `Negatives` of your own."""
+"""Which negatives count: `"all"`, `HardNegatives`, `ReweightedNegatives`, or a `Negatives` of your own."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import keras
 
 from keras_tfcl.negatives.hard import HardNegatives
 from keras_tfcl.negatives.negatives import Negatives
+from keras_tfcl.negatives.reweighted import ReweightedNegatives
 
-__all__ = ["HardNegatives", "Negatives", "get"]
+__all__ = ["HardNegatives", "Negatives", "ReweightedNegatives", "get"]
 
 
 def get(identifier: Any) -> Negatives:

@@ -15,8 +15,8 @@ DEFAULT_ALPHA = 0.1
 class HardNegatives(Negatives):
     """Keeps the hardest negatives of each anchor: those nearest to it.
 
-    Of an anchor's n negatives it keeps those with `s >= the k-th largest s`, where `k = ceil(alpha * n)` or `top_k`, and
-    never more than n. Ties with the k-th stay. Positives are not touched.
+    Of an anchor's n negatives it keeps those with `s >= the k-th largest s`, where `k = ceil(alpha * n)` or `top_k`,
+    and never more than n. Ties with the k-th stay. Positives are not touched.
 
     Args:
         alpha: fraction of the negatives to keep, in (0, 1]. Defaults to 0.1 when `top_k` is not given either.

@@ -6,13 +6,16 @@ from typing import Any
 
 import keras
 
+from keras_tfcl.ops.logsumexp import masked_logsumexp
+from keras_tfcl.ops.masks import Pairs
+
 
 @keras.saving.register_keras_serializable(package="keras_tfcl")
 class Negatives:
     """Base class of choices of negatives, and the choice `"all"`: keeps every negative.
 
-    Subclass it and override `keep` to choose among the negatives. Register the class with Keras, so that a saved model
-    can be loaded again, and return every constructor argument from `get_config`:
+    Subclass it and override `keep` to choose among the negatives, or `log_sum` to weigh them. Register the class with
+    Keras, so that a saved model can be loaded again, and return every constructor argument from `get_config`:
 
     >>> @keras.saving.register_keras_serializable(package="docs")
     ... class NotTooSimilar(keras_tfcl.Negatives):
@@ -38,6 +41,19 @@ class Negatives:
             bool `(A, C)`, True nowhere that `mask` is not.
         """
         return mask
+
+    def log_sum(self, logits: Any, pairs: Pairs, lowest: Any) -> Any:
+        """Log of what the chosen negatives add to the denominator; override it to weigh them.
+
+        Args:
+            logits: `(A, C)`; the gradient flows through them.
+            pairs: the positives and the kept negatives, bool `(A, C)` each.
+            lowest: scalar, the logit at cosine -1.
+
+        Returns:
+            `(A,)`; what it holds for an anchor without negatives does not matter.
+        """
+        return masked_logsumexp(logits, pairs.negative)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""

@@ -3,6 +3,7 @@
 from keras_tfcl.ops.hard import hardest
 from keras_tfcl.ops.info_nce import contrastive_loss
 from keras_tfcl.ops.masks import pair_masks
+from keras_tfcl.ops.reweighted import reweighted_log_sum
 from keras_tfcl.ops.scaling import arctanh_logits, temperature_logits
 from keras_tfcl.ops.similarity import cosine_similarity, l2_normalize
 
@@ -13,5 +14,6 @@ __all__ = [
     "hardest",
     "l2_normalize",
     "pair_masks",
+    "reweighted_log_sum",
     "temperature_logits",
 ]

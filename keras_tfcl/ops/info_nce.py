@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 from keras import ops
 
+from keras_tfcl.ops.logsumexp import masked_logsumexp
 from keras_tfcl.ops.masks import Pairs, as_ids, pair_masks
 from keras_tfcl.ops.scaling import arctanh_logits, temperature_logits
 from keras_tfcl.ops.similarity import cosine_similarity
@@ -17,6 +18,8 @@ class ChoosesNegatives(Protocol):
     """What `negatives=` needs: see `keras_tfcl.Negatives`."""
 
     def keep(self, similarity: Any, mask: Any) -> Any: ...
+
+    def log_sum(self, logits: Any, pairs: Pairs, lowest: Any) -> Any: ...
 
 
 class AnchorLosses(NamedTuple):
@@ -113,18 +116,24 @@ def info_nce(
     # products are small beside an encoder's; half precision would be lost entirely.
     anchors, candidates = ops.cast(anchors, "float64"), ops.cast(candidates, "float64")
     similarity = cosine_similarity(anchors, candidates)  # (A, C)
-    negative = pairs.negative
-    if negatives != "all":
-        negative = ops.logical_and(negative, negatives.keep(ops.stop_gradient(similarity), negative))
-    losses = info_nce_from_logits(
-        scale_similarity(similarity, scaling), Pairs(pairs.positive, negative), decoupled=decoupled
-    )
+    logits = scale_similarity(similarity, scaling)
+    if negatives == "all":
+        losses = info_nce_from_logits(logits, pairs, decoupled=decoupled)
+    else:
+        pairs = Pairs(pairs.positive, negatives.keep(ops.stop_gradient(similarity), pairs.negative))
+        lowest = scale_similarity(ops.cast(-1.0, "float64"), scaling)
+        log_negatives = negatives.log_sum(logits, pairs, lowest)
+        losses = info_nce_from_logits(logits, pairs, log_negatives=log_negatives, decoupled=decoupled)
     finite = ops.logical_and(ops.all(ops.isfinite(anchors)), ops.all(ops.isfinite(candidates)))
     return AnchorLosses(ops.where(finite, losses.loss, float("nan")), losses.valid)
 
 
-def info_nce_from_logits(logits: Any, pairs: Pairs, *, decoupled: bool = False) -> AnchorLosses:
+def info_nce_from_logits(
+    logits: Any, pairs: Pairs, *, log_negatives: Any = None, decoupled: bool = False
+) -> AnchorLosses:
     """The loss of each anchor from its logits `(A, C)`; pairs that are neither positive nor negative are left out.
+
+    `log_negatives`, `(A,)`, replaces the logsumexp of the negatives' logits where they are weighted.
 
     Example:
 
@@ -133,25 +142,18 @@ def info_nce_from_logits(logits: Any, pairs: Pairs, *, decoupled: bool = False) 
     array([0.6931])
     """
     count = ops.sum(ops.cast(pairs.positive, logits.dtype), axis=1)  # (A,)
-    compared = pairs.negative if decoupled else ops.logical_or(pairs.positive, pairs.negative)
-    valid = ops.logical_and(count > 0, ops.any(compared, axis=1))
+    has_negative = ops.any(pairs.negative, axis=1)
+    if log_negatives is None:
+        log_negatives = masked_logsumexp(logits, pairs.negative)
+    if decoupled:
+        log_denominator, valid = log_negatives, ops.logical_and(count > 0, has_negative)
+    else:
+        both = ops.stack([masked_logsumexp(logits, pairs.positive), log_negatives], axis=1)  # (A, 2)
+        log_denominator = masked_logsumexp(both, ops.stack([count > 0, has_negative], axis=1))
+        valid = count > 0
     positive_sum = ops.sum(ops.where(pairs.positive, logits, 0.0), axis=1)
-    loss = masked_logsumexp(logits, compared) - positive_sum / ops.maximum(count, 1.0)
+    loss = log_denominator - positive_sum / ops.maximum(count, 1.0)
     return AnchorLosses(ops.where(valid, loss, 0.0), valid)
-
-
-def masked_logsumexp(logits: Any, mask: Any) -> Any:
-    """`log(sum over the mask of exp(logits))` along each row, 0 for an empty row; the gradient is finite everywhere.
-
-    Excluded logits are replaced before the exponential, not after it: a gradient through exp of -inf, or through a row
-    of nothing but -inf, would be NaN.
-    """
-    lowest = ops.min(logits, axis=1, keepdims=True)
-    shift = ops.stop_gradient(ops.max(ops.where(mask, logits, lowest), axis=1, keepdims=True))  # (A, 1)
-    exps = ops.where(mask, ops.exp(ops.where(mask, logits - shift, 0.0)), 0.0)
-    total = ops.sum(exps, axis=1)
-    some = ops.any(mask, axis=1)
-    return ops.where(some, ops.log(ops.where(some, total, 1.0)) + ops.squeeze(shift, axis=1), 0.0)
 
 
 def scale_similarity(similarity: Any, scaling: float | str | Callable[[Any], Any]) -> Any:

@@ -1,4 +1,4 @@
-"""How a cosine becomes a logit: `Temperature`, `Arctanh`, or a `Scaling` of your own."""
+"""How a cosine becomes a logit: `Temperature`, `LearnableTemperature`, `Arctanh`, or a `Scaling` of your own."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Any
 import keras
 
 from keras_tfcl.scaling.arctanh import Arctanh
+from keras_tfcl.scaling.learnable_temperature import LearnableTemperature
 from keras_tfcl.scaling.scaling import Scaling
 from keras_tfcl.scaling.temperature import Temperature
 
-__all__ = ["Arctanh", "Scaling", "Temperature", "get"]
+__all__ = ["Arctanh", "LearnableTemperature", "Scaling", "Temperature", "get"]
 
 
 def get(identifier: Any) -> Scaling:

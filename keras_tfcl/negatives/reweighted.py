@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from numbers import Real
+from typing import Any
+
+import keras
+
+from keras_tfcl.negatives.negatives import Negatives
+from keras_tfcl.ops.masks import Pairs
+from keras_tfcl.ops.reweighted import reweighted_log_sum
+
+
+@keras.saving.register_keras_serializable(package="keras_tfcl")
+class ReweightedNegatives(Negatives):
+    """Weighs the negatives by their hardness and corrects their sum for false negatives (HCL, Debiased).
+
+    Formula: `keras_tfcl.ops.reweighted_log_sum`. `beta=0` is the debiased loss, `tau_plus=0` pure reweighting, both 0
+    is InfoNCE. With `beta -> inf` only the hardest negative counts.
+
+    Args:
+        beta: concentration on hard negatives, a number >= 0; the weight is `exp(beta * logit)`. Defaults to 1.
+        tau_plus: prior probability that a negative is of the anchor's class, in [0, 1). Defaults to 0.
+        detach: no gradient through the weights. Defaults to False, as in the official code, where negatives with
+            `exp(logit) < beta / (1 + beta) * (their weighted mean)` are attracted rather than repelled; True keeps
+            every negative repelled.
+
+    Raises:
+        ValueError: if `beta` is negative or not finite, or `tau_plus` is outside [0, 1).
+
+    Example:
+
+    >>> loss = keras_tfcl.ContrastiveLoss(0.5, negatives=keras_tfcl.ReweightedNegatives(beta=1.0, tau_plus=0.1))
+
+    References: Robinson et al. 2021, "Contrastive Learning with Hard Negative Samples", arXiv 2010.04592; Chuang et al.
+    2020, "Debiased Contrastive Learning", arXiv 2007.00224.
+    """
+
+    def __init__(self, beta: float = 1.0, tau_plus: float = 0.0, detach: bool = False) -> None:
+        if not isinstance(beta, Real) or isinstance(beta, bool) or not 0 <= beta < float("inf"):
+            raise ValueError(
+                f"`beta` must be a finite number >= 0. Received: beta={beta!r}. 1 is usual; 0 turns it off."
+            )
+        if not isinstance(tau_plus, Real) or isinstance(tau_plus, bool) or not 0 <= tau_plus < 1:
+            raise ValueError(
+                f"`tau_plus` must be a number in [0, 1). Received: tau_plus={tau_plus!r}. "
+                "It is the share of false negatives, about 1 / number of classes; 0 turns the correction off."
+            )
+        self.beta = float(beta)
+        self.tau_plus = float(tau_plus)
+        self.detach = detach
+
+    def log_sum(self, logits: Any, pairs: Pairs, lowest: Any) -> Any:
+        return reweighted_log_sum(logits, pairs, lowest, beta=self.beta, tau_plus=self.tau_plus, detach=self.detach)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"beta": self.beta, "tau_plus": self.tau_plus, "detach": self.detach}

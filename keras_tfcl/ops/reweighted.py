@@ -1,0 +1,50 @@
+"""The reweighted and debiased sum of negatives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from keras import ops
+
+from keras_tfcl.ops.logsumexp import masked_logsumexp
+from keras_tfcl.ops.masks import Pairs
+
+
+def reweighted_log_sum(
+    logits: Any, pairs: Pairs, lowest: Any, *, beta: float, tau_plus: float, detach: bool = False
+) -> Any:
+    """Log of the negatives' sum, weighted by hardness and corrected for false negatives.
+
+    Formula, over the M negatives j of an anchor with logits l, and its positives p:
+
+        N = max( (sum_j(v_j exp(l_j)) / mean_j(v_j) - tau_plus * M * mean_p(exp(l_p))) / (1 - tau_plus), M exp(lowest) )
+
+    with `v_j = exp(beta * l_j)`. Where the lower bound acts, N has no gradient.
+
+    Args:
+        logits: `(A, C)`, float64 for small temperatures.
+        pairs: positives and negatives, bool `(A, C)` each.
+        lowest: scalar, the logit at cosine -1.
+        beta: concentration on hard negatives, >= 0; 0 weighs all alike.
+        tau_plus: prior probability that a negative is a positive, in [0, 1).
+        detach: treat the weights v as constants. The official code does not, so easy negatives are attracted there.
+
+    Returns:
+        `(A,)`; 0 for an anchor without negatives.
+
+    References: Robinson et al. 2021 (HCL), arXiv 2010.04592; Chuang et al. 2020 (Debiased), arXiv 2007.00224.
+    """
+    count = ops.cast(ops.maximum(ops.sum(ops.cast(pairs.negative, "int32"), axis=1), 1), logits.dtype)  # (A,) = M
+    weight_logits = beta * (ops.stop_gradient(logits) if detach else logits)
+    weighted = masked_logsumexp(logits + weight_logits, pairs.negative)
+    log_ratio = ops.log(count) + weighted - masked_logsumexp(weight_logits, pairs.negative)
+    if tau_plus == 0:
+        return log_ratio
+    positives = ops.maximum(ops.sum(ops.cast(pairs.positive, logits.dtype), axis=1), 1.0)
+    log_positive = masked_logsumexp(logits, pairs.positive) - ops.log(positives)
+    shift = ops.stop_gradient(ops.maximum(log_ratio, log_positive))
+    corrected = (ops.exp(log_ratio - shift) - tau_plus * count * ops.exp(log_positive - shift)) / (1.0 - tau_plus)
+    floor = ops.log(count) + lowest
+    # Compared as logs where both are positive: exp(floor - shift) underflows at small temperatures.
+    above = ops.logical_and(corrected > 0, ops.log(ops.where(corrected > 0, corrected, 1.0)) + shift > floor)
+    return ops.where(above, ops.log(ops.where(above, corrected, 1.0)) + shift, ops.stop_gradient(floor))
