@@ -1,0 +1,8 @@
+"""Streaming metrics of embeddings; each normalises by itself."""
+
+from keras_tfcl.metrics.alignment import Alignment
+from keras_tfcl.metrics.contrastive_accuracy import ContrastiveAccuracy
+from keras_tfcl.metrics.tolerance import Tolerance
+from keras_tfcl.metrics.uniformity import Uniformity
+
+__all__ = ["Alignment", "ContrastiveAccuracy", "Tolerance", "Uniformity"]
