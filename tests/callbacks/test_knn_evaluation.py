@@ -1,0 +1,163 @@
+import csv
+import subprocess
+import sys
+
+import keras
+import ml_dtypes
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_tfcl.callbacks import KNNEvaluation, knn_accuracy
+
+
+def neighbours_vote(train, labels, val, val_labels, k):
+    """The vote of the k nearest by cosine, row by row, in float64."""
+    unit = [row / np.linalg.norm(row) for row in np.asarray(train, "float64")]
+    right = 0
+    for row, label in zip(np.asarray(val, "float64"), val_labels, strict=True):
+        nearest = sorted(range(len(unit)), key=lambda i: -(unit[i] @ row))[:k]
+        votes = [labels[i] for i in nearest]
+        right += max(sorted(set(votes)), key=votes.count) == label
+    return right / len(val)
+
+
+@pytest.fixture
+def sets():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(60, 6)).astype("float32") * rng.uniform(0.1, 50, (60, 1)).astype("float32")
+    labels = (x[:, 0] > 0).astype("int64") + 2 * (x[:, 1] > 0)
+    return (x[:40], labels[:40]), (x[40:], labels[40:])
+
+
+@pytest.fixture
+def encoder():
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(4)])
+    model.compile("sgd", "mse")
+    return model
+
+
+def fit(model, callbacks, epochs=1, **kwargs):
+    x = np.ones((8, 6), "float32")
+    return model.fit(x, np.zeros((8, 4)), epochs=epochs, verbose=0, callbacks=callbacks, **kwargs).history
+
+
+@pytest.mark.parametrize("k", [1, 5, 20])
+def test_equals_a_vote_by_hand(sets, k):
+    (train, labels), (val, val_labels) = sets
+    expected = neighbours_vote(train, labels, val, val_labels, k)
+    assert knn_accuracy(train, labels, val, val_labels, k) == expected
+    assert 0.3 < expected < 1  # the comparison has something to compare
+
+
+def test_k_is_capped_at_the_number_of_neighbours(sets):
+    (train, labels), (val, val_labels) = sets
+    everyone = neighbours_vote(train, labels, val, val_labels, len(train))
+    assert knn_accuracy(train, labels, val, val_labels, 1000) == everyone
+
+
+def test_takes_half_precision_columns_of_labels_and_feature_maps(sets):
+    (train, labels), (val, val_labels) = sets
+    plain = knn_accuracy(train, labels, val, val_labels, 3)
+    shaped = knn_accuracy(train.reshape(-1, 2, 3), labels[:, None], val.reshape(-1, 2, 3), val_labels[:, None], 3)
+    assert shaped == plain
+    halves = (x.astype(ml_dtypes.bfloat16) for x in (train, val))
+    assert knn_accuracy(next(halves), labels, next(halves), val_labels, 3) == pytest.approx(plain, abs=0.1)
+
+
+def test_history_gets_the_accuracy_of_each_epoch(sets, encoder):
+    train, val = sets
+    history = fit(encoder, [KNNEvaluation(train, val, k=3)], epochs=3)
+    assert len(history["knn_accuracy"]) == 3
+    kernel, bias = (w.astype("float64") for w in encoder.get_weights())
+    by_hand = neighbours_vote(train[0] @ kernel + bias, train[1], val[0] @ kernel + bias, val[1], 3)
+    assert history["knn_accuracy"][-1] == pytest.approx(by_hand)
+
+
+def test_every_second_epoch_under_another_name(sets, encoder):
+    history = fit(encoder, [KNNEvaluation(*sets, every=2, name="knn")], epochs=5)
+    assert len(history["knn"]) == 2 and len(history["loss"]) == 5
+
+
+def test_later_callbacks_see_it(sets, encoder, tmp_path):
+    seen = []
+    watch = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(logs["knn_accuracy"]))
+    # A learning rate of 0 never improves: stops after the second epoch.
+    encoder.optimizer.learning_rate = 0.0
+    stop = keras.callbacks.EarlyStopping(monitor="knn_accuracy", mode="max", patience=1)
+    log = keras.callbacks.CSVLogger(str(tmp_path / "log.csv"))
+    history = fit(encoder, [KNNEvaluation(*sets), watch, stop, log], epochs=5)
+    assert len(history["knn_accuracy"]) == 2
+    assert history["knn_accuracy"] == seen
+    rows = list(csv.DictReader((tmp_path / "log.csv").read_text().splitlines()))
+    assert [float(row["knn_accuracy"]) for row in rows] == seen
+
+
+def test_beside_validation_data(sets, encoder):
+    validation = (np.ones((4, 6), "float32"), np.zeros((4, 4)))
+    assert set(fit(encoder, [KNNEvaluation(*sets)], validation_data=validation)) == {"loss", "val_loss", "knn_accuracy"}
+
+
+def test_a_dataset_that_shuffles_keeps_x_and_labels_together(sets, encoder):
+    train, val = sets
+    datasets = [tf.data.Dataset.from_tensor_slices(s).shuffle(60).batch(7) for s in (train, val)]
+    from_datasets = fit(encoder, [KNNEvaluation(*datasets, k=3)])["knn_accuracy"]
+    callback = KNNEvaluation(train, val, k=3)
+    callback.set_model(encoder)
+    assert from_datasets == [callback.evaluate()]
+
+
+def test_structured_inputs():
+    inputs = {"a": keras.Input((2,), name="a"), "b": keras.Input((2,), name="b")}
+    model = keras.Model(inputs, keras.layers.Concatenate()([inputs["a"], inputs["b"]]))
+    x = {"a": np.eye(2, dtype="float32"), "b": np.zeros((2, 2), "float32")}
+    callback = KNNEvaluation((x, [0, 1]), (x, [0, 1]), k=1)
+    callback.set_model(model)
+    assert callback.evaluate() == 1.0
+
+
+def test_diverged_embeddings_are_named(sets):
+    (train, labels), (val, val_labels) = sets
+    broken = np.where(np.arange(40)[:, None] < 3, np.nan, train)
+    with pytest.raises(ValueError, match=r"`train_embeddings` must be finite. Received: NaN or Inf in 3 of 40 rows"):
+        knn_accuracy(broken, labels, val, val_labels)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"k": 0}, "`k` must be an integer of at least 1. Received: k=0"),
+        ({"batch_size": 1.5}, "`batch_size` must be an integer of at least 1. Received: batch_size=1.5"),
+        ({"every": -1}, "`every` must be an integer of at least 1. Received: every=-1"),
+        ({"train": np.ones((3, 6))}, r"`train` must be a pair \(x, labels\).*Received: ndarray"),
+        ({"val": (np.ones((3, 6)), [0, 1])}, r"`val` must have as many labels.*Received: \[3\] instances and 2 labels"),
+        ({"val": (np.ones((0, 6)), [])}, "`val` must have as many labels as instances, at least one"),
+        ({"val": tf.data.Dataset.from_tensors(np.ones((3, 6)))}, r"`val` must be a tf.data.Dataset of \(x, labels\)"),
+        (
+            {"val": tf.data.Dataset.from_tensors((np.ones((3, 6)), [0, 1, 2])).repeat()},
+            "`val` must be finite. Received: an infinite dataset",
+        ),
+    ],
+)
+def test_bad_arguments_are_named_at_construction(sets, change, message):
+    arguments = {"train": sets[0], "val": sets[1], **change}
+    with pytest.raises(ValueError, match=message):
+        KNNEvaluation(**arguments)
+
+
+def test_sizes_that_differ_are_named(sets):
+    (train, labels), (val, val_labels) = sets
+    with pytest.raises(ValueError, match=r"equal sizes. Received: 6 and 5"):
+        knn_accuracy(train, labels, val[:, :5], val_labels)
+
+
+def test_without_scikit_learn_the_extra_is_named():
+    code = (
+        "import sys; sys.modules['sklearn'] = None\n"
+        "from keras_tfcl.callbacks import KNNEvaluation\n"
+        "try: KNNEvaluation(([[1.0]], [0]), ([[1.0]], [0]))\n"
+        "except ImportError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert 'pip install "keras-tfcl[evaluation]"' in done.stdout, done.stderr
