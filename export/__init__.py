@@ -1,0 +1,50 @@
+"""From a Keras encoder to a verified ONNX file, and from that file to embeddings.
+
+`OnnxEncoder` needs NumPy and onnxruntime alone; nothing here imports TensorFlow, Keras or ONNX before a call needs it.
+"""
+
+from keras_tfcl.export.encoder import OnnxEncoder
+from keras_tfcl.export.errors import (
+    BatchInvarianceError,
+    ExportError,
+    InputError,
+    ModelFileError,
+    ModelInputError,
+    ModelOutputError,
+    NonFiniteError,
+    ParityError,
+    ParityWarning,
+    ProviderError,
+    ProviderWarning,
+    UnsupportedLayerError,
+    UnsupportedOpError,
+    VerificationError,
+)
+from keras_tfcl.export.exporter import export_onnx
+from keras_tfcl.export.inputs import InputSpec
+from keras_tfcl.export.parity import Parity
+from keras_tfcl.export.report import ExportReport
+from keras_tfcl.export.verify import verify_onnx
+
+__all__ = [
+    "BatchInvarianceError",
+    "ExportError",
+    "ExportReport",
+    "InputError",
+    "InputSpec",
+    "ModelFileError",
+    "ModelInputError",
+    "ModelOutputError",
+    "NonFiniteError",
+    "OnnxEncoder",
+    "Parity",
+    "ParityError",
+    "ParityWarning",
+    "ProviderError",
+    "ProviderWarning",
+    "UnsupportedLayerError",
+    "UnsupportedOpError",
+    "VerificationError",
+    "export_onnx",
+    "verify_onnx",
+]

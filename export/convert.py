@@ -1,0 +1,144 @@
+"""Turn Keras layers into an ONNX model: the one place that knows tf2onnx and its faults.
+
+Four steps differ from `model.export(format="onnx")`, which writes files that do not load or do not match:
+the trace is of inference mode; nested functions are traced inline, since tf2onnx knows no XLA calls (grouped
+convolution); constants that the trace captured are not made inputs; `Erfc` (the exact GELU) gets a counterpart.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from keras_tfcl.export.errors import UnsupportedOpError
+from keras_tfcl.export.inputs import InputSpec
+from keras_tfcl.export.lint import lint_graph
+from keras_tfcl.export.requirements import require
+from keras_tfcl.export.source import OUTPUT, Source
+
+_LOCK = threading.RLock()  # the eager switch and the log levels belong to the whole process
+
+
+def supported_opsets() -> range:
+    """The ONNX opsets that this recipe and the installed tf2onnx can write."""
+    constants = require("tf2onnx.constants", "export")
+    return range(13, max(constants.OPSET_TO_IR_VERSION) + 1)
+
+
+def convert(source: Source, *, dimension: int, normalize: bool, opset: int) -> Any:
+    """Return the ONNX model of `source`, an `onnx.ModelProto`.
+
+    Raises:
+        UnsupportedOpError: an operation has no ONNX counterpart.
+    """
+    with _LOCK, _quiet_logs():
+        function = _trace(source, normalize)
+        lint_graph(function.graph.as_graph_def(), source.layers)
+        try:
+            model = _to_onnx(function, source.inputs, opset)
+        except Exception as error:  # tf2onnx raises whatever its handlers happen to raise
+            raise UnsupportedOpError(
+                f"Every operation must have an ONNX counterpart. Received: a graph that tf2onnx cannot convert "
+                f"({type(error).__name__}: {error}). Move the operation outside the model, or write it with keras.ops."
+            ) from error
+    _name_dimensions(model.graph, dimension)
+    return model
+
+
+def _trace(source: Source, normalize: bool) -> Any:
+    tf = require("tensorflow", "tf")
+
+    def embed(*tensors: Any) -> Any:
+        embedding = tf.cast(source(*tensors), tf.float32)
+        return _l2_normalize(tf, embedding) if normalize else tf.identity(embedding)
+
+    specs = [tf.TensorSpec(spec.shape, spec.dtype, name=spec.name) for spec in source.inputs]
+    try:
+        # on the CPU, so that a GPU host does not put its own recurrent kernels into the graph
+        with _nested_functions_inlined(tf), tf.device("/cpu:0"):
+            return tf.function(embed, autograph=False).get_concrete_function(*specs)
+    except Exception as error:  # whatever the user's layers raise
+        raise UnsupportedOpError(
+            f"The model must run in a TensorFlow graph. Received: {type(error).__name__}: {error}. Use keras.ops alone "
+            f"inside `call`, without .numpy() and without `if` on values."
+        ) from error
+
+
+def _l2_normalize(tf: Any, rows: Any) -> Any:
+    """Divide each row by its length, after its largest entry so that no square over- or underflows. Zeros stay."""
+    scaled = tf.math.divide_no_nan(rows, tf.reduce_max(tf.abs(rows), axis=-1, keepdims=True))
+    length = tf.sqrt(tf.reduce_sum(tf.square(scaled), axis=-1, keepdims=True))
+    return tf.math.divide_no_nan(scaled, length)
+
+
+def _to_onnx(function: Any, specs: tuple[InputSpec, ...], opset: int) -> Any:
+    tf2onnx = require("tf2onnx", "export")
+    loader = require("tf2onnx.tf_loader", "export")
+    true_inputs = function.inputs[: len(function.inputs) - len(function.captured_inputs)]
+    inputs = [tensor.name for tensor in true_inputs]
+    outputs = [tensor.name for tensor in function.outputs]
+    renamed = dict(zip(inputs, [spec.name for spec in specs], strict=True)) | {outputs[0]: OUTPUT}
+    model, _ = tf2onnx.convert.from_graph_def(
+        loader.from_function(function, inputs, outputs),
+        input_names=inputs,
+        output_names=outputs,
+        opset=opset,
+        custom_op_handlers={"Erfc": (_convert_erfc, [])},
+        tensors_to_rename=renamed,
+    )
+    return model
+
+
+def _convert_erfc(graph: Any, node: Any, name: str, args: list[Any]) -> None:
+    """Write erfc(x), which ONNX lacks, as 1 - erf(x)."""
+    utils = require("tf2onnx.utils", "export")
+    x, output = node.input[0], node.output[0]
+    dtype, shape = graph.get_dtype(output), graph.get_shape(output)
+    graph.remove_node(node.name)
+    erf = graph.make_node("Erf", [x])
+    one = graph.make_const(utils.make_name("one"), np.array(1, utils.map_onnx_to_numpy_type(dtype)))
+    inputs = [one.output[0], erf.output[0]]
+    graph.make_node("Sub", inputs, outputs=[output], dtypes=[dtype], shapes=[shape], name=node.name)
+
+
+def _name_dimensions(graph: Any, dimension: int) -> None:
+    """Call the first dimension `batch` everywhere, and give other free ones names that do not change between runs."""
+    for tensor in graph.input:
+        for axis, dim in enumerate(tensor.type.tensor_type.shape.dim):
+            if axis == 0:
+                dim.dim_param = "batch"
+            elif not dim.HasField("dim_value"):
+                dim.dim_param = f"{tensor.name}_{axis}"
+    output = graph.output[0].type.tensor_type.shape
+    output.ClearField("dim")  # the trace of a subclassed model may not know its shape
+    output.dim.add(dim_param="batch")
+    output.dim.add(dim_value=dimension)
+
+
+@contextlib.contextmanager
+def _nested_functions_inlined(tf: Any) -> Iterator[None]:
+    before = tf.config.functions_run_eagerly()
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(before)
+
+
+@contextlib.contextmanager
+def _quiet_logs() -> Iterator[None]:
+    """Silence loggers whose complaints either do not matter or come back as our errors."""
+    loggers = [logging.getLogger(name) for name in ("tensorflow", "tf2onnx")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

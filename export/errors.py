@@ -1,0 +1,59 @@
+"""What can go wrong between a Keras model and a served ONNX file, one class per kind of fault."""
+
+from __future__ import annotations
+
+
+class ExportError(Exception):
+    """Base of every error of `keras_tfcl.export`. An export that raises leaves no new file and keeps an old one."""
+
+
+class ModelInputError(ExportError):
+    """What the model takes in is unknown, or ONNX cannot carry it."""
+
+
+class ModelOutputError(ExportError):
+    """The model does not give one finite `(batch, D)` embedding."""
+
+
+class UnsupportedLayerError(ExportError):
+    """A layer is known to convert wrongly or not at all. Raised before the conversion."""
+
+
+class UnsupportedOpError(ExportError):
+    """An operation has no counterpart in ONNX, or onnxruntime cannot run it."""
+
+
+class VerificationError(ExportError):
+    """The converted file is not what was asked for: its interface, its validity or its values."""
+
+
+class ParityError(VerificationError):
+    """The file runs, but its embeddings differ from those of the Keras model."""
+
+
+class BatchInvarianceError(VerificationError):
+    """An embedding depends on the other rows of its batch."""
+
+
+class ModelFileError(ExportError, ValueError):
+    """The file is not an ONNX encoder that can be served."""
+
+
+class InputError(ExportError, ValueError):
+    """The arrays given to an encoder do not fit its inputs."""
+
+
+class NonFiniteError(ExportError, ArithmeticError):
+    """Finite inputs gave NaN or infinite embeddings."""
+
+
+class ProviderError(ExportError, RuntimeError):
+    """A requested execution provider is not the one that runs the model (`strict_providers=True`)."""
+
+
+class ParityWarning(UserWarning):
+    """A file was written or loaded although its embeddings differ from those of the Keras model."""
+
+
+class ProviderWarning(UserWarning):
+    """A requested execution provider is not the one that runs the model."""

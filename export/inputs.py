@@ -1,0 +1,122 @@
+"""The declared inputs of an encoder, and the check that arrays fit them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from keras_tfcl.export.errors import InputError
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """One input of an encoder: name, dtype and shape, where None is a free dimension. The first one is the batch."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...]
+
+    @property
+    def shape_text(self) -> str:
+        return "(" + ", ".join(["batch", *("any" if dim is None else str(dim) for dim in self.shape[1:])]) + ")"
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.dtype} {self.shape_text}"
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"shape": list(self.shape)}
+
+
+def split_inputs(x: Any, specs: Sequence[InputSpec]) -> list[np.ndarray]:
+    """Return one array per spec, all with the same number of rows. Values are not cast yet.
+
+    Args:
+        x: one array; or, for several inputs, a tuple or list of arrays in order, or a dict by input name.
+        specs: the inputs of the encoder.
+
+    Raises:
+        InputError: inputs are missing or unknown, a shape does not fit, or the numbers of rows differ.
+    """
+    arrays = [_to_array(value, spec) for value, spec in zip(_by_position(x, specs), specs, strict=True)]
+    for array, spec in zip(arrays, specs, strict=True):
+        _check_shape(array, spec)
+    rows = {spec.name: len(array) for array, spec in zip(arrays, specs, strict=True)}
+    if len(set(rows.values())) > 1:
+        raise InputError(
+            f"All inputs must have the same number of rows. Received: {rows}. Give one row of each input per instance."
+        )
+    return arrays
+
+
+def cast_input(values: np.ndarray, spec: InputSpec, first_row: int = 0) -> np.ndarray:
+    """Return `values` contiguous in the dtype of `spec`.
+
+    A float may be rounded to another float type; an integer or bool becomes any type that holds each value exactly.
+
+    Raises:
+        InputError: the cast would lose more than float rounding, or a value is NaN or infinite.
+    """
+    have, want = values.dtype, np.dtype(spec.dtype)
+    if have.kind not in "biuf" or (have.kind == "f" and want.kind != "f") or (have.kind != "b" and want.kind == "b"):
+        raise InputError(
+            f"Input `{spec.name}` must be {want} or convert to it without loss. Received: dtype {have}. "
+            f"Convert it yourself if that is what you mean: x.astype('{want}')."
+        )
+    with np.errstate(over="ignore", invalid="ignore"):
+        result = np.ascontiguousarray(values, dtype=want)
+    if have.kind != "f" and not np.can_cast(have, want, "safe") and not np.array_equal(result, values):
+        raise InputError(
+            f"Input `{spec.name}` must hold values that {want} can represent. Received: dtype {have} with values from "
+            f"{values.min()} to {values.max()}. Check the range of the input."
+        )
+    if want.kind == "f" and not np.isfinite(result).all():
+        row = first_row + int(np.argwhere(~np.isfinite(result))[0][0])
+        raise InputError(
+            f"Input `{spec.name}` must be finite in {want}. Received: NaN or infinity in row {row}. "
+            f"Remove or repair that row."
+        )
+    return result
+
+
+def _by_position(x: Any, specs: Sequence[InputSpec]) -> list[Any]:
+    names = [spec.name for spec in specs]
+    if isinstance(x, Mapping):
+        if set(x) != set(names):
+            raise InputError(f"The inputs must be named {names}. Received: {sorted(map(str, x))}.")
+        return [x[name] for name in names]
+    if len(specs) == 1:
+        return [x]
+    if not isinstance(x, (tuple, list)) or len(x) != len(specs):
+        received = f"{len(x)} of them" if isinstance(x, (tuple, list)) else type(x).__name__
+        raise InputError(
+            f"The encoder takes {len(specs)} inputs, {names}. Received: {received}. "
+            f"Give a tuple of arrays in this order, or a dict by name."
+        )
+    return list(x)
+
+
+def _to_array(value: Any, spec: InputSpec) -> np.ndarray:
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise InputError(
+            f"Input `{spec.name}` must be an array with rows of one shape. Received: {type(value).__name__} that is "
+            f"not one ({error}). Pad or resize the rows to the shape {spec.shape_text}."
+        ) from error
+    if array.shape == (0,):  # an empty list has no row shape to check
+        return np.zeros((0, *(dim or 0 for dim in spec.shape[1:])), spec.dtype)
+    return array
+
+
+def _check_shape(array: np.ndarray, spec: InputSpec) -> None:
+    fits = array.ndim == len(spec.shape) and all(
+        want is None or have == want for have, want in zip(array.shape[1:], spec.shape[1:], strict=True)
+    )
+    if fits:
+        return
+    single = array.ndim == len(spec.shape) - 1
+    remedy = "Add the batch dimension: x[None]." if single else "Reshape or resize the rows first."
+    raise InputError(f"Input `{spec.name}` must have the shape {spec.shape_text}. Received: {array.shape}. {remedy}")

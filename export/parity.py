@@ -1,0 +1,73 @@
+"""How far the embeddings of a file may be from those of the model, and how far they are."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+RELATIVE_TOLERANCE = 1e-4
+MIN_COSINE = 0.99999
+
+
+@dataclass(frozen=True)
+class Parity:
+    """The difference between two sets of embeddings of the same rows.
+
+    Attributes:
+        max_abs_diff: largest absolute difference of one number.
+        scale: largest absolute number of the reference.
+        min_cosine: smallest cosine between a row and its reference.
+        rows: how many rows were compared.
+    """
+
+    max_abs_diff: float
+    scale: float
+    min_cosine: float
+    rows: int
+
+    @property
+    def passed(self) -> bool:
+        """`max_abs_diff <= 1e-4 * scale` and `min_cosine >= 0.99999`.
+
+        The tolerance follows the scale: an absolute one passes garbage for an encoder with outputs of 1e-5 and fails a
+        good one with outputs of 1e3. The cosine catches small rows among large ones.
+        """
+        return self.max_abs_diff <= RELATIVE_TOLERANCE * self.scale and self.min_cosine >= MIN_COSINE
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"passed": self.passed}
+
+    def __str__(self) -> str:
+        return (
+            f"max difference {self.max_abs_diff:.1e} at scale {self.scale:.1e}, min cosine {self.min_cosine:.7f}, "
+            f"{self.rows} rows"
+        )
+
+
+def compare(reference: np.ndarray, embeddings: np.ndarray) -> Parity:
+    """Compare two finite `(N, D)` arrays, N at least 1."""
+    expected, received = reference.astype(np.float64), embeddings.astype(np.float64)
+    return Parity(
+        max_abs_diff=float(np.abs(expected - received).max()),
+        scale=float(np.abs(expected).max()),
+        min_cosine=float(
+            (unit_rows(expected) * unit_rows(received)).sum(axis=1)[_shown(expected, received)].min(initial=1)
+        ),
+        rows=len(expected),
+    )
+
+
+def unit_rows(rows: np.ndarray) -> np.ndarray:
+    """Return float64 rows of length 1; rows of zeros stay zeros."""
+    rows = rows.astype(np.float64)
+    peak = np.abs(rows).max(axis=1, keepdims=True)
+    scaled = np.divide(rows, peak, out=np.zeros_like(rows), where=peak > 0)
+    length = np.linalg.norm(scaled, axis=1, keepdims=True)
+    return np.divide(scaled, length, out=np.zeros_like(rows), where=length > 0)
+
+
+def _shown(expected: np.ndarray, received: np.ndarray) -> np.ndarray:
+    """Rows with a direction: two rows of zeros agree, though their cosine is 0."""
+    return expected.any(axis=1) | received.any(axis=1)

@@ -1,0 +1,133 @@
+"""Rows to compare the model and the file on, and what the model makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from keras_tfcl.export.errors import ModelInputError, ModelOutputError
+from keras_tfcl.export.inputs import InputSpec, cast_input, split_inputs
+from keras_tfcl.export.parity import unit_rows
+from keras_tfcl.export.requirements import require
+from keras_tfcl.export.source import Source
+
+_BATCHES = (1, 5)  # one row, and an odd number that no hardware prefers
+_IMAGE_SIZES = (64, 96)  # for free dimensions, one size per batch
+_LENGTHS = (16, 23)
+_SAMPLE_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One batch of inputs and the model's embeddings of it, computed eagerly with `training=False`."""
+
+    inputs: tuple[np.ndarray, ...]
+    reference: np.ndarray
+
+
+def make_probes(source: Source, *, normalize: bool, samples: Any = None) -> list[Probe]:
+    """Return probes at batch 1 and 5 of synthetic rows, and one probe per 64 `samples`.
+
+    The values of synthetic rows are a guess. Where the model cannot take them, rows of `samples` stand in.
+
+    Raises:
+        ModelInputError: the model takes neither.
+        ModelOutputError: the model does not give one `(batch, D)` embedding.
+        InputError: `samples` do not fit the inputs.
+    """
+    given = _cast_samples(source, samples)
+    try:
+        probes = [_probe(source, inputs, normalize) for inputs in _synthetic(source, given)]
+    except _UnusableProbe as error:
+        if not given:
+            raise ModelInputError(
+                f"The model must run on rows to compare with. Received: {error.__cause__ or error}, on synthetic rows "
+                f"for {', '.join(map(str, source.inputs))}. Give `samples`, a few rows of real input."
+            ) from error
+        probes = [_sample_probe(source, [np.resize(x, (n, *x.shape[1:])) for x in given], normalize) for n in _BATCHES]
+    return probes + [_sample_probe(source, batch, normalize) for batch in _in_batches(given)]
+
+
+class _UnusableProbe(Exception):
+    """The model raised, or gave NaN or infinity."""
+
+
+def _cast_samples(source: Source, samples: Any) -> list[np.ndarray]:
+    if samples is None:
+        return []
+    arrays = split_inputs(samples, source.inputs)
+    if len(arrays[0]) == 0:
+        raise ModelInputError("`samples` must hold at least one row. Received: none. Leave it out or give rows.")
+    return [cast_input(array, spec) for array, spec in zip(arrays, source.inputs, strict=True)]
+
+
+def _in_batches(arrays: list[np.ndarray]) -> Iterator[list[np.ndarray]]:
+    for start in range(0, len(arrays[0]) if arrays else 0, _SAMPLE_BATCH):
+        yield [array[start : start + _SAMPLE_BATCH] for array in arrays]
+
+
+def _sample_probe(source: Source, inputs: list[np.ndarray], normalize: bool) -> Probe:
+    try:
+        return _probe(source, inputs, normalize)
+    except _UnusableProbe as error:
+        raise ModelOutputError(
+            f"The model must give finite embeddings of `samples`. Received: {error.__cause__ or error}. "
+            f"Check that model.predict(samples) works."
+        ) from error
+
+
+def _probe(source: Source, inputs: list[np.ndarray], normalize: bool) -> Probe:
+    tf = require("tensorflow", "tf")
+    try:
+        with tf.device("/cpu:0"):  # a GPU may round to TF32, which is coarser than the tolerance
+            output = source(*map(tf.convert_to_tensor, inputs))
+    except Exception as error:  # whatever the user's layers raise
+        raise _UnusableProbe from error
+    reference = _embedding_of(output, rows=len(inputs[0]))
+    if not np.isfinite(reference).all():
+        raise _UnusableProbe("NaN or infinite embeddings")
+    return Probe(tuple(inputs), unit_rows(reference) if normalize else reference)
+
+
+def _embedding_of(output: Any, rows: int) -> np.ndarray:
+    shape = tuple(getattr(output, "shape", ()))
+    if len(shape) != 2 or shape[0] != rows or shape[1] == 0 or not output.dtype.is_floating:
+        received = f"{output.dtype.name} {shape}" if shape else type(output).__name__
+        raise ModelOutputError(
+            f"The model must give one float embedding (batch, D). Received: {received} for {rows} rows. Pool, "
+            f"flatten or choose, for example keras.Model(model.input, keras.layers.GlobalAveragePooling2D()(model.output))."
+        )
+    return output.numpy()
+
+
+def _synthetic(source: Source, given: list[np.ndarray]) -> Iterator[list[np.ndarray]]:
+    names = {type(layer).__name__ for layer in source.layers}
+    vocabulary = min((layer.input_dim for layer in source.layers if type(layer).__name__ == "Embedding"), default=2)
+    generator = np.random.default_rng(0)
+    for rows, image_size, length in zip(_BATCHES, _IMAGE_SIZES, _LENGTHS, strict=True):
+        batch = []
+        for position, spec in enumerate(source.inputs):
+            free = (
+                given[position].shape[1:]
+                if given
+                else [image_size if len(spec.shape) == 4 else length] * len(spec.shape)
+            )
+            shape = (rows, *(size if dim is None else dim for dim, size in zip(spec.shape[1:], free, strict=False)))
+            batch.append(_random_rows(generator, spec, shape, vocabulary, pixels="Rescaling" in names))
+        yield batch
+
+
+def _random_rows(
+    generator: np.random.Generator, spec: InputSpec, shape: tuple[int, ...], vocabulary: int, pixels: bool
+) -> np.ndarray:
+    dtype = np.dtype(spec.dtype)
+    if dtype.kind == "f":
+        rows = generator.uniform(0, 255, shape) if pixels else generator.standard_normal(shape)
+        return rows.astype(dtype)
+    high = 2 if dtype.kind == "b" else min(256, np.iinfo(dtype).max) if len(shape) == 4 else vocabulary
+    rows = generator.integers(0, high, shape)
+    rows[:, :1] = min(1, high - 1)  # so that no row is padding or mask alone
+    return rows.astype(dtype)

@@ -1,0 +1,98 @@
+"""Is a converted file valid ONNX with the interface that was asked for?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from keras_tfcl.export.encoder import OnnxEncoder
+from keras_tfcl.export.errors import ModelFileError, UnsupportedOpError, VerificationError
+from keras_tfcl.export.inputs import InputSpec
+from keras_tfcl.export.lint import layer_of
+from keras_tfcl.export.modelfile import check_model_file
+from keras_tfcl.export.requirements import require
+from keras_tfcl.export.source import OUTPUT
+
+
+def load_checked(path: Path, inputs: Sequence[InputSpec], dimension: int, layers: Sequence[Any]) -> OnnxEncoder:
+    """Check the file at `path` and load it as a server would.
+
+    tf2onnx writes operations that ONNX lacks and inputs that nobody declared, and reports neither; `onnx.checker`
+    passes both. So the standard, the declaration, the checker and onnxruntime are all asked.
+
+    Raises:
+        UnsupportedOpError: an operation is not in the ONNX standard, or onnxruntime cannot run it.
+        VerificationError: the interface differs, or the file is not valid.
+    """
+    onnx = require("onnx", "export")
+    check_model_file(path)
+    model = onnx.load(path)
+    _check_operations(onnx, model, layers)
+    _check_interface(onnx, model.graph, inputs, dimension)
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise VerificationError(f"Expected a valid ONNX model. Received: {error}. Please report this model.") from error
+    return _load(path, model, layers)
+
+
+def _check_operations(onnx: Any, model: Any, layers: Sequence[Any]) -> None:
+    opsets = {entry.domain: entry.version for entry in model.opset_import}
+    unknown = {
+        (node.op_type, layer_of(node.name, layers)): None
+        for node in _nodes(model.graph)
+        if not _in_standard(onnx, node, opsets)
+    }
+    if unknown:
+        found = "; ".join(f"{op} in {layer}" for op, layer in unknown)
+        raise UnsupportedOpError(
+            f"Every operation must be in ONNX opset {opsets.get('')}. Received: {found}. "
+            f"Move it outside the model, write it with other keras.ops, or try a higher `opset`."
+        )
+
+
+def _in_standard(onnx: Any, node: Any, opsets: dict[str, int]) -> bool:
+    try:
+        onnx.defs.get_schema(node.op_type, opsets.get(node.domain, 0), node.domain)
+    except onnx.defs.SchemaError:
+        return False
+    return True
+
+
+def _nodes(graph: Any) -> Iterator[Any]:
+    """Every node, also of the graphs inside conditions and loops."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _nodes(inner)
+
+
+def _check_interface(onnx: Any, graph: Any, inputs: Sequence[InputSpec], dimension: int) -> None:
+    received = [_describe(onnx, tensor) for tensor in (*graph.input, *graph.output)]
+    expected = [str(spec) for spec in (*inputs, InputSpec(OUTPUT, "float32", (None, dimension)))]
+    if received != expected:
+        raise VerificationError(
+            f"Expected the inputs and output {expected}. Received: {received}. A layer may hold a constant that the "
+            f"conversion turned into an input: make it a weight."
+        )
+
+
+def _describe(onnx: Any, value: Any) -> str:
+    tensor = value.type.tensor_type
+    shape = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim)
+    return str(InputSpec(value.name, onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name, shape))
+
+
+def _load(path: Path, model: Any, layers: Sequence[Any]) -> OnnxEncoder:
+    try:
+        return OnnxEncoder(path, providers="cpu")
+    except ModelFileError as error:
+        blamed = dict.fromkeys(
+            f"{node.op_type} in {layer_of(node.name, layers)}" for node in model.graph.node if node.name in str(error)
+        )
+        raise UnsupportedOpError(
+            f"Every operation must run in onnxruntime. Received: {'; '.join(blamed) or 'an unnamed one'}. {error} "
+            f"Do this step outside the model, or in another way."
+        ) from error

@@ -1,0 +1,48 @@
+"""Serving loads NumPy and onnxruntime; TensorFlow, Keras and ONNX need not be installed."""
+
+import subprocess
+import sys
+
+import keras
+import numpy as np
+
+from keras_tfcl.export import export_onnx
+
+SERVE = """
+import importlib.abc, sys
+HIDDEN = {"tensorflow", "keras", "onnx", "tf2onnx", "tf_keras"}
+
+class Hide(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in HIDDEN:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Hide())
+import numpy as np
+import keras_tfcl.export
+assert "onnxruntime" not in sys.modules, "imported before it is needed"
+from keras_tfcl.export import OnnxEncoder, export_onnx, verify_onnx
+np.save(sys.argv[2], OnnxEncoder(sys.argv[1]).encode(np.load(sys.argv[3])))
+assert not HIDDEN & set(sys.modules), HIDDEN & set(sys.modules)
+try:
+    export_onnx(None, "never.onnx")
+except ImportError as error:
+    print(error)
+"""
+
+
+def test_encoding_without_tensorflow_keras_and_onnx(tmp_path):
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(4)])
+    report = export_onnx(model, tmp_path / "encoder.onnx", normalize=False)
+    x = np.random.default_rng(0).normal(size=(5, 6)).astype("float32")
+    np.save(tmp_path / "x.npy", x)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", SERVE, report.path, tmp_path / "out.npy", tmp_path / "x.npy"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert 'pip install "keras-tfcl[export]"' in done.stdout
+    assert done.stderr == ""
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), model.predict(x, verbose=0), atol=1e-5)

@@ -1,0 +1,139 @@
+"""Hostile and damaged files: a clear error, no crash, no read of another file."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from keras_tfcl.export import ModelFileError, OnnxEncoder
+
+
+def model_bytes():
+    matrix = onnx.numpy_helper.from_array(np.ones((6, 4), "float32"), "matrix")
+    return model_with([matrix]).SerializeToString()
+
+
+def model_with(initializers, nodes=()):
+    graph = helper.make_graph(
+        [*nodes, helper.make_node("MatMul", ["features", "matrix"], ["embedding"])],
+        "by hand",
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, ("batch", 6))],
+        [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ("batch", 4))],
+        initializers,
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nothing\.onnx.*export_onnx"):
+        OnnxEncoder(tmp_path / "nothing.onnx")
+
+
+def test_folder(tmp_path):
+    with pytest.raises(ModelFileError, match="a folder"):
+        OnnxEncoder(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"hello world", b"\x00" * 100, b"\xff" * 100, b"PK\x03\x04zip", b"{}"])
+def test_not_onnx(tmp_path, content, capfd):
+    (tmp_path / "file.onnx").write_bytes(content)
+    with pytest.raises(ModelFileError, match="Expected"):
+        OnnxEncoder(tmp_path / "file.onnx")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_truncated_anywhere(tmp_path):
+    whole = model_bytes()
+    path = tmp_path / "file.onnx"
+    path.write_bytes(whole)
+    assert OnnxEncoder(path).dimension == 4
+    refused = 0
+    for length in range(0, len(whole), 3):
+        path.write_bytes(whole[:length])
+        try:
+            OnnxEncoder(path)
+        except ModelFileError:
+            refused += 1
+    # a cut at the end of a top-level field after the graph leaves a message that parses but has no opset
+    assert refused == len(range(0, len(whole), 3))
+
+
+def test_flipped_bytes_never_escape_the_error_family(tmp_path):
+    whole = bytearray(model_bytes())
+    generator = np.random.default_rng(0)
+    for _ in range(150):
+        damaged = bytearray(whole)
+        for position in generator.integers(0, len(whole), 3):
+            damaged[position] = generator.integers(0, 256)
+        (tmp_path / "file.onnx").write_bytes(damaged)
+        try:
+            OnnxEncoder(tmp_path / "file.onnx")
+        except ModelFileError:
+            continue
+
+
+def external(name, location):
+    tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=[6, 4], data_location=TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value=location)
+    return tensor
+
+
+def in_attribute(tensor):
+    return helper.make_node("Constant", [], ["matrix"], value=tensor)
+
+
+def in_branch(tensor):
+    branch = helper.make_graph([helper.make_node("Constant", [], ["out"], value=tensor)], "branch", [], [
+        helper.make_tensor_value_info("out", TensorProto.FLOAT, (6, 4))
+    ])  # fmt: skip
+    return helper.make_node("If", ["condition"], ["matrix"], then_branch=branch, else_branch=branch)
+
+
+@pytest.mark.parametrize("location", ["weights.bin", "../weights.bin", "/etc/passwd"])
+@pytest.mark.parametrize("place", ["initializer", "attribute", "branch", "local function"])
+def test_external_data_is_refused_wherever_it_hides(tmp_path, location, place):
+    (tmp_path / "weights.bin").write_bytes(np.ones((6, 4), "float32").tobytes())
+    tensor = external("matrix", location)
+    if place == "initializer":
+        model = model_with([tensor])
+    elif place == "attribute":
+        model = model_with([], [in_attribute(tensor)])
+    elif place == "branch":
+        condition = onnx.numpy_helper.from_array(np.array(True), "condition")
+        model = model_with([condition], [in_branch(tensor)])
+    else:
+        model = onnx.load_from_string(model_bytes())
+        opsets = [helper.make_opsetid("", 17)]
+        model.functions.append(helper.make_function("local", "f", [], ["matrix"], [in_attribute(tensor)], opsets))
+    path = tmp_path / "file.onnx"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ModelFileError, match="external data"):
+        OnnxEncoder(path)
+
+
+def test_location_alone_marks_external_data(tmp_path):
+    """`data_location` without a list of external data, and the list without `data_location`."""
+    for field in ("external_data", "data_location"):
+        tensor = external("matrix", "weights.bin")
+        tensor.ClearField(field)
+        (tmp_path / "file.onnx").write_bytes(model_with([tensor]).SerializeToString())
+        with pytest.raises(ModelFileError, match="external data"):
+            OnnxEncoder(tmp_path / "file.onnx")
+
+
+def test_deep_nesting_is_refused(tmp_path):
+    def wrapped(field, content):
+        length = len(content)
+        size = b""
+        while True:
+            size += bytes([length & 127 | (128 if length > 127 else 0)])
+            length >>= 7
+            if not length:
+                return bytes([field << 3 | 2]) + size + content
+
+    content = b""
+    for _ in range(2000):  # graph (7) > node (1) > attribute (5) > graph (6) > node ...
+        content = wrapped(1, wrapped(5, wrapped(6, content)))
+    (tmp_path / "file.onnx").write_bytes(wrapped(7, content))
+    with pytest.raises(ModelFileError, match="nested"):
+        OnnxEncoder(tmp_path / "file.onnx")
