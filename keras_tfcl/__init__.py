@@ -1,24 +1,64 @@
-"""Contrastive representation learning for Keras 3 and TensorFlow."""
+"""Contrastive representation learning for Keras 3 and TensorFlow, from the loss to a verified ONNX encoder.
 
-from keras_tfcl import losses, negatives, ops, scaling
-from keras_tfcl.losses import ArctanhInfoNCE, ContrastiveLoss, HardNegativeInfoNCE, InfoNCE
-from keras_tfcl.negatives import HardNegatives, Negatives, ReweightedNegatives
-from keras_tfcl.scaling import Arctanh, LearnableTemperature, Scaling, Temperature
+Importing the package registers every class with Keras, so that saved models load; Keras itself imports no package but
+its own. Without TensorFlow only `keras_tfcl.export` works: serving needs nothing but NumPy and onnxruntime.
+"""
 
+from typing import Any
+
+from keras_tfcl.availability import (
+    ExplainMissingTensorFlow,
+    explain_missing_tensorflow,
+    require_tensorflow_backend,
+    tensorflow_is_installed,
+)
+
+__version__ = "0.1.0"
 __all__ = [
+    "Alignment",
     "Arctanh",
     "ArctanhInfoNCE",
+    "ContrastiveAccuracy",
     "ContrastiveLoss",
+    "ContrastiveModel",
     "HardNegativeInfoNCE",
     "HardNegatives",
+    "ImageAugmenter",
     "InfoNCE",
+    "KNNEvaluation",
     "LearnableTemperature",
     "Negatives",
+    "ProjectionHead",
     "ReweightedNegatives",
     "Scaling",
     "Temperature",
+    "Tolerance",
+    "Uniformity",
+    "callbacks",
+    "data",
+    "layers",
     "losses",
+    "metrics",
+    "models",
     "negatives",
     "ops",
     "scaling",
 ]
+
+if tensorflow_is_installed():
+    require_tensorflow_backend()
+    from keras_tfcl import callbacks, data, layers, losses, metrics, models, negatives, ops, scaling
+    from keras_tfcl.callbacks import KNNEvaluation
+    from keras_tfcl.layers import ImageAugmenter, ProjectionHead
+    from keras_tfcl.losses import ArctanhInfoNCE, ContrastiveLoss, HardNegativeInfoNCE, InfoNCE
+    from keras_tfcl.metrics import Alignment, ContrastiveAccuracy, Tolerance, Uniformity
+    from keras_tfcl.models import ContrastiveModel
+    from keras_tfcl.negatives import HardNegatives, Negatives, ReweightedNegatives
+    from keras_tfcl.scaling import Arctanh, LearnableTemperature, Scaling, Temperature
+else:
+    ExplainMissingTensorFlow.install()
+
+    def __getattr__(name: str) -> Any:
+        if name in __all__:
+            raise explain_missing_tensorflow(f"keras_tfcl.{name}")
+        raise AttributeError(f"module 'keras_tfcl' has no attribute {name!r}")

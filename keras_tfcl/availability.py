@@ -1,0 +1,48 @@
+"""What the package does where TensorFlow is not installed: serving works, everything else says what to install."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
+from importlib.util import find_spec
+from types import ModuleType
+
+SERVES_WITHOUT_TENSORFLOW = "keras_tfcl.export"
+
+
+def tensorflow_is_installed() -> bool:
+    """Whether TensorFlow and Keras can be found; imports neither."""
+    return find_spec("tensorflow") is not None and find_spec("keras") is not None
+
+
+def require_tensorflow_backend() -> None:
+    """Raises ImportError if Keras runs on another backend."""
+    import keras
+
+    if keras.config.backend() != "tensorflow":
+        raise ImportError(
+            "keras_tfcl needs Keras' TensorFlow backend. Received: backend "
+            f"{keras.config.backend()!r}. Set the environment variable KERAS_BACKEND=tensorflow before importing Keras."
+        )
+
+
+def explain_missing_tensorflow(name: str) -> ImportError:
+    """The error for a name that needs TensorFlow."""
+    return ImportError(
+        f"{name} needs TensorFlow, which is not installed; only {SERVES_WITHOUT_TENSORFLOW}.OnnxEncoder works without. "
+        'Install it with: pip install "keras-tfcl[tf]" (or [tf-gpu]).'
+    )
+
+
+class ExplainMissingTensorFlow(MetaPathFinder):
+    """Answers the import of any subpackage but `export` with the error above; installed where TensorFlow is missing."""
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> None:
+        if name.startswith("keras_tfcl.") and not (name + ".").startswith(SERVES_WITHOUT_TENSORFLOW + "."):
+            raise explain_missing_tensorflow(name)
+
+    @classmethod
+    def install(cls) -> None:
+        """Puts the explanation in front of Python's own finders."""
+        sys.meta_path.insert(0, cls())
