@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import warnings
 from collections.abc import Sequence
@@ -79,7 +80,7 @@ class OnnxEncoder:
     @property
     def metadata(self) -> dict[str, Any]:
         """What `export_onnx` recorded in the file; empty for a file that it did not write."""
-        return dict(self._metadata)
+        return copy.deepcopy(self._metadata)
 
     @property
     def providers(self) -> tuple[str, ...]:

@@ -97,8 +97,8 @@ def _embedding_of(output: Any, rows: int) -> np.ndarray:
     if len(shape) != 2 or shape[0] != rows or shape[1] == 0 or not output.dtype.is_floating:
         received = f"{output.dtype.name} {shape}" if shape else type(output).__name__
         raise ModelOutputError(
-            f"The model must give one float embedding (batch, D). Received: {received} for {rows} rows. Pool, "
-            f"flatten or choose, for example keras.Model(model.input, keras.layers.GlobalAveragePooling2D()(model.output))."
+            f"The model must give one float embedding (batch, D). Received: {received} for {rows} rows. Pool, flatten "
+            f"or choose: keras.Model(model.input, keras.layers.GlobalAveragePooling2D()(model.output))."
         )
     return output.numpy()
 
