@@ -114,7 +114,9 @@ def info_nce(
     """
     # float64: at a temperature of 0.001, or beside the pole of arctanh, float32 cosines carry too few digits. These
     # products are small beside an encoder's; half precision would be lost entirely.
-    anchors, candidates = ops.cast(anchors, "float64"), ops.cast(candidates, "float64")
+    among_themselves = candidates is anchors  # cast once: two half-precision gradients would be rounded twice
+    anchors = ops.cast(anchors, "float64")
+    candidates = anchors if among_themselves else ops.cast(candidates, "float64")
     similarity = cosine_similarity(anchors, candidates)  # (A, C)
     logits = scale_similarity(similarity, scaling)
     if negatives == "all":
