@@ -9,15 +9,13 @@ import numpy as np
 from keras_tfcl.export import export_onnx
 
 SERVE = """
-import importlib.abc, sys
+import sys
+from importlib.machinery import PathFinder
+
 HIDDEN = {"tensorflow", "keras", "onnx", "tf2onnx", "tf_keras"}
+find = PathFinder.find_spec
+PathFinder.find_spec = lambda name, *args: None if name.partition(".")[0] in HIDDEN else find(name, *args)
 
-class Hide(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in HIDDEN:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-sys.meta_path.insert(0, Hide())
 import numpy as np
 import keras_tfcl.export
 assert "onnxruntime" not in sys.modules, "imported before it is needed"
