@@ -159,10 +159,10 @@ def check_embeddings(y_pred: Any) -> None:
             "`y_pred` must hold embeddings of shape (B, D), or (B, V, D) for V views of each instance. Received: "
             f"shape={tuple(y_pred.shape)}. Pool or flatten the encoder's output to one vector an instance."
         )
-    if None in tuple(y_pred.shape)[1:] or 0 in tuple(y_pred.shape)[1:]:
+    if None in tuple(y_pred.shape)[1:] or 0 in tuple(y_pred.shape):
         raise ValueError(
-            "The number of views and the embedding size must be known and at least 1. Received: "
-            f"shape={tuple(y_pred.shape)}."
+            "`y_pred` must have at least one row, view and feature, and a fixed number of views and features. "
+            f"Received: shape={tuple(y_pred.shape)}."
         )
     if tf.executing_eagerly():
         check_finite(y_pred)

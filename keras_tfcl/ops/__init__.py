@@ -1,17 +1,19 @@
 """Pure functions of tensors: cosine, logits, masks and InfoNCE."""
 
 from keras_tfcl.ops.hard import hardest
-from keras_tfcl.ops.info_nce import contrastive_loss
-from keras_tfcl.ops.masks import pair_masks
+from keras_tfcl.ops.info_nce import contrastive_loss, info_nce_from_logits
+from keras_tfcl.ops.masks import Pairs, pair_masks
 from keras_tfcl.ops.reweighted import reweighted_log_sum
 from keras_tfcl.ops.scaling import arctanh_logits, temperature_logits
 from keras_tfcl.ops.similarity import cosine_similarity, l2_normalize
 
 __all__ = [
+    "Pairs",
     "arctanh_logits",
     "contrastive_loss",
     "cosine_similarity",
     "hardest",
+    "info_nce_from_logits",
     "l2_normalize",
     "pair_masks",
     "reweighted_log_sum",

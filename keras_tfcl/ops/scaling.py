@@ -29,7 +29,7 @@ def temperature_logits(similarity: Any, temperature: Any) -> Any:
     array([2., 0.], dtype=float32)
     """
     similarity = at_least_float32(similarity)
-    return similarity / ops.cast(temperature, similarity.dtype)
+    return similarity / ops.convert_to_tensor(temperature, dtype=similarity.dtype)
 
 
 def arctanh_logits(similarity: Any, scale: float = 2.0) -> Any:

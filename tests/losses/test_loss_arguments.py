@@ -1,0 +1,144 @@
+"""What the losses refuse, and how they say it: expected, received, remedy."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_tfcl
+
+Z = np.random.default_rng(0).normal(size=(4, 2, 3)).astype("float32")
+IDS = np.arange(4)
+
+
+@pytest.mark.parametrize("bad", [0, 0.0, -1.0, float("nan"), float("inf"), "0.1", True, None, [0.1]])
+def test_temperature(bad):
+    with pytest.raises(
+        ValueError, match=r"`temperature` must be a positive finite number\. Received: temperature=.*0\.1"
+    ):
+        keras_tfcl.InfoNCE(temperature=bad)
+
+
+@pytest.mark.parametrize("bad", [0, -2.0, float("nan"), "2", None])
+def test_scale(bad):
+    with pytest.raises(ValueError, match=r"`scale` must be a positive finite number\. Received: scale=.*scale=2"):
+        keras_tfcl.ArctanhInfoNCE(scale=bad)
+
+
+@pytest.mark.parametrize("bad", [0, -0.1, 1.5, float("nan"), "0.1", True])
+def test_alpha(bad):
+    with pytest.raises(ValueError, match=r"`alpha` must be a number in \(0, 1\]\. Received: alpha=.*0\.1"):
+        keras_tfcl.HardNegativeInfoNCE(alpha=bad)
+
+
+@pytest.mark.parametrize("bad", [0, -1, 2.5, "3", True])
+def test_top_k(bad):
+    with pytest.raises(ValueError, match=r"`top_k` must be an integer of at least 1\. Received: top_k="):
+        keras_tfcl.HardNegativeInfoNCE(top_k=bad)
+
+
+def test_alpha_and_top_k():
+    with pytest.raises(ValueError, match=r"give one of them\. Received: alpha=0.1, top_k=3"):
+        keras_tfcl.HardNegativeInfoNCE(alpha=0.1, top_k=3)
+
+
+@pytest.mark.parametrize("bad", [-1.0, float("nan"), "1"])
+def test_beta(bad):
+    with pytest.raises(ValueError, match=r"`beta` must be a finite number >= 0\. Received: beta="):
+        keras_tfcl.ReweightedNegatives(beta=bad)
+
+
+@pytest.mark.parametrize("bad", [-0.1, 1.0, float("nan"), "0"])
+def test_tau_plus(bad):
+    with pytest.raises(ValueError, match=r"`tau_plus` must be a number in \[0, 1\)\. Received: tau_plus="):
+        keras_tfcl.ReweightedNegatives(tau_plus=bad)
+
+
+@pytest.mark.parametrize("bad", ["cosine", None, True, object()])
+def test_scaling(bad):
+    with pytest.raises(ValueError, match=r"`scaling` must be .* Received: scaling=.*scaling='arctanh'"):
+        keras_tfcl.ContrastiveLoss(bad)
+
+
+@pytest.mark.parametrize("bad", ["hard", None, 0.1])
+def test_negatives(bad):
+    with pytest.raises(ValueError, match=r"`negatives` must be 'all' or .*HardNegatives.* Received: negatives="):
+        keras_tfcl.ContrastiveLoss(0.1, negatives=bad)
+
+
+def test_reduction():
+    with pytest.raises(ValueError, match="reduction=average"):
+        keras_tfcl.InfoNCE(reduction="average")
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 2, 3, 1)])
+def test_rank_of_y_pred(shape):
+    with pytest.raises(
+        ValueError, match=r"`y_pred` must hold embeddings of shape .* Received: shape=.*Pool or flatten"
+    ):
+        keras_tfcl.InfoNCE()(IDS, np.ones(shape, "float32"))
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (4, 0, 3), (4, 2, 0)])
+def test_empty_y_pred(shape):
+    with pytest.raises(ValueError, match=r"at least one row, view and feature.* Received: shape="):
+        keras_tfcl.InfoNCE()(IDS, np.ones(shape, "float32"))
+
+
+def test_integer_y_pred():
+    with pytest.raises(
+        ValueError, match=r"float embeddings\. Received: dtype=int64\. Are `y_true` and `y_pred` exchanged"
+    ):
+        keras_tfcl.InfoNCE()(IDS, np.ones((4, 3), "int64"))
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_length_mismatch(compiled):
+    loss = tf.function(keras_tfcl.InfoNCE()) if compiled else keras_tfcl.InfoNCE()
+    with pytest.raises(
+        ValueError, match=r"one id for each row of `y_pred`\. Received: 3 ids for y_pred of shape \(4, 2, 3\)"
+    ):
+        loss(np.arange(3), Z)
+
+
+@pytest.mark.parametrize("bad", [[0.5, 1.0, 2.0, 3.0], [0.0, float("nan"), 1.0, 2.0]])
+def test_ids_that_are_no_integers(bad):
+    with pytest.raises(ValueError, match=r"`y_true` must be integer ids\. Received: dtype=float64 with the value"):
+        keras_tfcl.InfoNCE()(np.array(bad), Z)
+
+
+def test_whole_float_ids_are_taken_where_they_can_be_checked():
+    value = keras_tfcl.InfoNCE()(np.array([3.0, 3.0, 1.0, 1.0]), Z)
+    assert value == keras_tfcl.InfoNCE()(np.array([3, 3, 1, 1]), Z)
+    with pytest.raises(ValueError, match=r"Received: dtype=float32\. Cast them .*astype\('int64'\)"):
+        tf.function(keras_tfcl.InfoNCE())(tf.constant([0.0, 1.0, 2.0, 3.0]), Z)
+
+
+def test_string_ids():
+    with pytest.raises(ValueError, match=r"Received: dtype=string\. Number them"):
+        keras_tfcl.InfoNCE()(np.array(["a", "b", "c", "d"]), Z)
+
+
+def test_one_hot_labels():
+    with pytest.raises(ValueError, match=r"shape \(B,\) or \(B, 1\).*Received: shape=\(4, 3\)\. .*argmax"):
+        keras_tfcl.InfoNCE()(np.eye(4, 3, dtype="int32"), Z)
+
+
+@pytest.mark.parametrize("z", [Z[:, 0], Z[:, :1]])
+def test_cross_view_only_needs_views(z):
+    with pytest.raises(ValueError, match=r"`y_pred` must have shape \(B, V, D\) with V >= 2\. Received"):
+        keras_tfcl.InfoNCE(cross_view_only=True)(IDS, z)
+
+
+@pytest.mark.parametrize("weights", [np.ones(3), np.ones((4, 3)), np.ones((2, 4)), np.ones((1, 2))])
+def test_sample_weight_shape(weights):
+    with pytest.raises(ValueError, match=r"`sample_weight` must hold one weight .* Received: shape"):
+        keras_tfcl.InfoNCE()(IDS, Z, sample_weight=weights)
+
+
+def test_functional_form_needs_ids():
+    with pytest.raises(ValueError, match=r"needs `anchor_ids`, and `candidate_ids` exactly when `candidates` is given"):
+        keras_tfcl.ops.contrastive_loss(Z[:, 0])
+    with pytest.raises(ValueError, match=r"candidates=given, candidate_ids=not given"):
+        keras_tfcl.ops.contrastive_loss(Z[:, 0], Z[:, 1], IDS)
+    with pytest.raises(ValueError, match=r"`scaling` must be a positive finite number\. Received: scaling=0"):
+        keras_tfcl.ops.contrastive_loss(Z[:, 0], anchor_ids=IDS, scaling=0)

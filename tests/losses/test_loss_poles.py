@@ -1,0 +1,176 @@
+"""Where cosines reach +-1, and embeddings that are zero or not finite."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_tfcl
+from keras_tfcl.testing import reference
+
+LOSSES = {
+    "infonce": keras_tfcl.InfoNCE(0.1),
+    "infonce_small": keras_tfcl.InfoNCE(0.001),
+    "arctanh": keras_tfcl.ArctanhInfoNCE(),
+    "arctanh_8": keras_tfcl.ArctanhInfoNCE(scale=8.0),
+    "hard": keras_tfcl.HardNegativeInfoNCE(0.1, top_k=2),
+    "hard_arctanh": keras_tfcl.HardNegativeInfoNCE(None, alpha=0.5),
+    "decoupled": keras_tfcl.ContrastiveLoss("arctanh", decoupled=True),
+    "reweighted": keras_tfcl.ContrastiveLoss("arctanh", negatives=keras_tfcl.ReweightedNegatives(1.0, 0.1)),
+}
+
+
+def batch(kind):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(6, 2, 5)).astype("float32")
+    if kind == "identical_views":
+        x[:, 1] = x[:, 0]
+    elif kind == "duplicated_rows":
+        x[3] = x[0]
+    elif kind == "antipodal_views":
+        x[:, 1] = -x[:, 0]
+    elif kind == "antipodal_rows":
+        x[3] = -x[0]
+    elif kind == "all_equal":
+        x[:] = x[0, 0]
+    elif kind == "zero_row":
+        x[2, 1] = 0.0
+    elif kind == "all_zero":
+        x[:] = 0.0
+    return x
+
+
+def value_and_gradient(loss, x, ids=None):
+    x = tf.convert_to_tensor(x)
+    ids = np.arange(x.shape[0]) if ids is None else ids
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        value = loss(ids, x)
+    return value.numpy(), tf.cast(tape.gradient(value, x), "float64").numpy()
+
+
+KINDS = [
+    "identical_views",
+    "duplicated_rows",
+    "antipodal_views",
+    "antipodal_rows",
+    "all_equal",
+    "zero_row",
+    "all_zero",
+]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", LOSSES)
+def test_finite_value_and_gradient(name, kind, dtype):
+    value, gradient = value_and_gradient(LOSSES[name], tf.cast(batch(kind), dtype))
+    assert np.isfinite(value)
+    assert np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if "zero" not in kind])
+def test_arctanh_poles_against_numpy(kind):
+    expected = reference.contrastive_loss(np.arange(6), batch(kind), arctanh_scale=2.0)
+    value, gradient = value_and_gradient(keras_tfcl.ArctanhInfoNCE(), batch(kind))
+    np.testing.assert_allclose(value, expected.losses.mean(), rtol=1e-5)
+    assert np.abs(gradient - expected.gradient).max() <= 1e-5 * max(np.abs(expected.gradient).max(), 1e-3)
+
+
+@pytest.mark.parametrize("negatives", [1, 10, 254])
+def test_gradient_of_the_positive_at_the_pole_is_its_limit(negatives):
+    """losses.md 3.2 for scale 2: as s+ -> 1 with the negatives' weights summing to Z, dL/ds+ -> -Z/2."""
+    rng = np.random.default_rng(0)
+    s = np.concatenate([[1.0], rng.uniform(-0.9, 0.3, negatives)])[None]
+    z = ((1 + s[0, 1:]) / (1 - s[0, 1:])).sum()
+    positive = np.arange(negatives + 1)[None] == 0
+    s = tf.constant(s, "float64")
+    with tf.GradientTape() as tape:
+        tape.watch(s)
+        logits = keras_tfcl.ops.arctanh_logits(s)
+        pairs = keras_tfcl.ops.Pairs(tf.constant(positive), tf.constant(~positive))
+        loss = keras_tfcl.ops.info_nce_from_logits(logits, pairs).loss
+    gradient = tape.gradient(loss, s).numpy()[0, 0]
+    assert gradient == pytest.approx(-z / 2, rel=1e-3)
+    # 1e-6 is the documented shift of the pole: with it the derivative is exactly this.
+    shift, floor = 1e-6, 2 + 1e-6
+    shifted = ((1 + s.numpy()[0, 1:] + shift) / (1 - s.numpy()[0, 1:] + shift)).sum()
+    exact = -shifted / (floor / shift + shifted) * (1 / shift + 1 / floor)
+    assert gradient == pytest.approx(exact, rel=1e-8)
+
+
+@pytest.mark.parametrize("angle", [1e-4, 1e-3, 1e-2, 0.1])
+def test_near_duplicate_negatives_repel(angle):
+    """A clip would give pairs this close no gradient at all."""
+    x = batch("none")
+    x[3, 0] = x[0, 0] / np.linalg.norm(x[0, 0])
+    sideways = np.linalg.svd(x[3, 0][None])[2][1].astype("float32")
+    x[0, 0] = x[3, 0] * np.cos(angle) + sideways * np.sin(angle)
+    _, gradient = value_and_gradient(keras_tfcl.ArctanhInfoNCE(), x)
+    away = -gradient[0, 0] @ sideways  # descent moves row 0 further to the side
+    assert away > 1.0
+
+
+@pytest.mark.parametrize("s", [1.0, -1.0, 1.0000002, -1.0000002])
+def test_logits_beyond_the_poles_are_those_of_the_poles(s):
+    s = tf.constant([s], "float32")
+    with tf.GradientTape() as tape:
+        tape.watch(s)
+        logits = keras_tfcl.ops.arctanh_logits(s)
+    np.testing.assert_allclose(np.abs(logits), np.log(2e6 + 1), rtol=1e-2)
+    np.testing.assert_allclose(tape.gradient(logits, s), 1e6, rtol=0.1)  # float32: 1 + 1e-6 is 1 + 9.5e-7
+
+
+def test_zero_row_counts_as_orthogonal_and_can_leave_zero():
+    x = batch("zero_row")
+    expected = reference.contrastive_loss(np.arange(6), x, temperature=0.1)
+    value, gradient = value_and_gradient(keras_tfcl.InfoNCE(0.1), x)
+    np.testing.assert_allclose(value, expected.losses.mean(), rtol=1e-5)
+    np.testing.assert_allclose(gradient, expected.gradient, atol=1e-5 * np.abs(expected.gradient).max())
+    assert np.abs(gradient[2, 1]).max() > 0
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("name", LOSSES)
+def test_not_finite(name, bad):
+    """Outside tf.function: an error that names the row. Inside: NaN, for every choice of negatives."""
+    x = batch("none")
+    x[4, 0, 2] = bad
+    with pytest.raises(ValueError, match=r"NaN or Inf in 1 of 6 rows, the first is row 4.*learning rate"):
+        LOSSES[name](np.arange(6), x)
+    assert np.isnan(tf.function(LOSSES[name])(np.arange(6), tf.constant(x)))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_rows_without_positive_have_no_loss_and_leave_the_mean(name):
+    x, ids = batch("none")[:, 0], np.array([0, 0, 1, 1, 2, 3])
+    value, gradient = value_and_gradient(LOSSES[name], x, ids)
+    assert np.isfinite(gradient).all()
+    per_anchor = LOSSES[name].call(ids, tf.constant(x)).numpy()
+    assert (per_anchor[4:] == 0).all()
+    np.testing.assert_allclose(value, per_anchor[:4].mean(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("name", LOSSES)
+def test_no_positive_at_all(name, jit):
+    loss = type(LOSSES[name]).from_config(LOSSES[name].get_config())
+    x = tf.constant(batch("none")[:, 0])
+    with pytest.warns(UserWarning, match="no embedding of this batch has a positive") as caught:
+        value, gradient = value_and_gradient(loss, x)
+        value_and_gradient(loss, x)
+    assert len(caught) == 1
+    assert value == 0
+    assert (gradient == 0).all()
+    assert tf.function(loss, jit_compile=jit)(np.arange(6), x) == 0
+
+
+def test_one_instance():
+    """Two views: a positive and no negative, so nothing to tell apart: log 1. One view: no positive."""
+    x = batch("none")
+    value, gradient = value_and_gradient(keras_tfcl.InfoNCE(0.1), x[:1])
+    assert value == pytest.approx(0, abs=1e-6)
+    assert np.isfinite(gradient).all()
+    with pytest.warns(UserWarning, match="no embedding of this batch has a positive"):
+        assert keras_tfcl.InfoNCE(0.1)(np.arange(1), x[:1, 0]) == 0
+    with pytest.warns(UserWarning, match="no embedding of this batch has a positive"):
+        assert keras_tfcl.InfoNCE(0.1, decoupled=True)(np.arange(1), x[:1]) == 0  # no denominator is left
