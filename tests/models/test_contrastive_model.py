@@ -1,0 +1,284 @@
+"""ContrastiveModel through compile, fit, evaluate, predict, save and load."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_tfcl
+from keras_tfcl.layers import image_augmenter
+from keras_tfcl.testing import reference
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (48, 8, 8, 1), "uint8")
+LABELS = np.arange(48) % 3
+
+
+def build(
+    loss="arctanh_infonce", supervised=False, projector=True, seed=0, encoder=None, metrics=None, **compile_options
+):
+    keras.utils.set_random_seed(seed)
+    encoder = encoder or keras.Sequential(
+        [keras.Input((8, 8, 1)), keras.layers.Rescaling(1 / 255), keras.layers.Flatten(), keras.layers.Dense(6)]
+    )
+    model = keras_tfcl.ContrastiveModel(
+        encoder,
+        projector=keras_tfcl.ProjectionHead((8, 4)) if projector else None,
+        augmenter=image_augmenter("digits", (8, 8, 1)),
+        supervised=supervised,
+    )
+    model.compile(keras.optimizers.Adam(0.01), loss=loss, metrics=metrics, **compile_options)
+    return model
+
+
+def fit(model, x=IMAGES, y=None, **options):
+    return model.fit(x, y, **{"batch_size": 16, "verbose": 0, **options}).history
+
+
+def test_learns_what_views_share():
+    """Instances of two coordinates; a view adds noise of the same size in many others."""
+    keras.utils.set_random_seed(0)
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.normal(size=(256, 2)), np.zeros((256, 6))], axis=1).astype("float32")
+    encoder = keras.Sequential([keras.Input((8,)), keras.layers.Dense(32, "relu"), keras.layers.Dense(3)])
+    noise = tf.constant([0.0, 0.0] + [1.0] * 6)
+    model = keras_tfcl.ContrastiveModel(encoder, augmenter=lambda x: x + noise * tf.random.normal(tf.shape(x)))
+    model.compile(keras.optimizers.Adam(0.01), loss=keras_tfcl.InfoNCE(0.2), metrics=[keras_tfcl.ContrastiveAccuracy()])
+    history = fit(model, x, batch_size=64, epochs=30)
+    assert history["loss"][-1] < history["loss"][0] - 1
+    assert history["contrastive_accuracy"][-1] > 3 * history["contrastive_accuracy"][0]
+
+
+def test_loss_is_that_of_the_projections():
+    """evaluate = the reference on what the model gives for two ready-made views."""
+    model = build(keras_tfcl.InfoNCE(0.2))
+    views = (IMAGES[:16].astype("float32"), IMAGES[16:32].astype("float32"))
+    z = model(views)
+    assert z.shape == (16, 2, 4)
+    np.testing.assert_allclose(z[:, 1], model.projector(model.encoder(views[1])), rtol=1e-4, atol=1e-6)
+    expected = reference.contrastive_loss(np.arange(16), z.numpy(), temperature=0.2).losses.mean()
+    assert model.evaluate(views, batch_size=16, verbose=0) == pytest.approx(expected, rel=1e-5)
+    model = build(keras_tfcl.InfoNCE(0.2), supervised=True)
+    expected = reference.contrastive_loss(LABELS[:16], model(views).numpy(), temperature=0.2).losses.mean()
+    assert model.evaluate(views, LABELS[:16], batch_size=16, verbose=0) == pytest.approx(expected, rel=1e-5)
+
+
+def test_predict_gives_normalised_features_of_the_encoder():
+    model = build()
+    features = model.encoder.predict(IMAGES, verbose=0)
+    expected = features / np.linalg.norm(features, axis=1, keepdims=True)
+    np.testing.assert_allclose(model.predict(IMAGES, verbose=0), expected, rtol=1e-5)
+    assert model.predict(tf.data.Dataset.from_tensor_slices(IMAGES).batch(20), verbose=0).shape == (48, 6)
+
+
+@pytest.mark.parametrize("options", [{"jit_compile": True}, {"jit_compile": False}, {"run_eagerly": True}], ids=str)
+@pytest.mark.parametrize("loss", ["infonce", "arctanh_infonce", "hard_negative_infonce"])
+def test_ways_to_run_give_one_result(loss, options):
+    expected = fit(build(loss, jit_compile=False), epochs=2)["loss"]
+    np.testing.assert_allclose(fit(build(loss, **options), epochs=2)["loss"], expected, rtol=1e-4)
+
+
+def test_train_step_lowers_to_xla_for_gpu():
+    """Needs TensorFlow built with CUDA support, but no GPU."""
+    if not tf.test.is_built_with_cuda():
+        pytest.skip("this TensorFlow is built without CUDA")
+    model = build()
+    fit(model, epochs=1)  # builds the optimizer
+    step = tf.function(lambda views: model.train_step((views,)), jit_compile=True)
+    specs = (tf.TensorSpec((16, 8, 8, 1)), tf.TensorSpec((16, 8, 8, 1)))
+    for platform in ("CPU", "GPU"):
+        hlo = step.experimental_get_compiler_ir(specs)(stage="hlo", platform_name=platform)
+        assert "f64[32,32]" in hlo  # the similarity matrix of 32 views
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_mixed_precision(policy):
+    keras.config.set_dtype_policy(policy)
+    try:
+        model = build()
+        history = fit(model, epochs=2)
+        assert np.isfinite(history["loss"]).all()
+        assert model.predict(IMAGES, verbose=0).dtype == np.float32
+    finally:
+        keras.config.set_dtype_policy("float32")
+
+
+def test_validation():
+    history = fit(build(), validation_data=IMAGES[:20], epochs=2)
+    assert len(history["val_loss"]) == 2
+    # Without training steps in between the same views give the same loss.
+    model = build()
+    assert model.evaluate(IMAGES, batch_size=16, verbose=0) == model.evaluate(IMAGES, batch_size=16, verbose=0)
+    for data in [
+        ((IMAGES[:16], IMAGES[16:32]),),
+        ((IMAGES[:16], IMAGES[16:32]), LABELS[:16]),
+        (IMAGES[:20], LABELS[:20]),
+        tf.data.Dataset.from_tensor_slices((IMAGES, LABELS)).batch(16),
+    ]:
+        assert np.isfinite(fit(model, validation_data=data)["val_loss"]).all()
+
+
+def test_every_source_of_data():
+    tensors = tf.data.Dataset.from_tensor_slices
+
+    class Batches(keras.utils.PyDataset):
+        num_batches = 3
+
+        def __getitem__(self, index):
+            return IMAGES[16 * index : 16 * index + 16], LABELS[16 * index : 16 * index + 16]
+
+    model = build()
+    for x, options in [
+        (IMAGES, {}),
+        ((IMAGES, IMAGES[::-1]), {}),
+        (tensors(IMAGES).batch(16), {}),
+        (tensors(((IMAGES, IMAGES[::-1]),)).batch(16), {}),
+        (tensors(((IMAGES, IMAGES[::-1]), LABELS)).batch(16), {}),
+        (Batches(), {}),
+        ((IMAGES[16 * i : 16 * i + 16] for i in range(3)), {"steps_per_epoch": 3}),
+    ]:
+        arrays = isinstance(x, (np.ndarray, tuple))
+        history = model.fit(x, batch_size=16 if arrays else None, verbose=0, **options).history
+        assert np.isfinite(history["loss"]).all()
+
+
+def test_metrics_get_ids_or_labels():
+    metrics = [
+        keras_tfcl.ContrastiveAccuracy(),
+        keras_tfcl.Alignment(),
+        keras_tfcl.Tolerance(),
+        keras_tfcl.Uniformity(),
+    ]
+    model = build(metrics=metrics)
+    views = (IMAGES[:16].astype("float32"), IMAGES[16:32].astype("float32"))
+    result = model.evaluate(views, LABELS[:16], batch_size=16, verbose=0, return_dict=True)
+    z = model(views).numpy().astype("float64")
+    z /= np.linalg.norm(z, axis=-1, keepdims=True)
+    assert result["alignment"] == pytest.approx((np.linalg.norm(z[:, 0] - z[:, 1], axis=1) ** 2).mean(), rel=1e-4)
+    same = [
+        z[i, v] @ z[j, w]
+        for i in range(16) for j in range(i) for v in range(2) for w in range(2) if LABELS[i] == LABELS[j]
+    ]  # fmt: skip
+    assert result["tolerance"] == pytest.approx(np.mean(same), rel=1e-4)
+    assert set(result) == {"loss", "contrastive_accuracy", "alignment", "tolerance", "uniformity"}
+
+
+def test_save_load_and_go_on(tmp_path):
+    """A run that is saved and loaded goes on with the losses it would have had."""
+    metrics = [keras_tfcl.ContrastiveAccuracy(), keras_tfcl.Uniformity()]
+    expected = fit(build(metrics=metrics), epochs=4)
+    model = build(metrics=[keras_tfcl.ContrastiveAccuracy(), keras_tfcl.Uniformity()])
+    fit(model, epochs=2)
+    model.save(tmp_path / "run.keras")
+    loaded = keras.models.load_model(tmp_path / "run.keras")
+    np.testing.assert_allclose(loaded.predict(IMAGES, verbose=0), model.predict(IMAGES, verbose=0), atol=1e-6)
+    history = fit(loaded, epochs=2)
+    assert set(history) == {"loss", "contrastive_accuracy", "uniformity"}
+    for name in history:
+        np.testing.assert_allclose(history[name], expected[name][2:], rtol=1e-4)
+    assert loaded.loss.get_config() == model.loss.get_config()
+    assert loaded.augmenter.get_config() == model.augmenter.get_config()
+
+
+def test_save_before_training(tmp_path):
+    model = build()
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(loaded.predict(IMAGES, verbose=0), model.predict(IMAGES, verbose=0), atol=1e-6)
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class SubclassedEncoder(keras.Model):
+    def __init__(self, units=5, **kwargs):
+        super().__init__(**kwargs)
+        self.units = units
+        self.flatten = keras.layers.Flatten()
+        self.dense = keras.layers.Dense(units)
+
+    def call(self, x):
+        return self.dense(self.flatten(keras.ops.cast(x, "float32")))
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units}
+
+
+def test_subclassed_encoder(tmp_path):
+    model = build(encoder=SubclassedEncoder())
+    fit(model)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(loaded.predict(IMAGES, verbose=0), model.predict(IMAGES, verbose=0), atol=1e-6)
+    assert np.isfinite(fit(loaded)["loss"]).all()
+
+
+def test_learnable_temperature_is_trained_and_saved(tmp_path):
+    loss = keras_tfcl.ContrastiveLoss(keras_tfcl.LearnableTemperature(0.5))
+    model = build(loss)
+    assert any(v is loss.scaling.log_scale for v in model.trainable_variables)
+    fit(model, epochs=2)
+    assert float(loss.scaling.temperature) != pytest.approx(0.5, abs=1e-4)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert float(loaded.loss.scaling.temperature) == pytest.approx(float(loss.scaling.temperature))
+    before = float(loaded.loss.scaling.temperature)
+    fit(loaded)
+    assert float(loaded.loss.scaling.temperature) != before
+
+
+def test_seed_reproduces():
+    first, again, other = (fit(build(seed=seed), epochs=2)["loss"] for seed in (3, 3, 4))
+    assert first == again
+    assert first != other
+
+
+def test_steps_per_execution():
+    expected = fit(build(), epochs=2)["loss"]
+    np.testing.assert_allclose(fit(build(steps_per_execution=3), epochs=2)["loss"], expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "message"),
+    [
+        (
+            keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Conv2D(3, 3)]),
+            r"encoder must give one vector.*\(None, 6, 6, 3\)",
+        ),
+        (SubclassedEncoder, r"encoder must give one vector.*list"),
+    ],
+)
+def test_encoder_output(encoder, message):
+    if isinstance(encoder, type):
+
+        class TwoOutputs(encoder):
+            def call(self, x):
+                return [super().call(x)] * 2
+
+        encoder = TwoOutputs()
+    with pytest.raises(ValueError, match=message):
+        fit(build(encoder=encoder))
+
+
+def test_bad_arguments():
+    encoder = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    with pytest.raises(ValueError, match=r"`views` must be an integer of at least 1\. Received: views=0"):
+        keras_tfcl.ContrastiveModel(encoder, views=0)
+    with pytest.raises(ValueError, match=r"no instance has a positive\. Received: views=1, supervised=False"):
+        keras_tfcl.ContrastiveModel(encoder, views=1)
+    model = keras_tfcl.ContrastiveModel(encoder)
+    with pytest.raises(ValueError, match=r"`loss` must be one of"):
+        model.compile("adam")
+    model.compile("adam", loss="infonce")
+    with pytest.raises(ValueError, match=r"needs 2 different views.*Pass `augmenter=`"):
+        model.fit(np.zeros((8, 4)))
+    supervised = keras_tfcl.ContrastiveModel(encoder, supervised=True)
+    supervised.compile("adam", loss="infonce")
+    with pytest.raises(ValueError, match=r"supervised=True takes positives from the labels\. Received: data without y"):
+        supervised.fit((np.ones((8, 4)), np.ones((8, 4))), verbose=0)
+
+
+def test_supervised_with_one_view():
+    """SupCon without augmentation."""
+    rng = np.random.default_rng(0)
+    encoder = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    model = keras_tfcl.ContrastiveModel(encoder, views=1, supervised=True)
+    model.compile("adam", loss="infonce")
+    assert np.isfinite(model.fit(rng.normal(size=(32, 4)), LABELS[:32], verbose=0).history["loss"]).all()
