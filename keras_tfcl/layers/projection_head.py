@@ -64,7 +64,8 @@ class ProjectionHead(keras.layers.Layer):
             # Batch normalisation subtracts any bias again.
             stages.append(keras.layers.Dense(size, use_bias=not self.batch_norm, dtype=self.dtype_policy))
             if self.batch_norm:
-                stages.append(keras.layers.BatchNormalization(dtype=self.dtype_policy))
+                # SimCLR's momentum: with Keras' 0.99 the statistics of inference lag hundreds of steps behind.
+                stages.append(keras.layers.BatchNormalization(momentum=0.9, dtype=self.dtype_policy))
             stages.append(keras.layers.Activation(self.activation, dtype=self.dtype_policy))
         return [*stages, keras.layers.Dense(last, dtype=self.dtype_policy)]
 
