@@ -156,6 +156,8 @@ class ContrastiveModel(keras.Model):
         self.id_metrics = [m for m in metrics if getattr(m, "positives_by_id", False)]
         others = [m for m in metrics if m not in self.id_metrics]
         super().compile(optimizer=optimizer, loss=loss, metrics=others, **kwargs)
+        if self.built:
+            self.optimizer.build(self.trainable_variables)  # so that a model saved before training loads again
 
     def get_compile_config(self) -> dict[str, Any]:
         config = super().get_compile_config()
@@ -163,6 +165,9 @@ class ContrastiveModel(keras.Model):
             ours = [keras.saving.serialize_keras_object(metric) for metric in self.id_metrics]
             config["metrics"] = [*ours, *(config["metrics"] or [])]
         return config
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        self.compile(**keras.saving.deserialize_keras_object(config))
 
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
@@ -198,6 +203,7 @@ class ContrastiveModel(keras.Model):
         validation_batch_size: int | None = None,
         shuffle: bool = True,
         sample_weight: Any = None,
+        callbacks: Any = None,
         **kwargs: Any,
     ) -> keras.callbacks.History:
         """Trains as `keras.Model.fit` does; see the class for what x may be.
@@ -205,13 +211,16 @@ class ContrastiveModel(keras.Model):
         Arrays are shuffled anew each epoch, in batches of `batch_size` (32) rows; rows that do not fill a last batch
         are left out of that epoch. `validation_data` is made into views too, the same ones each time.
         """
+        self._assert_compile_called("fit")
+        start = _EpochStart(int(self.optimizer.iterations))
         dataset = self._pipeline.batches(
-            x, y, sample_weight, batch_size=batch_size, shuffle=shuffle, step=lambda: int(self.optimizer.iterations)
+            x, y, sample_weight, batch_size=batch_size, shuffle=shuffle, step=lambda: start.step
         )
         if validation_data is not None:
             validation_data = self._validation(validation_data, validation_batch_size or batch_size)
         shuffle = shuffle and isinstance(x, keras.utils.PyDataset)  # all others are shuffled by now
-        return super().fit(dataset, validation_data=validation_data, shuffle=shuffle, **kwargs)
+        callbacks = [start, *keras.tree.flatten(callbacks or [])]
+        return super().fit(dataset, validation_data=validation_data, shuffle=shuffle, callbacks=callbacks, **kwargs)
 
     def evaluate(
         self, x: Any = None, y: Any = None, batch_size: int | None = None, *, sample_weight: Any = None, **kwargs: Any
@@ -241,6 +250,10 @@ class ContrastiveModel(keras.Model):
             "seed": self.seed,
         }
 
+    def build_from_config(self, config: dict[str, Any]) -> None:
+        # Encoder and projector come out of their own configurations built.
+        self.built = all(part is None or part.built for part in (self.encoder, self.projector))
+
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> ContrastiveModel:
         parts = {
@@ -248,3 +261,14 @@ class ContrastiveModel(keras.Model):
             for name in ("encoder", "projector", "augmenter")
         }
         return cls(**{**config, **parts})
+
+
+class _EpochStart(keras.callbacks.Callback):
+    """Notes the optimizer's step when an epoch starts: the input pipeline, which reads late, would race with training."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__()
+        self.step = step
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self.step = int(self.model.optimizer.iterations)
