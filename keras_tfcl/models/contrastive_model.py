@@ -264,7 +264,7 @@ class ContrastiveModel(keras.Model):
 
 
 class _EpochStart(keras.callbacks.Callback):
-    """Notes the optimizer's step when an epoch starts: the input pipeline, which reads late, would race with training."""
+    """Notes the optimizer's step as an epoch starts: the input pipeline, which reads late, would race with training."""
 
     def __init__(self, step: int) -> None:
         super().__init__()

@@ -1,0 +1,157 @@
+"""What is shipped: the package list, the wheel, the editable install, and imports in one direction."""
+
+import ast
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = {"keras_tfcl": ROOT / "keras_tfcl", "keras_tfcl.export": ROOT / "export"}
+# Which parts of the library each part may import. `validation` and `availability` stand below all of them.
+ALLOWED = {
+    "ops": set(),
+    "scaling": {"ops"},
+    "negatives": {"ops"},
+    "losses": {"ops", "scaling", "negatives"},
+    "layers": set(),
+    "data": set(),
+    "metrics": {"ops"},
+    "callbacks": set(),
+    "models": {"ops", "losses", "data"},
+    "testing": set(),
+    "export": set(),
+}
+
+
+def modules():
+    """(dotted name, file) of every Python file that is shipped."""
+    for package, folder in FOLDERS.items():
+        for file in folder.rglob("*.py"):
+            parts = file.relative_to(folder).with_suffix("").parts
+            yield ".".join([package, *(part for part in parts if part != "__init__")]), file
+
+
+def imported(file):
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "keras_tfcl":
+            yield from (f"keras_tfcl.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def test_package_list_equals_the_folders():
+    """A folder missing from the list works in the editable install and is absent from the wheel."""
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    found = {name for name, file in modules() if file.name == "__init__.py"}
+    assert set(listed) == found
+    assert listed == sorted(listed)
+
+
+@pytest.mark.parametrize(("name", "file"), sorted(modules()), ids=[name for name, _ in sorted(modules())])
+def test_imports_go_one_way(name, file):
+    parts = name.split(".")
+    if len(parts) == 1 or parts[1] not in ALLOWED:
+        return
+    own = parts[1]
+    used = {m.split(".")[1] for m in imported(file) if m.startswith("keras_tfcl.")}
+    assert used <= ALLOWED[own] | {own, "validation"}
+
+
+def test_no_relative_imports_and_no_utils():
+    for name, file in modules():
+        assert "utils" not in name
+        for node in ast.walk(ast.parse(file.read_text())):
+            assert not (isinstance(node, ast.ImportFrom) and node.level), name
+
+
+def test_public_names_exist():
+    import keras_tfcl
+
+    assert keras_tfcl.__all__ == sorted(set(keras_tfcl.__all__))
+    for name in keras_tfcl.__all__:
+        assert getattr(keras_tfcl, name) is not None
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """Built through the sdist, as a release would be."""
+    out = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "build", "--outdir", str(out), str(ROOT)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (file,) = out.glob("*.whl")
+    return file
+
+
+def test_wheel_holds_every_module_and_no_other_top_level_name(wheel):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    tops = {name.split("/")[0] for name in names if ".dist-info/" not in name}
+    assert tops == {"keras_tfcl"}
+    expected = {
+        "keras_tfcl/" + file.relative_to(ROOT / "keras_tfcl").as_posix() for file in FOLDERS["keras_tfcl"].rglob("*.py")
+    }
+    expected |= {
+        "keras_tfcl/export/" + file.relative_to(ROOT / "export").as_posix()
+        for file in FOLDERS["keras_tfcl.export"].rglob("*.py")
+    }
+    assert {name for name in names if name.endswith(".py")} == expected
+    assert "keras_tfcl/py.typed" in names
+
+
+def test_installed_wheel_imports_export(wheel, tmp_path):
+    """From the wheel alone, in a process that knows nothing of this checkout."""
+    subprocess.run([sys.executable, "-m", "zipfile", "-e", str(wheel), str(tmp_path)], check=True)
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        "sys.meta_path = [finder for finder in sys.meta_path if 'editable' not in repr(finder)]\n"
+        "import keras_tfcl.export as export, keras_tfcl\n"
+        f"assert keras_tfcl.__file__.startswith({str(tmp_path)!r}), keras_tfcl.__file__\n"
+        f"assert export.__file__.startswith({str(tmp_path)!r}), export.__file__\n"
+        "assert export.OnnxEncoder and export.export_onnx\n"
+        "from importlib.util import find_spec; assert find_spec('export') is None"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_editable_install_imports_export(tmp_path):
+    code = "import keras_tfcl.export as e; print(e.__file__)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.strip().splitlines()[-1]).parent == ROOT / "export"
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("import keras_tfcl; from keras_tfcl.export import OnnxEncoder; print(OnnxEncoder.__name__)", "OnnxEncoder"),
+        ("import keras_tfcl; keras_tfcl.InfoNCE", "ImportError: keras_tfcl.InfoNCE needs TensorFlow.*keras-tfcl[tf]"),
+        ("from keras_tfcl import ContrastiveModel", "ImportError: keras_tfcl.ContrastiveModel needs TensorFlow"),
+        ("from keras_tfcl.losses import InfoNCE", "ImportError: keras_tfcl.losses needs TensorFlow"),
+        ("import keras_tfcl; keras_tfcl.nonsense", "AttributeError: module 'keras_tfcl' has no attribute 'nonsense'"),
+    ],
+)
+def test_without_tensorflow(code, expected, tmp_path):
+    """TensorFlow and Keras hidden: serving works, everything else says which extra to install."""
+    hide = (
+        "import sys, importlib.abc\n"
+        "class Hidden(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name.split('.')[0] in ('tensorflow', 'keras', 'tf2onnx', 'onnx'): raise ModuleNotFoundError(name)\n"
+        "import importlib.util as util; real = util.find_spec\n"
+        "util.find_spec = lambda n, p=None: None if n.split('.')[0] in ('tensorflow', 'keras') else real(n, p)\n"
+        "sys.meta_path.insert(0, Hidden())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", hide + code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    output = done.stdout + done.stderr
+    for part in expected.split(".*"):
+        assert part in output
+    assert (done.returncode == 0) == (expected == "OnnxEncoder")
