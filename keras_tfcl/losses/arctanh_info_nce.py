@@ -32,7 +32,7 @@ class ArctanhInfoNCE(ContrastiveLoss):
     >>> loss = keras_tfcl.ArctanhInfoNCE()
     >>> z = np.array([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.1, 1.0]], "float32")
     >>> round(float(loss(np.array([0, 0, 1, 1]), z)), 4)
-    0.0054
+    0.0061
 
     Reference: Kim and Kim 2025, "Temperature-Free Loss Function for Contrastive Learning", arXiv 2501.17683.
     """

@@ -30,7 +30,7 @@ class InfoNCE(ContrastiveLoss):
     >>> loss = keras_tfcl.InfoNCE(temperature=0.5)
     >>> z = np.array([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.1, 1.0]], "float32")
     >>> round(float(loss(np.array([0, 0, 1, 1]), z)), 4)  # class labels as ids
-    0.2618
+    0.2899
 
     References: van den Oord et al. 2018 (CPC), arXiv 1807.03748; Chen et al. 2020 (SimCLR), arXiv 2002.05709; Khosla et
     al. 2020 (SupCon), arXiv 2004.11362; Radford et al. 2021 (CLIP), arXiv 2103.00020.

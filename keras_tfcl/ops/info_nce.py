@@ -76,7 +76,7 @@ def contrastive_loss(
 
     >>> z = np.array([[1.0, 0.0], [1.0, 0.1], [-1.0, 0.0]], "float32")
     >>> contrastive_loss(z, anchor_ids=[0, 0, 1], scaling=0.5).numpy().round(4)
-    array([0.0182, 0.0184, 0.    ])
+    array([0.0183, 0.0185, 0.    ])
 
     References: van den Oord et al. 2018, arXiv 1807.03748; Khosla et al. 2020 (SupCon), arXiv 2004.11362.
     """
