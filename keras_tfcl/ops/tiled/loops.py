@@ -2,7 +2,7 @@
 
 With `L = F(R)`, `R_i = sum_j phi(s_ij)` and `a_i = dL/dR_i`, the gradient of a symmetric sum is one product a tile:
 `dL/dz_i = sum_j H_ij z_j` with `H_ij = phi'(s_ij) (a_i + a_j)`. So each unordered pair of blocks is visited once, for
-its rows and its columns alike, forward and backward: half the products that automatic differentiation would make.
+its rows and its columns alike, forward and backward: two thirds of the products that automatic differentiation makes.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_tfcl.ops.tiled.plan import Plan, cross_plan, pairs_plan
 from keras_tfcl.ops.tiled.runs import Side
-from keras_tfcl.ops.tiled.tiles import Kernel, Sums, as_columns, as_rows, is_mixed, tile_gradient, tile_sums, when
+from keras_tfcl.ops.tiled.tiles import Kernel, Sums, as_columns, as_rows, tile_gradient, tile_sums
 
 
 def self_sums(kernel: Kernel, z: Any, side: Side) -> Sums:
@@ -36,7 +37,9 @@ def self_sums(kernel: Kernel, z: Any, side: Side) -> Sums:
     return compute(z)
 
 
-def cross_sums(kernel: Kernel, anchors: Any, candidates: Any, rows: Side, columns: Side, both: bool) -> tuple[Sums, ...]:
+def cross_sums(
+    kernel: Kernel, anchors: Any, candidates: Any, rows: Side, columns: Side, both: bool
+) -> tuple[Sums, ...]:
     """Sums of every anchor over the candidates and, if `both`, of every candidate over the anchors.
 
     Args:
@@ -52,120 +55,104 @@ def cross_sums(kernel: Kernel, anchors: Any, candidates: Any, rows: Side, column
     @tf.custom_gradient
     def compute(anchors: Any, candidates: Any) -> Any:
         results = _forward_cross(kernel, anchors, candidates, rows, columns, both)
-        flat = [x for sums in results for x in sums]
 
-        def gradient(*cotangents: Any) -> Any:
-            given = [Sums(*cotangents[n : n + 2]) for n in range(0, len(cotangents), 2)]
-            return _backward_cross(kernel, anchors, candidates, (rows, columns), results, given)
+        def gradient(*flat: Any) -> Any:
+            cotangents = [Sums(*flat[n : n + 2]) for n in range(0, len(flat), 2)]
+            return _backward_cross(kernel, anchors, candidates, (rows, columns), results, cotangents)
 
-        return flat, gradient
+        return [x for sums in results for x in sums], gradient
 
     flat = compute(anchors, candidates)
     return tuple(Sums(*flat[n : n + 2]) for n in range(0, len(flat), 2))
 
 
 def _forward_self(kernel: Kernel, z: Any, side: Side) -> Sums:
-    def pair(q: Any, sums: Sums) -> Sums:
-        i, j = _unordered_pair(q, blocks)
+    def pair(i: Any, j: Any, sums: Sums, mixed: bool) -> Sums:
         rows, columns = as_rows(_block(side, i)), as_columns(_block(side, j))
         product = _product(z, i, z, j)
-        of_rows, of_columns = when(
-            _mixed(rows, columns),
-            lambda mixed: (
-                tile_sums(kernel, product, rows, columns, 1, mixed),
-                tile_sums(kernel, product, columns, rows, 0, mixed),
-            ),
-        )
-        return _merge(kernel, _merge(kernel, sums, i, of_rows), j, of_columns)
+        sums = _merge(kernel, sums, i, tile_sums(kernel, product, rows, columns, 1, mixed))
+        return _merge(kernel, sums, j, tile_sums(kernel, product, columns, rows, 0, mixed))
 
     def diagonal(i: Any, sums: Sums) -> Sums:
         rows, columns = as_rows(_block(side, i)), as_columns(_block(side, i))
         return _merge(kernel, sums, i, tile_sums(kernel, _product(z, i, z, i), rows, columns, 1, mixed=True))
 
-    blocks = _blocks(z)
-    sums = _loop(blocks * (blocks - 1) // 2, pair, _empty(kernel, z))
-    return _finish(kernel, _loop(blocks, diagonal, sums))
+    sums = _each_tile(pairs_plan(side), pair, _empty(kernel, z))
+    return _finish(kernel, _loop(0, _blocks(z), diagonal, sums))
 
 
 def _backward_self(kernel: Kernel, z: Any, side: Side, results: Sums, cotangents: Sums) -> Any:
-    def tile(i: Any, j: Any, mixed: bool | None) -> tuple[Any, Any]:
+    def tile(i: Any, j: Any, mixed: bool) -> Any:
         rows, columns = as_rows(_block(side, i)), as_columns(_block(side, j))
         product = _product(z, i, z, j)
-        row_sums = [_sums_as_rows(x, i) for x in (results, cotangents)]
-        column_sums = [_sums_as_columns(x, j) for x in (results, cotangents)]
-        return when(
-            _mixed(rows, columns) if mixed is None else mixed,
-            lambda mixed: (
-                tile_gradient(kernel, product, rows, columns, *row_sums, mixed)
-                + tile_gradient(kernel, product, columns, rows, *column_sums, mixed)
-            ),
-        )
+        of_rows = tile_gradient(kernel, product, rows, columns, *_sums_as_rows(results, cotangents, i), mixed)
+        of_columns = tile_gradient(kernel, product, columns, rows, *_sums_as_columns(results, cotangents, j), mixed)
+        return of_rows + of_columns
 
-    def pair(q: Any, gradient: Any) -> Any:
-        i, j = _unordered_pair(q, blocks)
-        h = tile(i, j, None)
+    def pair(i: Any, j: Any, gradient: Any, mixed: bool) -> Any:
+        h = tile(i, j, mixed)
         gradient = _add(gradient, i, tf.matmul(h, z[j]))
         return _add(gradient, j, tf.matmul(h, z[i], transpose_a=True))
 
     def diagonal(i: Any, gradient: Any) -> Any:
-        return _add(gradient, i, tf.matmul(tile(i, i, True), z[i]))
+        return _add(gradient, i, tf.matmul(tile(i, i, mixed=True), z[i]))
 
-    blocks = _blocks(z)
-    return _loop(blocks, diagonal, _loop(blocks * (blocks - 1) // 2, pair, tf.zeros_like(z)))
+    return _loop(0, _blocks(z), diagonal, _each_tile(pairs_plan(side), pair, tf.zeros_like(z)))
 
 
 def _forward_cross(
     kernel: Kernel, anchors: Any, candidates: Any, rows: Side, columns: Side, both: bool
 ) -> tuple[Sums, ...]:
-    def body(q: Any, state: tuple[Sums, ...]) -> tuple[Sums, ...]:
-        i, j = q // width, q % width
+    def tile(i: Any, j: Any, state: tuple[Sums, ...], mixed: bool) -> tuple[Sums, ...]:
         mine, other = as_rows(_block(rows, i)), as_columns(_block(columns, j))
         product = _product(anchors, i, candidates, j)
+        merged = [_merge(kernel, state[0], i, tile_sums(kernel, product, mine, other, 1, mixed))]
+        if both:
+            merged.append(_merge(kernel, state[1], j, tile_sums(kernel, product, other, mine, 0, mixed)))
+        return tuple(merged)
 
-        def compute(mixed: bool) -> tuple[Sums, ...]:
-            of_rows = tile_sums(kernel, product, mine, other, 1, mixed)
-            return (of_rows, tile_sums(kernel, product, other, mine, 0, mixed)) if both else (of_rows,)
-
-        parts = when(_mixed(mine, other), compute)
-        return tuple(_merge(kernel, sums, at, part) for sums, at, part in zip(state, (i, j), parts, strict=False))
-
-    width = _blocks(candidates)
-    state = (_empty(kernel, anchors), _empty(kernel, candidates))[: 1 + both]
-    return tuple(_finish(kernel, sums) for sums in _loop(_blocks(anchors) * width, body, state))
+    state = (_empty(kernel, anchors), _empty(kernel, candidates)) if both else (_empty(kernel, anchors),)
+    return tuple(_finish(kernel, sums) for sums in _each_tile(cross_plan(rows, columns), tile, state))
 
 
 def _backward_cross(
     kernel: Kernel, anchors: Any, candidates: Any, sides: tuple[Side, Side], results: Any, cotangents: Any
 ) -> tuple[Any, Any]:
-    def body(q: Any, gradients: tuple[Any, Any]) -> tuple[Any, Any]:
-        i, j = q // width, q % width
+    def tile(i: Any, j: Any, gradients: tuple[Any, Any], mixed: bool) -> tuple[Any, Any]:
         mine, other = as_rows(_block(sides[0], i)), as_columns(_block(sides[1], j))
         product = _product(anchors, i, candidates, j)
-        row_sums = [_sums_as_rows(x[0], i) for x in (results, cotangents)]
-        column_sums = [_sums_as_columns(x[1], j) for x in (results, cotangents)] if len(results) == 2 else None
+        h = tile_gradient(kernel, product, mine, other, *_sums_as_rows(results[0], cotangents[0], i), mixed)
+        if len(results) == 2:
+            of_columns = _sums_as_columns(results[1], cotangents[1], j)
+            h += tile_gradient(kernel, product, other, mine, *of_columns, mixed)
+        of_anchors = _add(gradients[0], i, tf.matmul(h, candidates[j]))
+        return of_anchors, _add(gradients[1], j, tf.matmul(h, anchors[i], transpose_a=True))
 
-        def compute(mixed: bool) -> Any:
-            h = tile_gradient(kernel, product, mine, other, *row_sums, mixed)
-            return h if column_sums is None else h + tile_gradient(kernel, product, other, mine, *column_sums, mixed)
-
-        h = when(_mixed(mine, other), compute)
-        of_anchors, of_candidates = gradients
-        of_anchors = _add(of_anchors, i, tf.matmul(h, candidates[j]))
-        return of_anchors, _add(of_candidates, j, tf.matmul(h, anchors[i], transpose_a=True))
-
-    width = _blocks(candidates)
-    return _loop(_blocks(anchors) * width, body, (tf.zeros_like(anchors), tf.zeros_like(candidates)))
+    return _each_tile(cross_plan(*sides), tile, (tf.zeros_like(anchors), tf.zeros_like(candidates)))
 
 
-def _unordered_pair(q: Any, blocks: Any) -> tuple[Any, Any]:
-    """The q-th of the `blocks * (blocks - 1) / 2` pairs of different blocks."""
-    i = q % blocks
-    return i, (i + q // blocks + 1) % blocks
+def _each_tile(plan: Plan, body: Callable[[Any, Any, Any, bool], Any], state: Any) -> Any:
+    """`state = body(i, j, state, mixed)` over all tiles. Two loops: XLA runs a `cond` within one at half the speed."""
+    count = tf.shape(plan.rows)[0] if plan.rows.shape[0] is None else plan.rows.shape[0]
+
+    def step(mixed: bool) -> Callable[[Any, Any], Any]:
+        return lambda q, state: body(plan.rows[q], plan.columns[q], state, mixed)
+
+    if not isinstance(plan.plain, int):
+        state = _loop(0, plan.plain, step(False), state)
+    return _loop(plan.plain, count, step(True), state)
 
 
-def _mixed(rows: Side, columns: Side) -> Any:
-    # Views differ between neighbours: no tile is free of excluded pairs.
-    return True if rows.view is not None else is_mixed(rows, columns)
+def _loop(start: Any, stop: Any, body: Callable[[Any, Any], Any], state: Any) -> Any:
+    """`state = body(q, state)` for q = start ... stop - 1."""
+    if isinstance(stop, int) and stop == 0:
+        return state
+    return tf.while_loop(
+        lambda q, _: q < stop,
+        lambda q, state: (q + 1, body(q, state)),
+        (tf.convert_to_tensor(start), state),
+        parallel_iterations=1,  # no two tiles in memory at once
+    )[1]
 
 
 def _product(a: Any, i: Any, b: Any, j: Any) -> Any:
@@ -176,12 +163,12 @@ def _block(side: Side, i: Any) -> Side:
     return Side(*(None if x is None else x[i] for x in side))
 
 
-def _sums_as_rows(sums: Sums, i: Any) -> Sums:
-    return Sums(sums.logs[i][:, :, None], sums.logits[i][:, None])
+def _sums_as_rows(results: Sums, cotangents: Sums, i: Any) -> tuple[Sums, Sums]:
+    return tuple(Sums(x.logs[i][:, :, None], x.logits[i][:, None]) for x in (results, cotangents))
 
 
-def _sums_as_columns(sums: Sums, j: Any) -> Sums:
-    return Sums(sums.logs[j][:, None, :], sums.logits[j][None, :])
+def _sums_as_columns(results: Sums, cotangents: Sums, j: Any) -> tuple[Sums, Sums]:
+    return tuple(Sums(x.logs[j][:, None, :], x.logits[j][None, :]) for x in (results, cotangents))
 
 
 def _empty(kernel: Kernel, z: Any) -> Sums:
@@ -206,17 +193,3 @@ def _add(blocks: Any, i: Any, update: Any) -> Any:
 
 def _blocks(z: Any) -> Any:
     return tf.shape(z)[0] if z.shape[0] is None else z.shape[0]
-
-
-def _loop(count: Any, body: Callable[[Any, Any], Any], state: Any) -> Any:
-    """`state = body(q, state)` for q = 0 ... count - 1."""
-    known = count if isinstance(count, int) else None
-    if known == 0:
-        return state
-    return tf.while_loop(
-        lambda q, _: q < count,
-        lambda q, state: (q + 1, body(q, state)),
-        (tf.constant(0), state),
-        parallel_iterations=1,  # no two tiles in memory at once
-        maximum_iterations=known,
-    )[1]

@@ -83,22 +83,6 @@ def tile_gradient(
     return total
 
 
-def is_mixed(rows: Side, columns: Side) -> Any:
-    """Whether a tile may hold anything but negatives: equal ids, the same embedding, or padding."""
-    low, high = tf.reduce_min(columns.position), tf.reduce_max(columns.position)
-    same = tf.logical_and(tf.reduce_min(rows.first) <= high, tf.reduce_max(rows.last) > low)
-    own = tf.reduce_any(tf.logical_and(rows.own >= low, rows.own <= high))
-    padded = tf.logical_not(tf.logical_and(tf.reduce_all(rows.exists), tf.reduce_all(columns.exists)))
-    return tf.reduce_any([same, own, padded])
-
-
-def when(mixed: Any, compute: Callable[[bool], Any]) -> Any:
-    """`compute(True)` for a mixed tile, the cheaper `compute(False)` for one of negatives alone."""
-    if isinstance(mixed, bool):
-        return compute(mixed)
-    return tf.cond(mixed, lambda: compute(True), lambda: compute(False))
-
-
 def _masks(product: Any, mine: Side, other: Side, mixed: bool) -> tuple[Any, Any]:
     """Positives and negatives of a tile; None stands for all of it."""
     hard = None if mine.threshold is None else product >= mine.threshold
