@@ -1,7 +1,7 @@
 """Pure functions of tensors: cosine, logits, masks and InfoNCE."""
 
+from keras_tfcl.ops.contrastive_loss import contrastive_loss
 from keras_tfcl.ops.hard import hardest
-from keras_tfcl.ops.info_nce import contrastive_loss
 from keras_tfcl.ops.masks import pair_masks
 from keras_tfcl.ops.reweighted import reweighted_log_sum
 from keras_tfcl.ops.scaling import arctanh_logits, temperature_logits

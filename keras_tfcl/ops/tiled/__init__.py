@@ -6,6 +6,7 @@ Read in this order: `runs` (rows sorted by id), `forms` (scalings), `sums` (sums
 
 from keras_tfcl.ops.tiled.forms import ArctanhForm, TemperatureForm
 from keras_tfcl.ops.tiled.info_nce import cross_info_nce, self_info_nce, two_view_info_nce
+from keras_tfcl.ops.tiled.known import tile_forms
 from keras_tfcl.ops.tiled.negatives_form import NegativesForm
 
 __all__ = [
@@ -14,5 +15,6 @@ __all__ = [
     "TemperatureForm",
     "cross_info_nce",
     "self_info_nce",
+    "tile_forms",
     "two_view_info_nce",
 ]

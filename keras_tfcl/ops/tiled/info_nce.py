@@ -124,7 +124,9 @@ def cross_info_nce(
     x, y = at_least_float32(anchors), at_least_float32(candidates)
     groups = joint_group_numbers(anchor_ids, candidate_ids)
     own = tf.fill(tf.shape(groups[0]), -1) if self_index is None else tf.cast(self_index, "int32")
-    views = None if anchor_views is None else (tf.convert_to_tensor(anchor_views), tf.convert_to_tensor(candidate_views))
+    views = (
+        None if anchor_views is None else (tf.convert_to_tensor(anchor_views), tf.convert_to_tensor(candidate_views))
+    )
     counts = count_pairs(groups, views, own, tf.shape(y)[0])
     rows = _sorted_side(x, groups, own, views, counts)
     swapped = None if views is None else views[::-1]

@@ -10,7 +10,7 @@ from keras_tfcl.ops.tiled.runs import Side
 
 
 class Plan(NamedTuple):
-    """The tiles in the order of their computation: block numbers `(n,)` of both sides; the first `plain` are unmasked."""
+    """The tiles in order: block numbers `(n,)` of both sides; the first `plain` of them need no masks."""
 
     rows: Any
     columns: Any
