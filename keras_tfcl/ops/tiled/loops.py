@@ -133,20 +133,19 @@ def _backward_cross(
 
 def _each_tile(plan: Plan, body: Callable[[Any, Any, Any, bool], Any], state: Any) -> Any:
     """`state = body(i, j, state, mixed)` over all tiles. Two loops: XLA runs a `cond` within one at half the speed."""
-    count = tf.shape(plan.rows)[0] if plan.rows.shape[0] is None else plan.rows.shape[0]
 
     def step(mixed: bool) -> Callable[[Any, Any], Any]:
         return lambda q, state: body(plan.rows[q], plan.columns[q], state, mixed)
 
+    if isinstance(plan.count, int) and plan.count == 0:
+        return state
     if not isinstance(plan.plain, int):
         state = _loop(0, plan.plain, step(False), state)
-    return _loop(plan.plain, count, step(True), state)
+    return _loop(plan.plain, plan.count, step(True), state)
 
 
 def _loop(start: Any, stop: Any, body: Callable[[Any, Any], Any], state: Any) -> Any:
     """`state = body(q, state)` for q = start ... stop - 1."""
-    if isinstance(stop, int) and stop == 0:
-        return state
     return tf.while_loop(
         lambda q, _: q < stop,
         lambda q, state: (q + 1, body(q, state)),
