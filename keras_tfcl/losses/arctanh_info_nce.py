@@ -22,7 +22,8 @@ class ArctanhInfoNCE(ContrastiveLoss):
     Args:
         scale: positive number. Defaults to 2, the log-odds. While similarities are small it acts as a temperature of
             1 / scale would: it is worth a try when the default lags behind a tuned temperature.
-        **kwargs: `negatives`, `decoupled`, `cross_view_only`, `reduction`, `name`, `dtype` of `ContrastiveLoss`.
+        **kwargs: `negatives`, `decoupled`, `cross_view_only`, `block_size`, `reduction`, `name`, `dtype` of
+            `ContrastiveLoss`.
 
     Raises:
         ValueError: if `scale` is not a positive finite number; and as `ContrastiveLoss`.

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from typing import Any
 
 import keras
@@ -10,6 +11,8 @@ from keras import ops
 from keras_tfcl import negatives as negatives_module
 from keras_tfcl import scaling as scaling_module
 from keras_tfcl.losses.reduction import reduce_losses
+from keras_tfcl.ops import tiled
+from keras_tfcl.ops.block_size import check_block_size, choose_block
 from keras_tfcl.ops.info_nce import AnchorLosses, info_nce
 from keras_tfcl.ops.masks import as_ids, pair_masks
 
@@ -27,12 +30,14 @@ class ContrastiveLoss(keras.losses.Loss):
     labels: SupCon. Anchors without a positive give 0 loss and 0 gradient and leave the mean; if no anchor of a batch
     has a positive the loss is 0 (outside `tf.function` that earns one warning).
 
-    **Numerics.** Computed in float64 whatever the dtype of the embeddings, which need not be normalised; the gradient
-    has their dtype. A zero vector has cosine 0 with everything. NaN or Inf raises ValueError outside `tf.function` and
-    makes the loss NaN inside.
+    **Numerics.** Small batches are computed in float64, large ones in tiles in float32 (float64 for float64
+    embeddings); both agree to float32 rounding. Embeddings need not be normalised; the gradient has their dtype. A zero
+    vector has cosine 0 with everything. NaN or Inf raises ValueError outside `tf.function` and makes the loss NaN
+    inside.
 
-    It is not a classification loss: `y_pred` holds embeddings, not class scores. Extra memory is a few times
-    `8 * (B * V)^2` bytes. Keras masks on `y_pred` are not read: give padded rows `sample_weight` 0.
+    It is not a classification loss: `y_pred` holds embeddings, not class scores. Extra memory is a few times the
+    embeddings and a few tiles of `4 * block_size^2` bytes or, if dense, a few times `8 * (B * V)^2` bytes. Keras masks
+    on `y_pred` are not read: give padded rows `sample_weight` 0.
 
     Args:
         scaling: a temperature, `"arctanh"`, or a `keras_tfcl.Scaling`.
@@ -40,6 +45,10 @@ class ContrastiveLoss(keras.losses.Loss):
         decoupled: leave the positives out of the denominator (Yeh et al. 2022, arXiv 2110.06848). Defaults to False.
         cross_view_only: compare only different views, as CLIP and bi-encoders do: needs `y_pred` of shape `(B, V, D)`
             with V >= 2; both directions count. Defaults to False: all are compared with all.
+        block_size: edge of the tiles of the similarity matrix that are computed at a time; `"dense"` for all of it at
+            once, in float64; or `"auto"`, the default: dense up to 256 embeddings (B * V), one tile up to 2048, tiles
+            of 512 beyond, or where the batch size is not known. Smaller tiles save memory, larger ones time. A
+            `Scaling` or `Negatives` of your own is always dense.
         reduction: `"sum_over_batch_size"` (the mean over anchors with a positive, the default), `"mean"` (the same),
             `"sum"`, `"mean_with_sample_weight"`, or `"none"` / None for the loss of every anchor.
         name: name of the loss.
@@ -73,6 +82,7 @@ class ContrastiveLoss(keras.losses.Loss):
         negatives: Any = "all",
         decoupled: bool = False,
         cross_view_only: bool = False,
+        block_size: str | int = "auto",
         reduction: str | None = "sum_over_batch_size",
         name: str = "contrastive_loss",
         dtype: Any = None,
@@ -82,6 +92,7 @@ class ContrastiveLoss(keras.losses.Loss):
         self.negatives = negatives_module.get(negatives)
         self.decoupled = decoupled
         self.cross_view_only = cross_view_only
+        self.block_size = check_block_size(block_size)
         self._warned = False
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
@@ -99,18 +110,33 @@ class ContrastiveLoss(keras.losses.Loss):
         ids = as_ids(y_true)
         self._check(ids, y_pred)
         views = 1 if len(y_pred.shape) == 2 else y_pred.shape[1]
-        anchors = ops.reshape(y_pred, (-1, y_pred.shape[-1]))  # (B * V, D), instance by instance
-        count = ops.shape(anchors)[0]
-        position = ops.arange(count, dtype="int32")
-        view = position % views if self.cross_view_only else None
-        anchor_ids = ops.repeat(ids, views)
-        pairs = pair_masks(anchor_ids, anchor_ids, self_index=position, anchor_views=view, candidate_views=view)
-        losses, valid = info_nce(
-            anchors, anchors, pairs, scaling=self.scaling, negatives=self.negatives, decoupled=self.decoupled
-        )
+        count = None if y_pred.shape[0] is None else y_pred.shape[0] * views
+        block = choose_block(self.block_size, count, count)
+        forms = tiled.tile_forms(self.scaling, self.negatives)
+        compare = self._dense if block is None or forms is None else partial(self._tiled, *forms, block)
+        losses, valid = compare(ids, y_pred, views)
         self._warn_without_positives(valid)
         shape = ops.shape(y_pred)[:-1]
         return AnchorLosses(ops.cast(ops.reshape(losses, shape), self.dtype), ops.reshape(valid, shape))
+
+    def _dense(self, ids: Any, y_pred: Any, views: int) -> AnchorLosses:
+        anchors, view = _flat(y_pred, views)
+        view = view if self.cross_view_only else None
+        ids = ops.repeat(ids, views)
+        position = ops.arange(ops.shape(anchors)[0], dtype="int32")
+        pairs = pair_masks(ids, ids, self_index=position, anchor_views=view, candidate_views=view)
+        return info_nce(
+            anchors, anchors, pairs, scaling=self.scaling, negatives=self.negatives, decoupled=self.decoupled
+        )
+
+    def _tiled(self, form: Any, negatives: Any, block: int, ids: Any, y_pred: Any, views: int) -> AnchorLosses:
+        choices = {"form": form, "negatives": negatives, "block": block, "decoupled": self.decoupled}
+        if self.cross_view_only and views == 2:
+            both = tiled.two_view_info_nce(y_pred[:, 0], y_pred[:, 1], ids, **choices)
+            return AnchorLosses(*(ops.stack(pair, axis=1) for pair in zip(*both, strict=True)))
+        anchors, view = _flat(y_pred, views)
+        view = view if self.cross_view_only else None
+        return tiled.self_info_nce(anchors, ops.repeat(ids, views), views=views, view=view, **choices)
 
     def _check(self, ids: Any, y_pred: Any) -> None:
         check_embeddings(y_pred)
@@ -144,7 +170,14 @@ class ContrastiveLoss(keras.losses.Loss):
             "negatives": keras.saving.serialize_keras_object(self.negatives),
             "decoupled": self.decoupled,
             "cross_view_only": self.cross_view_only,
+            "block_size": self.block_size,
         }
+
+
+def _flat(y_pred: Any, views: int) -> tuple[Any, Any]:
+    """Embeddings `(B * V, D)`, instance by instance, and the number of each one's view."""
+    anchors = ops.reshape(y_pred, (-1, y_pred.shape[-1]))
+    return anchors, ops.arange(ops.shape(anchors)[0], dtype="int32") % views
 
 
 def check_embeddings(y_pred: Any) -> None:

@@ -20,7 +20,8 @@ class InfoNCE(ContrastiveLoss):
 
     Args:
         temperature: positive number. Defaults to 0.1. Any value from 0.001 to 10 gives finite gradients.
-        **kwargs: `negatives`, `decoupled`, `cross_view_only`, `reduction`, `name`, `dtype` of `ContrastiveLoss`.
+        **kwargs: `negatives`, `decoupled`, `cross_view_only`, `block_size`, `reduction`, `name`, `dtype` of
+            `ContrastiveLoss`.
 
     Raises:
         ValueError: if `temperature` is not a positive finite number; and as `ContrastiveLoss`.

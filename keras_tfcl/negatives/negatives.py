@@ -8,6 +8,7 @@ import keras
 
 from keras_tfcl.ops.logsumexp import masked_logsumexp
 from keras_tfcl.ops.masks import Pairs
+from keras_tfcl.ops.tiled import NegativesForm
 
 
 @keras.saving.register_keras_serializable(package="keras_tfcl")
@@ -54,6 +55,10 @@ class Negatives:
             `(A,)`; what it holds for an anchor without negatives does not matter.
         """
         return masked_logsumexp(logits, pairs.negative)
+
+    def tile_form(self) -> NegativesForm | None:
+        """Returns the choice as `keras_tfcl.ops.tiled` knows it; not asked of a class with a `keep` of its own."""
+        return NegativesForm()
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""

@@ -8,6 +8,7 @@ import keras
 from keras_tfcl.negatives.negatives import Negatives
 from keras_tfcl.ops.masks import Pairs
 from keras_tfcl.ops.reweighted import reweighted_log_sum
+from keras_tfcl.ops.tiled import NegativesForm
 
 
 @keras.saving.register_keras_serializable(package="keras_tfcl")
@@ -51,6 +52,9 @@ class ReweightedNegatives(Negatives):
 
     def log_sum(self, logits: Any, pairs: Pairs, lowest: Any) -> Any:
         return reweighted_log_sum(logits, pairs, lowest, beta=self.beta, tau_plus=self.tau_plus, detach=self.detach)
+
+    def tile_form(self) -> NegativesForm:
+        return NegativesForm(beta=self.beta, tau_plus=self.tau_plus, detach=self.detach)
 
     def get_config(self) -> dict[str, Any]:
         return {"beta": self.beta, "tau_plus": self.tau_plus, "detach": self.detach}

@@ -1,7 +1,8 @@
 """Pure functions of tensors: cosine, logits, masks and InfoNCE."""
 
+from keras_tfcl.ops.contrastive_loss import contrastive_loss
 from keras_tfcl.ops.hard import hardest
-from keras_tfcl.ops.info_nce import contrastive_loss, info_nce_from_logits
+from keras_tfcl.ops.info_nce import info_nce_from_logits
 from keras_tfcl.ops.masks import Pairs, pair_masks
 from keras_tfcl.ops.reweighted import reweighted_log_sum
 from keras_tfcl.ops.scaling import arctanh_logits, temperature_logits

@@ -42,9 +42,22 @@ def reweighted_log_sum(
         return log_ratio
     positives = ops.maximum(ops.sum(ops.cast(pairs.positive, logits.dtype), axis=1), 1.0)
     log_positive = masked_logsumexp(logits, pairs.positive) - ops.log(positives)
-    shift = ops.stop_gradient(ops.maximum(log_ratio, log_positive))
-    corrected = (ops.exp(log_ratio - shift) - tau_plus * count * ops.exp(log_positive - shift)) / (1.0 - tau_plus)
-    floor = ops.log(count) + lowest
+    return corrected_log_sum(log_ratio, log_positive, ops.log(count), ops.log(count) + lowest, tau_plus)
+
+
+def corrected_log_sum(log_negative: Any, log_positive: Any, log_count: Any, floor: Any, tau_plus: float) -> Any:
+    """`log max((N - tau_plus * M * p) / (1 - tau_plus), floor)`, all in logs; no gradient where the floor acts.
+
+    Args:
+        log_negative: `(A,)`, log of the negatives' sum N.
+        log_positive: `(A,)`, log of the positives' mean exponential p.
+        log_count: `(A,)`, log of the number of negatives M.
+        floor: `(A,)`, the smallest log-sum M negatives can have.
+        tau_plus: prior probability that a negative is a positive, in (0, 1).
+    """
+    log_false = log_positive + log_count
+    shift = ops.stop_gradient(ops.maximum(log_negative, log_positive))
+    corrected = (ops.exp(log_negative - shift) - tau_plus * ops.exp(log_false - shift)) / (1.0 - tau_plus)
     # Compared as logs where both are positive: exp(floor - shift) underflows at small temperatures.
     above = ops.logical_and(corrected > 0, ops.log(ops.where(corrected > 0, corrected, 1.0)) + shift > floor)
     return ops.where(above, ops.log(ops.where(above, corrected, 1.0)) + shift, ops.stop_gradient(floor))

@@ -5,6 +5,7 @@ from typing import Any
 import keras
 
 from keras_tfcl.ops.scaling import arctanh_logits
+from keras_tfcl.ops.tiled import ArctanhForm
 from keras_tfcl.scaling.scaling import Scaling
 from keras_tfcl.validation import positive_number
 
@@ -35,6 +36,9 @@ class Arctanh(Scaling):
 
     def __call__(self, similarity: Any) -> Any:
         return arctanh_logits(similarity, self.scale)
+
+    def tile_form(self) -> ArctanhForm:
+        return ArctanhForm(self.scale)
 
     def get_config(self) -> dict[str, Any]:
         return {"scale": self.scale}

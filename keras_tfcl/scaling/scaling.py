@@ -28,6 +28,10 @@ class Scaling:
         """Returns the logits of `similarity`, a tensor of cosines; same shape, same dtype."""
         raise NotImplementedError(f"{type(self).__name__} must define `__call__(similarity)` and return logits.")
 
+    def tile_form(self) -> Any:
+        """Returns the scaling as `keras_tfcl.ops.tiled` knows it; None, the default, has all pairs computed at once."""
+        return None
+
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
         return {}

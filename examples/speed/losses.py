@@ -1,0 +1,138 @@
+"""Times this library's losses beside others', each in a fresh process: `python examples/speed/losses.py`.
+
+Writes examples/results/speed_losses.csv, .md and .png. Other libraries run in the environment given by `--peers`
+(`make bench` builds it); without it they are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from contestants import CONTESTANTS
+
+RESULTS = Path(__file__).parents[1] / "results"
+DENSE_BYTES = 2e9  # a dense form is left out where one matrix is larger: it makes several
+FIELDS = ["name", "objective", "N", "D", "seconds", "low", "high", "MiB", "value_error", "gradient_error", "note"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--peers", help="Python interpreter with torch and the peers")
+    parser.add_argument("--pairs", type=int, nargs="+", default=[256, 1024, 4096, 16384, 65536])
+    parser.add_argument("--dimensions", type=int, nargs="+", default=[128, 512])
+    parser.add_argument("--timeout", type=float, default=300, help="seconds for one measurement")
+    arguments = parser.parse_args()
+    rows = []
+    for dimension in arguments.dimensions:
+        for count in arguments.pairs:
+            for name in CONTESTANTS:
+                rows.append(measure(name, count, dimension, arguments.peers, arguments.timeout))
+                print(*(f"{key}={value}" for key, value in rows[-1].items() if value != ""), flush=True)
+                write(rows)
+
+
+def measure(name: str, count: int, dimension: int, peers: str | None, timeout: float) -> dict[str, Any]:
+    """Runs the worker once; a failure becomes a note."""
+    _, _, objective, where = CONTESTANTS[name]
+    row = dict.fromkeys(FIELDS, "") | {"name": name, "objective": objective, "N": count, "D": dimension}
+    streamed = name.startswith("keras_tfcl") or name == "matrix products alone"
+    edge = count if "N against N" in objective and "2N" not in objective else 2 * count
+    if not streamed and 4 * edge**2 > DENSE_BYTES:
+        return row | {"note": f"left out: {4 * edge**2 / 2**30:.0f} GiB a matrix"}
+    if where == "peers" and peers is None:
+        return row | {"note": "left out: no --peers"}
+    command = [sys.executable if where == "own" else peers, str(Path(__file__).with_name("worker.py"))]
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    try:
+        done = subprocess.run(
+            [*command, name, str(count), str(dimension)],
+            capture_output=True, text=True, timeout=timeout, env=environment, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return row | {"note": f"more than {timeout:.0f} s"}
+    if done.returncode:
+        return row | {"note": (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1][:100]}
+    result = json.loads(done.stdout.strip().splitlines()[-1])
+    row["MiB"] = round(result.pop("bytes") / 2**20, 1)
+    return row | {key: float(f"{result[key]:.3g}") for key in FIELDS if key in result}
+
+
+def write(rows: list[dict[str, Any]]) -> None:
+    """Writes the table as .csv and .md and draws the figure."""
+    RESULTS.mkdir(exist_ok=True)
+    with replaced(RESULTS / "speed_losses.csv") as path, path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, FIELDS)
+        writer.writeheader()
+        writer.writerows(rows)
+    with replaced(RESULTS / "speed_losses.md") as path:
+        path.write_text(markdown(rows))
+    plot(rows, RESULTS / "speed_losses.png")
+
+
+class replaced:
+    """A path beside `target` to write to, renamed to it when the block ends without an error."""
+
+    def __init__(self, target: Path) -> None:
+        self.target, self.path = target, target.with_name("." + target.name)
+
+    def __enter__(self) -> Path:
+        return self.path
+
+    def __exit__(self, error: Any, *_: Any) -> None:
+        if error is None:
+            os.replace(self.path, self.target)
+        else:
+            self.path.unlink(missing_ok=True)
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    lines = [
+        f"Value and gradient, float32, {os.cpu_count()} cores of {platform.machine()}, one fresh process a line. "
+        "Median seconds (lowest to highest), peak extra memory, relative error of value and gradient against float64.",
+        "",
+        "| objective | what | N | D | seconds | MiB | value error | gradient error |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in sorted(rows, key=lambda r: (r["D"], r["N"], r["objective"])):
+        seconds = row["note"] or f"{row['seconds']} ({row['low']} to {row['high']})"
+        cells = [row["objective"], row["name"], row["N"], row["D"], seconds]
+        lines.append(
+            "| " + " | ".join(map(str, [*cells, row["MiB"], row["value_error"], row["gradient_error"]])) + " |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def plot(rows: list[dict[str, Any]], target: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    dimension = rows[0]["D"]
+    figure, axes = pyplot.subplots(1, 2, figsize=(12, 5), layout="constrained")
+    for axis, field, label in zip(axes, ("seconds", "MiB"), ("seconds", "peak extra memory (MiB)"), strict=True):
+        for name in CONTESTANTS:
+            points = [
+                (r["N"], r[field]) for r in rows if r["name"] == name and r["D"] == dimension and r["seconds"] != ""
+            ]
+            points = [(n, y) for n, y in points if y > 0]
+            if points:
+                own = name.startswith("keras_tfcl")
+                axis.loglog(*zip(*points, strict=True), marker="o", linewidth=2.5 if own else 1, label=name)
+        axis.set(xlabel=f"pairs N (D = {dimension})", ylabel=label)
+    axes[0].legend(fontsize=8)
+    with replaced(target) as path:
+        figure.savefig(path, dpi=120, format="png")
+    pyplot.close(figure)
+
+
+if __name__ == "__main__":
+    main()

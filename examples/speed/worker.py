@@ -1,0 +1,83 @@
+"""One measurement in a process of its own: `python worker.py NAME N D` prints a line of JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from contestants import CLIP, CONTESTANTS, NT_XENT, TEMPERATURE
+
+SECONDS = 4.0  # repeated for about this long, at most 15 times
+CHECKED_UP_TO = 1024  # pairs for which value and gradient are compared with float64
+
+
+def main(name: str, count: int, dimension: int) -> None:
+    function, choices, objective, _ = CONTESTANTS[name]
+    views = np.random.default_rng(0).normal(size=(count, 2, dimension)).astype("float32")
+    views[:, 1] += views[:, 0]  # positives more alike than negatives
+    function(views[:64], **_objects(choices))()  # libraries loaded, before memory is measured
+    compute = function(views, **_objects(choices))
+    before = _peak_bytes(reset=True)
+    start = time.perf_counter()
+    value, gradient = compute()
+    first = time.perf_counter() - start
+    times: list[float] = []
+    while not times or (sum(times) < SECONDS and len(times) < 15):
+        start = time.perf_counter()
+        compute()
+        times.append(time.perf_counter() - start)
+    result = {"seconds": float(np.median(times)), "low": min(times), "high": max(times), "first": first}
+    result["bytes"] = _peak_bytes() - before
+    if objective in (NT_XENT, CLIP) and name != "matrix products alone" and count <= CHECKED_UP_TO:
+        expected, slope = float64(views.astype("float64"), objective)
+        result["value_error"] = float(abs(value - expected) / abs(expected))
+        result["gradient_error"] = float(np.abs(gradient - slope).max() / np.abs(slope).max())
+    print(json.dumps(result))
+
+
+def float64(views: np.ndarray, objective: str) -> tuple[float, np.ndarray]:
+    """Value and gradient by NumPy in float64."""
+    count = len(views)
+    x = np.concatenate([views[:, 0], views[:, 1]])
+    length = np.linalg.norm(x, axis=1, keepdims=True)
+    u = x / length
+    logits = u @ u.T / TEMPERATURE
+    index = np.arange(2 * count)
+    excluded = np.eye(2 * count, dtype=bool) if objective == NT_XENT else (index < count)[:, None] == (index < count)
+    logits[excluded] = -np.inf
+    top = logits.max(1, keepdims=True)
+    total = np.exp(logits - top).sum(1, keepdims=True)
+    positive = (index + count) % (2 * count)
+    value = float((np.log(total) + top)[:, 0].mean() - logits[index, positive].mean())
+    slope = np.exp(logits - top) / total
+    slope[index, positive] -= 1
+    slope /= TEMPERATURE * 2 * count
+    g = (slope + slope.T) @ u
+    g = (g - u * (u * g).sum(1, keepdims=True)) / length
+    return value, np.stack([g[:count], g[count:]], 1)
+
+
+def _objects(choices: dict[str, Any]) -> dict[str, Any]:
+    """Names of negatives to objects: their library may not be installed where this file is read."""
+    if "negatives" not in choices:
+        return choices
+    import keras_tfcl
+
+    made = {"hard": keras_tfcl.HardNegatives(alpha=0.1), "reweighted": keras_tfcl.ReweightedNegatives(1.0, 0.1)}
+    return {**choices, "negatives": made[choices["negatives"]]}
+
+
+def _peak_bytes(reset: bool = False) -> int:
+    """The largest memory of this process so far; `reset` forgets what was before now. Linux."""
+    if reset:
+        Path("/proc/self/clear_refs").write_text("5")
+    line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

@@ -1,0 +1,101 @@
+"""The functional form of the contrastive losses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from keras import ops
+
+from keras_tfcl.ops import tiled
+from keras_tfcl.ops.block_size import check_block_size, choose_block
+from keras_tfcl.ops.info_nce import ChoosesNegatives, info_nce
+from keras_tfcl.ops.masks import as_ids, pair_masks
+
+
+def contrastive_loss(
+    anchors: Any,
+    candidates: Any = None,
+    anchor_ids: Any = None,
+    candidate_ids: Any = None,
+    *,
+    scaling: float | str | Callable[[Any], Any] = 0.1,
+    negatives: str | ChoosesNegatives = "all",
+    decoupled: bool = False,
+    self_index: Any = None,
+    anchor_views: Any = None,
+    candidate_views: Any = None,
+    block_size: str | int = "auto",
+) -> Any:
+    """The general InfoNCE loss of each anchor against a set of candidates, for training loops of your own.
+
+    Formula, with logits `l_ij` of the cosines, P the positives of anchor i (equal ids, not the same embedding) and N
+    its chosen negatives:
+
+        loss_i = -mean over p in P of  log( exp(l_ip) / (sum over P and N of exp(l_ij)) )
+
+    The mean stands outside the logarithm (SupCon); with one positive it is NT-Xent. `decoupled=True` leaves the
+    positives out of the sum. An anchor without a positive (or, decoupled, without a negative) gives 0 and no gradient.
+
+    Few embeddings are compared all at once, in float64; many in tiles of the similarity matrix, in float32 (float64
+    for float64 embeddings), with memory for a few tiles only and the same result up to rounding.
+
+    Args:
+        anchors: embeddings `(A, D)`, any float dtype, need not be normalised.
+        candidates: embeddings `(C, D)`. Defaults to the anchors themselves, self-pairs excluded.
+        anchor_ids: integer `(A,)`: who is whose positive.
+        candidate_ids: integer `(C,)`; needed exactly when `candidates` is given.
+        scaling: a temperature, `"arctanh"`, or any function of the cosines such as a `keras_tfcl.Scaling`.
+        negatives: `"all"` or a `keras_tfcl.Negatives`.
+        decoupled: leave the positives out of the denominator (Yeh et al. 2022, arXiv 2110.06848).
+        self_index: integer `(A,)`: where each anchor stands among the candidates (-1: nowhere), so that it is not
+            compared with itself. Known when `candidates` is left out.
+        anchor_views, candidate_views: integer `(A,)`, `(C,)`: if given, only pairs of different views are compared.
+        block_size: edge of the tiles; `"dense"` for no tiles; or `"auto"`, the default, which decides by A and C. A
+            `Scaling` or `Negatives` of your own is always dense.
+
+    Returns:
+        `(A,)`, float64 if dense, differentiable in anchors and candidates.
+
+    Raises:
+        ValueError: for ids that are no integers, or that do not go with the embeddings.
+
+    Example:
+
+    >>> z = np.array([[1.0, 0.0], [1.0, 0.1], [-1.0, 0.0]], "float32")
+    >>> contrastive_loss(z, anchor_ids=[0, 0, 1], scaling=0.5).numpy().round(4)
+    array([0.0183, 0.0185, 0.    ])
+
+    References: van den Oord et al. 2018, arXiv 1807.03748; Khosla et al. 2020 (SupCon), arXiv 2004.11362.
+    """
+    if anchor_ids is None or (candidates is None) != (candidate_ids is None):
+        raise ValueError(
+            "`contrastive_loss` needs `anchor_ids`, and `candidate_ids` exactly when `candidates` is given. Received: "
+            f"anchor_ids={_given(anchor_ids)}, candidates={_given(candidates)}, candidate_ids={_given(candidate_ids)}."
+        )
+    anchors, anchor_ids = ops.convert_to_tensor(anchors), as_ids(anchor_ids, "anchor_ids")
+    alone = candidates is None
+    candidates = anchors if alone else ops.convert_to_tensor(candidates)
+    candidate_ids = anchor_ids if alone else as_ids(candidate_ids, "candidate_ids")
+    block = choose_block(check_block_size(block_size), anchors.shape[0], candidates.shape[0])
+    forms = tiled.tile_forms(scaling, negatives)
+    if block is not None and forms is not None:
+        choices = {"form": forms[0], "negatives": forms[1], "block": block, "decoupled": decoupled}
+        if alone:
+            return tiled.self_info_nce(anchors, anchor_ids, view=anchor_views, **choices).loss
+        return tiled.cross_info_nce(
+            anchors, candidates, anchor_ids, candidate_ids, self_index=self_index, anchor_views=anchor_views,
+            candidate_views=candidate_views, **choices,
+        ).loss  # fmt: skip
+    pairs = pair_masks(
+        anchor_ids,
+        candidate_ids,
+        self_index=ops.arange(ops.shape(anchors)[0], dtype="int32") if alone else self_index,
+        anchor_views=anchor_views,
+        candidate_views=anchor_views if alone else candidate_views,
+    )
+    return info_nce(anchors, candidates, pairs, scaling=scaling, negatives=negatives, decoupled=decoupled).loss
+
+
+def _given(value: Any) -> str:
+    return "not given" if value is None else "given"

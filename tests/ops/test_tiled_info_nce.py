@@ -1,0 +1,172 @@
+"""The tiles against double loops in float64 and against the dense form: value and gradient."""
+
+import hypothesis
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import strategies as st
+
+import keras_tfcl
+from keras_tfcl.testing import reference
+
+RNG = np.random.default_rng(0)
+TOLERANCE = 1e-5
+SETTINGS = hypothesis.settings(
+    max_examples=25,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.data_too_large],
+)
+
+
+def losses_and_gradient(loss, ids, z, weights, jit=False):
+    @tf.function(jit_compile=jit)
+    def compute(ids, z):
+        with tf.GradientTape() as tape:
+            tape.watch(z)
+            losses = loss(ids, z)
+            total = tf.reduce_sum(losses * weights)
+        return losses, tape.gradient(total, z)
+
+    return [x.numpy() for x in compute(tf.constant(ids), tf.constant(z))]
+
+
+def assert_close(actual, expected, tolerance=TOLERANCE):
+    scale = max(np.abs(expected).max(), 1e-3)
+    np.testing.assert_allclose(actual / scale, expected / scale, rtol=0, atol=tolerance)
+
+
+def weighted_reference(ids, z, weights, **choices):
+    result = reference.contrastive_loss(ids, z, weights=weights, **choices)
+    return result.losses, result.gradient * max(result.valid.sum(), 1)
+
+
+CHOICES = {
+    "temperature": ({"scaling": 0.1}, {"temperature": 0.1}),
+    "small temperature": ({"scaling": 0.006}, {"temperature": 0.006}),
+    "arctanh": ({"scaling": "arctanh"}, {"arctanh_scale": 2.0}),
+    "arctanh 1": ({"scaling": keras_tfcl.Arctanh(1.0)}, {"arctanh_scale": 1.0}),
+    "arctanh 4": ({"scaling": keras_tfcl.Arctanh(4.0)}, {"arctanh_scale": 4.0}),
+    "hard alpha": (
+        {"scaling": 0.2, "negatives": keras_tfcl.HardNegatives(alpha=0.3)},
+        {"temperature": 0.2, "alpha": 0.3},
+    ),
+    "hard top k": (
+        {"scaling": "arctanh", "negatives": keras_tfcl.HardNegatives(top_k=2)},
+        {"arctanh_scale": 2.0, "top_k": 2},
+    ),
+    "decoupled": ({"scaling": 0.1, "decoupled": True}, {"temperature": 0.1, "decoupled": True}),
+}
+
+
+@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("name", CHOICES)
+def test_equals_the_reference(name, jit):
+    ours, theirs = CHOICES[name]
+    z, ids, weights = RNG.normal(size=(9, 2, 5)).astype("float32"), RNG.integers(0, 6, 9), RNG.uniform(size=(9, 2))
+    loss = keras_tfcl.ContrastiveLoss(**ours, block_size=7, reduction=None)
+    actual = losses_and_gradient(loss, ids, z, weights.astype("float32"), jit)
+    for a, e in zip(actual, weighted_reference(ids, z, weights, **theirs), strict=True):
+        assert_close(a, e, 2e-5 if name == "small temperature" else TOLERANCE)
+
+
+@SETTINGS
+@hypothesis.given(data=st.data())
+def test_any_shape_block_and_pattern_of_ids(data):
+    rows, views = data.draw(st.integers(1, 12)), data.draw(st.integers(1, 3))
+    ids = np.array(data.draw(st.lists(st.sampled_from([-5, 0, 3, 2**40]), min_size=rows, max_size=rows)))
+    block, dimension = data.draw(st.integers(1, 40)), data.draw(st.integers(4, 9))
+    ours, theirs = CHOICES[data.draw(st.sampled_from(["temperature", "arctanh", "hard alpha", "decoupled"]))]
+    cross = views > 1 and data.draw(st.booleans())
+    rng = np.random.default_rng(data.draw(st.integers(0, 100)))
+    z, weights = rng.normal(size=(rows, views, dimension)), rng.uniform(size=(rows, views))
+    loss = keras_tfcl.ContrastiveLoss(**ours, cross_view_only=cross, block_size=block, reduction=None, dtype="float64")
+    # In float64 the comparison shows the algorithm, not the rounding.
+    actual = losses_and_gradient(loss, ids, z, weights)
+    for a, e in zip(actual, weighted_reference(ids, z, weights, **theirs, cross_view_only=cross), strict=True):
+        assert_close(a, e, 1e-7)
+
+
+REWEIGHTED = [(1.0, 0.0, False), (0.5, 0.1, False), (2.0, 0.1, True), (0.0, 0.2, False)]
+
+
+@pytest.mark.parametrize(("beta", "tau_plus", "detach"), REWEIGHTED)
+@pytest.mark.parametrize("scaling", [0.3, "arctanh"])
+def test_reweighted_equals_the_dense_form(scaling, beta, tau_plus, detach):
+    z, ids = RNG.normal(size=(11, 2, 6)).astype("float32"), RNG.integers(0, 7, 11)
+    weights = RNG.uniform(size=(11, 2)).astype("float32")
+    results = []
+    for block in ("dense", 8):
+        negatives = keras_tfcl.ReweightedNegatives(beta, tau_plus, detach)
+        loss = keras_tfcl.ContrastiveLoss(scaling, negatives, block_size=block, reduction=None)
+        results.append(losses_and_gradient(loss, ids, z, weights))
+    for dense, tiled in zip(*results, strict=True):
+        assert_close(tiled, dense)
+
+
+@pytest.mark.parametrize("initial", [0.5, 0.07, 0.02])
+def test_learnable_temperature_gets_its_gradient(initial):
+    z, ids = RNG.normal(size=(20, 2, 6)).astype("float32"), np.arange(20)
+    gradients = []
+    for block in ("dense", 16):
+        loss = keras_tfcl.ContrastiveLoss(keras_tfcl.LearnableTemperature(initial), block_size=block)
+        with tf.GradientTape() as tape:
+            value = loss(ids, z)
+        gradients.append(tape.gradient(value, loss.scaling.log_scale).numpy())
+    assert gradients[1] == pytest.approx(gradients[0], rel=1e-5)
+
+
+@pytest.mark.parametrize("with_views", [False, True])
+@pytest.mark.parametrize("negatives", ["all", keras_tfcl.HardNegatives(top_k=4)])
+def test_candidates_of_their_own(negatives, with_views):
+    anchors, candidates = RNG.normal(size=(10, 5)).astype("float32"), RNG.normal(size=(33, 5)).astype("float32")
+    candidates[4:14] = anchors
+    anchor_ids, candidate_ids = RNG.integers(0, 6, 10), RNG.integers(0, 9, 33)
+    candidate_ids[4:14] = anchor_ids
+    self_index = np.arange(4, 14)
+    self_index[3] = -1
+    choices = {"negatives": negatives, "self_index": self_index, "scaling": 0.2}
+    if with_views:
+        choices |= {"anchor_views": RNG.integers(0, 2, 10), "candidate_views": RNG.integers(0, 2, 33)}
+    results = []
+    for block in ("dense", 8):
+        a, c = tf.constant(anchors), tf.constant(candidates)
+        with tf.GradientTape() as tape:
+            tape.watch([a, c])
+            losses = keras_tfcl.ops.contrastive_loss(a, c, anchor_ids, candidate_ids, block_size=block, **choices)
+            total = tf.reduce_sum(losses * tf.cast(tf.range(1, 11), losses.dtype))
+        results.append([losses.numpy(), *(g.numpy() for g in tape.gradient(total, [a, c]))])
+    for dense, tiled in zip(*results, strict=True):
+        assert_close(tiled, dense)
+
+
+@pytest.mark.parametrize("scaling", [0.001, 0.01, 0.0125, 0.013, 10.0, "arctanh", keras_tfcl.Arctanh(20.0)])
+def test_poles_and_extremes_are_finite(scaling):
+    row = np.array([[3.0, 4.0, 0.0]], "float32") / 5
+    z = np.concatenate([row, row, row * 2, -row, np.zeros((1, 3), "float32"), RNG.normal(size=(3, 3))]).astype(
+        "float32"
+    )
+    ids = np.array([0, 0, 1, 1, 2, 2, 3, 3])
+    loss = keras_tfcl.ContrastiveLoss(scaling, block_size=3, reduction=None)
+    losses, gradient = losses_and_gradient(loss, ids, z, np.ones(8, "float32"))
+    assert np.isfinite(losses).all()
+    assert np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("angle", [1e-4, 1e-3, 1e-2, 0.1])
+def test_near_identical_views_keep_their_digits(angle):
+    a = RNG.normal(size=(12, 8))
+    a /= np.linalg.norm(a, axis=1, keepdims=True)
+    b = a + angle * RNG.normal(size=a.shape) / np.sqrt(8)
+    z = np.stack([a, b], axis=1).astype("float32")
+    loss = keras_tfcl.ArctanhInfoNCE(block_size=5, reduction=None)
+    losses = loss(np.arange(12), z).numpy()
+    expected = reference.contrastive_loss(np.arange(12), z, arctanh_scale=2.0).losses
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+
+
+def test_nan_in_one_embedding_makes_every_loss_nan():
+    z = RNG.normal(size=(6, 4)).astype("float32")
+    z[2, 1] = np.nan
+    losses = keras_tfcl.ops.contrastive_loss(z, anchor_ids=[0, 0, 1, 1, 2, 2], block_size=2)
+    assert np.isnan(losses).all()

@@ -1,0 +1,36 @@
+"""The k-th largest of each row, without a sort."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_tfcl
+from keras_tfcl.ops.tiled.thresholds import kth_largest
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("jit", [False, True])
+def test_equals_a_sort_with_a_k_for_each_row(dtype, jit):
+    values = RNG.normal(size=(7, 50)).astype(dtype)
+    values[1] = 0.25  # all tied
+    values[2, ::3] = 0.0
+    values[3] = -np.abs(values[3])  # no sign change
+    values[4, :40] = -2.0  # excluded
+    k = np.array([1, 25, 17, 50, 10, 2, 49], "int32")
+    found = tf.function(kth_largest, jit_compile=jit)(values, k)
+    expected = [np.sort(row)[::-1][n - 1] for row, n in zip(values, k, strict=True)]
+    np.testing.assert_array_equal(found, np.array(expected, dtype))
+
+
+@pytest.mark.parametrize("top_k", [1, 3, 1000])
+def test_ties_stay_and_k_above_the_number_of_negatives_keeps_all(top_k):
+    rows = RNG.normal(size=(6, 4)).astype("float32")
+    z = np.concatenate([rows, rows, rows[:1], rows[:1]])  # every negative has a copy, one of them four
+    ids = np.array([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1, 2, 3])
+    results = [
+        keras_tfcl.HardNegativeInfoNCE(0.2, top_k=top_k, block_size=block, reduction=None)(ids, z).numpy()
+        for block in ("dense", 4)
+    ]
+    np.testing.assert_allclose(results[1], results[0], rtol=1e-5, atol=1e-6)
