@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -87,6 +88,7 @@ def torch_cross_entropy(views: np.ndarray, compiled: bool = False) -> Callable[[
 
 
 def lightly(views: np.ndarray) -> Callable[[], Any]:
+    _declare_vision_operators()
     from lightly.loss import NTXentLoss
 
     return _torch(NTXentLoss(temperature=TEMPERATURE), views)
@@ -102,6 +104,8 @@ def metric_learning(views: np.ndarray) -> Callable[[], Any]:
 
 def open_clip(views: np.ndarray) -> Callable[[], Any]:
     import torch
+
+    _declare_vision_operators()
     from open_clip.loss import ClipLoss
 
     loss, unit = ClipLoss(), torch.nn.functional.normalize
@@ -109,7 +113,8 @@ def open_clip(views: np.ndarray) -> Callable[[], Any]:
 
 
 def sentence_transformers(views: np.ndarray) -> Callable[[], Any]:
-    from sentence_transformers.losses import MultipleNegativesSymmetricRankingLoss
+    _declare_vision_operators()
+    from sentence_transformers.sentence_transformer.losses import MultipleNegativesSymmetricRankingLoss
 
     loss = MultipleNegativesSymmetricRankingLoss(model=None, scale=1 / TEMPERATURE)
     return _torch(lambda a, b: loss.compute_loss_from_embeddings([a, b], None), views)
@@ -145,7 +150,16 @@ def _torch(loss: Callable[[Any, Any], Any], views: np.ndarray) -> Callable[[], A
     return compute
 
 
-# name: (function, its choices, objective, interpreter, matrices of the dense form or 0)
+@cache
+def _declare_vision_operators() -> None:
+    """Lets a torchvision built for CUDA be imported beside a torch built for CPUs; no loss uses what it lacks."""
+    import torch
+
+    for name in ("nms", "qnms"):
+        torch.library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float threshold) -> Tensor")
+
+
+# name: (function, its choices, objective, interpreter)
 CONTESTANTS = {
     "keras_tfcl": (tfcl, {}, NT_XENT, "own"),
     "keras_tfcl arctanh": (tfcl, {"scaling": "arctanh"}, "arctanh, 2N against 2N", "own"),

@@ -1,0 +1,126 @@
+"""The compiled kernel: no buffer of all pairs, no sort of them, no second trace; on CPU and, by compiler IR, on GPU."""
+
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_tfcl
+
+ROWS, DIMENSION, BLOCK = 2048, 64, 128
+LOSSES = {
+    "temperature": {"scaling": 0.1},
+    "arctanh": {"scaling": "arctanh"},
+    "hard": {"scaling": 0.1, "negatives": keras_tfcl.HardNegatives(alpha=0.1)},
+    "reweighted": {"scaling": 0.1, "negatives": keras_tfcl.ReweightedNegatives(1.0, 0.1)},
+    "cross-view": {"scaling": 0.1, "cross_view_only": True},
+}
+
+
+def train_step(loss):
+    def step(ids, z):
+        with tf.GradientTape() as tape:
+            tape.watch(z)
+            value = loss(ids, z)
+        return value, tape.gradient(value, z)
+
+    return step
+
+
+def hlo(name, platform):
+    loss = keras_tfcl.ContrastiveLoss(**LOSSES[name], block_size=BLOCK)
+    step = tf.function(train_step(loss), jit_compile=True)
+    specs = tf.TensorSpec([ROWS // 2], tf.int64), tf.TensorSpec([ROWS // 2, 2, DIMENSION])
+    return step.experimental_get_compiler_ir(*specs)(stage="hlo", platform_name=platform)
+
+
+def largest_tensor(text):
+    shapes = re.findall(r"[a-z]\d*\[([\d,]+)\]", text)
+    return max(int(np.prod([int(n) for n in shape.split(",")])) for shape in shapes)
+
+
+@pytest.mark.parametrize("platform", ["CPU", "GPU"])
+@pytest.mark.parametrize("name", ["temperature", *(pytest.param(n, marks=pytest.mark.slow) for n in list(LOSSES)[1:])])
+def test_no_tensor_of_all_pairs(name, platform):
+    try:
+        text = hlo(name, platform)
+    except tf.errors.NotFoundError as error:
+        pytest.skip(f"this TensorFlow was built without {platform}: {str(error)[:80]}")
+    strip = 128 * ROWS if name == "hard" else 0
+    assert largest_tensor(text) <= max(ROWS * DIMENSION, BLOCK**2, strip)
+    # The dense form, in the same words, is seen:
+    assert largest_tensor("f32[2048,2048]{1,0}") > ROWS * DIMENSION
+
+
+def test_arctanh_takes_no_exponential_and_no_logarithm_of_a_tile():
+    text = hlo("arctanh", "CPU")
+    tiles = [line for line in text.splitlines() if re.search(r"= f32\[128,128\]\{1,0\} (exponential|log)\(", line)]
+    # One logarithm, of positives beyond the views: only in the loops over tiles that hold any.
+    assert sum("exponential" in line for line in tiles) == 0
+    assert "f32[128,128]" in text
+
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_the_second_call_does_not_trace_again(jit):
+    traces = []
+    step = train_step(keras_tfcl.InfoNCE(block_size=8))
+
+    @tf.function(jit_compile=jit)
+    def counted(ids, z):
+        traces.append(1)
+        return step(ids, z)
+
+    for seed in (0, 1):
+        z = np.random.default_rng(seed).normal(size=(10, 2, 4)).astype("float32")
+        counted(tf.range(10), tf.constant(z))
+    assert len(traces) == 1
+
+
+@pytest.mark.parametrize("block", [64, pytest.param(7, marks=pytest.mark.slow)])
+def test_a_batch_of_unknown_size(block):
+    step = tf.function(
+        train_step(keras_tfcl.InfoNCE(block_size=block)),
+        input_signature=[tf.TensorSpec([None], tf.int64), tf.TensorSpec([None, 2, 4])],
+        jit_compile=True,
+    )
+    dense = train_step(keras_tfcl.InfoNCE(block_size="dense"))
+    for count in (5, 12):
+        z = tf.constant(np.random.default_rng(count).normal(size=(count, 2, 4)).astype("float32"))
+        ids = tf.range(count, dtype=tf.int64)
+        for a, e in zip(step(ids, z), dense(ids, z), strict=True):
+            np.testing.assert_allclose(a, e, rtol=1e-4, atol=2e-6)
+
+
+PEAK = """
+import numpy as np, tensorflow as tf, keras_tfcl, sys
+from pathlib import Path
+def peak():
+    return int(next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmHWM")).split()[1])
+loss = keras_tfcl.InfoNCE(block_size=int(sys.argv[1]) if sys.argv[1] != "dense" else "dense")
+@tf.function(jit_compile=sys.argv[2] == "xla")
+def step(ids, z):
+    with tf.GradientTape() as tape:
+        tape.watch(z)
+        value = loss(ids, z)
+    return tape.gradient(value, z)
+make = lambda n: (tf.range(n), tf.constant(np.random.default_rng(0).normal(size=(n, 2, 32)).astype("float32")))
+step(*make(300))
+small, large = peak(), make(3000)
+step(*large)
+print(peak() - small)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("compiler", ["xla", "none"])
+def test_peak_memory_of_a_process(compiler):
+    def extra(block):
+        command = [sys.executable, "-c", PEAK, block, compiler]
+        return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout) / 1024
+
+    one_matrix = 6000**2 * 4 / 2**20  # MiB, float32
+    assert extra("256") < one_matrix
+    assert extra("dense") > 2 * one_matrix  # what the test would see if all pairs were kept
