@@ -38,6 +38,7 @@ class LearnableTemperature(keras.layers.Layer, Scaling):
     def __init__(self, initial: float = 0.07, maximum_scale: float = 100.0, **kwargs: Any) -> None:
         kwargs.setdefault("name", "learnable_temperature")
         super().__init__(**kwargs)
+        self.autocast = False  # Keras would cast the cosines to the dtype policy's, half precision under mixed_float16
         self.initial = positive_number("initial", initial, "CLIP starts at 0.07.")
         self.maximum_scale = positive_number("maximum_scale", maximum_scale, "CLIP's is 100.")
         if not 1 / self.maximum_scale <= self.initial <= 1:
