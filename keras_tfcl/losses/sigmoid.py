@@ -85,14 +85,15 @@ class SigmoidLogits(keras.layers.Layer):
     def __init__(self, scale: float, bias: float, **kwargs: Any) -> None:
         kwargs.setdefault("name", "sigmoid_logits")
         super().__init__(**kwargs)
-        self.autocast = False  # Keras would cast the cosines to the dtype policy's, half precision under mixed_float16
+        self.autocast = False  # else cosines (and below, the variable) become half precision under mixed_float16
         self.scale, self.bias_start = scale, bias
-        constant = keras.initializers.Constant
-        self.log_scale = self.add_weight(
-            name="log_scale", shape=(), dtype="float32", initializer=constant(math.log(scale))
-        )
-        self.bias = self.add_weight(name="bias", shape=(), dtype="float32", initializer=constant(bias))
+        self.log_scale = self._scalar("log_scale", math.log(scale))
+        self.bias = self._scalar("bias", bias)
         self.built = True
+
+    def _scalar(self, name: str, start: float) -> keras.Variable:
+        constant = keras.initializers.Constant(start)
+        return self.add_weight(name=name, shape=(), dtype="float32", autocast=False, initializer=constant)
 
     def call(self, similarity: Any) -> Any:
         log_scale, bias = (ops.cast(v, similarity.dtype) for v in (self.log_scale, self.bias))

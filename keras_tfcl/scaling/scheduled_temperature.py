@@ -36,12 +36,13 @@ class ScheduledTemperature(keras.layers.Layer, Scaling):
     def __init__(self, initial: float = 0.1, **kwargs: Any) -> None:
         kwargs.setdefault("name", "scheduled_temperature")
         super().__init__(**kwargs)
-        self.autocast = False  # Keras would cast the cosines to the dtype policy's, half precision under mixed_float16
+        self.autocast = False  # else cosines (and below, the variable) become half precision under mixed_float16
         self.initial = positive_number("initial", initial, "Use a value such as 0.1.")
         self.temperature = self.add_weight(
             name="temperature",
             shape=(),
             dtype="float32",
+            autocast=False,
             initializer=keras.initializers.Constant(self.initial),
             trainable=False,
         )
