@@ -8,7 +8,6 @@ from keras_tfcl import negatives as negatives_module
 from keras_tfcl import scaling as scaling_module
 from keras_tfcl.losses.embedding_loss import EmbeddingLoss
 from keras_tfcl.ops.info_nce import AnchorLosses, info_nce
-from keras_tfcl.ops.masks import Pairs
 
 
 @keras.saving.register_keras_serializable(package="keras_tfcl")
@@ -79,7 +78,8 @@ class ContrastiveLoss(EmbeddingLoss):
         self.negatives = negatives_module.get(negatives)
         self.decoupled = decoupled
 
-    def _losses(self, anchors: Any, pairs: Pairs) -> AnchorLosses:
+    def _losses(self, ids: Any, y_pred: Any, views: int) -> AnchorLosses:
+        anchors, pairs = self._pairs(ids, y_pred, views)
         return info_nce(
             anchors, anchors, pairs, scaling=self.scaling, negatives=self.negatives, decoupled=self.decoupled
         )

@@ -6,7 +6,6 @@ import keras
 
 from keras_tfcl.losses.contrastive import ContrastiveLoss
 from keras_tfcl.ops.info_nce import AnchorLosses
-from keras_tfcl.ops.masks import Pairs
 from keras_tfcl.ops.pair_sums import decoupling_weights, masked_mean
 from keras_tfcl.ops.similarity import cosine_similarity
 from keras_tfcl.scaling import Temperature
@@ -52,10 +51,11 @@ class DecoupledInfoNCE(ContrastiveLoss):
         self.temperature = self.scaling.temperature
         self.sigma = None if sigma is None else positive_number("sigma", sigma, "The authors use 0.5.")
 
-    def _losses(self, anchors: Any, pairs: Pairs) -> AnchorLosses:
-        losses, valid = super()._losses(anchors, pairs)
+    def _losses(self, ids: Any, y_pred: Any, views: int) -> AnchorLosses:
+        losses, valid = super()._losses(ids, y_pred, views)
         if self.sigma is None:
             return AnchorLosses(losses, valid)
+        anchors, pairs = self._pairs(ids, y_pred, views)
         anchors = keras.ops.cast(anchors, "float64")
         positive = masked_mean(cosine_similarity(anchors, anchors), pairs.positive)
         lighter = 1.0 - decoupling_weights(positive, valid, self.sigma)

@@ -74,22 +74,25 @@ class EmbeddingLoss(keras.losses.Loss):
         ids = as_ids(y_true)
         self._check(ids, y_pred)
         views = 1 if len(y_pred.shape) == 2 else y_pred.shape[1]
-        anchors = ops.reshape(y_pred, (-1, y_pred.shape[-1]))  # (B * V, D), instance by instance
-        position = ops.arange(ops.shape(anchors)[0], dtype="int32")
-        view = position % views if self.cross_view_only else None
-        anchor_ids = ops.repeat(ids, views)
-        pairs = pair_masks(anchor_ids, anchor_ids, self_index=position, anchor_views=view, candidate_views=view)
-        losses, valid = self._losses(anchors, pairs)
+        losses, valid = self._losses(ids, y_pred, views)
         self._warn_without_positives(valid)
         shape = ops.shape(y_pred)[:-1]
         return AnchorLosses(ops.cast(ops.reshape(losses, shape), self.dtype), ops.reshape(valid, shape))
 
-    def _losses(self, anchors: Any, pairs: Pairs) -> AnchorLosses:
+    def _losses(self, ids: Any, y_pred: Any, views: int) -> AnchorLosses:
+        anchors, pairs = self._pairs(ids, y_pred, views)
         anchors = ops.cast(anchors, "float64")
         losses = self.losses_of_pairs(cosine_similarity(anchors, anchors), pairs)
         valid = ops.any(pairs.positive, axis=1)
         finite = ops.all(ops.isfinite(anchors))  # a choice of negatives must not hide a NaN
         return AnchorLosses(ops.where(finite, ops.where(valid, losses, 0.0), float("nan")), valid)
+
+    def _pairs(self, ids: Any, y_pred: Any, views: int) -> tuple[Any, Pairs]:
+        anchors = ops.reshape(y_pred, (-1, y_pred.shape[-1]))  # (B * V, D), instance by instance
+        position = ops.arange(ops.shape(anchors)[0], dtype="int32")
+        view = position % views if self.cross_view_only else None
+        ids = ops.repeat(ids, views)
+        return anchors, pair_masks(ids, ids, self_index=position, anchor_views=view, candidate_views=view)
 
     def _check(self, ids: Any, y_pred: Any) -> None:
         check_embeddings(y_pred)

@@ -1,4 +1,4 @@
-"""Wang and Liu 2021, arXiv 2012.09740: gradients, relative penalty and limits of the temperature; equations by number."""
+"""Wang and Liu 2021, arXiv 2012.09740: gradients, relative penalty and limits; equations by number."""
 
 import numpy as np
 import pytest

@@ -100,7 +100,7 @@ def with_idle_variable(self, **kwargs):
     self.layer.build((None, 1))
 
 
-def with_block_size(self, block_size=None, **kwargs):
+def with_block_size(self, block_size="dense", **kwargs):
     OwnNTXent.__init__(self, **kwargs)
     self.block_size = block_size
 
@@ -111,7 +111,7 @@ def block_config(self):
 
 def wrong_tiles(self, ids, x):
     losses, valid = OwnNTXent.anchors(self, ids, x)
-    return losses * (1.0 if self.block_size is None else 1.001), valid
+    return losses * (1.0 if self.block_size == "dense" else 1.001), valid
 
 
 def half_precision(self, ids, x):
