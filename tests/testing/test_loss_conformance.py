@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 import keras_tfcl
-from keras_tfcl.testing import CHECKS, parametrize_with_checks
+from keras_tfcl.testing import parametrize_with_checks
 
 STOPS = "its gradient is stopped on purpose: "
-# Sorting and compiling are the same for all layouts: the grid of layouts leaves them out.
-SLOW_CHECKS = {"compiled", "gpu_lowering", "unknown_batch_size", "saving", "variables", "poles"}
+# What depends on who is compared with whom; the rest is checked once for each loss, on the default batch.
+OF_THE_LAYOUT = ("gradient", "reductions", "batch_permutation", "view_swap", "duplicates", "perfect_below_random")
 
 
 def expected_failures(loss):
@@ -95,9 +95,7 @@ def test_scaling_and_negatives(loss, check):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("data", LAYOUTS, ids=lambda data: f"{data[1].shape}-{len(set(data[0].tolist()))}")
-@parametrize_with_checks(
-    {**PUBLIC, **GRID}, expected_failures=expected_failures, only=[name for name in CHECKS if name not in SLOW_CHECKS]
-)
+@parametrize_with_checks({**PUBLIC, **GRID}, expected_failures=expected_failures, only=OF_THE_LAYOUT)
 def test_views_and_labels(loss, check, data):
     if getattr(loss, "cross_view_only", False) and data[1].ndim == 2:
         pytest.skip("cross_view_only needs views")
