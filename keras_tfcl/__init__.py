@@ -21,6 +21,8 @@ __all__ = [
     "ContrastiveAccuracy",
     "ContrastiveLoss",
     "ContrastiveModel",
+    "DecoupledInfoNCE",
+    "DynamicTemperature",
     "HardNegativeInfoNCE",
     "HardNegatives",
     "ImageAugmenter",
@@ -31,9 +33,14 @@ __all__ = [
     "ProjectionHead",
     "ReweightedNegatives",
     "Scaling",
+    "ScheduledTemperature",
+    "SigmoidContrastiveLoss",
+    "SimpleContrastiveLoss",
     "Temperature",
+    "TemperatureSchedule",
     "Tolerance",
     "Uniformity",
+    "WithoutNearDuplicates",
     "callbacks",
     "data",
     "layers",
@@ -48,13 +55,28 @@ __all__ = [
 if tensorflow_is_installed():
     require_tensorflow_backend()
     from keras_tfcl import callbacks, data, layers, losses, metrics, models, negatives, ops, scaling
-    from keras_tfcl.callbacks import KNNEvaluation
+    from keras_tfcl.callbacks import KNNEvaluation, TemperatureSchedule
     from keras_tfcl.layers import ImageAugmenter, ProjectionHead
-    from keras_tfcl.losses import ArctanhInfoNCE, ContrastiveLoss, HardNegativeInfoNCE, InfoNCE
+    from keras_tfcl.losses import (
+        ArctanhInfoNCE,
+        ContrastiveLoss,
+        DecoupledInfoNCE,
+        HardNegativeInfoNCE,
+        InfoNCE,
+        SigmoidContrastiveLoss,
+        SimpleContrastiveLoss,
+    )
     from keras_tfcl.metrics import Alignment, ContrastiveAccuracy, Tolerance, Uniformity
     from keras_tfcl.models import ContrastiveModel
-    from keras_tfcl.negatives import HardNegatives, Negatives, ReweightedNegatives
-    from keras_tfcl.scaling import Arctanh, LearnableTemperature, Scaling, Temperature
+    from keras_tfcl.negatives import HardNegatives, Negatives, ReweightedNegatives, WithoutNearDuplicates
+    from keras_tfcl.scaling import (
+        Arctanh,
+        DynamicTemperature,
+        LearnableTemperature,
+        Scaling,
+        ScheduledTemperature,
+        Temperature,
+    )
 else:
     ExplainMissingTensorFlow.install()
 

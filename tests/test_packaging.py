@@ -20,9 +20,9 @@ ALLOWED = {
     "layers": set(),
     "data": set(),
     "metrics": {"ops"},
-    "callbacks": set(),
+    "callbacks": {"scaling"},
     "models": {"ops", "losses", "data"},
-    "testing": set(),
+    "testing": {"models"},
     "export": set(),
 }
 

@@ -9,15 +9,32 @@ import keras
 
 from keras_tfcl.losses.arctanh_info_nce import ArctanhInfoNCE
 from keras_tfcl.losses.contrastive import ContrastiveLoss
+from keras_tfcl.losses.decoupled import DecoupledInfoNCE
+from keras_tfcl.losses.embedding_loss import EmbeddingLoss
 from keras_tfcl.losses.hard_negative_info_nce import HardNegativeInfoNCE
 from keras_tfcl.losses.info_nce import InfoNCE
+from keras_tfcl.losses.sigmoid import SigmoidContrastiveLoss
+from keras_tfcl.losses.simple import SimpleContrastiveLoss
 
-__all__ = ["ArctanhInfoNCE", "ContrastiveLoss", "HardNegativeInfoNCE", "InfoNCE", "get"]
+__all__ = [
+    "ArctanhInfoNCE",
+    "ContrastiveLoss",
+    "DecoupledInfoNCE",
+    "EmbeddingLoss",
+    "HardNegativeInfoNCE",
+    "InfoNCE",
+    "SigmoidContrastiveLoss",
+    "SimpleContrastiveLoss",
+    "get",
+]
 
 _BY_NAME = {
     "infonce": InfoNCE,
     "arctanh_infonce": ArctanhInfoNCE,
+    "decoupled_infonce": DecoupledInfoNCE,
     "hard_negative_infonce": HardNegativeInfoNCE,
+    "sigmoid_contrastive": SigmoidContrastiveLoss,
+    "simple_contrastive": SimpleContrastiveLoss,
 }
 # So that Keras itself knows the names, as in encoder.compile(loss="arctanh_infonce"): keras.losses.get looks strings up
 # in this table of its module and in no public one.
@@ -28,8 +45,9 @@ def get(identifier: Any) -> keras.losses.Loss:
     """Resolves a contrastive loss by name; passes Keras losses and their configurations through.
 
     Args:
-        identifier: `"infonce"`, `"arctanh_infonce"`, `"hard_negative_infonce"` (each with its defaults), a Keras loss,
-            or a serialised one (a dictionary).
+        identifier: `"infonce"`, `"arctanh_infonce"`, `"decoupled_infonce"`, `"hard_negative_infonce"`,
+            `"sigmoid_contrastive"`, `"simple_contrastive"` (each with its defaults), a Keras loss, or a serialised one
+            (a dictionary).
 
     Returns:
         A Keras loss.

@@ -8,11 +8,21 @@ from typing import Any
 import keras
 
 from keras_tfcl.scaling.arctanh import Arctanh
+from keras_tfcl.scaling.dynamic_temperature import DynamicTemperature
 from keras_tfcl.scaling.learnable_temperature import LearnableTemperature
 from keras_tfcl.scaling.scaling import Scaling
+from keras_tfcl.scaling.scheduled_temperature import ScheduledTemperature
 from keras_tfcl.scaling.temperature import Temperature
 
-__all__ = ["Arctanh", "LearnableTemperature", "Scaling", "Temperature", "get"]
+__all__ = [
+    "Arctanh",
+    "DynamicTemperature",
+    "LearnableTemperature",
+    "Scaling",
+    "ScheduledTemperature",
+    "Temperature",
+    "get",
+]
 
 
 def get(identifier: Any) -> Scaling:

@@ -39,6 +39,7 @@ class LearnableTemperature(keras.layers.Layer, Scaling):
     def __init__(self, initial: float = 0.07, maximum_scale: float = 100.0, **kwargs: Any) -> None:
         kwargs.setdefault("name", "learnable_temperature")
         super().__init__(**kwargs)
+        self.autocast = False  # else cosines (and below, the variable) become half precision under mixed_float16
         self.initial = positive_number("initial", initial, "CLIP starts at 0.07.")
         self.maximum_scale = positive_number("maximum_scale", maximum_scale, "CLIP's is 100.")
         if not 1 / self.maximum_scale <= self.initial <= 1:
@@ -50,6 +51,7 @@ class LearnableTemperature(keras.layers.Layer, Scaling):
             name="log_scale",
             shape=(),
             dtype="float32",
+            autocast=False,
             initializer=keras.initializers.Constant(math.log(1 / self.initial)),
             constraint=LogScaleRange(math.log(self.maximum_scale)),
         )

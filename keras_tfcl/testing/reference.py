@@ -6,7 +6,8 @@ Every value and every gradient of the fast code is compared with this file. It i
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -46,21 +47,11 @@ def contrastive_loss(
         cross_view_only: compare different views only.
         weights: one for each anchor, of the shape of the losses. Defaults to ones.
     """
-    embeddings = np.asarray(embeddings, "float64")
-    shape = embeddings.shape[:-1]
-    views = shape[1] if len(shape) == 2 else 1
-    x = embeddings.reshape(-1, embeddings.shape[-1])  # (A, D), instance by instance
-    lengths = [math.sqrt(float(row @ row)) for row in x]
-    u = [row / (length if length > 0 else 1.0) for row, length in zip(x, lengths, strict=True)]
-    anchor_ids = [ids[i // views] for i in range(len(x))]
-    w = np.ones(len(x)) if weights is None else np.asarray(weights, "float64").reshape(-1)
-
-    losses, valid, d_logits = np.zeros(len(x)), np.zeros(len(x), bool), np.zeros((len(x), len(x)))
-    s = np.array([[float(a @ b) for b in u] for a in u])
-    for i in range(len(x)):
-        others = [j for j in range(len(x)) if j != i and not (cross_view_only and j % views == i % views)]
-        positives = [j for j in others if anchor_ids[j] == anchor_ids[i]]
-        negatives = _hardest([j for j in others if anchor_ids[j] != anchor_ids[i]], s[i], alpha, top_k)
+    geometry = Geometry(ids, embeddings, cross_view_only)
+    s = geometry.cosines
+    losses, valid, d_logits = np.zeros(len(s)), np.zeros(len(s), bool), np.zeros_like(s)
+    for i, positives, negatives in geometry.anchors():
+        negatives = hardest(negatives, s[i], alpha, top_k)
         compared = negatives if decoupled else positives + negatives
         if not positives or not compared:
             continue
@@ -74,17 +65,54 @@ def contrastive_loss(
         for p in positives:
             d_logits[i, p] -= 1 / len(positives)
 
-    d_u = np.zeros_like(x)
-    for i in range(len(x)):
-        for j in range(len(x)):
-            d_s = w[i] / max(valid.sum(), 1) * d_logits[i, j] * _slope(s[i, j], temperature, arctanh_scale)
-            d_u[i] += d_s * u[j]
-            d_u[j] += d_s * u[i]
-    gradient = np.array([
-        g - direction * (direction @ g) if length > 0 else g
-        for g, direction, length in zip(d_u, u, lengths, strict=True)
-    ]) / np.array([length if length > 0 else 1.0 for length in lengths])[:, None]  # fmt: skip
-    return Reference((losses).reshape(shape), valid.reshape(shape), gradient.reshape(embeddings.shape))
+    slopes = [[_slope(c, temperature, arctanh_scale) for c in row] for row in s]
+    return geometry.finish(losses, valid, d_logits * slopes, weights)
+
+
+class Geometry:
+    """Unit rows, their cosines, who is whose positive; and the way back from slopes in the cosines to the embeddings.
+
+    Args:
+        ids: integers `(B,)`.
+        embeddings: floats `(B, D)` or `(B, V, D)`, taken to float64.
+        cross_view_only: compare different views only.
+    """
+
+    def __init__(self, ids: np.ndarray, embeddings: np.ndarray, cross_view_only: bool = False) -> None:
+        embeddings = np.asarray(embeddings, "float64")
+        self.shape = embeddings.shape
+        self.views = self.shape[1] if len(self.shape) == 3 else 1
+        self.cross_view_only = cross_view_only
+        x = embeddings.reshape(-1, self.shape[-1])  # (A, D), instance by instance
+        self.ids = [ids[i // self.views] for i in range(len(x))]
+        self.lengths = [math.sqrt(float(row @ row)) for row in x]
+        self.units = [row / (length if length > 0 else 1.0) for row, length in zip(x, self.lengths, strict=True)]
+        self.cosines = np.array([[float(a @ b) for b in self.units] for a in self.units])
+
+    def anchors(self) -> Iterator[tuple[int, list[int], list[int]]]:
+        """Each anchor with its positives and its negatives."""
+        for i, own in enumerate(self.ids):
+            others = [j for j in range(len(self.ids)) if j != i and self._compared(i, j)]
+            yield i, [j for j in others if self.ids[j] == own], [j for j in others if self.ids[j] != own]
+
+    def finish(self, losses: np.ndarray, valid: np.ndarray, d_cosines: np.ndarray, weights: Any = None) -> Reference:
+        """The reference, from each anchor's loss and its slopes in the cosines of its row, `(A, A)`."""
+        w = np.ones(len(losses)) if weights is None else np.asarray(weights, "float64").reshape(-1)
+        u, d_u = self.units, np.zeros((len(losses), self.shape[-1]))
+        for i in range(len(u)):
+            for j in range(len(u)):
+                d_s = w[i] / max(valid.sum(), 1) * d_cosines[i, j]
+                d_u[i] += d_s * u[j]
+                d_u[j] += d_s * u[i]
+        gradient = [
+            (g - direction * (direction @ g)) / length if length > 0 else g
+            for g, direction, length in zip(d_u, u, self.lengths, strict=True)
+        ]
+        shape = self.shape[:-1]
+        return Reference(losses.reshape(shape), valid.reshape(shape), np.reshape(gradient, self.shape))
+
+    def _compared(self, i: int, j: int) -> bool:
+        return not (self.cross_view_only and i % self.views == j % self.views)
 
 
 def _logit(s: float, temperature: float | None, arctanh_scale: float | None) -> float:
@@ -101,7 +129,8 @@ def _slope(s: float, temperature: float | None, arctanh_scale: float | None) -> 
     return arctanh_scale / 2 * (1 / (1 + s + POLE_SHIFT) + 1 / (1 - s + POLE_SHIFT))
 
 
-def _hardest(negatives: list[int], s: np.ndarray, alpha: float | None, top_k: int | None) -> list[int]:
+def hardest(negatives: list[int], s: np.ndarray, alpha: float | None, top_k: int | None) -> list[int]:
+    """Those of the negatives that are at or above the k-th largest cosine."""
     if not negatives or (alpha is None and top_k is None):
         return negatives
     k = math.ceil(alpha * len(negatives)) if top_k is None else min(top_k, len(negatives))

@@ -142,7 +142,17 @@ def test_weights_of_views():
     assert float(keras_tfcl.InfoNCE()(IDS, Z, 3.0)) == pytest.approx(3 * each.mean(), rel=1e-6)
 
 
-@pytest.mark.parametrize("name", ["infonce", "arctanh_infonce", "hard_negative_infonce"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "infonce",
+        "arctanh_infonce",
+        "decoupled_infonce",
+        "hard_negative_infonce",
+        "sigmoid_contrastive",
+        "simple_contrastive",
+    ],
+)
 def test_names(name):
     """By name in keras_tfcl.losses.get, and wherever Keras takes a name."""
     loss = keras_tfcl.losses.get(name)

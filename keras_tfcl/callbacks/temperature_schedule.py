@@ -1,0 +1,90 @@
+"""A temperature that changes from epoch to epoch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from keras_tfcl.scaling import ScheduledTemperature
+from keras_tfcl.validation import positive_number
+
+
+def cosine_temperature(epoch: int, maximum: float = 0.5, minimum: float = 0.1, half_period: float = 200) -> float:
+    """Temperature that swings between `maximum` (epoch 0) and `minimum` (epoch `half_period`), and back.
+
+    Formula: `minimum + (maximum - minimum) * (1 + cos(pi * epoch / half_period)) / 2`, with period 2 half_period.
+    Large temperatures group similar instances, small ones tell each from all others; the swing serves both.
+
+    Args:
+        epoch: number of the epoch, from 0.
+        maximum, minimum: temperatures. Default to the authors' 0.5 and 0.1.
+        half_period: epochs from `maximum` to `minimum`. Defaults to the authors' 200.
+
+    Example:
+
+    >>> [round(cosine_temperature(epoch), 2) for epoch in (0, 100, 200, 400)]
+    [0.5, 0.3, 0.1, 0.5]
+
+    Reference: Kukleva et al. 2023, "Temperature Schedules for Self-Supervised Contrastive Methods on Long-Tail Data",
+    arXiv 2303.13664.
+    """
+    return minimum + (maximum - minimum) * (1.0 + math.cos(math.pi * epoch / half_period)) / 2.0
+
+
+class TemperatureSchedule(keras.callbacks.Callback):
+    """Sets the temperature of the model's loss at the start of each epoch, and logs it as `"temperature"`.
+
+    The loss needs a `keras_tfcl.ScheduledTemperature` as its scaling. Nothing is compiled again.
+
+    Args:
+        schedule: function of the epoch (from 0) that gives the temperature, such as
+            `functools.partial(cosine_temperature, half_period=50)`; a `keras.optimizers.schedules.LearningRateSchedule`
+            is one too, its steps being epochs here. Defaults to `cosine_temperature`.
+
+    Raises:
+        ValueError: when training starts, if `schedule` is no function or the loss has another scaling; and if the
+            schedule gives anything but a positive finite number.
+
+    Example:
+
+    >>> loss = keras_tfcl.ContrastiveLoss(keras_tfcl.ScheduledTemperature())
+    >>> decay = keras.optimizers.schedules.CosineDecay(0.5, decay_steps=100, alpha=0.2)  # 0.5 down to 0.1
+    >>> schedule = keras_tfcl.callbacks.TemperatureSchedule(decay)
+    >>> encoder = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    >>> encoder.compile("adam", loss=loss)
+    >>> rows, labels = np.random.default_rng(0).normal(size=(16, 4)), np.arange(16) % 4
+    >>> history = encoder.fit(rows, labels, epochs=2, callbacks=[schedule], verbose=0).history
+    >>> [round(t, 4) for t in history["temperature"]]
+    [0.5, 0.4999]
+    """
+
+    def __init__(self, schedule: Callable[[int], Any] = cosine_temperature) -> None:
+        super().__init__()
+        if not callable(schedule):
+            raise ValueError(
+                "`schedule` must be a function of the epoch, such as keras_tfcl.callbacks.cosine_temperature. "
+                f"Received: schedule={schedule!r}."
+            )
+        self.schedule = schedule
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        scaling = getattr(self.model.loss, "scaling", None)
+        if not isinstance(scaling, ScheduledTemperature):
+            raise ValueError(
+                "TemperatureSchedule needs a loss whose scaling is a keras_tfcl.ScheduledTemperature. Received: "
+                f"loss={type(self.model.loss).__name__}, scaling={type(scaling).__name__}. "
+                "Use loss=ContrastiveLoss(ScheduledTemperature())."
+            )
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        value = float(self.schedule(epoch))
+        self.model.loss.scaling.temperature.assign(
+            positive_number("temperature", value, f"The schedule gave it for epoch {epoch}.")
+        )
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        if logs is not None:
+            logs["temperature"] = float(self.model.loss.scaling.temperature)

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from keras_tfcl.losses.contrastive import ContrastiveLoss
+from keras_tfcl.ops.info_nce import AnchorLosses
+from keras_tfcl.ops.pair_sums import decoupling_weights, masked_mean
+from keras_tfcl.ops.similarity import cosine_similarity
+from keras_tfcl.scaling import Temperature
+from keras_tfcl.validation import positive_number
+
+
+@keras.saving.register_keras_serializable(package="keras_tfcl")
+class DecoupledInfoNCE(ContrastiveLoss):
+    """InfoNCE without the positive in its denominator (DCL), for small batches; with `sigma` its positives are weighted
+    (DCLW).
+
+    Formula, with s+ the mean cosine of anchor i to its positives and N its negatives:
+
+        loss_i = -w_i s+_i / t + log( sum over N of exp(s_ij / t) )
+        w_i = 1, or with sigma  w_i = 2 - exp(s+_i / sigma) / mean over the anchors of exp(s+ / sigma)
+
+    The weight makes distant positives count more; its mean is 1, and no gradient flows through it. InfoNCE with one
+    positive is softplus of DCL, so DCL's gradient does not fade as the batch shrinks. May be negative. See
+    `ContrastiveLoss` for ids, shapes, numerics and errors.
+
+    Args:
+        temperature: positive number. Defaults to 0.1.
+        sigma: positive number; the authors use 0.5. Defaults to None: w = 1.
+        **kwargs: `negatives`, `cross_view_only`, `block_size`, `reduction`, `name`, `dtype` of `ContrastiveLoss`.
+
+    Raises:
+        ValueError: if `temperature` or `sigma` is not positive and finite; and as `ContrastiveLoss`.
+
+    Example:
+
+    >>> z = np.random.default_rng(0).normal(size=(8, 2, 4)).astype("float32")
+    >>> same = keras_tfcl.ContrastiveLoss(0.1, decoupled=True)
+    >>> bool(keras_tfcl.DecoupledInfoNCE(0.1)(np.arange(8), z) == same(np.arange(8), z))
+    True
+
+    Reference: Yeh et al. 2022, "Decoupled Contrastive Learning", arXiv 2110.06848.
+    """
+
+    def __init__(
+        self, temperature: float = 0.1, sigma: float | None = None, *, name: str = "decoupled_infonce", **kwargs: Any
+    ) -> None:
+        super().__init__(Temperature(temperature), decoupled=True, name=name, **kwargs)
+        self.temperature = self.scaling.temperature
+        self.sigma = None if sigma is None else positive_number("sigma", sigma, "The authors use 0.5.")
+
+    def _losses(self, ids: Any, y_pred: Any, views: int) -> AnchorLosses:
+        losses, valid = super()._losses(ids, y_pred, views)
+        if self.sigma is None:
+            return AnchorLosses(losses, valid)
+        anchors, pairs = self._pairs(ids, y_pred, views)
+        anchors = keras.ops.cast(anchors, "float64")
+        positive = masked_mean(cosine_similarity(anchors, anchors), pairs.positive)
+        lighter = 1.0 - decoupling_weights(positive, valid, self.sigma)
+        correction = keras.ops.where(valid, lighter * positive / self.temperature, 0.0)
+        return AnchorLosses(losses + keras.ops.cast(correction, losses.dtype), valid)
+
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()
+        del config["scaling"], config["decoupled"]
+        return {**config, "temperature": self.temperature, "sigma": self.sigma}

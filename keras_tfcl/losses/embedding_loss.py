@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import keras
+import tensorflow as tf
+from keras import ops
+
+from keras_tfcl.losses.reduction import reduce_losses
+from keras_tfcl.ops.info_nce import AnchorLosses
+from keras_tfcl.ops.masks import Pairs, as_ids, pair_masks
+from keras_tfcl.ops.similarity import cosine_similarity
+
+
+class EmbeddingLoss(keras.losses.Loss):
+    """Base class of losses of embeddings with ids: what all losses of this library share.
+
+    It checks the arguments, splits all pairs into positives (equal ids, not the same embedding) and negatives, never
+    casts ids to float, and reduces over the anchors that have a positive. A subclass gives the losses of the anchors
+    from their cosines; everything of `ContrastiveLoss` about ids, shapes, numerics and errors holds for it too:
+
+    >>> @keras.saving.register_keras_serializable(package="docs")
+    ... class Quadratic(keras_tfcl.losses.EmbeddingLoss):
+    ...     def losses_of_pairs(self, similarity, pairs):
+    ...         positive = keras.ops.where(pairs.positive, (1 - similarity) ** 2, 0)
+    ...         negative = keras.ops.where(pairs.negative, keras.ops.relu(similarity) ** 2, 0)
+    ...         return keras.ops.sum(positive + negative, axis=1)
+    >>> float(Quadratic()(np.array([0, 0, 1]), np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])))
+    0.0
+
+    Args:
+        cross_view_only: compare only different views. Defaults to False.
+        reduction: as in `ContrastiveLoss`. Defaults to `"sum_over_batch_size"`.
+        name: name of the loss.
+        dtype: dtype of the result. Defaults to `keras.backend.floatx()`.
+    """
+
+    def __init__(
+        self,
+        cross_view_only: bool = False,
+        reduction: str | None = "sum_over_batch_size",
+        name: str | None = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__(name=name, reduction=reduction, dtype=dtype)
+        self.cross_view_only = cross_view_only
+        self._warned = False
+
+    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        # Keras' own __call__ would cast the ids to float: 2048 and 2049 are one number in float16.
+        with keras.name_scope(self.name):
+            losses, valid = self._anchor_losses(y_true, y_pred)
+            return reduce_losses(losses, valid, sample_weight, self.reduction)
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """The loss of each anchor, `(B,)` or `(B, V)`, without reduction or weights."""
+        return self._anchor_losses(y_true, y_pred).loss
+
+    def losses_of_pairs(self, similarity: Any, pairs: Pairs) -> Any:
+        """Gives the loss of each anchor; the one method that a subclass must define.
+
+        Args:
+            similarity: cosines of all pairs `(N, N)`, float64.
+            pairs: positives and negatives, bool `(N, N)` each; an embedding with itself is neither.
+
+        Returns:
+            `(N,)`; what it holds for anchors without a positive does not matter, if it is finite.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define `losses_of_pairs(similarity, pairs)`.")
+
+    def _anchor_losses(self, y_true: Any, y_pred: Any) -> AnchorLosses:
+        y_pred = ops.convert_to_tensor(y_pred)
+        ids = as_ids(y_true)
+        self._check(ids, y_pred)
+        views = 1 if len(y_pred.shape) == 2 else y_pred.shape[1]
+        losses, valid = self._losses(ids, y_pred, views)
+        self._warn_without_positives(valid)
+        shape = ops.shape(y_pred)[:-1]
+        return AnchorLosses(ops.cast(ops.reshape(losses, shape), self.dtype), ops.reshape(valid, shape))
+
+    def _losses(self, ids: Any, y_pred: Any, views: int) -> AnchorLosses:
+        anchors, pairs = self._pairs(ids, y_pred, views)
+        anchors = ops.cast(anchors, "float64")
+        losses = self.losses_of_pairs(cosine_similarity(anchors, anchors), pairs)
+        valid = ops.any(pairs.positive, axis=1)
+        finite = ops.all(ops.isfinite(anchors))  # a choice of negatives must not hide a NaN
+        return AnchorLosses(ops.where(finite, ops.where(valid, losses, 0.0), float("nan")), valid)
+
+    def _pairs(self, ids: Any, y_pred: Any, views: int) -> tuple[Any, Pairs]:
+        anchors = ops.reshape(y_pred, (-1, y_pred.shape[-1]))  # (B * V, D), instance by instance
+        position = ops.arange(ops.shape(anchors)[0], dtype="int32")
+        view = position % views if self.cross_view_only else None
+        ids = ops.repeat(ids, views)
+        return anchors, pair_masks(ids, ids, self_index=position, anchor_views=view, candidate_views=view)
+
+    def _check(self, ids: Any, y_pred: Any) -> None:
+        check_embeddings(y_pred)
+        rows, count = y_pred.shape[0], ids.shape[0]
+        if rows is not None and count is not None and rows != count:
+            raise ValueError(
+                "`y_true` must hold one id for each row of `y_pred`. Received: "
+                f"{count} ids for y_pred of shape {tuple(y_pred.shape)}."
+            )
+        if self.cross_view_only and (len(y_pred.shape) == 2 or y_pred.shape[1] == 1):
+            raise ValueError(
+                "`cross_view_only=True` compares different views: `y_pred` must have shape (B, V, D) with V >= 2. "
+                f"Received: shape={tuple(y_pred.shape)}. Stack the views on axis 1."
+            )
+
+    def _warn_without_positives(self, valid: Any) -> None:
+        if self._warned or not tf.executing_eagerly() or bool(ops.any(valid)):
+            return
+        self._warned = True
+        warnings.warn(
+            f"{self.name}: no embedding of this batch has a positive, so its loss is 0 and teaches nothing. Give "
+            "several views of each instance (y_pred of shape (B, V, D)), or ids that repeat within the batch.",
+            stacklevel=4,
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "dtype": self.dtype, "cross_view_only": self.cross_view_only}
+
+
+def check_embeddings(y_pred: Any) -> None:
+    """Raises ValueError unless `y_pred` is a float tensor `(B, D)` or `(B, V, D)`, finite where that can be seen."""
+    dtype = keras.backend.standardize_dtype(y_pred.dtype)
+    if "float" not in dtype:
+        raise ValueError(
+            f"`y_pred` must hold float embeddings. Received: dtype={dtype}. Are `y_true` and `y_pred` exchanged?"
+        )
+    if len(y_pred.shape) not in (2, 3):
+        raise ValueError(
+            "`y_pred` must hold embeddings of shape (B, D), or (B, V, D) for V views of each instance. Received: "
+            f"shape={tuple(y_pred.shape)}. Pool or flatten the encoder's output to one vector an instance."
+        )
+    if None in tuple(y_pred.shape)[1:] or 0 in tuple(y_pred.shape):
+        raise ValueError(
+            "`y_pred` must have at least one row, view and feature, and a fixed number of views and features. "
+            f"Received: shape={tuple(y_pred.shape)}."
+        )
+    if tf.executing_eagerly():
+        check_finite(y_pred)
+
+
+def check_finite(y_pred: Any) -> None:
+    """Raises ValueError that names the first row with NaN or Inf. For eager tensors."""
+    bad = ops.convert_to_numpy(ops.any(~ops.isfinite(y_pred), axis=tuple(range(1, len(y_pred.shape)))))
+    if bad.any():
+        raise ValueError(
+            f"`y_pred` must be finite. Received: NaN or Inf in {int(bad.sum())} of {len(bad)} rows, the first is row "
+            f"{int(bad.argmax())}. Look at that row's input, lower the learning rate, or clip the gradients."
+        )

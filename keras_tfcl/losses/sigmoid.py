@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import math
+from numbers import Real
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_tfcl.losses.embedding_loss import EmbeddingLoss
+from keras_tfcl.ops.masks import Pairs
+from keras_tfcl.ops.pair_sums import sigmoid_losses
+from keras_tfcl.validation import positive_number
+
+
+@keras.saving.register_keras_serializable(package="keras_tfcl")
+class SigmoidContrastiveLoss(EmbeddingLoss):
+    """The sigmoid loss of SigLIP: each pair is classified on its own as positive or negative, without a softmax.
+
+    Formula, for each anchor i with cosines s, positives P and negatives N:
+
+        loss_i = sum over p in P of softplus(-(scale * s_ip + bias)) + sum over j in N of softplus(scale * s_ij + bias)
+
+    It is a sum over candidates, so it grows with the batch. SigLIP's loss is this with `cross_view_only=True` and
+    `y_pred` of shape `(B, 2, D)`: the mean over both directions equals the authors' `1/B * sum` over the matrix. See
+    `ContrastiveLoss` for ids, shapes, numerics and errors.
+
+    Scale and bias are trained with the embeddings and saved by `ContrastiveModel`. A plain Keras model knows nothing of
+    a loss's variables: there they stay as they are.
+
+    Args:
+        scale: positive number, at the start. Defaults to 10.
+        bias: finite number, at the start. Defaults to -10, since nearly all pairs are negatives.
+        learnable: train the two, the scale by its logarithm. Defaults to True.
+        cross_view_only, reduction, name, dtype: of `ContrastiveLoss`.
+
+    Raises:
+        ValueError: if `scale` is not positive and finite or `bias` not finite; and as `ContrastiveLoss`.
+
+    Example:
+
+    >>> loss = keras_tfcl.SigmoidContrastiveLoss(cross_view_only=True)
+    >>> orthogonal = np.eye(8, dtype="float32").reshape(4, 2, 8)
+    >>> round(float(loss(np.arange(4), orthogonal)), 4)  # softplus(10) + 3 softplus(-10)
+    10.0002
+
+    Reference: Zhai et al. 2023, "Sigmoid Loss for Language Image Pre-Training", arXiv 2303.15343.
+    """
+
+    def __init__(
+        self,
+        scale: float = 10.0,
+        bias: float = -10.0,
+        learnable: bool = True,
+        cross_view_only: bool = False,
+        reduction: str | None = "sum_over_batch_size",
+        name: str = "sigmoid_contrastive",
+        dtype: Any = None,
+    ) -> None:
+        super().__init__(cross_view_only, reduction, name, dtype)
+        if not isinstance(bias, Real) or isinstance(bias, bool) or not math.isfinite(bias):
+            raise ValueError(f"`bias` must be a finite number. Received: bias={bias!r}. SigLIP starts at -10.")
+        self.scale = positive_number("scale", scale, "SigLIP starts at 10.")
+        self.bias = float(bias)
+        self.learnable = learnable
+        self.logits = SigmoidLogits(self.scale, self.bias, trainable=learnable)
+
+    def losses_of_pairs(self, similarity: Any, pairs: Pairs) -> Any:
+        return sigmoid_losses(self.logits(similarity), pairs)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "scale": self.scale, "bias": self.bias, "learnable": self.learnable}
+
+
+@keras.saving.register_keras_serializable(package="keras_tfcl")
+class SigmoidLogits(keras.layers.Layer):
+    """`logit = exp(log_scale) * s + bias`, both variables trained with the model.
+
+    Args:
+        scale: positive number, at the start.
+        bias: number, at the start.
+        **kwargs: of `keras.layers.Layer`.
+    """
+
+    def __init__(self, scale: float, bias: float, **kwargs: Any) -> None:
+        kwargs.setdefault("name", "sigmoid_logits")
+        super().__init__(**kwargs)
+        self.autocast = False  # else cosines (and below, the variable) become half precision under mixed_float16
+        self.scale, self.bias_start = scale, bias
+        self.log_scale = self._scalar("log_scale", math.log(scale))
+        self.bias = self._scalar("bias", bias)
+        self.built = True
+
+    def _scalar(self, name: str, start: float) -> keras.Variable:
+        constant = keras.initializers.Constant(start)
+        return self.add_weight(name=name, shape=(), dtype="float32", autocast=False, initializer=constant)
+
+    def call(self, similarity: Any) -> Any:
+        log_scale, bias = (ops.cast(v, similarity.dtype) for v in (self.log_scale, self.bias))
+        return ops.exp(log_scale) * similarity + bias
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "scale": self.scale, "bias": self.bias_start}

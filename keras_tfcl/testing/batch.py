@@ -1,0 +1,76 @@
+"""A batch to check losses on, and what the checks do with it."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+
+class Batch(NamedTuple):
+    """Ids `(B,)` and float64 embeddings `(B, D)` or `(B, V, D)`."""
+
+    ids: np.ndarray
+    embeddings: np.ndarray
+
+    @classmethod
+    def of(cls, ids: Any, embeddings: Any) -> Batch:
+        """From anything array-like."""
+        return cls(np.asarray(ids), np.asarray(embeddings, "float64"))
+
+    @property
+    def has_views(self) -> bool:
+        return self.embeddings.ndim == 3
+
+    def flat(self) -> tuple[np.ndarray, np.ndarray]:
+        """Id `(N,)` and embedding `(N, D)` of every view; the embeddings are a view on this batch."""
+        views = self.embeddings.shape[1] if self.has_views else 1
+        return np.repeat(self.ids, views), self.embeddings.reshape(-1, self.embeddings.shape[-1])
+
+    def has_positive(self) -> np.ndarray:
+        """bool, of the shape of the losses: whether another embedding has this one's id."""
+        ids, _ = self.flat()
+        return ((ids[:, None] == ids).sum(1) > 1).reshape(self.embeddings.shape[:-1])
+
+
+def default_batch() -> Batch:
+    """Six instances in two views, row numbers as ids."""
+    return Batch(np.arange(6), np.random.default_rng(0).normal(size=(6, 2, 5)))
+
+
+def variant(loss: keras.losses.Loss, **changes: Any) -> keras.losses.Loss:
+    """A copy of the loss with some constructor arguments changed."""
+    copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(loss))
+    return type(loss).from_config({**copy.get_config(), **changes}) if changes else copy
+
+
+def value_and_gradient(loss: Any, ids: Any, embeddings: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Of the loss in eager mode, as float64 NumPy; without its warnings about batches without positives."""
+    x = tf.convert_to_tensor(embeddings)
+    with warnings.catch_warnings(), tf.GradientTape() as tape:
+        warnings.simplefilter("ignore")
+        tape.watch(x)
+        value = loss(ids, x)
+    return _float64(value), _float64(tape.gradient(value, x))
+
+
+def require(condition: Any, message: str) -> None:
+    """Raises AssertionError with the message unless the condition holds."""
+    if not condition:
+        raise AssertionError(message)
+
+
+def require_close(actual: Any, expected: Any, message: str, tolerance: float = 1e-5) -> None:
+    """Raises AssertionError unless all entries agree, relative to the largest expected one."""
+    actual, expected = _float64(actual), _float64(expected)
+    require(actual.shape == expected.shape, f"{message} Shapes: {actual.shape} and {expected.shape}.")
+    difference = float(np.abs(actual - expected).max(initial=0.0))
+    bound = tolerance * max(float(np.abs(expected).max(initial=0.0)), 1e-2)
+    require(difference <= bound, f"{message} They differ by {difference:.3g}, more than {bound:.3g}.")
+
+
+def _float64(x: Any) -> np.ndarray:
+    return tf.cast(tf.convert_to_tensor(x), "float64").numpy()

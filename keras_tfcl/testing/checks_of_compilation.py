@@ -1,0 +1,112 @@
+"""Graphs, XLA, GPU lowering, tiles, and what is trained inside a loss."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+from unittest import SkipTest
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_tfcl.testing.batch import Batch, require, require_close, value_and_gradient, variant
+
+
+def check_compiled(loss: keras.losses.Loss, batch: Batch) -> None:
+    """Eager, graph and XLA agree in value and gradient."""
+    x = tf.constant(batch.embeddings, "float32")
+    value, gradient = value_and_gradient(loss, batch.ids, x)
+    for mode, jit in (("tf.function", False), ("XLA", True)):
+        compiled, slope = tf.function(_step(loss, batch.ids), jit_compile=jit)(x)
+        require_close(compiled, value, f"{mode} and eager differ in value.")
+        require_close(slope, gradient, f"{mode} and eager differ in gradient.")
+
+
+def check_unknown_batch_size(loss: keras.losses.Loss, batch: Batch) -> None:
+    """One trace serves batches of any size."""
+    x = batch.embeddings.astype("float32")
+    signature = [tf.TensorSpec([None], "int64"), tf.TensorSpec([None, *x.shape[1:]], "float32")]
+    compiled = tf.function(loss, input_signature=signature)
+    for copies in (1, 2):
+        ids = np.concatenate([batch.ids + k * (batch.ids.max() + 1) for k in range(copies)])
+        rows = np.concatenate([x + 0.1 * k for k in range(copies)])
+        require_close(compiled(ids, rows), loss(ids, rows), f"A batch of {len(ids)} in a trace of unknown size.")
+
+
+def check_gpu_lowering(loss: keras.losses.Loss, batch: Batch) -> None:
+    """XLA compiles value and gradient for GPUs. Needs a TensorFlow built with CUDA, but no GPU."""
+    if not tf.test.is_built_with_cuda():
+        raise SkipTest("this TensorFlow is built without CUDA")
+    # As constants: TensorFlow lowers no variables for a device that is not there.
+    constants = [(variable, tf.constant(np.asarray(variable))) for variable in _variables(loss)]
+
+    def step(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        with keras.StatelessScope(state_mapping=constants):
+            return _step(loss, batch.ids)(x)
+
+    compiled = tf.function(step, jit_compile=True)
+    spec = tf.TensorSpec(batch.embeddings.shape, "float32")
+    hlo = compiled.experimental_get_compiler_ir(spec)(stage="hlo", platform_name="GPU")
+    require("HloModule" in hlo, "XLA gives no program.")
+
+
+def check_block_size(loss: keras.losses.Loss, batch: Batch) -> None:
+    """A loss with tiles (`block_size`) gives the dense form's value and gradient."""
+    if "block_size" not in loss.get_config():
+        raise SkipTest("the loss has no block_size")
+    value, gradient = value_and_gradient(variant(loss, block_size="dense"), *batch)
+    for block_size in (4, 128):
+        tiled, slope = value_and_gradient(variant(loss, block_size=block_size), *batch)
+        require_close(tiled, value, f"block_size={block_size} and the dense form differ in value.")
+        require_close(slope, gradient, f"block_size={block_size} and the dense form differ in gradient.")
+
+
+def check_variables(loss: keras.losses.Loss, batch: Batch) -> None:
+    """The variables of the loss are trained by ContrastiveModel, saved with it, and loaded again."""
+    loss = variant(loss, reduction="sum_over_batch_size")
+    variables = _variables(loss)
+    if not variables:
+        raise SkipTest("the loss has no variables")
+    if not batch.has_views or batch.embeddings.shape[1] < 2:
+        raise SkipTest("ContrastiveModel is given views")
+    views = tuple(np.moveaxis(batch.embeddings.astype("float32"), 1, 0))
+    before = [np.asarray(v) for v in variables]
+    model = _train(loss, views)
+    for variable, start in zip(variables, before, strict=True):
+        moved = abs(float(np.asarray(variable) - start)) > 0
+        require(moved == variable.trainable, f"{variable.name} is trainable={variable.trainable}, moved={moved}.")
+    variables[0].assign(variables[0] * 1.25)  # what a schedule would do: it must be saved all the same
+    with tempfile.TemporaryDirectory() as folder:
+        model.save(Path(folder) / "model.keras")
+        loaded = keras.models.load_model(Path(folder) / "model.keras")
+    for variable, copy in zip(variables, _variables(loaded.loss), strict=True):
+        require_close(copy, variable, f"{variable.name} is not what was saved.", 1e-6)
+    value = [m.evaluate(views, batch_size=len(batch.ids), verbose=0) for m in (model, loaded)]
+    require_close(value[1], value[0], "The loaded model evaluates to another loss.")
+
+
+def _train(loss: keras.losses.Loss, views: tuple[np.ndarray, ...]) -> keras.Model:
+    from keras_tfcl.models import ContrastiveModel
+
+    encoder = keras.Sequential([keras.Input(views[0].shape[1:]), keras.layers.Dense(views[0].shape[1])])
+    model = ContrastiveModel(encoder, views=len(views))
+    model.compile(keras.optimizers.SGD(0.01), loss=loss, jit_compile=False)
+    model.fit(views, batch_size=len(views[0]), verbose=0)
+    return model
+
+
+def _variables(loss: keras.losses.Loss) -> list[keras.Variable]:
+    layers = [part for part in vars(loss).values() if isinstance(part, keras.Layer)]
+    return [variable for layer in layers for variable in layer.variables]
+
+
+def _step(loss: keras.losses.Loss, ids: np.ndarray) -> Any:
+    def step(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            value = loss(ids, x)
+        return value, tape.gradient(value, x)
+
+    return step

@@ -1,0 +1,127 @@
+"""A conformance suite for contrastive Keras losses, in the spirit of scikit-learn's `check_estimator`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any
+from unittest import SkipTest
+
+import keras
+
+from keras_tfcl.testing import checks_of_compilation, checks_of_configuration, checks_of_geometry, checks_of_ids
+from keras_tfcl.testing.batch import Batch, default_batch
+
+Check = Callable[[keras.losses.Loss, Batch], None]
+
+CHECKS: dict[str, Check] = {
+    name.removeprefix("check_"): function
+    for module in (checks_of_configuration, checks_of_ids, checks_of_geometry, checks_of_compilation)
+    for name, function in vars(module).items()
+    if name.startswith("check_")
+}
+
+
+def check_loss(
+    loss: keras.losses.Loss,
+    batch: tuple[Any, Any] | None = None,
+    *,
+    expected_failures: Mapping[str, str] | None = None,
+    only: Iterable[str] | None = None,
+) -> dict[str, str]:
+    """Holds a contrastive loss to everything this library promises of its own; any Keras loss of embeddings will do.
+
+    The contract: `loss(y_true, y_pred, sample_weight)`, integer ids `(B,)`, embeddings `(B, D)` or `(B, V, D)` that
+    need not be normalised, positives by equal ids. What each check asks stands in its docstring, in `CHECKS`:
+    configuration and saving, reductions and weights, dtypes, invariances, gradients against finite differences, poles,
+    rows without positives, ids that must not be cast, XLA, variables that are trained and saved.
+
+    Args:
+        loss: an instance of a registered Keras loss.
+        batch: `(ids, embeddings)` to check it on, where it needs other shapes. Each instance needs a positive. Defaults
+            to six instances in two views, `(6,)` and `(6, 2, 5)`.
+        expected_failures: `{check name: reason}`. These must fail: one that passes is an error too.
+        only: names of the checks to run. Defaults to all.
+
+    Returns:
+        `{check name: "passed" | "skipped: why" | "expected failure: why"}`.
+
+    Raises:
+        AssertionError: that lists every check that failed, and how.
+        ValueError: for names of checks that do not exist.
+
+    Example:
+
+    >>> outcome = keras_tfcl.testing.check_loss(keras_tfcl.InfoNCE(0.2), only=["gradient", "rotation"])
+    >>> outcome
+    {'gradient': 'passed', 'rotation': 'passed'}
+    """
+    expected_failures = dict(expected_failures or {})
+    outcome, failures = {}, []
+    for name in _known([*CHECKS] if only is None else only, expected_failures):
+        try:
+            outcome[name] = _run(loss, name, batch, expected_failures.get(name))
+        except Exception as error:
+            failures.append(f"{name}: {type(error).__name__}: {error}")
+    if failures:
+        raise AssertionError(f"{loss.name} fails {len(failures)} checks:\n" + "\n".join(failures))
+    return outcome
+
+
+def parametrize_with_checks(
+    losses: Iterable[keras.losses.Loss] | Mapping[str, keras.losses.Loss],
+    batch: tuple[Any, Any] | None = None,
+    *,
+    expected_failures: Mapping[str, str] | Callable[[keras.losses.Loss], Mapping[str, str]] | None = None,
+    only: Iterable[str] | None = None,
+) -> Any:
+    """Decorates a pytest function `test(loss, check)`, whose body is `check(loss)`, with every loss and every check.
+
+    Args:
+        losses: instances, or `{name: instance}`.
+        batch, only: as in `check_loss`.
+        expected_failures: as in `check_loss`, or a function of the loss that gives them; marked as strict xfail.
+
+    Example:
+
+    >>> @keras_tfcl.testing.parametrize_with_checks([keras_tfcl.InfoNCE(), keras_tfcl.ArctanhInfoNCE()])
+    ... def test_conformance(loss, check):
+    ...     check(loss)
+    """
+    import pytest  # only here: the suite runs without it
+
+    named = losses.items() if isinstance(losses, Mapping) else [(loss.name, loss) for loss in losses]
+    parameters = []
+    for loss_name, loss in named:
+        expected = expected_failures(loss) if callable(expected_failures) else expected_failures or {}
+        for name in _known([*CHECKS] if only is None else only, expected):
+            marks = [pytest.mark.xfail(reason=expected[name], strict=True)] if name in expected else []
+            check = partial(_call, name=name, batch=batch)
+            parameters.append(pytest.param(loss, check, marks=marks, id=f"{loss_name}-{name}"))
+    return pytest.mark.parametrize(("loss", "check"), parameters)
+
+
+def _run(loss: keras.losses.Loss, name: str, batch: tuple[Any, Any] | None, reason: str | None) -> str:
+    try:
+        _call(loss, name, batch)
+    except SkipTest as skipped:
+        return f"skipped: {skipped}"
+    except Exception:
+        if reason is None:
+            raise
+        return f"expected failure: {reason}"
+    if reason is not None:
+        raise AssertionError(f"passed, but was expected to fail: {reason}. Take it out of expected_failures.")
+    return "passed"
+
+
+def _call(loss: keras.losses.Loss, name: str, batch: tuple[Any, Any] | None) -> None:
+    CHECKS[name](loss, default_batch() if batch is None else Batch.of(*batch))
+
+
+def _known(names: Iterable[str], expected: Mapping[str, str]) -> list[str]:
+    names = list(names)
+    unknown = sorted({*names, *expected} - set(CHECKS))
+    if unknown:
+        raise ValueError(f"Checks must be among {sorted(CHECKS)}. Received: {unknown}.")
+    return names

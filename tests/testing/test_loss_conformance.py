@@ -1,0 +1,102 @@
+"""Every public loss, held to the conformance suite; the slow tests hold the whole grid of choices to it."""
+
+import numpy as np
+import pytest
+
+import keras_tfcl
+from keras_tfcl.testing import parametrize_with_checks
+
+STOPS = "its gradient is stopped on purpose: "
+# What depends on who is compared with whom; the rest is checked once for each loss, on the default batch.
+OF_THE_LAYOUT = ("gradient", "reductions", "batch_permutation", "view_swap", "duplicates", "perfect_below_random")
+
+
+def expected_failures(loss):
+    """The losses whose gradient is documented not to be the slope of their value."""
+    if getattr(loss, "sigma", None) is not None:
+        return {"gradient": STOPS + "DCLW's weights are constants"}
+    if isinstance(getattr(loss, "scaling", None), keras_tfcl.DynamicTemperature):
+        return {"gradient": STOPS + "DySTreSS's temperatures are constants"}
+    if getattr(getattr(loss, "negatives", None), "detach", False):
+        return {"gradient": STOPS + "detach=True"}
+    return {}
+
+
+PUBLIC = {
+    "infonce": keras_tfcl.InfoNCE(0.2),
+    "arctanh": keras_tfcl.ArctanhInfoNCE(),
+    "hard": keras_tfcl.HardNegativeInfoNCE(0.3, top_k=3, cross_view_only=True),
+    "dclw": keras_tfcl.DecoupledInfoNCE(0.2, sigma=0.5),
+    "simple": keras_tfcl.SimpleContrastiveLoss(negatives=keras_tfcl.HardNegatives(alpha=0.5)),
+    "sigmoid": keras_tfcl.SigmoidContrastiveLoss(),
+    "learnable_reweighted": keras_tfcl.ContrastiveLoss(
+        keras_tfcl.LearnableTemperature(0.3), keras_tfcl.ReweightedNegatives(1.0, 0.05)
+    ),
+}
+MORE = {
+    "sigmoid_fixed": keras_tfcl.SigmoidContrastiveLoss(8.0, -2.0, learnable=False, cross_view_only=True),
+    "simple_weight": keras_tfcl.SimpleContrastiveLoss(0.3),
+    "dcl": keras_tfcl.DecoupledInfoNCE(0.3),
+    "detached": keras_tfcl.ContrastiveLoss(0.5, keras_tfcl.ReweightedNegatives(1.0, detach=True)),
+    "arctanh_cross": keras_tfcl.ArctanhInfoNCE(cross_view_only=True, negatives=keras_tfcl.HardNegatives(top_k=2)),
+}
+SCALINGS = {
+    "temperature": lambda: 0.3,
+    "arctanh": lambda: "arctanh",
+    "learnable": lambda: keras_tfcl.LearnableTemperature(0.3),
+    "scheduled": lambda: keras_tfcl.ScheduledTemperature(0.3),
+    "dynamic": lambda: keras_tfcl.DynamicTemperature(0.2, 0.4),
+}
+NEGATIVES = {
+    "all": lambda: "all",
+    "alpha": lambda: keras_tfcl.HardNegatives(alpha=0.4),
+    "top_k": lambda: keras_tfcl.HardNegatives(top_k=2),
+    "reweighted": lambda: keras_tfcl.ReweightedNegatives(1.0, 0.02),
+    "guarded": lambda: keras_tfcl.WithoutNearDuplicates(0.02, keras_tfcl.HardNegatives(top_k=3)),
+}
+GRID = {
+    f"{scaling}-{negatives}": keras_tfcl.ContrastiveLoss(make_scaling(), make_negatives())
+    for scaling, make_scaling in SCALINGS.items()
+    for negatives, make_negatives in NEGATIVES.items()
+}
+
+
+def layout(views, ids):
+    shape = (len(ids), 6) if views == 1 else (len(ids), views, 6)
+    return np.array(ids), np.random.default_rng(7).normal(size=shape)
+
+
+LAYOUTS = [
+    layout(1, [0, 0, 1, 1, 2, 2, 2, 0]),
+    layout(1, [5, 5, 5, -1, 5, -1]),
+    layout(2, [0, 0, 1, 1, 2, 2]),
+    layout(2, [4, 4, 4, 9, 7, 7]),
+    layout(3, [0, 1, 2, 3]),
+    layout(3, [0, 0, 1, 1]),
+]
+
+
+@parametrize_with_checks(PUBLIC, expected_failures=expected_failures)
+def test_public_loss(loss, check):
+    check(loss)
+
+
+@pytest.mark.slow
+@parametrize_with_checks(MORE, expected_failures=expected_failures)
+def test_other_arguments(loss, check):
+    check(loss)
+
+
+@pytest.mark.slow
+@parametrize_with_checks(GRID, expected_failures=expected_failures)
+def test_scaling_and_negatives(loss, check):
+    check(loss)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("data", LAYOUTS, ids=lambda data: f"{data[1].shape}-{len(set(data[0].tolist()))}")
+@parametrize_with_checks({**PUBLIC, **GRID}, expected_failures=expected_failures, only=OF_THE_LAYOUT)
+def test_views_and_labels(loss, check, data):
+    if getattr(loss, "cross_view_only", False) and data[1].ndim == 2:
+        pytest.skip("cross_view_only needs views")
+    check(loss, batch=data)

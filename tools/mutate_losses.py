@@ -1,0 +1,190 @@
+"""Breaks the losses in one place at a time, in a copy, and counts how many of the breaks their tests catch.
+
+    python tools/mutate_losses.py            all mutations, after one run of the tests on the unbroken copy
+    python tools/mutate_losses.py mask sign  only those whose name holds one of these words
+
+Prints a table; the exit status is 0 only if every mutation is caught. A mutation whose line is gone is an error, so the
+list cannot go stale unseen.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+# Quick and telling first: the run of a broken copy stops at its first failure.
+SUITE = [
+    "tests/losses/test_family_against_numpy.py",
+    "tests/losses/test_losses_against_numpy.py",
+    "tests/losses/test_invariants_temperature.py",
+    "tests/losses/test_invariants_reweighted.py",
+    "tests/losses/test_invariants_arctanh.py",
+    "tests/losses/test_loss_poles.py",
+    "tests/testing/test_loss_conformance.py",
+    "tests/losses/test_loss_keras_contract.py",
+    "tests/callbacks/test_temperature_schedule.py",
+]
+
+
+class Mutation(NamedTuple):
+    """In `file` the text `old`, which must occur there, becomes `new`."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+
+
+MUTATIONS = [
+    Mutation(
+        "sign of the positives", "ops/info_nce.py", "log_denominator - positive_sum", "log_denominator + positive_sum"
+    ),
+    Mutation("mean over positives", "ops/info_nce.py", "positive_sum / ops.maximum(count, 1.0)", "positive_sum"),
+    Mutation(
+        "mask of self-pairs", "ops/masks.py", "ops.expand_dims(columns, 0)\n", "ops.expand_dims(columns + 1, 0)\n"
+    ),
+    Mutation("mask of views", "ops/masks.py", "allowed = ops.logical_and(allowed, other_view)", "pass"),
+    Mutation("same id as negative", "ops/masks.py", "ops.logical_and(allowed, ops.logical_not(same_id))", "allowed"),
+    Mutation("positives in DCL", "ops/info_nce.py", "    if decoupled:", "    if False:"),
+    Mutation("temperature squared", "ops/scaling.py", "dtype=similarity.dtype)", "dtype=similarity.dtype) ** 2"),
+    Mutation("factor of arctanh", "ops/scaling.py", "return (scale / 2.0) *", "return scale *"),
+    Mutation(
+        "pole cut off by a clip",
+        "ops/scaling.py",
+        "s - ops.stop_gradient(s - ops.clip(s, -1.0, 1.0))",
+        "ops.clip(s, -1 + 1e-3, 1 - 1e-3)",
+    ),
+    Mutation("one hard negative too many", "ops/hard.py", "ops.maximum(k - 1, 0)", "ops.maximum(k, 0)"),
+    Mutation("floor for ceil of alpha", "ops/hard.py", "ops.ceil(", "ops.floor("),
+    Mutation(
+        "ties dropped",
+        "ops/hard.py",
+        "similarity >= kth - TIE[keras.backend.standardize_dtype(similarity.dtype)]",
+        "similarity > kth - 1e-15",
+    ),
+    Mutation("HCL without M", "ops/reweighted.py", "ops.log(count) + weighted", "weighted"),
+    Mutation("debiasing without 1 - tau+", "ops/reweighted.py", " / (1.0 - tau_plus)", ""),
+    Mutation("debiasing with plus", "ops/reweighted.py", "- tau_plus * count", "+ tau_plus * count"),
+    Mutation("HCL weights detached", "ops/reweighted.py", "if detach else logits", "if True else logits"),
+    Mutation("floor with a gradient", "ops/reweighted.py", "ops.stop_gradient(floor))", "floor + 0.1 * log_positive)"),
+    Mutation("sign of the simple loss", "ops/pair_sums.py", "repulsion - masked_mean", "repulsion + masked_mean"),
+    Mutation("simple loss forgets its weight", "ops/pair_sums.py", "weight * _sum(similarity", "_sum(similarity"),
+    Mutation(
+        "sign of the sigmoid's negatives",
+        "ops/pair_sums.py",
+        "_sum(ops.softplus(logits), pairs.negative)",
+        "_sum(ops.softplus(-logits), pairs.negative)",
+    ),
+    Mutation("sigmoid bias subtracted", "losses/sigmoid.py", "* similarity + bias", "* similarity - bias"),
+    Mutation(
+        "sigmoid scale not exponential",
+        "losses/sigmoid.py",
+        "ops.exp(log_scale) * similarity",
+        "log_scale * similarity",
+    ),
+    Mutation("DCLW's 2", "ops/pair_sums.py", "return 2.0 - ", "return 1.0 - "),
+    Mutation(
+        "DCLW's weights trained",
+        "ops/pair_sums.py",
+        "ops.exp(ops.stop_gradient(positive) / sigma)",
+        "ops.exp(positive / sigma)",
+    ),
+    Mutation(
+        "guard turned round",
+        "negatives/without_near_duplicates.py",
+        "similarity < 1.0 - self.margin",
+        "similarity > 1.0 - self.margin",
+    ),
+    Mutation(
+        "guard forgets its negatives",
+        "negatives/without_near_duplicates.py",
+        "self.negatives.keep(similarity, keras.ops.logical_and(mask, similarity < 1.0 - self.margin))",
+        "keras.ops.logical_and(mask, similarity < 1.0 - self.margin)",
+    ),
+    Mutation("normalisation left out", "ops/similarity.py", "return x / ops.sqrt(", "return x + 0.0 * ops.sqrt("),
+    Mutation(
+        "zero vector divides",
+        "ops/similarity.py",
+        "ops.where(squared == 0, ops.ones_like(squared), squared)",
+        "squared",
+    ),
+    Mutation("rows without positive in the mean", "losses/reduction.py", "else valid)", "else ops.ones_like(valid))"),
+    Mutation("sample weights ignored", "losses/reduction.py", "losses * weight", "losses * valid"),
+    Mutation(
+        "ids cast to float",
+        "ops/masks.py",
+        "    anchor_ids, candidate_ids = ops.convert_to_tensor(anchor_ids), ops.convert_to_tensor(candidate_ids)",
+        "    anchor_ids, candidate_ids = ops.cast(anchor_ids, 'float32'), ops.cast(candidate_ids, 'float32')",
+    ),
+    Mutation("dtype not in the configuration", "losses/embedding_loss.py", '"dtype": self.dtype, ', ""),
+    Mutation("half precision under a policy", "scaling/learnable_temperature.py", "autocast=False,", ""),
+    Mutation(
+        "learnable temperature inverted",
+        "scaling/learnable_temperature.py",
+        "ops.exp(ops.cast(self.log_scale",
+        "ops.exp(-ops.cast(self.log_scale",
+    ),
+    Mutation("scheduled temperature trained", "scaling/scheduled_temperature.py", "trainable=False", "trainable=True"),
+    Mutation("schedule a quarter off", "callbacks/temperature_schedule.py", "(1.0 + math.cos(", "(1.0 + math.sin("),
+    Mutation(
+        "DySTreSS without its half turn",
+        "scaling/dynamic_temperature.py",
+        "(1.0 + ops.stop_gradient(s))",
+        "ops.stop_gradient(s)",
+    ),
+    Mutation("NaN hidden", "ops/info_nce.py", 'ops.where(finite, losses.loss, float("nan"))', "losses.loss"),
+]
+
+
+def main(words: list[str]) -> int:
+    """Runs the mutations, prints the table, returns the exit status."""
+    chosen = [m for m in MUTATIONS if not words or any(word in m.name for word in words)]
+    failure = first_failure(None)
+    if failure:
+        sys.exit(f"The tests fail on the unbroken code: {failure}. Mend that first.")
+    caught = 0
+    print("| mutation | file | caught by | s |\n|---|---|---|---|")
+    for mutation in chosen:
+        start = time.monotonic()
+        failure = first_failure(mutation)
+        caught += failure is not None
+        seconds = time.monotonic() - start
+        print(f"| {mutation.name} | {mutation.file} | {failure or '**nothing**'} | {seconds:.0f} |", flush=True)
+    print(f"\n{caught} of {len(chosen)} caught")
+    return int(caught < len(chosen))
+
+
+def first_failure(mutation: Mutation | None) -> str | None:
+    """The first test that fails on a copy with the mutation, None if all pass."""
+    with tempfile.TemporaryDirectory() as folder:
+        for part in ("keras_tfcl", "tests"):
+            shutil.copytree(ROOT / part, Path(folder) / part, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(ROOT / "pyproject.toml", folder)
+        if mutation is not None:
+            break_copy(Path(folder) / "keras_tfcl" / mutation.file, mutation)
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *SUITE]
+        environment = {**os.environ, "PYTHONPATH": folder, "TF_CPP_MIN_LOG_LEVEL": "3"}
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        return None
+    failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    return failed[0].split(" - ")[0].split("/")[-1] if failed else f"pytest exit status {done.returncode}"
+
+
+def break_copy(file: Path, mutation: Mutation) -> None:
+    """Writes the mutation into the copy; raises ValueError if there is nothing to replace."""
+    text = file.read_text()
+    if mutation.old not in text:
+        raise ValueError(f"{mutation.file} no longer holds {mutation.old!r}: mend the mutation {mutation.name!r}.")
+    file.write_text(text.replace(mutation.old, mutation.new, 1))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
