@@ -28,12 +28,13 @@ def main() -> None:
     parser.add_argument("--peers", help="Python interpreter with torch and the peers")
     parser.add_argument("--pairs", type=int, nargs="+", default=[256, 1024, 4096, 16384, 65536])
     parser.add_argument("--dimensions", type=int, nargs="+", default=[128, 512])
+    parser.add_argument("--names", nargs="+", default=list(CONTESTANTS), choices=list(CONTESTANTS))
     parser.add_argument("--timeout", type=float, default=300, help="seconds for one measurement")
     arguments = parser.parse_args()
     rows = []
     for dimension in arguments.dimensions:
         for count in arguments.pairs:
-            for name in CONTESTANTS:
+            for name in arguments.names:
                 rows.append(measure(name, count, dimension, arguments.peers, arguments.timeout))
                 print(*(f"{key}={value}" for key, value in rows[-1].items() if value != ""), flush=True)
                 write(rows)

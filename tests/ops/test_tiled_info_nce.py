@@ -11,6 +11,7 @@ from keras_tfcl.testing import reference
 
 RNG = np.random.default_rng(0)
 TOLERANCE = 1e-5
+NO_POSITIVES = pytest.mark.filterwarnings("ignore:.*no embedding of this batch has a positive")
 SETTINGS = hypothesis.settings(
     max_examples=12,
     deadline=None,
@@ -62,7 +63,7 @@ CHOICES = {
 SLOW_UNDER_XLA = [pytest.param(name, True, marks=pytest.mark.slow) for name in CHOICES]
 
 
-@pytest.mark.parametrize(("name", "jit"), [*((name, False) for name in CHOICES), ("arctanh", True), *SLOW_UNDER_XLA])
+@pytest.mark.parametrize(("name", "jit"), [*((name, False) for name in CHOICES), *SLOW_UNDER_XLA])
 def test_equals_the_reference(name, jit):
     ours, theirs = CHOICES[name]
     z, ids, weights = RNG.normal(size=(9, 2, 5)).astype("float32"), RNG.integers(0, 6, 9), RNG.uniform(size=(9, 2))
@@ -72,12 +73,14 @@ def test_equals_the_reference(name, jit):
         assert_close(a, e, 2e-5 if name == "small temperature" else TOLERANCE)
 
 
+@NO_POSITIVES
 @SETTINGS
 @hypothesis.given(data=st.data())
 def test_any_shape_block_and_pattern_of_ids(data):
     check_any(data, smallest_block=6)
 
 
+@NO_POSITIVES
 @pytest.mark.slow
 @hypothesis.settings(SETTINGS, max_examples=150)
 @hypothesis.given(data=st.data())
@@ -175,7 +178,8 @@ def test_near_identical_views_keep_their_digits(angle):
     loss = keras_tfcl.ArctanhInfoNCE(block_size=5, reduction=None)
     losses = loss(np.arange(12), z).numpy()
     expected = reference.contrastive_loss(np.arange(12), z, arctanh_scale=2.0).losses
-    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+    # The embeddings' own rounding against the distance of the views; a dot product errs by 4e-2 at 1e-3.
+    np.testing.assert_allclose(losses, expected, rtol=1e-5 + 3e-7 / angle)
 
 
 def test_nan_in_one_embedding_makes_every_loss_nan():
