@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/installed
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow bench lint clean
 
 # ARGS are passed on: make demo ARGS="--loss infonce --temperature 0.2 --dataset cifar10"
 demo: $(INSTALLED)
@@ -15,6 +15,10 @@ test: $(INSTALLED)
 
 test-slow: $(INSTALLED)
 	$(RUN) -m pytest -m slow $(ARGS)
+
+# Losses beside those of other libraries, which live in an environment of their own.
+bench: $(INSTALLED) $(VENV)-bench/installed
+	$(RUN) examples/speed/losses.py --peers $(VENV)-bench/bin/python $(ARGS)
 
 lint: $(INSTALLED)
 	$(RUN) -m ruff format --check .
@@ -27,5 +31,15 @@ $(INSTALLED): pyproject.toml
 	$(RUN) -m pip install --quiet --editable ".[test]"
 	touch $@
 
+# Torch first and the rest without dependencies: they would replace a CPU build of torch by a CUDA build.
+TORCH ?= torch==2.13.0
+$(VENV)-bench/installed:
+	$(PYTHON) -m venv $(VENV)-bench
+	$(VENV)-bench/bin/python -m pip install --quiet "$(TORCH)"
+	$(VENV)-bench/bin/python -m pip install --quiet numpy scikit-learn transformers ftfy regex pillow requests aenum rich
+	$(VENV)-bench/bin/python -m pip install --quiet --no-deps lightly lightly-utils pytorch-metric-learning timm \
+		open_clip_torch sentence-transformers torchvision pytorch-lightning torchmetrics lightning-utilities
+	touch $@
+
 clean:
-	rm -rf $(VENV) build dist runs *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-bench build dist runs *.egg-info .pytest_cache .ruff_cache .hypothesis
