@@ -80,7 +80,7 @@ MUTATIONS = [
     ),
     Mutation("HCL without M", "ops/reweighted.py", "ops.log(count) + weighted", "weighted"),
     Mutation("debiasing without 1 - tau+", "ops/reweighted.py", " / (1.0 - tau_plus)", ""),
-    Mutation("debiasing with plus", "ops/reweighted.py", "- tau_plus * count", "+ tau_plus * count"),
+    Mutation("debiasing with plus", "ops/reweighted.py", "- tau_plus * ops.exp", "+ tau_plus * ops.exp"),
     Mutation("HCL weights detached", "ops/reweighted.py", "if detach else logits", "if True else logits"),
     Mutation("floor with a gradient", "ops/reweighted.py", "ops.stop_gradient(floor))", "floor + 0.1 * log_positive)"),
     Mutation("sign of the simple loss", "ops/pair_sums.py", "repulsion - masked_mean", "repulsion + masked_mean"),
