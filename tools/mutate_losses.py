@@ -177,9 +177,9 @@ MUTATIONS = [
     ),
     Mutation(
         "NaN hidden",
-        "ops/info_nce.py",
-        'ops.where(finite, losses.loss, float("nan"))',
-        "losses.loss",
+        "losses/embedding_loss.py",
+        'ops.where(finite, ops.where(valid, losses, 0.0), float("nan"))',
+        "ops.where(valid, losses, 0.0)",
         "tests/losses/test_loss_poles.py",
     ),
 ]

@@ -140,6 +140,17 @@ def test_not_finite(name, bad):
     assert np.isnan(tf.function(LOSSES[name])(np.arange(6), tf.constant(x)))
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("name", [*LOSSES, "hard_simple"])
+def test_not_finite_where_only_negatives_would_notice(name, bad):
+    """A row without positive has no loss, and comparisons with NaN drop it from the hardest: the loss is NaN still."""
+    hard_simple = keras_tfcl.SimpleContrastiveLoss(negatives=keras_tfcl.HardNegatives(top_k=2))
+    loss = {**LOSSES, "hard_simple": hard_simple}[name]
+    x = batch("none")[:, 0]
+    x[5, 2] = bad
+    assert np.isnan(tf.function(loss)(np.array([0, 0, 1, 1, 1, 2]), tf.constant(x)))
+
+
 @pytest.mark.parametrize("name", LOSSES)
 def test_rows_without_positive_have_no_loss_and_leave_the_mean(name):
     x, ids = batch("none")[:, 0], np.array([0, 0, 1, 1, 2, 3])
