@@ -62,7 +62,8 @@ def measure(name: str, count: int, dimension: int, peers: str | None, timeout: f
     if done.returncode:
         return row | {"note": (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1][:100]}
     result = json.loads(done.stdout.strip().splitlines()[-1])
-    row["MiB"] = round(result.pop("bytes") / 2**20, 1)
+    if "bytes" in result:
+        row["MiB"] = round(result["bytes"] / 2**20, 1)
     return row | {key: float(f"{result[key]:.3g}") for key in FIELDS if key in result}
 
 
@@ -97,7 +98,7 @@ class replaced:
 def markdown(rows: list[dict[str, Any]]) -> str:
     lines = [
         f"Value and gradient, float32, {os.cpu_count()} cores of {platform.machine()}, one fresh process a line. "
-        "Median seconds (lowest to highest), peak extra memory, relative error of value and gradient against float64.",
+        "Median seconds (lowest to highest), peak extra memory of the process (with the compiler's own), relative error of value and gradient against float64.",
         "",
         "| objective | what | N | D | seconds | MiB | value error | gradient error |",
         "|---|---|---|---|---|---|---|---|",
