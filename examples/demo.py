@@ -88,7 +88,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--dataset", default="mnist5k", help="mnist5k, a tensorflow_datasets name, or folder:PATH")
     parser.add_argument("--loss", default="arctanh", choices=["arctanh", "infonce", "hard"])
     parser.add_argument("--temperature", type=float, help="of infonce (0.1) and of hard (none: arctanh)")
-    parser.add_argument("--epochs", type=int, default=16)
+    parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--image-size", type=int, help="side in pixels; needed only where images differ in size")

@@ -43,7 +43,7 @@ def training(history: dict[str, list], baselines: dict[str, float]) -> plt.Figur
     for (name, value), style in zip(baselines.items(), ("--", ":"), strict=True):
         right.axhline(value, linestyle=style, color="grey", label=name)
     right.set(xlabel="epoch", ylabel="share of held-out images", title="kNN accuracy, 20 neighbours")
-    right.legend()
+    right.legend(loc="center right")
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
