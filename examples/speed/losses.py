@@ -98,7 +98,7 @@ class replaced:
 def markdown(rows: list[dict[str, Any]]) -> str:
     lines = [
         f"Value and gradient, float32, {os.cpu_count()} cores of {platform.machine()}, one fresh process a line. "
-        "Median seconds (lowest to highest), peak extra memory of the process (with the compiler's own), relative error "
+        "Median seconds (lowest to highest), peak extra memory of the process (compiler included), relative error "
         "of value and gradient against float64.",
         "",
         "| objective | what | N | D | seconds | MiB | value error | gradient error |",
