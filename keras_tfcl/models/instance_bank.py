@@ -30,17 +30,9 @@ class InstanceBank(keras.layers.Layer):
     def __init__(self, size: int, features: int, momentum: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.size, self.momentum = size, momentum
-        self.entries = self.add_weight(
-            name="entries",
-            shape=(size, features),
-            dtype="float32",
-            initializer="zeros",
-            trainable=False,
-            autocast=False,
-        )
-        self.seen = self.add_weight(
-            name="seen", shape=(size,), dtype="bool", initializer="zeros", trainable=False, autocast=False
-        )
+        state = {"initializer": "zeros", "trainable": False, "autocast": False}
+        self.entries = self.add_weight(name="entries", shape=(size, features), dtype="float32", **state)
+        self.seen = self.add_weight(name="seen", shape=(size,), dtype="bool", **state)
         self.built = True
 
     def numbers(self, rows: int, y: Any) -> np.ndarray:
