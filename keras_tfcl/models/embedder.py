@@ -103,7 +103,12 @@ def joined_network(encoder: keras.Model, projector: keras.Layer | None) -> keras
             f"{type(encoder).__name__} `{encoder.name}`. Begin a Sequential with keras.Input, or wrap the encoder: "
             "x = keras.Input(shape); keras.Model(x, encoder(x))."
         )
-    return encoder if projector is None else keras.Model(encoder.input, projector(encoder.output))
+    if projector is None:
+        return encoder
+    inputs = encoder.inputs[0] if isinstance(encoder, keras.Sequential) else encoder.input
+    projection = projector(encoder.outputs[0])
+    check_output(projection.shape, "projector")
+    return keras.Model(inputs, projection)
 
 
 def check_output(shape: Any, owner: str) -> None:
