@@ -38,8 +38,9 @@ class Embedder(keras.Model):
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Instances give L2-normalised features `(B, F)`; a tuple of V views gives their projections `(B, V, D)`."""
-        if not isinstance(inputs, tuple):
+        if not isinstance(inputs, tuple) and len(self.encoders) == 1:
             return self._embedding(0, inputs, training)
+        _check_inputs(inputs, len(self.encoders))
         return project_views([partial(self._projection, n) for n in range(len(self.encoders))], inputs, training)
 
     def predict_step(self, data: Any) -> Any:
@@ -76,7 +77,6 @@ def project_views(networks: Sequence[Callable[..., Any]], views: tuple, training
         training: of the networks.
     """
     if len(networks) > 1:
-        _check_inputs(views, len(networks))
         projections = [network(view, training=training) for network, view in zip(networks, views, strict=True)]
         if len({projection.shape[-1] for projection in projections}) > 1:
             raise ValueError(
@@ -149,7 +149,7 @@ def _check_branches(encoder: Any, projector: Any) -> None:
 
 
 def _check_inputs(views: Any, encoders: int) -> None:
-    if not isinstance(views, tuple) or len(views) != encoders:
+    if encoders > 1 and (not isinstance(views, tuple) or len(views) != encoders):
         received = f"a tuple of {len(views)}" if isinstance(views, tuple) else type(views).__name__
         raise ValueError(
             f"A model of {encoders} encoders takes a tuple with one input for each. Received: {received}. Pass "
