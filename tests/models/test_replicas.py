@@ -29,7 +29,8 @@ def start(*arguments, **environment):
 def results(process):
     output, errors = process.communicate(timeout=900)
     assert process.returncode == 0, errors[-3000:]
-    return json.loads(output.split("RESULT", 1)[1])
+    runs = [json.loads(line.removeprefix("RESULT")) for line in output.splitlines() if line.startswith("RESULT")]
+    return {(name, case): result for name, case, result in runs}
 
 
 def assert_equal_training(one, several):
