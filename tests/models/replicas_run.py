@@ -1,7 +1,7 @@
 """Run by test_replicas.py in processes of its own: trains on one device, on replicas or as a worker; prints results.
 
 python replicas_run.py SETTING CASE...      SETTING: "workers", or numbers of replicas such as "1,2,4"
-                                            CASE: a name in CASES, run eagerly with "-eager" behind it
+                                            CASE: a name in CASES
 """
 
 import json
@@ -42,14 +42,13 @@ CASES = {
 
 def train(case, strategy):
     """The losses of two fits, the first gradient, the last weights, and an evaluation that splits unevenly."""
-    name, _, eager = case.partition("-")
-    (loss, arguments), options = CASES[name]
+    (loss, arguments), options = CASES[case]
     with strategy.scope():
         kernel = keras.initializers.Constant(KERNEL)
         encoder = keras.Sequential([keras.Input((FEATURES,)), keras.layers.Dense(12, kernel_initializer=kernel)])
         model = keras_tfcl.ContrastiveModel(encoder, seed=0, **options)
         metrics = [keras_tfcl.ContrastiveAccuracy(), keras_tfcl.Uniformity()]
-        model.compile(keras.optimizers.SGD(1.0), loss=loss(**arguments), metrics=metrics, run_eagerly=bool(eager))
+        model.compile(keras.optimizers.SGD(1.0), loss=loss(**arguments), metrics=metrics)
     y = None if "queue" in options else LABELS
     settings = {"batch_size": BATCH, "shuffle": False, "verbose": 0}
     first = tuple(view[:BATCH] for view in VIEWS)
