@@ -75,7 +75,7 @@ def kth_largest(cosines: Any, k: Any) -> Any:
 
 def _negatives(mine: Side, columns: Side) -> Any:
     same = (mine.first <= columns.position) & (columns.position < mine.last)
-    compared = columns.position != mine.own
+    compared = columns.exists & (columns.position != mine.own)
     if mine.view is not None:
         compared &= mine.view != columns.view
     return compared & ~same
