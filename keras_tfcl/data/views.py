@@ -25,11 +25,13 @@ class ViewPipeline:
             otherwise its randomness is its own, and not reproduced.
         views: number of views of each instance.
         seed: integer.
+        paired: views are inputs of different encoders, whose shapes may differ. Defaults to False.
     """
 
     augmenter: Callable[..., Any] | None
     views: int
     seed: int
+    paired: bool = False
 
     def batches(
         self,
@@ -56,6 +58,7 @@ class ViewPipeline:
             training: whether batches are for training.
             step: gives the number of the step that an epoch starts with.
         """
+        check_not_empty(x)
         if isinstance(x, tf.data.Dataset):
             return self._augmented(x, x.cardinality(), step)
         if isinstance(x, keras.utils.PyDataset):
@@ -63,6 +66,8 @@ class ViewPipeline:
         if isinstance(x, Iterator):
             return (self._views(element, (self.seed, step() + i)) for i, element in enumerate(x))
         arrays = _pack(x, y, sample_weight)
+        if training and batch_size is not None:
+            check_batch_size(batch_size, row_count(arrays))
         return self._array_batches(arrays, batch_size or 32, shuffle and training, training, step)
 
     def _array_batches(self, arrays: Any, batch_size: int, shuffle: bool, drop: bool, step: Callable) -> Any:
@@ -100,7 +105,8 @@ class ViewPipeline:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
         if not isinstance(x, tuple):
             x = tuple(self._view(x, seed, view) for view in range(self.views))
-        check_views(x)
+        if not self.paired:
+            check_views(x)
         return _pack(x, y, sample_weight)
 
     def _view(self, x: Any, seed: tuple, view: int) -> Any:
@@ -154,6 +160,27 @@ def check_views(views: tuple) -> None:
     for shape in shapes[1:]:
         if shape != shapes[0]:
             raise ValueError(f"The views of an instance must have one shape. Received: {shapes}. Crop or resize them.")
+
+
+def brings_batches(x: Any) -> bool:
+    """Whether x is a source of batches, not an array or a structure of arrays."""
+    return isinstance(x, (tf.data.Dataset, keras.utils.PyDataset, Iterator))
+
+
+def check_not_empty(x: Any) -> None:
+    """Raises ValueError for a source of batches that is known to have none."""
+    count = x.cardinality() if isinstance(x, tf.data.Dataset) else getattr(x, "num_batches", None)
+    if brings_batches(x) and count is not None and int(count) == 0:
+        raise ValueError("`x` must hold at least one batch. Received: an empty data set. Check what filters it.")
+
+
+def check_batch_size(batch_size: int, rows: int) -> None:
+    """Raises ValueError for a batch that the data cannot fill."""
+    if batch_size > rows:
+        raise ValueError(
+            f"`batch_size` must not exceed the number of instances. Received: batch_size={batch_size} for {rows} rows. "
+            f"Use batch_size={rows} or less, or leave it out."
+        )
 
 
 def row_count(arrays: Any) -> int:

@@ -11,6 +11,7 @@ from keras_tfcl import scaling as scaling_module
 from keras_tfcl.losses.embedding_loss import EmbeddingLoss
 from keras_tfcl.ops import tiled
 from keras_tfcl.ops.block_size import check_block_size, choose_block
+from keras_tfcl.ops.candidates import Candidates
 from keras_tfcl.ops.info_nce import AnchorLosses, info_nce
 
 
@@ -90,27 +91,42 @@ class ContrastiveLoss(EmbeddingLoss):
         self.decoupled = decoupled
         self.block_size = check_block_size(block_size)
 
-    def _losses(self, ids: Any, y_pred: Any, views: int) -> AnchorLosses:
-        count = None if y_pred.shape[0] is None else y_pred.shape[0] * views
-        block = choose_block(self.block_size, count, count)
+    def _losses(self, ids: Any, y_pred: Any, views: int, candidates: Candidates | None) -> AnchorLosses:
+        rows = None if y_pred.shape[0] is None else y_pred.shape[0] * views
+        block = choose_block(self.block_size, rows, rows if candidates is None else candidates.embeddings.shape[0])
         forms = tiled.tile_forms(self.scaling, self.negatives)
-        compare = self._dense if block is None or forms is None else partial(self._tiled, *forms, block)
-        return compare(ids, y_pred, views)
+        if block is None or forms is None:
+            return self._dense(ids, y_pred, views, candidates)
+        choices = {"form": forms[0], "negatives": forms[1], "block": block, "decoupled": self.decoupled}
+        compare = self._tiled if candidates is None else partial(self._tiled_against, candidates)
+        return compare(ids, y_pred, views, **choices)
 
-    def _dense(self, ids: Any, y_pred: Any, views: int) -> AnchorLosses:
-        anchors, pairs = self._pairs(ids, y_pred, views)
+    def _dense(self, ids: Any, y_pred: Any, views: int, candidates: Candidates | None) -> AnchorLosses:
+        anchors, others, pairs = self._pairs(ids, y_pred, views, candidates)
         return info_nce(
-            anchors, anchors, pairs, scaling=self.scaling, negatives=self.negatives, decoupled=self.decoupled
+            anchors, others, pairs, scaling=self.scaling, negatives=self.negatives, decoupled=self.decoupled
         )
 
-    def _tiled(self, form: Any, negatives: Any, block: int, ids: Any, y_pred: Any, views: int) -> AnchorLosses:
-        choices = {"form": form, "negatives": negatives, "block": block, "decoupled": self.decoupled}
+    def _tiled(self, ids: Any, y_pred: Any, views: int, **choices: Any) -> AnchorLosses:
         if self.cross_view_only and views == 2:
             both = tiled.two_view_info_nce(y_pred[:, 0], y_pred[:, 1], ids, **choices)
             return AnchorLosses(*(ops.stack(pair, axis=1) for pair in zip(*both, strict=True)))
-        anchors = ops.reshape(y_pred, (-1, y_pred.shape[-1]))  # (B * V, D), instance by instance
-        view = ops.arange(ops.shape(anchors)[0], dtype="int32") % views if self.cross_view_only else None
-        return tiled.self_info_nce(anchors, ops.repeat(ids, views), views=views, view=view, **choices)
+        anchors, ids, view = self._anchors(ids, y_pred, views)
+        return tiled.self_info_nce(anchors, ids, views=views, view=view, **choices)
+
+    def _tiled_against(self, candidates: Candidates, ids: Any, y_pred: Any, views: int, **choices: Any) -> AnchorLosses:
+        anchors, ids, view = self._anchors(ids, y_pred, views)
+        return tiled.cross_info_nce(
+            anchors,
+            candidates.embeddings,
+            ids,
+            candidates.ids,
+            self_index=candidates.self_index,
+            anchor_views=view,
+            candidate_views=None if view is None else candidates.views,
+            candidate_mask=candidates.present,
+            **choices,
+        )
 
     def get_config(self) -> dict[str, Any]:
         return {

@@ -5,9 +5,10 @@ from typing import Any
 import keras
 
 from keras_tfcl.losses.contrastive import ContrastiveLoss
+from keras_tfcl.ops import replicas
+from keras_tfcl.ops.candidates import Candidates
 from keras_tfcl.ops.info_nce import AnchorLosses
 from keras_tfcl.ops.pair_sums import decoupling_weights, masked_mean
-from keras_tfcl.ops.similarity import cosine_similarity
 from keras_tfcl.scaling import Temperature
 from keras_tfcl.validation import positive_number
 
@@ -51,14 +52,15 @@ class DecoupledInfoNCE(ContrastiveLoss):
         self.temperature = self.scaling.temperature
         self.sigma = None if sigma is None else positive_number("sigma", sigma, "The authors use 0.5.")
 
-    def _losses(self, ids: Any, y_pred: Any, views: int) -> AnchorLosses:
-        losses, valid = super()._losses(ids, y_pred, views)
+    def _losses(self, ids: Any, y_pred: Any, views: int, candidates: Candidates | None) -> AnchorLosses:
+        losses, valid = super()._losses(ids, y_pred, views, candidates)
         if self.sigma is None:
             return AnchorLosses(losses, valid)
-        anchors, pairs = self._pairs(ids, y_pred, views)
-        anchors = keras.ops.cast(anchors, "float64")
-        positive = masked_mean(cosine_similarity(anchors, anchors), pairs.positive)
-        lighter = 1.0 - decoupling_weights(positive, valid, self.sigma)
+        similarity, pairs = self._similarity(ids, y_pred, views, candidates)
+        positive = masked_mean(similarity, pairs.positive)
+        # Compared with given candidates, the anchors of all replicas make one batch.
+        total = replicas.total if candidates is not None else keras.ops.identity
+        lighter = 1.0 - decoupling_weights(positive, valid, self.sigma, total)
         correction = keras.ops.where(valid, lighter * positive / self.temperature, 0.0)
         return AnchorLosses(losses + keras.ops.cast(correction, losses.dtype), valid)
 

@@ -8,6 +8,7 @@ import tensorflow as tf
 from keras import ops
 
 from keras_tfcl.losses.reduction import reduce_losses
+from keras_tfcl.ops.candidates import Candidates
 from keras_tfcl.ops.info_nce import AnchorLosses
 from keras_tfcl.ops.masks import Pairs, as_ids, pair_masks
 from keras_tfcl.ops.similarity import cosine_similarity
@@ -53,6 +54,34 @@ class EmbeddingLoss(keras.losses.Loss):
             losses, valid = self._anchor_losses(y_true, y_pred)
             return reduce_losses(losses, valid, sample_weight, self.reduction)
 
+    def against(self, y_true: Any, y_pred: Any, candidates: Candidates, sample_weight: Any = None) -> Any:
+        """The loss of anchors compared with given candidates, and not with one another.
+
+        Under `tf.distribute` it is this replica's share of the loss of all replicas' anchors: gradients add up to that
+        of the whole, and every replica reports the same value, the whole divided by the number of replicas, as Keras
+        expects.
+
+        Args:
+            y_true: integer ids of the anchors, `(B,)` or `(B, 1)`.
+            y_pred: float embeddings of the anchors, `(B, D)` or `(B, V, D)`.
+            candidates: `keras_tfcl.ops.Candidates`.
+            sample_weight: weight of each anchor, `(B,)` or `(B, V)`.
+
+        Returns:
+            What calling the loss returns: a scalar, or for reduction None `(B,)` or `(B, V)`.
+
+        Example:
+
+        >>> z = np.random.default_rng(0).normal(size=(4, 2, 8)).astype("float32")
+        >>> themselves = keras_tfcl.ops.Candidates(z.reshape(8, 8), np.arange(4).repeat(2), self_index=np.arange(8))
+        >>> loss = keras_tfcl.InfoNCE(0.2)
+        >>> bool(loss.against(np.arange(4), z, themselves) == loss(np.arange(4), z))
+        True
+        """
+        with keras.name_scope(self.name):
+            losses, valid = self._anchor_losses(y_true, y_pred, candidates)
+            return reduce_losses(losses, valid, sample_weight, self.reduction, over_replicas=True)
+
     def call(self, y_true: Any, y_pred: Any) -> Any:
         """The loss of each anchor, `(B,)` or `(B, V)`, without reduction or weights."""
         return self._anchor_losses(y_true, y_pred).loss
@@ -61,38 +90,59 @@ class EmbeddingLoss(keras.losses.Loss):
         """Gives the loss of each anchor; the one method that a subclass must define.
 
         Args:
-            similarity: cosines of all pairs `(N, N)`, float64.
-            pairs: positives and negatives, bool `(N, N)` each; an embedding with itself is neither.
+            similarity: cosines of A anchors (rows) and C candidates, `(A, C)`, float64.
+            pairs: positives and negatives, bool `(A, C)` each; an embedding with itself is neither.
 
         Returns:
-            `(N,)`; what it holds for anchors without a positive does not matter, if it is finite.
+            `(A,)`; what it holds for anchors without a positive does not matter, if it is finite.
         """
         raise NotImplementedError(f"{type(self).__name__} must define `losses_of_pairs(similarity, pairs)`.")
 
-    def _anchor_losses(self, y_true: Any, y_pred: Any) -> AnchorLosses:
+    def _anchor_losses(self, y_true: Any, y_pred: Any, candidates: Candidates | None = None) -> AnchorLosses:
         y_pred = ops.convert_to_tensor(y_pred)
         ids = as_ids(y_true)
         self._check(ids, y_pred)
+        if candidates is not None:
+            candidates = self._checked_candidates(candidates, y_pred)
         views = 1 if len(y_pred.shape) == 2 else y_pred.shape[1]
-        losses, valid = self._losses(ids, y_pred, views)
+        losses, valid = self._losses(ids, y_pred, views, candidates)
         self._warn_without_positives(valid)
         shape = ops.shape(y_pred)[:-1]
         return AnchorLosses(ops.cast(ops.reshape(losses, shape), self.dtype), ops.reshape(valid, shape))
 
-    def _losses(self, ids: Any, y_pred: Any, views: int) -> AnchorLosses:
-        anchors, pairs = self._pairs(ids, y_pred, views)
-        anchors = ops.cast(anchors, "float64")
-        losses = self.losses_of_pairs(cosine_similarity(anchors, anchors), pairs)
+    def _losses(self, ids: Any, y_pred: Any, views: int, candidates: Candidates | None) -> AnchorLosses:
+        similarity, pairs = self._similarity(ids, y_pred, views, candidates)
+        losses = self.losses_of_pairs(similarity, pairs)
         valid = ops.any(pairs.positive, axis=1)
-        finite = ops.all(ops.isfinite(anchors))  # a choice of negatives must not hide a NaN
+        finite = ops.all(ops.isfinite(similarity))  # a choice of negatives must not hide a NaN
         return AnchorLosses(ops.where(finite, ops.where(valid, losses, 0.0), float("nan")), valid)
 
-    def _pairs(self, ids: Any, y_pred: Any, views: int) -> tuple[Any, Pairs]:
-        anchors = ops.reshape(y_pred, (-1, y_pred.shape[-1]))  # (B * V, D), instance by instance
-        position = ops.arange(ops.shape(anchors)[0], dtype="int32")
-        view = position % views if self.cross_view_only else None
-        ids = ops.repeat(ids, views)
-        return anchors, pair_masks(ids, ids, self_index=position, anchor_views=view, candidate_views=view)
+    def _similarity(self, ids: Any, y_pred: Any, views: int, candidates: Candidates | None) -> tuple[Any, Pairs]:
+        anchors, others, pairs = self._pairs(ids, y_pred, views, candidates)
+        alone = others is anchors  # cast once: two half-precision gradients would be rounded twice
+        anchors = ops.cast(anchors, "float64")
+        return cosine_similarity(anchors, anchors if alone else ops.cast(others, "float64")), pairs
+
+    def _pairs(self, ids: Any, y_pred: Any, views: int, candidates: Candidates | None) -> tuple[Any, Any, Pairs]:
+        """Anchors `(A, D)`, candidates `(C, D)` (the same object if they are the anchors), and their pairs."""
+        anchors, ids, view = self._anchors(ids, y_pred, views)
+        if candidates is None:
+            candidates = Candidates(anchors, ids, ops.arange(ops.shape(anchors)[0], dtype="int32"), view)
+        pairs = pair_masks(
+            ids,
+            candidates.ids,
+            self_index=candidates.self_index,
+            anchor_views=view,
+            candidate_views=candidates.views,
+            candidate_mask=candidates.present,
+        )
+        return anchors, candidates.embeddings, pairs
+
+    def _anchors(self, ids: Any, y_pred: Any, views: int) -> tuple[Any, Any, Any]:
+        """Embeddings `(B * V, D)`, instance by instance, their ids and, if only other views count, their views."""
+        anchors = ops.reshape(y_pred, (-1, y_pred.shape[-1]))
+        view = ops.arange(ops.shape(anchors)[0], dtype="int32") % views if self.cross_view_only else None
+        return anchors, ops.repeat(ids, views), view
 
     def _check(self, ids: Any, y_pred: Any) -> None:
         check_embeddings(y_pred)
@@ -107,6 +157,21 @@ class EmbeddingLoss(keras.losses.Loss):
                 "`cross_view_only=True` compares different views: `y_pred` must have shape (B, V, D) with V >= 2. "
                 f"Received: shape={tuple(y_pred.shape)}. Stack the views on axis 1."
             )
+
+    def _checked_candidates(self, candidates: Candidates, y_pred: Any) -> Candidates:
+        embeddings, ids = ops.convert_to_tensor(candidates.embeddings), as_ids(candidates.ids, "candidates.ids")
+        counts = embeddings.shape[0], ids.shape[0]
+        if len(embeddings.shape) != 2 or embeddings.shape[1] != y_pred.shape[-1] or counts[0] not in (None, counts[1]):
+            raise ValueError(
+                "`candidates` must hold embeddings (C, D), D as in `y_pred`, and one id for each. Received: embeddings "
+                f"of shape {tuple(embeddings.shape)} and {counts[1]} ids for y_pred of shape {tuple(y_pred.shape)}."
+            )
+        if self.cross_view_only and candidates.views is None:
+            raise ValueError(
+                "`cross_view_only=True` needs the view of each candidate. Received: candidates without views. Pass "
+                "Candidates(..., views=...), or use a loss with cross_view_only=False (memory banks have no views)."
+            )
+        return candidates._replace(embeddings=embeddings, ids=ids)
 
     def _warn_without_positives(self, valid: Any) -> None:
         if self._warned or not tf.executing_eagerly() or bool(ops.any(valid)):

@@ -7,8 +7,12 @@ from typing import Any
 import tensorflow as tf
 from keras import ops
 
+from keras_tfcl.ops import replicas
 
-def reduce_losses(losses: Any, valid: Any, sample_weight: Any, reduction: str | None) -> Any:
+
+def reduce_losses(
+    losses: Any, valid: Any, sample_weight: Any, reduction: str | None, over_replicas: bool = False
+) -> Any:
     """Weighs and reduces the losses of the anchors as Keras does, leaving out anchors without a positive.
 
     Args:
@@ -17,6 +21,8 @@ def reduce_losses(losses: Any, valid: Any, sample_weight: Any, reduction: str | 
         sample_weight: None, a number, `(B,)`, or the shape of `losses`.
         reduction: `"sum_over_batch_size"` or `"mean"`: sum of weighted losses / number of valid anchors;
             `"mean_with_sample_weight"`: divided by the sum of their weights instead; `"sum"`; `"none"` or None.
+        over_replicas: reduce the anchors of all replicas, not only this one's. The gradients of the replicas' results
+            then add up to that of the whole, however the anchors are spread.
 
     Returns:
         A scalar, or for `"none"` the weighted losses. 0 when no anchor is valid.
@@ -26,12 +32,15 @@ def reduce_losses(losses: Any, valid: Any, sample_weight: Any, reduction: str | 
     weighted = losses * weight
     if reduction in (None, "none"):
         return weighted
+    divisor = ops.sum(weight if reduction == "mean_with_sample_weight" else valid)
+    # Keras' convention: gradients are summed over replicas, so each replica gives its share of the whole.
+    if over_replicas:
+        share = ops.sum(weighted)
+        share = share if reduction == "sum" else ops.divide_no_nan(share, replicas.total(divisor))
+        return replicas.with_value_of_all(share)
     if reduction == "sum":
         return ops.sum(weighted)
-    divisor = ops.sum(weight if reduction == "mean_with_sample_weight" else valid)
-    mean = ops.divide_no_nan(ops.sum(weighted), divisor)
-    # Keras' convention: gradients are summed over replicas, so each replica gives its share of the mean.
-    return mean / tf.distribute.get_strategy().num_replicas_in_sync
+    return ops.divide_no_nan(ops.sum(weighted), divisor) / tf.distribute.get_strategy().num_replicas_in_sync
 
 
 def broadcast_weight(sample_weight: Any, losses: Any) -> Any:

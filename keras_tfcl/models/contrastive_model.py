@@ -1,31 +1,43 @@
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from typing import Any
 
 import keras
-from keras import ops
+import tensorflow as tf
 
 from keras_tfcl import losses as losses_module
-from keras_tfcl.data.views import ViewPipeline
-from keras_tfcl.ops.similarity import l2_normalize
-from keras_tfcl.validation import positive_integer
+from keras_tfcl.data.views import ViewPipeline, brings_batches, row_count
+from keras_tfcl.models.checks import (
+    check_compiled,
+    check_memory,
+    checked_seed,
+    checked_views,
+)
+from keras_tfcl.models.embedder import joined_network
+from keras_tfcl.models.epoch_start import EpochStart
+from keras_tfcl.models.memory import make_memory
+from keras_tfcl.models.training_step import TrainingStep
 
 
 @keras.saving.register_keras_serializable(package="keras_tfcl")
-class ContrastiveModel(keras.Model):
+class ContrastiveModel(TrainingStep):
     """Trains an encoder with a contrastive loss, through Keras' own `compile`, `fit`, `evaluate`, `predict` and `save`.
 
     In training each instance becomes V views (made by `augmenter` in the input pipeline, or given), each view a feature
     vector of the encoder and a projection of it; the loss sees the projections `(B, V, D)` with the row numbers of the
     batch, or with `supervised=True` the labels, as ids. `predict` gives the encoder's features, L2-normalised, without
-    the projector. `model.encoder` is the trained encoder itself.
+    the projector; with several encoders it takes a tuple and gives one. `model.encoder` is the trained encoder itself.
+
+    Under `tf.distribute` (made and compiled in a strategy's scope) embeddings of all replicas are compared, as if one
+    device had the whole batch.
 
     Args:
-        encoder: any Keras model from a batch of instances to features `(B, F)`.
+        encoder: any Keras model from a batch of instances to features `(B, F)`; or a tuple of V of them, one for each
+            view (image and text, query and document): then x is a tuple of what they take.
         projector: model or layer from `(B, F)` to `(B, D)` used in training only, such as
-            `keras_tfcl.ProjectionHead((256, 128))`. Defaults to None: the loss sees the features.
+            `keras_tfcl.ProjectionHead((256, 128))`; with several encoders one to share, or a tuple. Defaults to None:
+            the loss sees the features.
         augmenter: function from a batch of instances to a batch with one random view of each, such as
             `keras_tfcl.layers.image_augmenter("photos", (32, 32, 3))`. Needed unless the data holds ready-made views.
         views: number of views of each instance. Defaults to 2.
@@ -33,6 +45,13 @@ class ContrastiveModel(keras.Model):
             of one instance are. Labels that are given all the same go to the metrics.
         seed: integer that fixes order and views. Defaults to a random one, drawn from Python's generator (so
             `keras.utils.set_random_seed` fixes it) and kept when the model is saved.
+        momentum: number in [0, 1), usually 0.99 to 0.999: views are compared with keys, the projections of the other
+            views by a copy of encoder and projector that follows them, `copy <- m * copy + (1 - m) * encoder` after
+            each step (MoCo). Defaults to None: no copy, views are compared with one another.
+        queue_size: number of keys of earlier steps to compare with, too, a multiple of batch size * views. Defaults
+            to 0.
+        queue: `"keys"`, the default; or `"instances"`: a memory bank of `queue_size` embeddings, one for each instance
+            of the data, each a moving average with `momentum` (0.5 is usual); no encoder is copied.
         **kwargs: of `keras.Model`.
 
     What `fit`, `evaluate` and `validation_data` take as x:
@@ -46,7 +65,8 @@ class ContrastiveModel(keras.Model):
 
     Raises:
         ValueError: for instances without augmenter and without views, a wrong rank of encoder or projector output,
-            `supervised=True` without labels, arguments out of range.
+            `supervised=True` without labels, a queue without momentum or of no whole number of batches, arguments out
+            of range; all before the first step.
 
     Example:
 
@@ -62,38 +82,34 @@ class ContrastiveModel(keras.Model):
     >>> model.predict(images, verbose=0).shape
     (64, 16)
 
-    References: Chen et al. 2020 (SimCLR), arXiv 2002.05709; Khosla et al. 2020 (SupCon), arXiv 2004.11362.
+    References: Chen et al. 2020 (SimCLR), arXiv 2002.05709; Khosla et al. 2020 (SupCon), arXiv 2004.11362; He et al.
+    2020 (MoCo), arXiv 1911.05722; Radford et al. 2021 (CLIP), arXiv 2103.00020.
     """
 
     def __init__(
         self,
-        encoder: keras.Model,
-        projector: keras.Layer | None = None,
+        encoder: keras.Model | tuple[keras.Model, ...],
+        projector: keras.Layer | tuple[keras.Layer, ...] | None = None,
         augmenter: Callable[..., Any] | None = None,
         views: int = 2,
         supervised: bool = False,
         seed: int | None = None,
+        momentum: float | None = None,
+        queue_size: int = 0,
+        queue: str = "keys",
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
-        views = positive_integer("views", views, "Two is usual.")
-        if views == 1 and not supervised:
-            raise ValueError(
-                "With one view and no labels no instance has a positive. Received: views=1, supervised=False. "
-                "Use views=2, or supervised=True."
-            )
-        self.encoder = encoder
-        self.projector = projector
-        self.supervised = supervised
-        self.loss_layers: list[keras.Layer] = []
-        self.id_metrics: list[keras.Metric] = []
+        check_memory(momentum, queue_size, queue)
+        super().__init__(encoder, projector, supervised, **kwargs)
+        views = checked_views(views, len(self.encoders), augmenter, supervised, queue)
+        self.momentum = momentum
+        self.queue_size = queue_size
+        self.queue = queue
         # Not a layer of the model: what makes views belongs to the input pipeline.
-        self._pipeline = ViewPipeline(augmenter, views, random.randint(1, 10**9) if seed is None else seed)
-        if encoder.built and getattr(encoder, "inputs", None):
-            self._check_output(encoder.output_shape, "encoder")
-            if projector is not None and not projector.built:
-                projector.build(encoder.output_shape)
-            self.built = True
+        self._pipeline = ViewPipeline(augmenter, views, checked_seed(seed), paired=len(self.encoders) > 1)
+        if momentum is not None:
+            networks = [joined_network(*branch) for branch in zip(self.encoders, self.projectors, strict=True)]
+            self.remember_in(make_memory(networks, momentum, queue_size, queue))
 
     @property
     def augmenter(self) -> Callable[..., Any] | None:
@@ -110,35 +126,7 @@ class ContrastiveModel(keras.Model):
         """The seed of order and views."""
         return self._pipeline.seed
 
-    # Forward
-
-    def call(self, inputs: Any, training: bool | None = None) -> Any:
-        """Instances give L2-normalised features `(B, F)`; a tuple of V views gives their projections `(B, V, D)`."""
-        if not isinstance(inputs, tuple):
-            return l2_normalize(self._features(inputs, training))
-        stacked = keras.tree.map_structure(lambda *views: ops.concatenate(views, axis=0), *inputs)
-        projections = self._features(stacked, training)  # (V * B, F), view by view
-        if self.projector is not None:
-            projections = self.projector(projections, training=training)
-            self._check_output(projections.shape, "projector")
-        projections = ops.reshape(projections, (len(inputs), -1, projections.shape[-1]))
-        return ops.transpose(projections, (1, 0, 2))  # (B, V, D)
-
-    def _features(self, x: Any, training: bool | None) -> Any:
-        features = self.encoder(x, training=training)
-        self._check_output(getattr(features, "shape", type(features).__name__), "encoder")
-        return features
-
-    @staticmethod
-    def _check_output(shape: Any, owner: str) -> None:
-        if not isinstance(shape, str) and len(shape) == 2 and isinstance(shape[-1], int):
-            return
-        raise ValueError(
-            f"The {owner} must give one vector for each instance, shape (B, F). Received: output {shape}. "
-            "End it in global pooling, Flatten or Dense, with one output."
-        )
-
-    # Loss and metrics
+    # Compilation
 
     def compile(self, optimizer: Any = "rmsprop", loss: Any = None, metrics: Any = None, **kwargs: Any) -> None:
         """Configures training as `keras.Model.compile` does.
@@ -147,9 +135,12 @@ class ContrastiveModel(keras.Model):
             optimizer: as in Keras.
             loss: a contrastive Keras loss or its name, such as `"arctanh_infonce"`.
             metrics: list of metrics of embeddings.
-            **kwargs: as in Keras. `jit_compile` is "auto" by default: XLA where every layer supports it.
+            **kwargs: as in Keras. `jit_compile` is "auto" by default: XLA where every layer supports it, and not with
+                more than one replica, where it cannot be.
         """
         loss = losses_module.get(loss)
+        compares = self.momentum is not None or self.distribute_strategy.num_replicas_in_sync > 1
+        check_compiled(loss, compares, kwargs.get("jit_compile"), self.distribute_strategy.num_replicas_in_sync)
         # What is trained inside the loss, such as a learnable temperature, belongs to the model's variables.
         self.loss_layers = [part for part in vars(loss).values() if isinstance(part, keras.Layer)]
         metrics = keras.tree.flatten(metrics or [])
@@ -168,28 +159,6 @@ class ContrastiveModel(keras.Model):
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         self.compile(**keras.saving.deserialize_keras_object(config))
-
-    def compute_loss(
-        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
-    ) -> Any:
-        ids = self._ids(y, y_pred)
-        return super().compute_loss(x=x, y=ids, y_pred=y_pred, sample_weight=sample_weight, training=training)
-
-    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Any]:
-        ids = self._ids(y, y_pred)
-        for metric in self.id_metrics:
-            metric.update_state(ids, y_pred, sample_weight)
-        return super().compute_metrics(x, ids if y is None else y, y_pred, sample_weight)
-
-    def _ids(self, y: Any, y_pred: Any) -> Any:
-        if not self.supervised:
-            return ops.arange(ops.shape(y_pred)[0], dtype="int32")
-        if y is None:
-            raise ValueError(
-                "supervised=True takes positives from the labels. Received: data without y. "
-                "Pass fit(x, y), or a dataset of (x, y)."
-            )
-        return y
 
     # Data
 
@@ -212,10 +181,15 @@ class ContrastiveModel(keras.Model):
         are left out of that epoch. `validation_data` is made into views too, the same ones each time.
         """
         self._assert_compile_called("fit")
-        start = _EpochStart(int(self.optimizer.iterations))
+        start = EpochStart(int(self.optimizer.iterations))
+        if self.instance_bank is not None and not brings_batches(x):
+            y = self.instance_bank.numbers(row_count(x), y)
         dataset = self._pipeline.batches(
             x, y, sample_weight, batch_size=batch_size, shuffle=shuffle, step=lambda: start.step
         )
+        if self.key_queue is not None and isinstance(dataset, tf.data.Dataset):
+            views = dataset.element_spec[0]
+            self.key_queue.check_batch(tf.nest.flatten(views)[0].shape[0], len(views))
         if validation_data is not None:
             validation_data = self._validation(validation_data, validation_batch_size or batch_size)
         shuffle = shuffle and isinstance(x, keras.utils.PyDataset)  # all others are shuffled by now
@@ -248,11 +222,14 @@ class ContrastiveModel(keras.Model):
             "views": self.views,
             "supervised": self.supervised,
             "seed": self.seed,
+            "momentum": self.momentum,
+            "queue_size": self.queue_size,
+            "queue": self.queue,
         }
 
     def build_from_config(self, config: dict[str, Any]) -> None:
         # Encoder and projector come out of their own configurations built.
-        self.built = all(part is None or part.built for part in (self.encoder, self.projector))
+        self.built = all(part is None or part.built for part in (*self.encoders, *self.projectors))
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> ContrastiveModel:
@@ -261,14 +238,3 @@ class ContrastiveModel(keras.Model):
             for name in ("encoder", "projector", "augmenter")
         }
         return cls(**{**config, **parts})
-
-
-class _EpochStart(keras.callbacks.Callback):
-    """Notes the optimizer's step as an epoch starts: the input pipeline, which reads late, would race with training."""
-
-    def __init__(self, step: int) -> None:
-        super().__init__()
-        self.step = step
-
-    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        self.step = int(self.model.optimizer.iterations)

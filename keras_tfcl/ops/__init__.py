@@ -1,5 +1,6 @@
 """Pure functions of tensors: cosine, logits, masks and InfoNCE."""
 
+from keras_tfcl.ops.candidates import Candidates
 from keras_tfcl.ops.contrastive_loss import contrastive_loss
 from keras_tfcl.ops.hard import hardest
 from keras_tfcl.ops.info_nce import info_nce_from_logits
@@ -9,6 +10,7 @@ from keras_tfcl.ops.scaling import arctanh_logits, temperature_logits
 from keras_tfcl.ops.similarity import cosine_similarity, l2_normalize
 
 __all__ = [
+    "Candidates",
     "Pairs",
     "arctanh_logits",
     "contrastive_loss",

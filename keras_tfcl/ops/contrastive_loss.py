@@ -25,6 +25,7 @@ def contrastive_loss(
     self_index: Any = None,
     anchor_views: Any = None,
     candidate_views: Any = None,
+    candidate_mask: Any = None,
     block_size: str | int = "auto",
 ) -> Any:
     """The general InfoNCE loss of each anchor against a set of candidates, for training loops of your own.
@@ -51,6 +52,7 @@ def contrastive_loss(
         self_index: integer `(A,)`: where each anchor stands among the candidates (-1: nowhere), so that it is not
             compared with itself. Known when `candidates` is left out.
         anchor_views, candidate_views: integer `(A,)`, `(C,)`: if given, only pairs of different views are compared.
+        candidate_mask: bool `(C,)`: if given, only candidates where it is True are compared. Goes with `candidates`.
         block_size: edge of the tiles; `"dense"` for no tiles; or `"auto"`, the default, which decides by A and C. A
             `Scaling` or `Negatives` of your own is always dense.
 
@@ -85,7 +87,7 @@ def contrastive_loss(
             return tiled.self_info_nce(anchors, anchor_ids, view=anchor_views, **choices).loss
         return tiled.cross_info_nce(
             anchors, candidates, anchor_ids, candidate_ids, self_index=self_index, anchor_views=anchor_views,
-            candidate_views=candidate_views, **choices,
+            candidate_views=candidate_views, candidate_mask=candidate_mask, **choices,
         ).loss  # fmt: skip
     pairs = pair_masks(
         anchor_ids,
@@ -93,6 +95,7 @@ def contrastive_loss(
         self_index=ops.arange(ops.shape(anchors)[0], dtype="int32") if alone else self_index,
         anchor_views=anchor_views,
         candidate_views=anchor_views if alone else candidate_views,
+        candidate_mask=candidate_mask,
     )
     return info_nce(anchors, candidates, pairs, scaling=scaling, negatives=negatives, decoupled=decoupled).loss
 

@@ -24,6 +24,7 @@ def pair_masks(
     self_index: Any = None,
     anchor_views: Any = None,
     candidate_views: Any = None,
+    candidate_mask: Any = None,
 ) -> Pairs:
     """Splits all pairs by the rule: positive = equal ids and not the same embedding; negative = different ids.
 
@@ -34,6 +35,7 @@ def pair_masks(
             None if no anchor is a candidate. That pair is neither positive nor negative.
         anchor_views, candidate_views: integer `(A,)` and `(C,)`. If given, pairs of equal views are neither positive
             nor negative (`cross_view_only`).
+        candidate_mask: bool `(C,)`. Where it is False, a candidate is neither positive nor negative.
 
     Returns:
         `Pairs(positive, negative)`.
@@ -54,6 +56,8 @@ def pair_masks(
     if anchor_views is not None:
         other_view = ops.expand_dims(anchor_views, 1) != ops.expand_dims(candidate_views, 0)
         allowed = ops.logical_and(allowed, other_view)
+    if candidate_mask is not None:
+        allowed = ops.logical_and(allowed, ops.expand_dims(candidate_mask, 0))
     return Pairs(ops.logical_and(allowed, same_id), ops.logical_and(allowed, ops.logical_not(same_id)))
 
 

@@ -19,6 +19,7 @@ from keras_tfcl.ops.tiled.runs import (
     group_numbers,
     in_blocks,
     joint_group_numbers,
+    leave_out,
     next_in_run,
     view_partners,
 )
@@ -119,18 +120,23 @@ def cross_info_nce(
     self_index: Any = None,
     anchor_views: Any = None,
     candidate_views: Any = None,
+    candidate_mask: Any = None,
 ) -> AnchorLosses:
     """The loss of every anchor against candidates of their own; arguments as `keras_tfcl.ops.contrastive_loss`."""
     x, y = at_least_float32(anchors), at_least_float32(candidates)
     groups = joint_group_numbers(anchor_ids, candidate_ids)
+    if candidate_mask is not None:
+        groups = groups[0], leave_out(groups, candidate_mask)
     own = tf.fill(tf.shape(groups[0]), -1) if self_index is None else tf.cast(self_index, "int32")
     views = (
         None if anchor_views is None else (tf.convert_to_tensor(anchor_views), tf.convert_to_tensor(candidate_views))
     )
-    counts = count_pairs(groups, views, own, tf.shape(y)[0])
+    counts = count_pairs(groups, views, own, tf.shape(y)[0], candidate_mask)
     rows = _sorted_side(x, groups, own, views, counts)
     swapped = None if views is None else views[::-1]
     columns = _sorted_side(y, groups[::-1], tf.fill(tf.shape(groups[1]), -1), swapped, counts=None)
+    if candidate_mask is not None:
+        columns = columns._replace(side=columns.side._replace(exists=tf.gather(candidate_mask, columns.order)))
     place = tf.scatter_nd(columns.order[:, None], columns.side.position, tf.shape(columns.order))
     own = tf.gather(own, rows.order)
     own = tf.where(own >= 0, tf.gather(place, tf.maximum(own, 0)), -1)

@@ -46,9 +46,14 @@ def joint_group_numbers(anchor_ids: Any, candidate_ids: Any) -> tuple[Any, Any]:
     return numbers[:count], numbers[count:]
 
 
+def leave_out(numbers: tuple[Any, Any], mask: Any) -> Any:
+    """The candidates' numbers of two sides, where the mask is False a further one that no anchor has."""
+    return tf.where(mask, numbers[1], tf.shape(numbers[0])[0] + tf.shape(numbers[1])[0])
+
+
 def equal_runs(anchor_groups: Any, candidate_groups: Any) -> tuple[Any, Any]:
     """For each anchor the run `first, last` of its group in the sorted candidates; both `(A,)` int32."""
-    groups = tf.shape(anchor_groups)[0] + tf.shape(candidate_groups)[0]
+    groups = tf.shape(anchor_groups)[0] + tf.shape(candidate_groups)[0] + 1  # one more by `leave_out`
     sizes = tf.math.unsorted_segment_sum(tf.ones_like(candidate_groups), candidate_groups, groups)
     ends = tf.cumsum(sizes)
     last = tf.gather(ends, anchor_groups)
@@ -76,7 +81,9 @@ def view_partners(first: Any, position: Any, views: int) -> Any:
     return (position - place)[:, None] + (place[:, None] + steps) % views
 
 
-def count_pairs(groups: tuple[Any, Any], views: tuple[Any, Any] | None, own: Any, total: Any) -> Counts:
+def count_pairs(
+    groups: tuple[Any, Any], views: tuple[Any, Any] | None, own: Any, total: Any, mask: Any = None
+) -> Counts:
     """Positives and negatives of each anchor, from `(anchors', candidates')` group numbers and views.
 
     Args:
@@ -84,6 +91,7 @@ def count_pairs(groups: tuple[Any, Any], views: tuple[Any, Any] | None, own: Any
         views: view numbers of both sides, or None.
         own: position of each anchor among the candidates' groups as given, or -1.
         total: number of candidates.
+        mask: bool, False for candidates that do not count; their groups are left out already (`leave_out`).
     """
     same = _run_length(*groups)
     own_group = tf.gather(groups[1], tf.maximum(own, 0))
@@ -93,7 +101,9 @@ def count_pairs(groups: tuple[Any, Any], views: tuple[Any, Any] | None, own: Any
         excluded, excluded_same = tf.cast(is_candidate, "int32"), tf.cast(own_same, "int32")
     else:
         view_groups = joint_group_numbers(*views)
-        width = tf.cast(tf.shape(groups[0])[0] + tf.shape(groups[1])[0], "int64")
+        if mask is not None:
+            view_groups = view_groups[0], leave_out(view_groups, mask)
+        width = tf.cast(tf.shape(groups[0])[0] + tf.shape(groups[1])[0] + 1, "int64")
         keys = [tf.cast(g, "int64") * width + tf.cast(v, "int64") for g, v in zip(groups, view_groups, strict=True)]
         other_view = tf.gather(view_groups[1], tf.maximum(own, 0)) != view_groups[0]
         # The own embedding is left out once: as itself where its views differ, else with its view.
@@ -101,6 +111,8 @@ def count_pairs(groups: tuple[Any, Any], views: tuple[Any, Any] | None, own: Any
         excluded_same = _run_length(*joint_group_numbers(*keys)) + tf.cast(
             tf.logical_and(own_same, other_view), "int32"
         )
+    if mask is not None:
+        total = tf.math.count_nonzero(mask, dtype="int32")
     positives = same - excluded_same
     return Counts(positives, total - excluded - positives)
 

@@ -82,7 +82,7 @@ def _ordered_bits(bits: Any) -> Any:
 
 def _negatives(mine: Side, columns: Side) -> Any:
     same = (mine.first <= columns.position) & (columns.position < mine.last)
-    compared = columns.position != mine.own
+    compared = columns.exists & (columns.position != mine.own)
     if mine.view is not None:
         compared &= mine.view != columns.view
     return compared & ~same

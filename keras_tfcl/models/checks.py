@@ -1,0 +1,110 @@
+"""Checks of what a user gives `ContrastiveModel`, all before the first step."""
+
+from __future__ import annotations
+
+import random
+from numbers import Integral, Real
+from typing import Any
+
+import tensorflow as tf
+
+from keras_tfcl.losses import EmbeddingLoss
+from keras_tfcl.validation import positive_integer
+
+
+def checked_views(views: Any, encoders: int, augmenter: Any, supervised: bool, queue: str) -> int:
+    """The number of views; raises ValueError for one that leaves no instance a positive, or does not fit."""
+    views = positive_integer("views", views, "Two is usual.")
+    if encoders > 1 and (views != encoders or augmenter is not None):
+        raise ValueError(
+            f"{encoders} encoders take ready-made pairs, one view for each encoder. Received: views={views}, "
+            f"augmenter={augmenter!r}. Pass views={encoders} and no augmenter; augment in tf.data."
+        )
+    if views == 1 and not supervised and queue != "instances":
+        raise ValueError(
+            "With one view and no labels no instance has a positive. Received: views=1, supervised=False. "
+            "Use views=2, or supervised=True."
+        )
+    if supervised and queue == "instances":
+        raise ValueError(
+            "A memory bank takes an instance's own entry as its positive, not labels. Received: queue='instances', "
+            "supervised=True. Use queue='keys' with labels."
+        )
+    return views
+
+
+def checked_seed(seed: int | None) -> int:
+    """The seed, or a random one; raises ValueError where each of several workers would draw its own."""
+    if seed is not None:
+        return seed
+    resolver = tf.distribute.get_strategy().cluster_resolver
+    if resolver is not None and len(resolver.cluster_spec().as_dict().get("worker", ())) > 1:
+        raise ValueError(
+            "Several workers need one seed, or each would shuffle in its own order. Received: seed=None. Pass seed=0."
+        )
+    return random.randint(1, 10**9)
+
+
+def check_memory(momentum: Any, queue_size: Any, queue: Any) -> None:
+    """Raises ValueError for arguments out of range, or that do not go together."""
+    if momentum is not None and (not isinstance(momentum, Real) or isinstance(momentum, bool) or not 0 <= momentum < 1):
+        raise ValueError(
+            f"`momentum` must be a number in [0, 1), or None. Received: momentum={momentum!r}. MoCo's is 0.999."
+        )
+    if not isinstance(queue_size, Integral) or isinstance(queue_size, bool) or queue_size < 0:
+        raise ValueError(
+            f"`queue_size` must be an integer of at least 0. Received: queue_size={queue_size!r}. 0 means no queue."
+        )
+    if queue not in ("keys", "instances"):
+        raise ValueError(
+            f"`queue` must be 'keys' or 'instances'. Received: queue={queue!r}. 'keys' is MoCo's, 'instances' a memory "
+            "bank with one entry for each instance."
+        )
+    if queue_size and momentum is None:
+        raise ValueError(
+            f"A queue needs a momentum: keys of an encoder that changes fast do not fit together. Received: "
+            f"queue_size={queue_size}, momentum=None. Pass momentum=0.999, or for queue='instances' momentum=0.5."
+        )
+    if queue == "instances" and not queue_size:
+        raise ValueError(
+            "queue='instances' needs the number of instances. Received: queue_size=0. Pass queue_size=len(x)."
+        )
+
+
+def check_compiled(loss: Any, compares: bool, jit_compile: Any, replicas: int) -> None:
+    """Raises ValueError for a loss that cannot compare with keys or other replicas, or for XLA on several replicas."""
+    if compares and not isinstance(loss, EmbeddingLoss):
+        raise ValueError(
+            "Momentum, queues and replicas need a loss that compares embeddings with given candidates, a "
+            f"keras_tfcl.losses.EmbeddingLoss. Received: {type(loss).__name__}. Use for example ArctanhInfoNCE(), or "
+            "subclass EmbeddingLoss."
+        )
+    if jit_compile is True and replicas > 1:
+        raise ValueError(
+            "XLA cannot compile a step of several replicas. Received: jit_compile=True under a strategy of "
+            f"{replicas} replicas. Leave jit_compile at 'auto', which is off there."
+        )
+
+
+def check_labels(y: Any, supervised: bool) -> None:
+    """Raises ValueError where ids are to come from y and there is none."""
+    if y is not None:
+        return
+    if supervised:
+        raise ValueError(
+            "supervised=True takes positives from the labels. Received: data without y. "
+            "Pass fit(x, y), or a dataset of (x, y)."
+        )
+    raise ValueError(
+        "queue='instances' takes the number of each instance, 0 to queue_size - 1, as y. Received: data without y. "
+        "Pass a dataset of (x, number), such as Dataset.enumerate() gives; arrays are numbered by themselves."
+    )
+
+
+def check_several_views(views: int) -> None:
+    """Raises ValueError for a single view without labels."""
+    if views < 2:
+        raise ValueError(
+            "Without labels an instance's positives are its other views. Received: data with one view of each "
+            "instance. Pass two views, x=(view_1, view_2), or use supervised=True with labels."
+        )

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_tfcl.ops import replicas
+from keras_tfcl.ops.candidates import Candidates
+
+
+class KeyQueue(keras.layers.Layer):
+    """The keys of the latest steps, first in, first out, as further candidates (MoCo). Empty at the start.
+
+    Places that hold no key yet are not compared. Keys and ids are weights without gradient, so they are saved with the
+    model. Under `tf.distribute` every replica stores the keys of all.
+
+    Args:
+        size: number of keys.
+        features: size of a key.
+        **kwargs: of `keras.layers.Layer`.
+
+    Reference: He et al. 2020 (MoCo), arXiv 1911.05722.
+    """
+
+    def __init__(self, size: int, features: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.size = size
+        state = {"initializer": "zeros", "trainable": False, "autocast": False}
+        self.keys = self.add_weight(name="keys", shape=(size, features), dtype="float32", **state)
+        self.ids = self.add_weight(name="ids", shape=(size,), dtype="int64", **state)
+        self.stored = self.add_weight(name="stored", shape=(), dtype="int64", **state)  # keys since the beginning
+        self.built = True
+
+    def candidates(self, views: int) -> Candidates:
+        """The stored keys, V views of each instance side by side."""
+        place = ops.arange(self.size, dtype="int64")
+        return Candidates(
+            ops.convert_to_tensor(self.keys),
+            ops.convert_to_tensor(self.ids),
+            views=ops.cast(place % views, "int32"),
+            present=place < self.stored,
+        )
+
+    def push(self, keys: Any, ids: Any) -> None:
+        """Stores keys `(B, V, D)` of all replicas, with the ids `(B,)` of their instances, in place of the oldest."""
+        views, features = keys.shape[1:]
+        self.check_batch(keys.shape[0], views)
+        keys, ids = replicas.gather(ops.reshape(keys, (-1, features)), ops.repeat(ops.cast(ids, "int64"), views))
+        keys, ids = keys[: self.size], ids[: self.size]
+        count = ops.cast(ops.shape(keys)[0], "int64")
+        places = ops.expand_dims((self.stored + ops.arange(count, dtype="int64")) % self.size, 1)
+        self.keys.assign(ops.scatter_update(self.keys, places, ops.cast(keys, "float32")))
+        self.ids.assign(ops.scatter_update(self.ids, places, ids))
+        self.stored.assign_add(count)
+
+    def check_batch(self, rows: int | None, views: int) -> None:
+        """Raises ValueError unless the queue holds a whole number of batches; None is not known yet, and passes."""
+        step = views * (rows or 1)
+        if self.size % step:
+            raise ValueError(
+                "`queue_size` must be a multiple of the keys of a batch, batch size * views, so that keys leave in the "
+                f"order they came. Received: queue_size={self.size} for {rows or 'batches'} * {views} keys. Use for "
+                f"example queue_size={max(round(self.size / step), 1) * step}."
+            )

@@ -1,0 +1,59 @@
+"""What anchors are compared with, where that is more than the batch itself."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from keras import ops
+
+from keras_tfcl.ops import replicas
+from keras_tfcl.ops.masks import as_ids
+from keras_tfcl.ops.similarity import at_least_float32
+
+
+class Candidates(NamedTuple):
+    """C embeddings that anchors `(B, V, D)` are compared with, A = B * V, instance by instance.
+
+    Attributes:
+        embeddings: `(C, D)`, any float dtype, need not be normalised.
+        ids: integer `(C,)`, equal to an anchor's id where it is its positive.
+        self_index: int32 `(A,)`, where each anchor stands among the candidates (-1: nowhere), so that it is not
+            compared with itself. None: no anchor is a candidate.
+        views: integer `(C,)`, the view of each candidate, 0 to V - 1; needed for `cross_view_only`.
+        present: bool `(C,)`, False for places that hold nothing yet; they are not compared. None: all hold something.
+    """
+
+    embeddings: Any
+    ids: Any
+    self_index: Any = None
+    views: Any = None
+    present: Any = None
+
+    def and_also(self, others: Candidates) -> Candidates:
+        """These candidates and others behind them, among which no anchor stands."""
+        present = None
+        if others.present is not None:
+            mine = ops.ones(ops.shape(self.ids), "bool") if self.present is None else self.present
+            present = ops.concatenate([mine, others.present])
+        return Candidates(
+            ops.concatenate([self.embeddings, ops.cast(others.embeddings, self.embeddings.dtype)]),
+            ops.concatenate([self.ids, ops.cast(others.ids, self.ids.dtype)]),
+            self.self_index,
+            ops.concatenate([self.views, ops.cast(others.views, self.views.dtype)]),
+            present,
+        )
+
+
+def batch_candidates(ids: Any, embeddings: Any) -> Candidates:
+    """The embeddings of a batch, of all replicas, as candidates of this replica's part of it.
+
+    Args:
+        ids: integer `(B,)`, of this replica's instances.
+        embeddings: `(B, V, D)`, of this replica: the anchors themselves, or one key for each of them.
+    """
+    views, features = embeddings.shape[1:]
+    rows = ops.reshape(at_least_float32(embeddings), (-1, features))  # (B * V, D), instance by instance
+    count = ops.shape(rows)[0]
+    self_index = replicas.first_row(count) + ops.arange(count, dtype="int32")
+    rows, ids = replicas.gather(rows, ops.repeat(as_ids(ids), views))
+    return Candidates(rows, ids, self_index, ops.arange(ops.shape(rows)[0], dtype="int32") % views)
