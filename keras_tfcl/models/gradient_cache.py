@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -56,11 +56,11 @@ def encode_in_slices(encoder: keras.Model, x: Any, rows: int, training: bool | N
 
     @tf.custom_gradient
     def features_of(*weights: Any) -> tuple[Any, Callable[..., list[Any]]]:
-        outputs = slices.forward(list(weights))
-        return outputs, lambda upstream, *_: slices.backward(list(weights), upstream)
+        return slices.forward(weights), lambda upstream, *_: slices.backward(weights, upstream)
 
-    features, *state = features_of(*[v.value for v in slices.weights])
-    for variable, value in zip([*slices.counters, *slices.averages], state, strict=True):
+    weights = [variable.value for variable in slices.weights]
+    features, *state = features_of(*weights) if weights else slices.forward(weights)
+    for variable, value in zip(slices.changed, state, strict=True):
         variable.assign(value)
     return features
 
@@ -73,30 +73,34 @@ class _Slices:
         self.x = keras.tree.map_structure(tf.convert_to_tensor, x)
         first = keras.tree.flatten(self.x)[0]
         self.count = first.shape[0] if first.shape[0] is not None else tf.shape(first)[0]
-        self.weights = encoder.trainable_variables
-        kept = encoder.non_trainable_variables
-        self.counters = [v for v in kept if "float" not in v.dtype]  # seeds above all
-        self.averages = [v for v in kept if "float" in v.dtype]
-        self.at_start = [[tf.identity(v.value) for v in part] for part in (self.counters, self.averages)]
+        self.weights, self.state = encoder.trainable_variables, encoder.non_trainable_variables
+        self.at_start = {id(variable): tf.identity(variable.value) for variable in self.state}
+        self.counters: list[keras.Variable] = []  # seeds above all; go on from slice to slice
+        self.averages: list[keras.Variable] = []  # of batch normalisation; start each slice where the step starts
+        self.no_features = self._probe()
 
-    def forward(self, weights: list[Any]) -> list[Any]:
+    @property
+    def changed(self) -> list[keras.Variable]:
+        """The state that a call of the encoder changes."""
+        return [*self.counters, *self.averages]
+
+    def forward(self, weights: Sequence[Any]) -> list[Any]:
         """The features (B, F), and the new values of counters and averages."""
-        counters, averages = self.at_start
+        averages = self._start_of(self.averages)
 
         def step(start: Any, size: Any, carry: Carry) -> Carry:
             features, counters, changes = carry
             part, counters, updated = self._encode(start, size, weights, counters)
             features = tf.tensor_scatter_nd_update(features, (start + tf.range(size))[:, None], part)
             share = tf.cast(size / self.count, "float32")
-            # Changes are added up, not values: what no slice changes stays as it is to the last bit.
             pairs = zip(changes, updated, averages, strict=True)
             return features, counters, [c + tf.cast(share, a.dtype) * (u - a) for c, u, a in pairs]
 
-        empty = self._empty_features()
-        features, counters, changes = self._each(step, (empty, counters, [tf.zeros_like(a) for a in averages]))
+        zeros = [tf.zeros_like(a) for a in averages]
+        features, counters, changes = self._each(step, (self.no_features, self._start_of(self.counters), zeros))
         return [features, *counters, *[a + c for a, c in zip(averages, changes, strict=True)]]
 
-    def backward(self, weights: list[Any], upstream: Any) -> list[Any]:
+    def backward(self, weights: Sequence[Any], upstream: Any) -> list[Any]:
         """The gradient of every weight."""
 
         def step(start: Any, size: Any, carry: Carry) -> Carry:
@@ -107,36 +111,41 @@ class _Slices:
             slopes = tape.gradient(part, weights, upstream[start : start + size], unconnected_gradients="zero")
             return counters, [s + tf.convert_to_tensor(slope) for s, slope in zip(sums, slopes, strict=True)]
 
-        return self._each(step, (self.at_start[0], [tf.zeros_like(w) for w in weights]))[1]
+        return self._each(step, (self._start_of(self.counters), [tf.zeros_like(w) for w in weights]))[1]
 
-    def _encode(self, start: Any, size: Any, weights: list[Any], counters: list[Any]) -> tuple[Any, list, list]:
-        """Features of one slice, and the values that it leaves behind; no variable is read or written."""
-        part = keras.tree.map_structure(lambda t: t[start : start + size], self.x)
-        variables = [*self.weights, *self.counters, *self.averages]
-        values = [*weights, *counters, *self.at_start[1]]
-        with keras.StatelessScope(list(zip(variables, values, strict=True)), collect_losses=True) as scope:
-            features = self.encoder(part, training=self.training)
-        self._check(scope, len(variables))
-        after = [[scope.get_current_value(v) for v in kept] for kept in (self.counters, self.averages)]
+    def _encode(self, start: Any, size: Any, weights: Sequence[Any], counters: list[Any]) -> tuple[Any, list, list]:
+        """Features of one slice, and the values of counters and averages after it."""
+        keys = [id(variable) for variable in self.counters]
+        features, scope = self._run(start, size, weights, self.at_start | dict(zip(keys, counters, strict=True)))
+        after = [[scope.get_current_value(v) for v in part] for part in (self.counters, self.averages)]
         return features, *after
 
-    def _check(self, scope: keras.StatelessScope, known: int) -> None:
-        if scope.losses:
-            raise ValueError(
-                "`encoder_batch_size` needs an encoder without losses of its own. Received: an encoder that calls "
-                "add_loss, or has a layer with an activity_regularizer. Leave either out; weight regularizers are fine."
-            )
-        if len(scope.state_mapping) > known:
-            raise ValueError(
-                "`encoder_batch_size` needs an encoder whose state is in its own variables, so that it can be "
-                "replayed. Received: an encoder that draws from a random generator that is none of its attributes. "
-                "Set `self.generator = keras.random.SeedGenerator(seed)` in that layer and pass it on as `seed`."
-            )
+    def _run(self, start: Any, size: Any, weights: Sequence[Any], state: dict[int, Any]) -> tuple[Any, Any]:
+        """Features of one slice, and the scope that caught what would have been written to variables."""
+        part = keras.tree.map_structure(lambda t: t[start : start + size], self.x)
+        known = [*zip(self.weights, weights, strict=True), *((v, state[id(v)]) for v in self.state)]
+        with keras.StatelessScope(known, collect_losses=True) as scope:
+            features = self.encoder(part, training=self.training)
+        _check(scope, len(known))
+        return features, scope
 
-    def _empty_features(self) -> Any:
-        part = keras.tree.map_structure(lambda t: keras.KerasTensor((self.rows, *t.shape[1:]), t.dtype.name), self.x)
-        output = self.encoder.compute_output_spec(part)
-        return tf.zeros((self.count, output.shape[-1]), output.dtype)
+    def _probe(self) -> Any:
+        """Finds out what state a slice changes, and returns zeros (B, F) for the features of all of them."""
+
+        @tf.function(autograph=False)
+        def slice_of_zeros() -> Any:
+            weights = [variable.value for variable in self.weights]
+            features, scope = self._run(0, self.rows, weights, self.at_start)
+            changed = [v for v in self.state if scope.get_current_value(v) is not self.at_start[id(v)]]
+            self.counters = [v for v in changed if "float" not in v.dtype]
+            self.averages = [v for v in changed if "float" in v.dtype]
+            return features
+
+        features = slice_of_zeros.get_concrete_function().structured_outputs
+        return tf.zeros((self.count, features.shape[-1]), features.dtype)
+
+    def _start_of(self, variables: list[keras.Variable]) -> list[Any]:
+        return [self.at_start[id(variable)] for variable in variables]
 
     def _each(self, step: Callable[[Any, Any, Carry], Carry], carry: Carry) -> Carry:
         """Folds `step(start, size, carry)` over the slices, the shorter one last."""
@@ -152,3 +161,17 @@ class _Slices:
         if isinstance(rest, int):
             return step(full * self.rows, rest, carry) if rest else carry
         return tf.cond(rest > 0, lambda: step(full * self.rows, rest, carry), lambda: carry)
+
+
+def _check(scope: keras.StatelessScope, known: int) -> None:
+    if scope.losses:
+        raise ValueError(
+            "`encoder_batch_size` needs an encoder without losses of its own. Received: an encoder that calls "
+            "add_loss, or has a layer with an activity_regularizer. Leave either out; weight regularizers are fine."
+        )
+    if len(scope.state_mapping) > known:
+        raise ValueError(
+            "`encoder_batch_size` needs an encoder whose state is in its own variables, so that it can be "
+            "replayed. Received: an encoder that draws from a random generator that is none of its attributes. "
+            "Set `self.generator = keras.random.SeedGenerator(seed)` in that layer and pass it on as `seed`."
+        )
