@@ -144,8 +144,9 @@ class ContrastiveModel(TrainingStep):
             optimizer: as in Keras.
             loss: a contrastive Keras loss or its name, such as `"arctanh_infonce"`.
             metrics: list of metrics of embeddings.
-            **kwargs: as in Keras. Where a layer computes in float16 the loss is scaled (`auto_scale_loss`). `jit_compile` is "auto" by default: XLA where every layer supports it, and not with
-                more than one replica, where it cannot be.
+            **kwargs: as in Keras. Where a layer computes in float16 the loss is scaled, unless `auto_scale_loss=False`.
+                `jit_compile` is "auto" by default: XLA where every layer supports it, and not with more than one
+                replica, where it cannot be.
         """
         loss = losses_module.get(loss)
         optimizer = keras.optimizers.get(optimizer)

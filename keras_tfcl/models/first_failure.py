@@ -49,14 +49,14 @@ class FirstFailure:
         if tf.distribute.get_strategy().num_replicas_in_sync > 1:
             return  # each replica has rows of its own
 
-        def write() -> Any:
+        def write() -> bool:
             inputs, embeddings = _bad_rows(x), _bad_rows(y_pred)
             instances = tf.shape(y_pred, out_type="int64")[0]
             found = [tf.cast(step, "int64"), instances, *_summary(inputs), *_summary(embeddings)]
-            return self._note.assign(tf.stack(found))
+            self._note.assign(tf.stack(found))
+            return True
 
-        first = ~tf.math.is_finite(loss) & (self._note[1] < 0)
-        tf.cond(first, write, lambda: self._note.read_value())
+        tf.cond(~tf.math.is_finite(loss) & (self._note[1] < 0), write, lambda: False)
 
 
 def _bad_rows(values: Any) -> Any:
