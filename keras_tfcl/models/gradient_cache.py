@@ -56,9 +56,12 @@ def encode_in_slices(encoder: keras.Model, x: Any, rows: int, training: bool | N
 
     @tf.custom_gradient
     def features_of(*weights: Any) -> tuple[Any, Callable[..., list[Any]]]:
-        return slices.forward(weights), lambda upstream, *_: slices.backward(weights, upstream)
+        # Stopped, or an eager tape would keep what the forward pass is meant to forget.
+        return slices.forward([tf.stop_gradient(w) for w in weights]), lambda upstream, *_: slices.backward(
+            weights, upstream
+        )
 
-    weights = [variable.value for variable in slices.weights]
+    weights = [tf.convert_to_tensor(variable.value) for variable in slices.weights]
     features, *state = features_of(*weights) if weights else slices.forward(weights)
     for variable, value in zip(slices.changed, state, strict=True):
         variable.assign(value)
@@ -70,9 +73,9 @@ class _Slices:
 
     def __init__(self, encoder: keras.Model, x: Any, rows: int, training: bool | None) -> None:
         self.encoder, self.rows, self.training = encoder, rows, training
-        self.x = keras.tree.map_structure(tf.convert_to_tensor, x)
-        first = keras.tree.flatten(self.x)[0]
+        first = keras.tree.flatten(x)[0]
         self.count = first.shape[0] if first.shape[0] is not None else tf.shape(first)[0]
+        self.x = keras.tree.map_structure(lambda t: _at_least(rows, tf.convert_to_tensor(t)), x)
         self.weights, self.state = encoder.trainable_variables, encoder.non_trainable_variables
         self.at_start = {id(variable): tf.identity(variable.value) for variable in self.state}
         self.counters: list[keras.Variable] = []  # seeds above all; go on from slice to slice
@@ -102,13 +105,14 @@ class _Slices:
 
     def backward(self, weights: Sequence[Any], upstream: Any) -> list[Any]:
         """The gradient of every weight."""
+        upstream = _at_least(self.rows, upstream)
 
         def step(start: Any, size: Any, carry: Carry) -> Carry:
             counters, sums = carry
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(weights)
                 part, counters, _ = self._encode(start, size, weights, counters)
-            slopes = tape.gradient(part, weights, upstream[start : start + size], unconnected_gradients="zero")
+            slopes = tape.gradient(part, weights, _rows(upstream, start, size), unconnected_gradients="zero")
             return counters, [s + tf.convert_to_tensor(slope) for s, slope in zip(sums, slopes, strict=True)]
 
         return self._each(step, (self._start_of(self.counters), [tf.zeros_like(w) for w in weights]))[1]
@@ -122,7 +126,7 @@ class _Slices:
 
     def _run(self, start: Any, size: Any, weights: Sequence[Any], state: dict[int, Any]) -> tuple[Any, Any]:
         """Features of one slice, and the scope that caught what would have been written to variables."""
-        part = keras.tree.map_structure(lambda t: t[start : start + size], self.x)
+        part = keras.tree.map_structure(lambda t: _rows(t, start, size), self.x)
         known = [*zip(self.weights, weights, strict=True), *((v, state[id(v)]) for v in self.state)]
         with keras.StatelessScope(known, collect_losses=True) as scope:
             features = self.encoder(part, training=self.training)
@@ -134,7 +138,7 @@ class _Slices:
 
         @tf.function(autograph=False)
         def slice_of_zeros() -> Any:
-            weights = [variable.value for variable in self.weights]
+            weights = [tf.convert_to_tensor(variable.value) for variable in self.weights]
             features, scope = self._run(0, self.rows, weights, self.at_start)
             changed = [v for v in self.state if scope.get_current_value(v) is not self.at_start[id(v)]]
             self.counters = [v for v in changed if "float" not in v.dtype]
@@ -161,6 +165,21 @@ class _Slices:
         if isinstance(rest, int):
             return step(full * self.rows, rest, carry) if rest else carry
         return tf.cond(rest > 0, lambda: step(full * self.rows, rest, carry), lambda: carry)
+
+
+def _at_least(rows: int, x: Any) -> Any:
+    """x, with zeros to fill a slice if its number of rows is not known: XLA compiles a slice even where it never runs."""
+    if x.shape[0] is not None:
+        return x
+    missing = tf.maximum(rows - tf.shape(x)[0], 0)
+    return tf.pad(x, [[0, missing], *[[0, 0]] * (len(x.shape) - 1)])
+
+
+def _rows(x: Any, start: Any, size: Any) -> Any:
+    """`x[start : start + size]`, of a size that XLA sees to be fixed."""
+    sizes = tf.concat([[size], tf.shape(x)[1:]], 0)
+    part = tf.slice(x, [start, *[0] * (len(x.shape) - 1)], sizes)
+    return tf.ensure_shape(part, [size if isinstance(size, int) else None, *x.shape[1:]])
 
 
 def _check(scope: keras.StatelessScope, known: int) -> None:

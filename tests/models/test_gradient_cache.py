@@ -44,9 +44,10 @@ def gradients(model, loss):
 
 
 def assert_equal(found, expected, tolerance=1e-5):
-    """To a tolerance relative to the largest entry of each array."""
+    """To a tolerance relative to the largest entry of all arrays: before batch normalisation some gradients are 0."""
+    scale = max(float(np.abs(b).max()) for b in expected)
     for a, b in zip(found, expected, strict=True):
-        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * max(1e-6, float(np.abs(b).max())))
+        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * scale)
 
 
 def slice_by_slice(encoder, x, rows):
@@ -64,54 +65,59 @@ def test_gradient_is_that_of_the_whole_batch(name):
     assert_equal(cached, slopes)
 
 
-@pytest.mark.parametrize("jit", [True, False])
+@pytest.mark.parametrize("jit", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_fit_is_that_of_the_whole_batch(jit):
-    """Compiled, also with a batch size that is not known when it is traced."""
-    expected = build(None, jit_compile=False).fit(VIEWS, batch_size=11, epochs=3, verbose=0, shuffle=False)
-    cached = build(8, jit_compile=jit)
-    found = cached.fit(VIEWS, batch_size=11, epochs=3, verbose=0, shuffle=False)
-    np.testing.assert_allclose(found.history["loss"], expected.history["loss"], rtol=1e-5)
-    assert found.history["loss"][-1] < found.history["loss"][0]
-    loose = tf.data.Dataset.from_tensor_slices((VIEWS,)).batch(15)  # 15 and 7 rows
-    for model in (build(None, jit_compile=False), cached):
-        model.set_weights(cached.get_weights())
-    np.testing.assert_allclose(
-        *(m.evaluate(loose, verbose=0) for m in (cached, build_like(cached, jit_compile=False))), rtol=1e-5
+    history = [
+        model.fit(VIEWS, batch_size=11, epochs=3, verbose=0, shuffle=False).history["loss"]
+        for model in (build(8, jit_compile=jit), build(None, run_eagerly=True))
+    ]
+    np.testing.assert_allclose(*history, rtol=1e-5)
+    assert history[0][-1] < history[0][0]
+
+
+def slopes_of(function, encoder, x):
+    """Features of a function (encoder, x, rows = 10), and the gradient of some function of them."""
+    with tf.GradientTape() as tape:
+        features = function(encoder, x, 10)
+        value = tf.reduce_sum(tf.sin(3.0 * features))
+    return features, tape.gradient(value, encoder.trainable_variables)
+
+
+def cached(encoder, x, rows):
+    return encode_in_slices(encoder, x, rows, training=True)
+
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_batch_size_that_is_not_known(jit):
+    """Traced once for any number of rows: several slices and a rest, no rest, less than a slice."""
+    encoder = mlp()
+    run = tf.function(
+        lambda x: slopes_of(cached, encoder, x), input_signature=[tf.TensorSpec((None, 6))], jit_compile=jit
     )
-    assert np.isfinite(cached.fit(loose, verbose=0).history["loss"]).all()
+    for count in (22, 20, 7):
+        features, slopes = run(VIEWS[0][:count])
+        expected, expected_slopes = slopes_of(lambda encoder, x, rows: encoder(x), encoder, VIEWS[0][:count])
+        assert_equal([features, *slopes], [expected, *expected_slopes])
 
 
-def build_like(model, **options):
-    other = build(None, **options)
-    other.set_weights(model.get_weights())
-    return other
-
-
-@pytest.mark.parametrize("compiled", [None, False, True], ids=["eager", "graph", "xla"])
-def test_dropout_is_replayed(compiled):
+@pytest.mark.parametrize("options", [None, {"jit_compile": False}, {"jit_compile": True}], ids=str)
+def test_dropout_is_replayed(options):
     """Features, gradient and the seeds left behind equal those of the slices one after the other."""
     encoder = mlp(keras.layers.Dropout(0.4, seed=3), keras.layers.GaussianNoise(0.1, seed=4))
-    x, weights = tf.constant(np.concatenate(VIEWS)), encoder.trainable_variables
+    x = tf.constant(VIEWS[0])
     seeds = [v for v in encoder.non_trainable_variables if v.name == "seed_generator_state"]
     start = [np.array(v) for v in seeds]
-
-    def slopes(function):
-        with tf.GradientTape() as tape:
-            features = function(encoder, x, 10)
-            value = tf.reduce_sum(tf.sin(3.0 * features))
-        return features, tape.gradient(value, weights)
-
-    features, expected = slopes(slice_by_slice)
+    run = slopes_of if options is None else tf.function(slopes_of, **options)
+    features, expected = run(slice_by_slice, encoder, x)
     after = [np.array(v) for v in seeds]
     assert len(seeds) == 2 and all((a != s).any() for a, s in zip(after, start, strict=True))
     for seed, value in zip(seeds, start, strict=True):
         seed.assign(value)
-    run = slopes if compiled is None else tf.function(slopes, jit_compile=compiled)
-    cached, found = run(lambda *args: encode_in_slices(*args, training=True))
-    assert_equal([cached, *found], [features, *expected])
+    again, found = run(cached, encoder, x)
+    assert_equal([again, *found], [features, *expected])
     for seed, value in zip(seeds, after, strict=True):
         np.testing.assert_array_equal(seed, value)
-    assert not np.allclose(encode_in_slices(encoder, x, 10, training=True), cached)  # and the next call draws anew
+    assert not np.allclose(run(cached, encoder, x)[0], again)  # and the next call draws anew
 
 
 def test_batch_normalisation_is_of_the_slice_and_updated_once():
