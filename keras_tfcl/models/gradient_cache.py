@@ -168,7 +168,7 @@ class _Slices:
 
 
 def _at_least(rows: int, x: Any) -> Any:
-    """x, with zeros to fill a slice if its number of rows is not known: XLA compiles a slice even where it never runs."""
+    """x, with zeros to fill a slice where its rows are not known: XLA compiles slices even where none runs."""
     if x.shape[0] is not None:
         return x
     missing = tf.maximum(rows - tf.shape(x)[0], 0)

@@ -100,7 +100,9 @@ def test_batch_size_that_is_not_known(jit):
         assert_equal([features, *slopes], [expected, *expected_slopes])
 
 
-@pytest.mark.parametrize("options", [None, {"jit_compile": False}, {"jit_compile": True}], ids=str)
+@pytest.mark.parametrize(
+    "options", [None, {"jit_compile": False}, pytest.param({"jit_compile": True}, marks=pytest.mark.slow)], ids=str
+)
 def test_dropout_is_replayed(options):
     """Features, gradient and the seeds left behind equal those of the slices one after the other."""
     encoder = mlp(keras.layers.Dropout(0.4, seed=3), keras.layers.GaussianNoise(0.1, seed=4))
