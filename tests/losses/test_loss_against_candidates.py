@@ -1,0 +1,231 @@
+"""Losses of anchors compared with given candidates (queues, replicas), against double loops in float64."""
+
+import math
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_tfcl
+from keras_tfcl import losses
+from keras_tfcl.ops import Candidates, contrastive_loss
+
+RNG = np.random.default_rng(0)
+VIEWS, B, D = 2, 3, 4
+Z = RNG.normal(size=(B, VIEWS, D))
+IDS = np.array([5, 9, 5])
+MORE = RNG.normal(size=(6, D))
+PRESENT = np.array([True] * 6 + [True, False, True, True, False, True])
+
+
+def candidates(z=Z, more=MORE, present=PRESENT, self_index=(0, 1, 2, 3, 4, 5)):
+    """The anchors themselves and six others, two of which are places that hold nothing."""
+    return Candidates(
+        tf.concat([tf.reshape(z, [-1, D]), more], 0),
+        np.array([5, 5, 9, 9, 5, 5, 9, 9, 5, 7, 7, 8], "int64"),
+        None if self_index is None else np.array(self_index, "int32"),
+        np.array([0, 1] * 6, "int32"),
+        present,
+    )
+
+
+def unit(x):
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def naive(z, more, rule, present=PRESENT, self_index=(0, 1, 2, 3, 4, 5), cross_view_only=False):
+    """The loss of each anchor by `rule(positives' cosines, negatives' cosines)`, 0 without positive."""
+    ids = [5, 5, 9, 9, 5, 5, 9, 9, 5, 7, 7, 8]
+    others = unit(np.concatenate([z.reshape(-1, D), more]))
+    result = []
+    for a, anchor in enumerate(unit(z.reshape(-1, D))):
+        positives, negatives = [], []
+        for c, other in enumerate(others):
+            left_out = self_index is not None and self_index[a] == c
+            if left_out or not present[c] or (cross_view_only and a % 2 == c % 2):
+                continue
+            (positives if ids[c] == IDS[a // 2] else negatives).append(float(anchor @ other))
+        result.append(rule(positives, negatives) if positives else 0.0)
+    return np.array(result)
+
+
+def info_nce(logit, keep=lambda negatives: negatives, decoupled=False):
+    def rule(positives, negatives):
+        negatives = keep(negatives)
+        total = sum(math.exp(logit(s)) for s in negatives + ([] if decoupled else positives))
+        return math.log(total) - sum(map(logit, positives)) / len(positives)
+
+    return rule
+
+
+def arctanh(s):
+    return math.log((1 + s + 1e-6) / (1 - s + 1e-6))
+
+
+def temperature(s):
+    return s / 0.2
+
+
+def hardest(negatives, k=2):
+    return sorted(negatives, reverse=True)[:k]
+
+
+def reweighted(positives, negatives):
+    """HCL with beta 0.5, tau_plus 0.1."""
+    e = [math.exp(s / 0.5) for s in negatives]
+    weights = [x**0.5 for x in e]
+    total = sum(w * x for w, x in zip(weights, e, strict=True)) / (sum(weights) / len(e))
+    positive = sum(math.exp(s / 0.5) for s in positives) / len(positives)
+    total = max((total - 0.1 * len(e) * positive) / 0.9, len(e) * math.exp(-1 / 0.5))
+    both = total + sum(math.exp(s / 0.5) for s in positives)
+    return math.log(both) - sum(s / 0.5 for s in positives) / len(positives)
+
+
+def simple(positives, negatives):
+    return sum(negatives) / len(negatives) - sum(positives) / len(positives)
+
+
+def sigmoid(positives, negatives):
+    def softplus(x):
+        return math.log1p(math.exp(x))
+
+    return sum(softplus(-(10 * s - 10)) for s in positives) + sum(softplus(10 * s - 10) for s in negatives)
+
+
+HCL = keras_tfcl.ReweightedNegatives(beta=0.5, tau_plus=0.1)
+TILED = [
+    (losses.InfoNCE, {"temperature": 0.2}, info_nce(temperature)),
+    (losses.ArctanhInfoNCE, {}, info_nce(arctanh)),
+    (losses.HardNegativeInfoNCE, {"temperature": 0.2, "top_k": 2}, info_nce(temperature, hardest)),
+    (losses.ContrastiveLoss, {"scaling": 0.5, "negatives": HCL}, reweighted),
+    (losses.DecoupledInfoNCE, {"temperature": 0.2}, info_nce(temperature, decoupled=True)),
+]
+DENSE = [(losses.SimpleContrastiveLoss, {}, simple), (losses.SigmoidContrastiveLoss, {}, sigmoid)]
+CASES = [(cls, {**options, "block_size": size}, rule) for cls, options, rule in TILED for size in ("dense", 4)]
+each_loss = pytest.mark.parametrize(
+    ("cls", "options", "rule"), CASES + DENSE, ids=lambda value: getattr(value, "__name__", None)
+)
+
+
+@each_loss
+@pytest.mark.parametrize("cross_view_only", [False, True])
+def test_value_and_gradient(cls, options, rule, cross_view_only):
+    """Every anchor's loss, and the gradient of their weighted sum in anchors and candidates, by finite differences."""
+    loss = cls(**options, cross_view_only=cross_view_only, reduction="none", dtype="float64")
+    weights = np.arange(1, 7).reshape(B, VIEWS) / 6
+    z, more = tf.constant(Z), tf.constant(MORE)
+    with tf.GradientTape() as tape:
+        tape.watch([z, more])
+        result = loss.against(IDS, z, candidates(z, more), weights)
+    np.testing.assert_allclose(
+        result, weights * naive(Z, MORE, rule, cross_view_only=cross_view_only).reshape(B, VIEWS), rtol=1e-9, atol=1e-12
+    )
+
+    def total(z, more):
+        return (weights.ravel() * naive(z, more, rule, cross_view_only=cross_view_only)).sum()
+
+    for gradient, moved in zip(tape.gradient(result, [z, more]), range(2), strict=True):
+        for index in np.ndindex(gradient.shape):
+            step = np.zeros(gradient.shape)
+            step[index] = 1e-6
+            ends = [total(Z + sign * step, MORE) if moved == 0 else total(Z, MORE + sign * step) for sign in (1, -1)]
+            assert float(gradient[index]) == pytest.approx((ends[0] - ends[1]) / 2e-6, rel=1e-4, abs=1e-6)
+
+
+@each_loss
+def test_empty_places_are_never_compared(cls, options, rule):
+    loss = cls(**options, dtype="float64")
+    other = np.where(PRESENT[6:, None], MORE, 1e3)
+    assert float(loss.against(IDS, Z, candidates())) == float(loss.against(IDS, Z, candidates(more=other)))
+    full = candidates(present=None)
+    assert float(loss.against(IDS, Z, full)) != pytest.approx(float(loss.against(IDS, Z, candidates())), rel=1e-3)
+
+
+@each_loss
+def test_anchors_that_are_no_candidates(cls, options, rule):
+    loss = cls(**options, reduction="none", dtype="float64")
+    index = (0, -1, 2, 3, -1, 5)
+    expected = naive(Z, MORE, rule, self_index=index).reshape(B, VIEWS)
+    np.testing.assert_allclose(loss.against(IDS, Z, candidates(self_index=index)), expected, rtol=1e-7)
+    expected = naive(Z, MORE, rule, self_index=None).reshape(B, VIEWS)
+    np.testing.assert_allclose(loss.against(IDS, Z, candidates(self_index=None)), expected, rtol=1e-7)
+
+
+@each_loss
+def test_reductions_are_those_of_the_loss(cls, options, rule):
+    """An anchor without positive leaves the mean."""
+    each = naive(Z, MORE, rule)[:4].reshape(2, VIEWS)
+    ids = np.array([5, 9])
+    weights = np.array([0.5, 2.0])
+    weighted = each * weights[:, None]
+    for reduction, expected in [
+        ("sum_over_batch_size", weighted.mean()),
+        ("sum", weighted.sum()),
+        ("mean_with_sample_weight", weighted.sum() / (2 * weights.sum())),
+    ]:
+        loss = cls(**options, reduction=reduction, dtype="float64")
+        result = loss.against(ids, Z[:2], candidates(self_index=(0, 1, 2, 3)), weights)
+        assert float(result) == pytest.approx(expected, rel=1e-9)
+    alone = cls(**options, dtype="float64").against(np.array([5, 9, 1]), Z, candidates())
+    both = cls(**options, dtype="float64").against(ids, Z[:2], candidates(self_index=(0, 1, 2, 3)))
+    assert float(alone) == pytest.approx(float(both), rel=1e-9)
+
+
+@pytest.mark.parametrize(("cls", "options"), [(cls, options) for cls, options, _ in CASES + DENSE])
+def test_a_batch_against_itself(cls, options):
+    """Compared with its own embeddings a batch has the loss it has by itself, DCLW included."""
+    variants = [options, {**options, "sigma": 0.5}] if cls is losses.DecoupledInfoNCE else [options]
+    for variant in variants:
+        loss = cls(**variant)
+        z = Z.astype("float32")
+        themselves = Candidates(z.reshape(-1, D), IDS.repeat(2), np.arange(6), np.arange(6) % 2)
+        assert float(loss.against(IDS, z, themselves)) == pytest.approx(float(loss(IDS, z)), rel=1e-5)
+
+
+def test_custom_loss_supports_candidates():
+    class Quadratic(losses.EmbeddingLoss):
+        def losses_of_pairs(self, similarity, pairs):
+            positive = keras.ops.where(pairs.positive, (1 - similarity) ** 2, 0)
+            return keras.ops.sum(positive + keras.ops.where(pairs.negative, similarity**2, 0), axis=1)
+
+    def rule(positives, negatives):
+        return sum((1 - s) ** 2 for s in positives) + sum(s**2 for s in negatives)
+
+    result = Quadratic(reduction="none", dtype="float64").against(IDS, Z, candidates())
+    np.testing.assert_allclose(result, naive(Z, MORE, rule).reshape(B, VIEWS), rtol=1e-9)
+
+
+@pytest.mark.parametrize("block_size", ["dense", 4])
+def test_functional_form(block_size):
+    c = candidates()
+    result = contrastive_loss(
+        Z.reshape(-1, D), c.embeddings, IDS.repeat(2), c.ids, scaling="arctanh", self_index=c.self_index,
+        candidate_mask=c.present, block_size=block_size,
+    )  # fmt: skip
+    np.testing.assert_allclose(result, naive(Z, MORE, info_nce(arctanh)), rtol=1e-7)
+
+
+def test_no_candidate_at_all():
+    """The first step of an empty memory: nobody has a positive, and nothing is NaN."""
+    z = tf.constant(Z)
+    for size in ("dense", 4):
+        loss = losses.InfoNCE(0.2, block_size=size)
+        nothing = Candidates(np.zeros((8, D)), np.zeros(8, "int64"), present=np.zeros(8, bool))
+        with tf.GradientTape() as tape, pytest.warns(UserWarning, match="no embedding of this batch has a positive"):
+            tape.watch(z)
+            result = loss.against(IDS, z, nothing)
+        assert float(result) == 0
+        np.testing.assert_array_equal(tape.gradient(result, z), np.zeros_like(Z))
+
+
+def test_bad_candidates():
+    loss = losses.InfoNCE(0.2)
+    with pytest.raises(ValueError, match=r"`candidates` must hold embeddings \(C, D\).*\(5, 3\).*5 ids"):
+        loss.against(IDS, Z, Candidates(np.zeros((5, 3)), np.arange(5)))
+    with pytest.raises(ValueError, match=r"`candidates` must hold embeddings.*\(5, 4\) and 6 ids"):
+        loss.against(IDS, Z, Candidates(np.zeros((5, 4)), np.arange(6)))
+    with pytest.raises(ValueError, match=r"`candidates.ids` must be integer ids\. Received: dtype=float64"):
+        loss.against(IDS, Z, Candidates(np.zeros((5, 4)), np.arange(5) + 0.5))
+    with pytest.raises(ValueError, match="needs the view of each candidate"):
+        losses.InfoNCE(0.2, cross_view_only=True).against(IDS, Z, Candidates(np.zeros((5, 4)), np.arange(5)))

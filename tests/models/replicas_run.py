@@ -1,0 +1,79 @@
+"""Run by test_replicas.py in processes of its own: trains on one device, on replicas or as a worker; prints the result.
+
+python replicas_run.py SETTING CASE...      SETTING: "workers", or numbers of replicas such as "1,2,4"
+"""
+
+import json
+import sys
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import keras_tfcl
+
+ROWS, BATCH, FEATURES = 24, 8, 6
+RNG = np.random.default_rng(0)
+VIEWS = tuple(RNG.normal(size=(ROWS, FEATURES)).astype("float32") for _ in range(2))
+# Labels that give the first half of each batch fewer anchors with a positive than the second.
+LABELS = np.tile([0, 1, 2, 3, 4, 5, 5, 5], 3)
+KERNEL = RNG.normal(size=(FEATURES, 4)).astype("float32")
+
+INFONCE = keras_tfcl.InfoNCE, {"temperature": 0.2}
+CASES = {
+    "infonce": (INFONCE, {}),
+    "arctanh": ((keras_tfcl.ArctanhInfoNCE, {}), {}),
+    "hard": ((keras_tfcl.HardNegativeInfoNCE, {"temperature": 0.2, "top_k": 3}), {}),
+    "reweighted": (
+        (keras_tfcl.ContrastiveLoss, {"scaling": 0.5, "negatives": keras_tfcl.ReweightedNegatives(1.0, 0.1)}),
+        {},
+    ),
+    "decoupled": ((keras_tfcl.DecoupledInfoNCE, {"temperature": 0.2, "sigma": 0.5}), {}),
+    "cross_view": ((keras_tfcl.InfoNCE, {"temperature": 0.2, "cross_view_only": True}), {}),
+    "tiled": ((keras_tfcl.ArctanhInfoNCE, {"block_size": 5}), {}),
+    "sigmoid": ((keras_tfcl.SigmoidContrastiveLoss, {}), {}),
+    "labels": (INFONCE, {"supervised": True}),
+    "queue": (INFONCE, {"momentum": 0.9, "queue_size": 32}),
+    "bank": (INFONCE, {"momentum": 0.5, "queue_size": ROWS, "queue": "instances"}),
+}
+
+
+def train(case, strategy):
+    """The losses of two fits, the first gradient, the last weights, and an evaluation that splits unevenly."""
+    (loss, arguments), options = CASES[case]
+    with strategy.scope():
+        kernel = keras.initializers.Constant(KERNEL)
+        encoder = keras.Sequential([keras.Input((FEATURES,)), keras.layers.Dense(4, kernel_initializer=kernel)])
+        model = keras_tfcl.ContrastiveModel(encoder, seed=0, **options)
+        metrics = [keras_tfcl.ContrastiveAccuracy(), keras_tfcl.Uniformity()]
+        model.compile(keras.optimizers.SGD(1.0), loss=loss(**arguments), metrics=metrics)
+    y = None if "queue" in options else LABELS
+    settings = {"batch_size": BATCH, "shuffle": False, "verbose": 0}
+    first = tuple(view[:BATCH] for view in VIEWS)
+    history = [model.fit(first, None if y is None else y[:BATCH], **settings).history]
+    gradient = KERNEL - encoder.layers[-1].kernel.numpy()
+    history.append(model.fit(VIEWS, y, epochs=2, **settings).history)
+    evaluation = model.evaluate(VIEWS, LABELS, batch_size=13, verbose=0)
+    weights = [weight.numpy().tolist() for weight in model.weights]
+    return {"history": history, "gradient": gradient.tolist(), "weights": weights, "evaluation": evaluation}
+
+
+def main(setting, *cases):
+    if setting == "workers":
+        strategies = {"workers": tf.distribute.MultiWorkerMirroredStrategy()}
+    else:
+        numbers = [int(number) for number in setting.split(",")]
+        device = tf.config.list_physical_devices("CPU")[0]
+        tf.config.set_logical_device_configuration(device, [tf.config.LogicalDeviceConfiguration()] * max(numbers))
+        strategies = {
+            str(n): tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(n)])
+            if n > 1
+            else tf.distribute.get_strategy()
+            for n in numbers
+        }
+    results = {name: {case: train(case, strategy) for case in cases} for name, strategy in strategies.items()}
+    print("RESULT", json.dumps(results))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

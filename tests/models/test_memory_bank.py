@@ -1,0 +1,108 @@
+"""The memory bank by instance, against a training loop of plain TensorFlow in float64."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_tfcl
+
+RNG = np.random.default_rng(0)
+ROWS, BATCH = 12, 4
+VIEWS = tuple(RNG.normal(size=(ROWS, 5)).astype("float32") for _ in range(2))
+KERNEL = RNG.normal(size=(5, 3)).astype("float32")
+MOMENTUM, TEMPERATURE = 0.5, 0.3
+
+
+def build(views=2, queue_size=ROWS, **options):
+    kernel = keras.initializers.Constant(KERNEL)
+    encoder = keras.Sequential([keras.Input((5,)), keras.layers.Dense(3, use_bias=False, kernel_initializer=kernel)])
+    model = keras_tfcl.ContrastiveModel(
+        encoder, views=views, momentum=MOMENTUM, queue_size=queue_size, queue="instances", seed=0
+    )
+    model.compile(keras.optimizers.SGD(0.5), loss=keras_tfcl.InfoNCE(TEMPERATURE), **options)
+    return model
+
+
+def reference(views, epochs):
+    """Mean loss of each epoch, final kernel and bank of Wu et al.'s scheme."""
+    kernel, bank, means = tf.Variable(KERNEL, dtype="float64"), {}, []
+    for _ in range(epochs):
+        losses = []
+        for start in range(0, ROWS, BATCH):
+            rows = range(start, start + BATCH)
+            with tf.GradientTape() as tape:
+                z = [tf.math.l2_normalize(view[start : start + BATCH].astype("float64") @ kernel, 1) for view in views]
+                now = tf.math.l2_normalize(tf.add_n(z), 1).numpy()
+                for place, row in enumerate(rows):
+                    bank.setdefault(row, now[place])
+                anchors = []
+                for place, row in enumerate(rows):
+                    for one in z:
+                        logits = {other: tf.tensordot(one[place], v, 1) / TEMPERATURE for other, v in bank.items()}
+                        anchors.append(tf.reduce_logsumexp(list(logits.values())) - logits[row])
+                loss = tf.add_n(anchors) / len(anchors)
+            kernel.assign_sub(0.5 * tape.gradient(loss, kernel))
+            losses.append(float(loss))
+            for place, row in enumerate(rows):
+                moved = MOMENTUM * bank[row] + (1 - MOMENTUM) * now[place]
+                bank[row] = moved / np.linalg.norm(moved)
+        means.append(np.mean(losses))
+    return means, kernel.numpy(), np.stack([bank[row] for row in range(ROWS)])
+
+
+@pytest.mark.parametrize(("count", "options"), [(2, {"jit_compile": True}), (1, {"run_eagerly": True})])
+def test_training_with_a_memory_bank(count, options):
+    views = VIEWS[:count]
+    model = build(count, **options)
+    history = model.fit(views, batch_size=BATCH, shuffle=False, epochs=2, verbose=0).history
+    losses, kernel, bank = reference(views, epochs=2)
+    np.testing.assert_allclose(history["loss"], losses, rtol=1e-4)
+    np.testing.assert_allclose(model.encoder.layers[-1].kernel, kernel, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(model.instance_bank.entries, bank, rtol=1e-3, atol=1e-5)
+
+
+def test_shuffled_arrays_and_numbered_datasets_agree():
+    """Rows keep their numbers when they are shuffled; a dataset brings its own."""
+    model = build(run_eagerly=True)
+    model.fit(VIEWS, batch_size=BATCH, verbose=0)
+    numbered = build(run_eagerly=True)
+    order = [list(range(ROWS))[::-1][n : n + BATCH] for n in range(0, ROWS, BATCH)]
+    batches = [(tuple(view[rows] for view in VIEWS), np.array(rows)) for rows in order]
+    dataset = tf.data.Dataset.from_generator(lambda: iter(batches), output_signature=(
+        tuple(tf.TensorSpec((BATCH, 5)) for _ in VIEWS), tf.TensorSpec((BATCH,), "int64")))  # fmt: skip
+    numbered.fit(dataset, verbose=0)
+    for one in (model, numbered):
+        assert one.instance_bank.seen.numpy().all()
+        cosines = one.instance_bank.entries.numpy() @ one.predict(np.mean(VIEWS, 0), verbose=0).T
+        assert (cosines.argmax(1) == np.arange(ROWS)).mean() > 0.5
+
+
+def test_evaluation_needs_no_bank():
+    """Instances of another set have no entries: views are compared with one another."""
+    model = build(run_eagerly=True)
+    plain = keras_tfcl.ContrastiveModel(model.encoder)
+    plain.compile(loss=keras_tfcl.InfoNCE(TEMPERATURE), run_eagerly=True)
+    data = tuple(view[:BATCH] for view in VIEWS)
+    assert model.evaluate(data, verbose=0) == pytest.approx(plain.evaluate(data, verbose=0))
+
+
+def test_save_load_and_go_on(tmp_path):
+    model = build(run_eagerly=True)
+    settings = {"batch_size": BATCH, "shuffle": False, "verbose": 0}
+    model.fit(VIEWS, **settings)
+    model.save(tmp_path / "run.keras")
+    loaded = keras.models.load_model(tmp_path / "run.keras")
+    np.testing.assert_array_equal(loaded.instance_bank.seen, model.instance_bank.seen)
+    expected = model.fit(VIEWS, **settings).history["loss"]
+    np.testing.assert_allclose(loaded.fit(VIEWS, **settings).history["loss"], expected, rtol=1e-5)
+
+
+def test_bad_instance_numbers():
+    model = build(queue_size=8, run_eagerly=True)
+    with pytest.raises(ValueError, match=r"12 rows for queue_size=8\. Pass queue_size=12"):
+        model.fit(VIEWS, verbose=0)
+    with pytest.raises(ValueError, match=r"numbered by themselves for a memory bank\. Received: y\. Leave y out"):
+        model.fit(VIEWS, np.zeros(ROWS, "int64"), verbose=0)
+    with pytest.raises(ValueError, match=r"takes the number of each instance.*Received: data without y"):
+        model.fit(tf.data.Dataset.from_tensor_slices((VIEWS,)).batch(4).map(lambda views: (views,)), verbose=0)

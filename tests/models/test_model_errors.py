@@ -1,0 +1,108 @@
+"""Mistakes are named before the first step."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_tfcl
+
+X = np.random.default_rng(0).normal(size=(16, 4)).astype("float32")
+
+
+def encoder(*layers):
+    return keras.Sequential([keras.Input((4,)), *(layers or [keras.layers.Dense(3)])])
+
+
+def build(model=None, **options):
+    model = keras_tfcl.ContrastiveModel(model or encoder(), seed=0, **options)
+    model.compile("sgd", loss="infonce")
+    return model
+
+
+def fit_fails(message, x, y=None, model=None, **options):
+    """`fit` raises, and no step was made."""
+    model = model or build()
+    with pytest.raises(ValueError, match=message):
+        model.fit(x, y, verbose=0, **options)
+    assert int(model.optimizer.iterations) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"queue_size": 8}, r"A queue needs a momentum.*Received: queue_size=8, momentum=None\. Pass momentum=0\.999"),
+        ({"momentum": 1.0}, r"`momentum` must be a number in \[0, 1\), or None\. Received: momentum=1\.0"),
+        ({"momentum": True}, r"`momentum` must be a number.*Received: momentum=True"),
+        (
+            {"momentum": 0.9, "queue_size": -1},
+            r"`queue_size` must be an integer of at least 0\. Received: queue_size=-1",
+        ),
+        ({"momentum": 0.9, "queue_size": 2.5}, r"`queue_size` must be an integer.*Received: queue_size=2\.5"),
+        ({"queue": "fifo"}, r"`queue` must be 'keys' or 'instances'\. Received: queue='fifo'"),
+        ({"momentum": 0.5, "queue": "instances"}, r"needs the number of instances\. Received: queue_size=0"),
+        (
+            {"momentum": 0.5, "queue_size": 9, "queue": "instances", "supervised": True},
+            r"not labels\. Received: queue='instances', supervised=True",
+        ),
+        ({"views": 1}, r"no instance has a positive\. Received: views=1, supervised=False"),
+    ],
+    ids=str,
+)
+def test_arguments(options, message):
+    with pytest.raises(ValueError, match=message):
+        build(**options)
+
+
+def test_queue_of_no_whole_number_of_batches():
+    message = r"`queue_size` must be a multiple of the keys of a batch.*queue_size=24 for 8 \* 2 keys.*queue_size=32"
+    fit_fails(message, (X, X), batch_size=8, model=build(momentum=0.9, queue_size=24))
+    dataset = tf.data.Dataset.from_tensor_slices((X, X)).map(lambda *views: (views,)).batch(8, drop_remainder=True)
+    fit_fails(message, dataset, model=build(momentum=0.9, queue_size=24))
+    message = r"queue_size=25 for batches \* 2 keys.*queue_size=24"
+    dataset = tf.data.Dataset.from_tensor_slices((X, X)).map(lambda *views: (views,)).batch(8)
+    fit_fails(message, dataset, model=build(momentum=0.9, queue_size=25))
+
+
+def test_views():
+    fit_fails(r"views of an instance must have one shape\. Received: .*\(None, 4\).*\(None, 3\)", (X, X[:, :3]))
+    fit_fails(r"data with one view of each instance\. Pass two views", (X,))
+    fit_fails(r"needs 2 different views.*instances without views", X)
+
+
+def test_too_little_data():
+    fit_fails(r"at least one instance\. Received: an empty data set", (X[:0], X[:0]))
+    views = tf.data.Dataset.from_tensor_slices((X, X)).map(lambda *views: (views,)).batch(8)
+    fit_fails(r"at least one batch\. Received: an empty data set", views.take(0))
+    fit_fails(r"must not exceed the number of instances\. Received: batch_size=17 for 16 rows", (X, X), batch_size=17)
+    assert np.isfinite(build().fit((X, X + 1), verbose=0).history["loss"]).all()  # the default of 32 adapts
+
+
+def test_shapes_of_outputs():
+    with pytest.raises(ValueError, match=r"encoder must give one vector.*output \(None, 4, 1\)"):
+        build(encoder(keras.layers.Reshape((4, 1))))
+    inputs = keras.Input((4,))
+    for outputs in ([inputs, inputs], {"a": inputs, "b": inputs}):
+        with pytest.raises(ValueError, match=r"encoder must give one vector.*with one output"):
+            build(keras.Model(inputs, outputs))
+    fit_fails(
+        r"projector must give one vector.*output \(.*, 3, 1\)",
+        (X, X),
+        model=build(projector=keras.layers.Reshape((3, 1))),
+    )
+    with pytest.raises(ValueError, match=r"projector must give one vector.*output \(None, 3, 1\)"):
+        build(projector=keras.layers.Reshape((3, 1)), momentum=0.9)
+
+
+def test_momentum_needs_an_encoder_that_knows_its_inputs():
+    with pytest.raises(ValueError, match=r"`momentum` needs an encoder that knows its inputs.*Received: Sequential"):
+        build(keras.Sequential([keras.layers.Dense(3)]), momentum=0.9)
+
+
+def test_losses_that_compare_nothing():
+    model = keras_tfcl.ContrastiveModel(encoder(), momentum=0.9)
+    with pytest.raises(ValueError, match=r"EmbeddingLoss\. Received: MeanSquaredError"):
+        model.compile("sgd", loss=keras.losses.MeanSquaredError())
+    model = keras_tfcl.ContrastiveModel(encoder(), momentum=0.5, queue_size=16, queue="instances", seed=0)
+    model.compile("sgd", loss=keras_tfcl.InfoNCE(cross_view_only=True))
+    fit_fails(r"needs the view of each candidate.*memory banks have no views", (X, X), model=model)
