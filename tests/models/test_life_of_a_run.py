@@ -28,7 +28,7 @@ class Noise(keras.layers.Layer):
 
 def build(**options):
     """A bit of everything that has state: dropout, schedule, learned temperature, momentum encoder, queue."""
-    options = {"momentum": None, "queue_size": 0} | options
+    options = {"momentum": 0.9, "queue_size": 64} | options
     keras.utils.set_random_seed(0)
     layers = [keras.layers.Dense(8), keras.layers.Dropout(0.5), keras.layers.Dense(6)]
     encoder = keras.Sequential([keras.Input((6,)), *layers])
