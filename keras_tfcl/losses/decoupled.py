@@ -59,7 +59,7 @@ class DecoupledInfoNCE(ContrastiveLoss):
         similarity, pairs = self._similarity(ids, y_pred, views, candidates)
         positive = masked_mean(similarity, pairs.positive)
         # Compared with given candidates, the anchors of all replicas make one batch.
-        total = replicas.total if candidates is not None else keras.ops.identity
+        total = None if candidates is None else replicas.total
         lighter = 1.0 - decoupling_weights(positive, valid, self.sigma, total)
         correction = keras.ops.where(valid, lighter * positive / self.temperature, 0.0)
         return AnchorLosses(losses + keras.ops.cast(correction, losses.dtype), valid)

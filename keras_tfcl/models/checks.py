@@ -71,15 +71,25 @@ def check_memory(momentum: Any, queue_size: Any, queue: Any) -> None:
         )
 
 
-def check_compiled(loss: Any, compares: bool, jit_compile: Any, replicas: int) -> None:
-    """Raises ValueError for a loss that cannot compare with keys or other replicas, or for XLA on several replicas."""
-    if compares and not isinstance(loss, EmbeddingLoss):
+def check_loss_compares(loss: Any) -> None:
+    """Raises ValueError for a loss that can compare with nothing but the batch at hand."""
+    if not isinstance(loss, EmbeddingLoss):
         raise ValueError(
             "Momentum, queues and replicas need a loss that compares embeddings with given candidates, a "
             f"keras_tfcl.losses.EmbeddingLoss. Received: {type(loss).__name__}. Use for example ArctanhInfoNCE(), or "
             "subclass EmbeddingLoss."
         )
-    if jit_compile is True and replicas > 1:
+
+
+def check_replicas(replicas: int, built: bool, jit_compile: Any) -> None:
+    """Raises ValueError for what cannot be trained on several replicas."""
+    if not built:
+        raise ValueError(
+            f"On several replicas the encoder must know its inputs beforehand. Received: {replicas} replicas and an "
+            "encoder that is not built. Begin a Sequential with keras.Input, or wrap the encoder: x = "
+            "keras.Input(shape); keras.Model(x, encoder(x))."
+        )
+    if jit_compile is True:
         raise ValueError(
             "XLA cannot compile a step of several replicas. Received: jit_compile=True under a strategy of "
             f"{replicas} replicas. Leave jit_compile at 'auto', which is off there."

@@ -10,8 +10,9 @@ from keras_tfcl import callbacks as callbacks_module
 from keras_tfcl import losses as losses_module
 from keras_tfcl.data.views import ViewPipeline, brings_batches, row_count
 from keras_tfcl.models.checks import (
-    check_compiled,
+    check_loss_compares,
     check_memory,
+    check_replicas,
     checked_seed,
     checked_views,
 )
@@ -152,8 +153,11 @@ class ContrastiveModel(TrainingStep):
         optimizer = keras.optimizers.get(optimizer)
         if kwargs.get("auto_scale_loss", True) and self._computes_in_float16():
             optimizer = _scaled(optimizer)
-        compares = self.momentum is not None or self.distribute_strategy.num_replicas_in_sync > 1
-        check_compiled(loss, compares, kwargs.get("jit_compile"), self.distribute_strategy.num_replicas_in_sync)
+        replicas = self.distribute_strategy.num_replicas_in_sync
+        if self.momentum is not None or replicas > 1:
+            check_loss_compares(loss)
+        if replicas > 1:
+            check_replicas(replicas, self.built, kwargs.get("jit_compile"))
         # What is trained inside the loss, such as a learnable temperature, belongs to the model's variables.
         self.loss_layers = [part for part in vars(loss).values() if isinstance(part, keras.Layer)]
         metrics = keras.tree.flatten(metrics or [])
@@ -177,6 +181,12 @@ class ContrastiveModel(TrainingStep):
     def compile_from_config(self, config: dict[str, Any]) -> None:
         self.compile(**keras.saving.deserialize_keras_object(config))
 
+    def _maybe_symbolic_build(self, *args: Any, **kwargs: Any) -> None:
+        # Keras' own averages a batch over the replicas to see its shapes, which makes floats of ids and fails on them.
+        # There is nothing to build: `compile` asks for a built model where there are several replicas.
+        if self.distribute_strategy.num_replicas_in_sync == 1:
+            super()._maybe_symbolic_build(*args, **kwargs)
+
     # Data
 
     def fit(
@@ -198,7 +208,7 @@ class ContrastiveModel(TrainingStep):
         are left out of that epoch. `validation_data` is made into views too, the same ones each time.
         """
         self._assert_compile_called("fit")
-        start = EpochStart(int(self.optimizer.iterations))
+        start = EpochStart(self.optimizer)
         if self.instance_bank is not None and not brings_batches(x):
             y = self.instance_bank.numbers(row_count(x), y)
         dataset = self._pipeline.batches(

@@ -42,8 +42,9 @@ class Embedder(keras.Model):
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Instances give L2-normalised features `(B, F)`; a tuple of V views gives their projections `(B, V, D)`."""
-        if not isinstance(inputs, tuple):
+        if not isinstance(inputs, tuple) and len(self.encoders) == 1:
             return self._embedding(0, inputs, training)
+        _check_inputs(inputs, len(self.encoders))
         return project_views([partial(self._projection, n) for n in range(len(self.encoders))], inputs, training)
 
     def predict_step(self, data: Any) -> Any:
@@ -81,7 +82,6 @@ def project_views(networks: Sequence[Callable[..., Any]], views: tuple, training
         training: of the networks.
     """
     if len(networks) > 1:
-        _check_inputs(views, len(networks))
         projections = [network(view, training=training) for network, view in zip(networks, views, strict=True)]
         if len({projection.shape[-1] for projection in projections}) > 1:
             raise ValueError(
@@ -108,7 +108,12 @@ def joined_network(encoder: keras.Model, projector: keras.Layer | None) -> keras
             f"{type(encoder).__name__} `{encoder.name}`. Begin a Sequential with keras.Input, or wrap the encoder: "
             "x = keras.Input(shape); keras.Model(x, encoder(x))."
         )
-    return encoder if projector is None else keras.Model(encoder.input, projector(encoder.output))
+    if projector is None:
+        return encoder
+    inputs = encoder.inputs[0] if isinstance(encoder, keras.Sequential) else encoder.input
+    projection = projector(encoder.outputs[0])
+    check_output(projection.shape, "projector")
+    return keras.Model(inputs, projection)
 
 
 def check_output(shape: Any, owner: str) -> None:
@@ -149,7 +154,7 @@ def _check_branches(encoder: Any, projector: Any) -> None:
 
 
 def _check_inputs(views: Any, encoders: int) -> None:
-    if not isinstance(views, tuple) or len(views) != encoders:
+    if encoders > 1 and (not isinstance(views, tuple) or len(views) != encoders):
         received = f"a tuple of {len(views)}" if isinstance(views, tuple) else type(views).__name__
         raise ValueError(
             f"A model of {encoders} encoders takes a tuple with one input for each. Received: {received}. Pass "

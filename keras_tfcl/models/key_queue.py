@@ -45,7 +45,7 @@ class KeyQueue(keras.layers.Layer):
     def push(self, keys: Any, ids: Any) -> None:
         """Stores keys `(B, V, D)` of all replicas, with the ids `(B,)` of their instances, in place of the oldest."""
         views, features = keys.shape[1:]
-        self.check_batch(keys.shape[0], views)
+        self.check_batch(None, views)
         keys, ids = replicas.gather(ops.reshape(keys, (-1, features)), ops.repeat(ops.cast(ids, "int64"), views))
         keys, ids = keys[: self.size], ids[: self.size]
         count = ops.cast(ops.shape(keys)[0], "int64")

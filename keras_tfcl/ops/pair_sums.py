@@ -58,14 +58,14 @@ def sigmoid_losses(logits: Any, pairs: Pairs) -> Any:
     return _sum(ops.softplus(-logits), pairs.positive) + _sum(ops.softplus(logits), pairs.negative)
 
 
-def decoupling_weights(positive: Any, valid: Any, sigma: float, total: Callable[[Any], Any] = ops.identity) -> Any:
+def decoupling_weights(positive: Any, valid: Any, sigma: float, total: Callable[[Any], Any] | None = None) -> Any:
     """The weights of DCLW: `w_i = 2 - exp(s_i / sigma) / mean(exp(s / sigma))`: hard positives weigh more, mean w = 1.
 
     Args:
         positive: similarity of each anchor to its positives `(A,)`.
         valid: bool `(A,)`: the anchors in the mean.
         sigma: positive number.
-        total: makes of a sum over these anchors one over all of the batch, where replicas share it.
+        total: makes of a sum over these anchors one over the whole batch, where replicas share it. Defaults to none.
 
     Returns:
         `(A,)`, a constant for the gradient.
@@ -78,8 +78,10 @@ def decoupling_weights(positive: Any, valid: Any, sigma: float, total: Callable[
     Reference: Yeh et al. 2022, arXiv 2110.06848.
     """
     weight = ops.where(valid, ops.exp(ops.stop_gradient(positive) / sigma), 0.0)
-    count = total(ops.sum(ops.cast(valid, weight.dtype)))
-    return 2.0 - ops.divide_no_nan(weight * count, total(ops.sum(weight)))
+    count, whole = ops.sum(ops.cast(valid, weight.dtype)), ops.sum(weight)
+    if total is not None:
+        count, whole = total(count), total(whole)
+    return 2.0 - ops.divide_no_nan(weight * count, whole)
 
 
 def masked_mean(x: Any, mask: Any) -> Any:

@@ -14,7 +14,8 @@ import keras_tfcl
 
 ROWS, BATCH, FEATURES = 24, 8, 6
 RNG = np.random.default_rng(0)
-VIEWS = tuple(RNG.normal(size=(ROWS, FEATURES)).astype("float32") for _ in range(2))
+FIRST = RNG.normal(size=(ROWS, FEATURES)).astype("float32")
+VIEWS = (FIRST, FIRST + RNG.normal(size=FIRST.shape).astype("float32"))
 # Labels that give the first half of each batch fewer anchors with a positive than the second.
 LABELS = np.tile([0, 1, 2, 3, 4, 5, 5, 5], 3)
 KERNEL = RNG.normal(size=(FEATURES, 4)).astype("float32")

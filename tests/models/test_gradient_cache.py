@@ -211,7 +211,7 @@ def peak():
 instances, rows, jit = int(sys.argv[1]), int(sys.argv[2]) or None, sys.argv[3] == "jit"
 keras.utils.set_random_seed(0)
 layers = keras.layers  # wide maps of few operations: 48 x 48 x 16 floats, 144 KiB an image and layer
-encoder = keras.Sequential([keras.Input((48, 48, 1)), *[layers.Conv2D(16, 1, activation="relu") for _ in range(3)],
+encoder = keras.Sequential([keras.Input((48, 48, 1)), *[layers.Dense(16, "relu") for _ in range(3)],
                             layers.GlobalAveragePooling2D()])
 model = keras_tfcl.ContrastiveModel(encoder, projector=keras_tfcl.ProjectionHead((32, 16)), encoder_batch_size=rows)
 model.compile("sgd", loss=keras_tfcl.InfoNCE(0.1), jit_compile=jit)

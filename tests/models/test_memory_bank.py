@@ -67,11 +67,8 @@ def test_shuffled_arrays_and_numbered_datasets_agree():
     model = build(run_eagerly=True)
     model.fit(VIEWS, batch_size=BATCH, verbose=0)
     numbered = build(run_eagerly=True)
-    order = [list(range(ROWS))[::-1][n : n + BATCH] for n in range(0, ROWS, BATCH)]
-    batches = [(tuple(view[rows] for view in VIEWS), np.array(rows)) for rows in order]
-    dataset = tf.data.Dataset.from_generator(lambda: iter(batches), output_signature=(
-        tuple(tf.TensorSpec((BATCH, 5)) for _ in VIEWS), tf.TensorSpec((BATCH,), "int64")))  # fmt: skip
-    numbered.fit(dataset, verbose=0)
+    dataset = tf.data.Dataset.from_tensor_slices((tuple(view[::-1] for view in VIEWS), np.arange(ROWS)[::-1]))
+    numbered.fit(dataset.batch(BATCH), verbose=0)
     for one in (model, numbered):
         assert one.instance_bank.seen.numpy().all()
         cosines = one.instance_bank.entries.numpy() @ one.predict(np.mean(VIEWS, 0), verbose=0).T
