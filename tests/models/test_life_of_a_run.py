@@ -113,12 +113,11 @@ def test_a_killed_run_loses_at_most_the_epoch(uninterrupted, tmp_path):
     """kill -9 in the middle of the third epoch; started again, it repeats that epoch and ends with the same losses."""
     here = os.path.dirname(os.path.abspath(__file__))
     command = [sys.executable, "-c", RUN, here, str(tmp_path / "backup")]
-    process = subprocess.Popen([*command, "slow"], stdout=subprocess.PIPE, text=True)
-    reported = [json.loads(process.stdout.readline()) for _ in range(2)]
-    time.sleep(0.45)  # the second of three batches
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not process.stdout.read()
+    with subprocess.Popen([*command, "slow"], stdout=subprocess.PIPE, text=True) as process:
+        reported = [json.loads(process.stdout.readline()) for _ in range(2)]
+        time.sleep(0.45)  # the second of three batches
+        process.send_signal(signal.SIGKILL)
+        assert not process.stdout.read()
     done = subprocess.run([*command, "fast"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     reported += [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
