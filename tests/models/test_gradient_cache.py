@@ -254,7 +254,7 @@ def test_memory_is_that_of_a_slice(jit):
 
     found = measure(8192, 128)
     assert np.isfinite(found["loss"])
-    # What may grow with the batch is the input: data, both views in one array, XLA's copy. The rest is for the compiler.
+    # What may grow with the batch is the input: data, both views in one array, XLA's copy; the rest is the compiler's.
     assert found["MiB"] < 3.5 * 144 + 400
     if jit == "graph":
         assert measure(2048, 0)["MiB"] > 3 * 576  # three layers, of a quarter of the batch
