@@ -36,25 +36,28 @@ class StopOnNonFinite(keras.callbacks.Callback):
     FloatingPointError: The loss became nan in epoch 1, batch 1 (optimizer step 0). Inputs: NaN or Inf in 1 of 16 ...
     """
 
+    # Keras may call it from another thread, a few steps late, so that no step waits for its own loss. It still comes
+    # before the end of the epoch; and beside a callback that saves within the epoch Keras waits.
+    async_safe = True
+
     def __init__(self) -> None:
         super().__init__()
         self._epoch = 0
-        self._next_batch = 0
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         if hasattr(self.model, "first_failure"):
             self.model.first_failure.forget()
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        self._epoch, self._next_batch = epoch, 0
+        self._epoch = epoch
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         loss = (logs or {}).get("loss", 0.0)
         if not math.isfinite(loss):
-            first, last = self._next_batch + 1, batch + 1
+            last = batch + 1
+            first = max(1, last - self.model.steps_per_execution + 1)
             where = f"batch {last}" if first == last else f"batches {first} to {last}"
             raise FloatingPointError(f"The loss became {loss} in epoch {self._epoch + 1}, {where}{self._reason()}")
-        self._next_batch = batch + 1
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         floats = [v for v in self.model.weights if "float" in v.dtype]

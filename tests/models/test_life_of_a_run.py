@@ -64,6 +64,7 @@ def test_saved_and_loaded_it_goes_on_to_the_bit(uninterrupted, tmp_path):
     assert fit(loaded, epochs=4, initial_epoch=2) == uninterrupted[2:]
 
 
+@pytest.mark.slow
 def test_weights_alone_go_on_in_a_model_built_anew(uninterrupted, tmp_path):
     """ModelCheckpoint(save_weights_only=True) writes optimizer and seeds too."""
     save = keras.callbacks.ModelCheckpoint(str(tmp_path / "{epoch}.weights.h5"), save_weights_only=True)
