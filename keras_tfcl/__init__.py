@@ -36,6 +36,7 @@ __all__ = [
     "ScheduledTemperature",
     "SigmoidContrastiveLoss",
     "SimpleContrastiveLoss",
+    "StopOnNonFinite",
     "Temperature",
     "TemperatureSchedule",
     "Tolerance",
@@ -55,7 +56,7 @@ __all__ = [
 if tensorflow_is_installed():
     require_tensorflow_backend()
     from keras_tfcl import callbacks, data, layers, losses, metrics, models, negatives, ops, scaling
-    from keras_tfcl.callbacks import KNNEvaluation, TemperatureSchedule
+    from keras_tfcl.callbacks import KNNEvaluation, StopOnNonFinite, TemperatureSchedule
     from keras_tfcl.layers import ImageAugmenter, ProjectionHead
     from keras_tfcl.losses import (
         ArctanhInfoNCE,

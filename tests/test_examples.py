@@ -1,7 +1,9 @@
 """The demo and the README's own code, as a new user runs them."""
 
+import csv
 import importlib.util
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -46,3 +48,49 @@ def test_code_of_the_readme(tmp_path):
     assert len(first) <= 16  # from import to ONNX
     run(["-c", "\n".join(blocks).replace("(images)", "(data.test_images)")], folder=tmp_path)
     assert (tmp_path / "encoder.onnx").exists()
+
+
+SCRIPTS = {
+    "supcon.py": "trained encoder",
+    "clip_pairs.py": "temperature learned",
+    "simclr.py": "trained encoder",
+    "moco.py": "trained encoder",
+    "image_folder.py": "ONNX file",
+}
+FAST = "supcon.py"  # the others take as long each, and much of it the same way
+
+
+@needs_mlxtend
+@pytest.mark.parametrize(
+    "script", [pytest.param(name, marks=[] if name == FAST else [pytest.mark.slow]) for name in SCRIPTS]
+)
+def test_scripts(script, tmp_path):
+    """Each runs in its tiny setting, compares with baselines, and is short enough to be read."""
+    output = run([str(ROOT / "examples" / script)], "--tiny", folder=tmp_path)
+    figures = {
+        line[:18].strip(): float(line[18:]) for line in output.splitlines() if re.fullmatch(r".{18}[01]\.\d{3}", line)
+    }
+    if script != "clip_pairs.py":
+        assert {"raw pixels", "untrained encoder", "trained encoder"} <= set(figures)
+        assert all(0.1 < accuracy <= 1 for accuracy in figures.values())
+    assert SCRIPTS[script] in output
+    assert len((ROOT / "examples" / script).read_text().splitlines()) <= 120
+
+
+def test_every_script_is_run():
+    written = {file.name for file in (ROOT / "examples").glob("*.py")}
+    elsewhere = {"demo.py", "demo_pictures.py", "multi_worker.py"}
+    assert written == {*SCRIPTS, *elsewhere}
+
+
+@pytest.mark.slow
+def test_speed_of_training(tmp_path):
+    """Tiny: every contestant gives a time, and those of this library train equally many parameters."""
+    script = shutil.copytree(ROOT / "examples" / "speed", tmp_path / "speed") / "training.py"
+    sizes = ["--batch", "4", "--width", "4", "--steps", "2", "--rounds", "1", "--xla", "off"]
+    run([str(script)], *sizes, folder=tmp_path)
+    with (tmp_path / "results" / "speed_training.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    timed = [row for row in rows if row["seconds"]]
+    assert len(timed) == 3 and len({row["parameters"] for row in timed}) == 1
+    assert "left out: no --peers" in (tmp_path / "results" / "speed_training.md").read_text()

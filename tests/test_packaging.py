@@ -21,7 +21,7 @@ ALLOWED = {
     "data": set(),
     "metrics": {"ops"},
     "callbacks": {"scaling"},
-    "models": {"ops", "losses", "data"},
+    "models": {"ops", "losses", "data", "callbacks"},
     "testing": {"models"},
     "export": set(),
 }

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_tfcl import callbacks as callbacks_module
 from keras_tfcl import losses as losses_module
 from keras_tfcl.data.views import ViewPipeline, brings_batches, row_count
 from keras_tfcl.models.checks import (
@@ -18,7 +19,9 @@ from keras_tfcl.models.checks import (
 from keras_tfcl.models.embedder import joined_network
 from keras_tfcl.models.epoch_start import EpochStart
 from keras_tfcl.models.memory import make_memory
+from keras_tfcl.models.seed_state import load_seeds, save_seeds
 from keras_tfcl.models.training_step import TrainingStep
+from keras_tfcl.validation import positive_integer
 
 
 @keras.saving.register_keras_serializable(package="keras_tfcl")
@@ -53,6 +56,9 @@ class ContrastiveModel(TrainingStep):
             to 0.
         queue: `"keys"`, the default; or `"instances"`: a memory bank of `queue_size` embeddings, one for each instance
             of the data, each a moving average with `momentum` (0.5 is usual); no encoder is copied.
+        encoder_batch_size: largest number of views that the encoder sees at a time in training: a contrastive batch
+            larger than its memory, with the exact gradient, for about a third more time (gradient caching). Batch
+            normalisation in the encoder then uses the statistics of each slice. Defaults to None: all at once.
         **kwargs: of `keras.Model`.
 
     What `fit`, `evaluate` and `validation_data` take as x:
@@ -98,10 +104,13 @@ class ContrastiveModel(TrainingStep):
         momentum: float | None = None,
         queue_size: int = 0,
         queue: str = "keys",
+        encoder_batch_size: int | None = None,
         **kwargs: Any,
     ) -> None:
         check_memory(momentum, queue_size, queue)
-        super().__init__(encoder, projector, supervised, **kwargs)
+        if encoder_batch_size is not None:
+            positive_integer("encoder_batch_size", encoder_batch_size, "None, the default, means the whole batch.")
+        super().__init__(encoder, projector, supervised, encoder_batch_size=encoder_batch_size, **kwargs)
         views = checked_views(views, len(self.encoders), augmenter, supervised, queue)
         self.momentum = momentum
         self.queue_size = queue_size
@@ -110,7 +119,7 @@ class ContrastiveModel(TrainingStep):
         self._pipeline = ViewPipeline(augmenter, views, checked_seed(seed), paired=len(self.encoders) > 1)
         if momentum is not None:
             networks = [joined_network(*branch) for branch in zip(self.encoders, self.projectors, strict=True)]
-            self.remember_in(make_memory(networks, momentum, queue_size, queue))
+            self.remember_in(make_memory(networks, momentum, queue_size, queue, encoder_batch_size))
 
     @property
     def augmenter(self) -> Callable[..., Any] | None:
@@ -136,10 +145,14 @@ class ContrastiveModel(TrainingStep):
             optimizer: as in Keras.
             loss: a contrastive Keras loss or its name, such as `"arctanh_infonce"`.
             metrics: list of metrics of embeddings.
-            **kwargs: as in Keras. `jit_compile` is "auto" by default: XLA where every layer supports it, and not with
-                more than one replica, where it cannot be.
+            **kwargs: as in Keras. Where a layer computes in float16 the loss is scaled, unless `auto_scale_loss=False`.
+                `jit_compile` is "auto" by default: XLA where every layer supports it, and not with more than one
+                replica, where it cannot be.
         """
         loss = losses_module.get(loss)
+        optimizer = keras.optimizers.get(optimizer)
+        if kwargs.get("auto_scale_loss", True) and self._computes_in_float16():
+            optimizer = _scaled(optimizer)
         replicas = self.distribute_strategy.num_replicas_in_sync
         if self.momentum is not None or replicas > 1:
             check_loss_compares(loss)
@@ -153,6 +166,10 @@ class ContrastiveModel(TrainingStep):
         super().compile(optimizer=optimizer, loss=loss, metrics=others, **kwargs)
         if self.built:
             self.optimizer.build(self.trainable_variables)  # so that a model saved before training loads again
+
+    def _computes_in_float16(self) -> bool:
+        # Keras looks at the model's own policy alone, which need not be that of the encoder's layers.
+        return any(layer.compute_dtype == "float16" for layer in self._flatten_layers())
 
     def get_compile_config(self) -> dict[str, Any]:
         config = super().get_compile_config()
@@ -203,7 +220,7 @@ class ContrastiveModel(TrainingStep):
         if validation_data is not None:
             validation_data = self._validation(validation_data, validation_batch_size or batch_size)
         shuffle = shuffle and isinstance(x, keras.utils.PyDataset)  # all others are shuffled by now
-        callbacks = [start, *keras.tree.flatten(callbacks or [])]
+        callbacks = [start, *_guarded(keras.tree.flatten(callbacks or []))]
         return super().fit(dataset, validation_data=validation_data, shuffle=shuffle, callbacks=callbacks, **kwargs)
 
     def evaluate(
@@ -235,7 +252,15 @@ class ContrastiveModel(TrainingStep):
             "momentum": self.momentum,
             "queue_size": self.queue_size,
             "queue": self.queue,
+            "encoder_batch_size": self.encoder_batch_size,
         }
+
+    def save_own_variables(self, store: Any) -> None:
+        super().save_own_variables(store)
+        save_seeds(self, store)
+
+    def load_own_variables(self, store: Any) -> None:
+        super().load_own_variables(load_seeds(self, store))
 
     def build_from_config(self, config: dict[str, Any]) -> None:
         # Encoder and projector come out of their own configurations built.
@@ -248,3 +273,17 @@ class ContrastiveModel(TrainingStep):
             for name in ("encoder", "projector", "augmenter")
         }
         return cls(**{**config, **parts})
+
+
+def _scaled(optimizer: Any) -> Any:
+    """The optimizer, with dynamic loss scaling."""
+    scales = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+    return optimizer if scales else keras.optimizers.LossScaleOptimizer(optimizer, name="loss_scale_optimizer")
+
+
+def _guarded(callbacks: list[Any]) -> list[Any]:
+    """The callbacks, and in front of them one that ends a run whose loss is no number, if none of them does."""
+    kinds = (callbacks_module.StopOnNonFinite, keras.callbacks.TerminateOnNaN)
+    if any(isinstance(callback, kinds) for callback in callbacks):
+        return callbacks
+    return [callbacks_module.StopOnNonFinite(), *callbacks]

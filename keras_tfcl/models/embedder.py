@@ -7,6 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_tfcl.models.gradient_cache import encode_in_slices
 from keras_tfcl.ops.similarity import l2_normalize
 
 
@@ -16,11 +17,14 @@ class Embedder(keras.Model):
     Args:
         encoder: Keras model, or a tuple of models, one for each view.
         projector: layer, a tuple of as many layers, or None.
+        encoder_batch_size: largest number of rows that an encoder sees at a time in training, or None.
         **kwargs: of `keras.Model`.
     """
 
-    def __init__(self, encoder: Any, projector: Any, **kwargs: Any) -> None:
+    def __init__(self, encoder: Any, projector: Any, encoder_batch_size: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.autocast = False  # encoder and projector cast for themselves; gradients add up in float32
+        self.encoder_batch_size = encoder_batch_size
         self.encoder = tuple(encoder) if isinstance(encoder, (tuple, list)) else encoder
         self.projector = tuple(projector) if isinstance(projector, (tuple, list)) else projector
         _check_branches(self.encoder, self.projector)
@@ -63,7 +67,8 @@ class Embedder(keras.Model):
         return projection
 
     def _features(self, number: int, x: Any, training: bool | None) -> Any:
-        features = self.encoders[number](x, training=training)
+        encode, rows = self.encoders[number], self.encoder_batch_size
+        features = encode_in_slices(encode, x, rows, training) if rows else encode(x, training=training)
         check_output(getattr(features, "shape", type(features).__name__), "encoder")
         return features
 

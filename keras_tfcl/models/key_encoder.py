@@ -1,13 +1,15 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import keras
 from keras import ops
 
 from keras_tfcl.models.embedder import project_views
+from keras_tfcl.models.gradient_cache import encode_in_slices
 from keras_tfcl.ops.similarity import l2_normalize
 
 
@@ -21,14 +23,18 @@ class KeyEncoder(keras.layers.Layer):
     Args:
         networks: functional models from views to projections, which are copied and followed.
         momentum: m, in [0, 1).
+        rows: largest number of rows at a time, or None. The whole network runs in such slices, so that its projector's
+            batch normalisation uses the statistics of a slice.
         **kwargs: of `keras.layers.Layer`.
 
     Reference: He et al. 2020 (MoCo), arXiv 1911.05722.
     """
 
-    def __init__(self, networks: Sequence[keras.Model], momentum: float, **kwargs: Any) -> None:
+    def __init__(
+        self, networks: Sequence[keras.Model], momentum: float, rows: int | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
-        self.momentum = momentum
+        self.momentum, self.rows = momentum, rows
         self.networks = [_copy(network) for network in networks]
         self._pairs = [
             _Pair(*pair)
@@ -48,7 +54,12 @@ class KeyEncoder(keras.layers.Layer):
 
     def call(self, views: tuple, training: bool | None = None) -> Any:
         """The keys `(B, V, D)` of V views, L2-normalised."""
-        return ops.stop_gradient(l2_normalize(project_views(self.networks, views, training)))
+        return ops.stop_gradient(l2_normalize(project_views(self._functions(), views, training)))
+
+    def _functions(self) -> Sequence[Callable[..., Any]]:
+        if self.rows is None:
+            return self.networks
+        return [partial(encode_in_slices, network, rows=self.rows) for network in self.networks]
 
     def follow(self) -> None:
         """Moves the trained weights one step towards those of the encoder."""

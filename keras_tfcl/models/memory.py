@@ -20,14 +20,17 @@ class Memory(NamedTuple):
     instance_bank: InstanceBank | None = None
 
 
-def make_memory(networks: Sequence[keras.Model], momentum: float, queue_size: int, queue: str) -> Memory:
+def make_memory(
+    networks: Sequence[keras.Model], momentum: float, queue_size: int, queue: str, rows: int | None
+) -> Memory:
     """Makes the parts.
 
     Args:
         networks: functional models from views to projections `(B, D)`.
         momentum, queue_size, queue: checked, of `ContrastiveModel`.
+        rows: its `encoder_batch_size`.
     """
     features = networks[0].output_shape[-1]
     if queue == "instances":
         return Memory(instance_bank=InstanceBank(queue_size, features, momentum))
-    return Memory(KeyEncoder(networks, momentum), KeyQueue(queue_size, features) if queue_size else None)
+    return Memory(KeyEncoder(networks, momentum, rows), KeyQueue(queue_size, features) if queue_size else None)

@@ -8,6 +8,7 @@ from keras import ops
 
 from keras_tfcl.models.checks import check_labels, check_several_views
 from keras_tfcl.models.embedder import Embedder
+from keras_tfcl.models.first_failure import FirstFailure
 from keras_tfcl.models.memory import Memory
 from keras_tfcl.ops import replicas
 from keras_tfcl.ops.candidates import Candidates, batch_candidates
@@ -28,6 +29,7 @@ class TrainingStep(Embedder):
         self.supervised = supervised
         self.loss_layers: list[keras.Layer] = []
         self.id_metrics: list[keras.Metric] = []
+        self.first_failure = FirstFailure()
         self.remember_in(Memory())
 
     def remember_in(self, memory: Memory) -> None:
@@ -40,6 +42,7 @@ class TrainingStep(Embedder):
         keys = None if self.key_encoder is None else self.key_encoder(x, training=True)
         loss, z, gradients = self.loss_and_gradients(x, y, sample_weight, keys)
         self._track(loss, z)
+        self.first_failure.note(self.optimizer.iterations, x, z, loss)
         self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
         self._remember(self._ids(y, z), z, keys)
         return self.compute_metrics(x, y, z, sample_weight)

@@ -35,6 +35,7 @@ CASES = {
     "tiled": ((keras_tfcl.ArctanhInfoNCE, {"block_size": 5}), {}),
     "sigmoid": ((keras_tfcl.SigmoidContrastiveLoss, {}), {}),
     "labels": (INFONCE, {"supervised": True}),
+    "slices": (INFONCE, {"encoder_batch_size": 3}),
     "queue": (INFONCE, {"momentum": 0.9, "queue_size": 32}),
     "bank": (INFONCE, {"momentum": 0.5, "queue_size": ROWS, "queue": "instances"}),
 }

@@ -12,7 +12,8 @@ import pytest
 
 SCRIPT = Path(__file__).with_name("replicas_run.py")
 CASES = [
-    "infonce", "arctanh", "hard", "reweighted", "decoupled", "cross_view", "tiled", "sigmoid", "labels", "queue", "bank"
+    "infonce", "arctanh", "hard", "reweighted", "decoupled", "cross_view", "tiled", "sigmoid", "labels", "slices",
+    "queue", "bank",
 ]  # fmt: skip
 
 
