@@ -14,6 +14,8 @@ from keras_tfcl.export.modelfile import check_model_file
 from keras_tfcl.export.requirements import require
 from keras_tfcl.export.source import OUTPUT
 
+_HALF_TYPES = (10, 16)  # TensorProto.FLOAT16 and BFLOAT16
+
 
 def load_checked(path: Path, inputs: Sequence[InputSpec], dimension: int, layers: Sequence[Any]) -> OnnxEncoder:
     """Check the file at `path` and load it as a server would.
@@ -27,7 +29,7 @@ def load_checked(path: Path, inputs: Sequence[InputSpec], dimension: int, layers
     """
     onnx = require("onnx", "export")
     check_model_file(path)
-    model = onnx.load(path)
+    model = onnx.load(path, load_external_data=False)
     _check_operations(onnx, model, layers)
     _check_interface(onnx, model.graph, inputs, dimension)
     try:
@@ -41,7 +43,7 @@ def _check_operations(onnx: Any, model: Any, layers: Sequence[Any]) -> None:
     opsets = {entry.domain: entry.version for entry in model.opset_import}
     unknown = {
         (node.op_type, layer_of(node.name, layers)): None
-        for node in _nodes(model.graph)
+        for node in (*_nodes(model.graph), *(node for function in model.functions for node in function.node))
         if not _in_standard(onnx, node, opsets)
     }
     if unknown:
@@ -67,6 +69,31 @@ def _nodes(graph: Any) -> Iterator[Any]:
         for attribute in node.attribute:
             for inner in (attribute.g, *attribute.graphs):
                 yield from _nodes(inner)
+
+
+def find_suspects(model: Any, layers: Sequence[Any]) -> list[str]:
+    """Name the operations that are known to differ between frameworks, with their layers."""
+    found = []
+    for node in _nodes(model.graph):
+        settings = {attribute.name: attribute for attribute in node.attribute}
+        if node.op_type == "Resize" and settings["mode"].s == b"cubic":
+            found.append(f"cubic Resize in {layer_of(node.name, layers)}")
+        if node.op_type == "Cast" and settings["to"].i in _HALF_TYPES:
+            found.append(f"Cast to half precision in {layer_of(node.name, layers)}")
+    return list(dict.fromkeys(found))
+
+
+def find_batch_reductions(model: Any, layers: Sequence[Any]) -> list[str]:
+    """Name the operations that sum, average or compare over the first axis, with their layers."""
+    constants = {tensor.name: list(tensor.int64_data) or tensor.raw_data for tensor in model.graph.initializer}
+    first = (0).to_bytes(8, "little")
+    found = []
+    for node in _nodes(model.graph):
+        axes = [axis for attribute in node.attribute if attribute.name == "axes" for axis in attribute.ints]
+        given = constants.get(node.input[1], b"") if len(node.input) > 1 else b""
+        if node.op_type.startswith("Reduce") and (0 in axes or given in (first, [0])):
+            found.append(f"{node.op_type} in {layer_of(node.name, layers)}")
+    return list(dict.fromkeys(found))
 
 
 def _check_interface(onnx: Any, graph: Any, inputs: Sequence[InputSpec], dimension: int) -> None:
