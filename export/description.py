@@ -66,7 +66,7 @@ def describe_objective(model: Any) -> dict[str, Any] | None:
         weight.path: float(weight.numpy())
         for layer in getattr(model, "loss_layers", ())
         for weight in layer.weights
-        if not weight.shape
+        if len(weight.shape) == 0
     }
     serialize = require("keras", "tf").saving.serialize_keras_object
     return {"loss": type(loss).__name__, "config": _as_json(serialize(loss)["config"]), "learned": _as_json(learned)}

@@ -14,7 +14,7 @@ from keras_tfcl.export.modelfile import check_model_file
 from keras_tfcl.export.requirements import require
 from keras_tfcl.export.source import OUTPUT
 
-_HALF_TYPES = (10, 16)  # TensorProto.FLOAT16 and BFLOAT16
+_COARSE_TYPES = {2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 10: "float16", 16: "bfloat16"}  # of TensorProto
 
 
 def load_checked(path: Path, inputs: Sequence[InputSpec], dimension: int, layers: Sequence[Any]) -> OnnxEncoder:
@@ -78,8 +78,8 @@ def find_suspects(model: Any, layers: Sequence[Any]) -> list[str]:
         settings = {attribute.name: attribute for attribute in node.attribute}
         if node.op_type == "Resize" and settings["mode"].s == b"cubic":
             found.append(f"cubic Resize in {layer_of(node.name, layers)}")
-        if node.op_type == "Cast" and settings["to"].i in _HALF_TYPES:
-            found.append(f"Cast to half precision in {layer_of(node.name, layers)}")
+        if node.op_type == "Cast" and settings["to"].i in _COARSE_TYPES:
+            found.append(f"rounding to {_COARSE_TYPES[settings['to'].i]} in {layer_of(node.name, layers)}")
     return list(dict.fromkeys(found))
 
 

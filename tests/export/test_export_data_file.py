@@ -5,6 +5,8 @@ The limit is lowered; one slow test passes the true one.
 
 import json
 import os
+import shutil
+from dataclasses import replace
 
 import keras
 import numpy as np
@@ -14,6 +16,7 @@ import pytest
 from keras_tfcl.export import ModelFileError, OnnxEncoder, check_probes, export_onnx, exporter, verify_onnx
 
 layers = keras.layers
+LIMIT = 4000  # Embedding: 19 kB, LSTM: 3 kB, Dense: 2 kB and 1 kB
 
 
 def encoder():
@@ -32,15 +35,21 @@ def ids():
     return np.random.default_rng(0).integers(0, 300, (6, 9)).astype("int32")
 
 
-@pytest.fixture
-def lowered(monkeypatch):
-    monkeypatch.setattr(exporter, "_MAX_BYTES", 4000)  # Embedding: 19 kB, LSTM: 3 kB, Dense: 2 kB and 1 kB
-
-
-@pytest.fixture
-def exported(lowered, tmp_path):
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
     model = encoder()
-    return model, export_onnx(model, tmp_path / "encoder.onnx", normalize=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exporter, "_MAX_BYTES", LIMIT)
+        return model, export_onnx(model, tmp_path_factory.mktemp("large") / "encoder.onnx", normalize=False)
+
+
+@pytest.fixture
+def exported(original, monkeypatch, tmp_path):
+    model, report = original
+    monkeypatch.setattr(exporter, "_MAX_BYTES", LIMIT)
+    place = tmp_path / "place"
+    shutil.copytree(report.path.parent, place)
+    return model, replace(report, path=place / report.path.name, data_path=place / report.data_path.name)
 
 
 def test_two_files_that_match(exported):

@@ -1,6 +1,8 @@
 """Killed at any moment, an export leaves the old file or the new one, whole; what it leaves besides goes next time."""
 
+import itertools
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,17 +13,17 @@ import onnx
 import pytest
 
 from keras_tfcl.export import OnnxEncoder, check_probes, export_onnx
+from keras_tfcl.export import publish as publish_module
 from keras_tfcl.export.publish import draft_folder, publish
 
-# Writes the files of a model of its own in place of the ones in argv[1], and kills itself at step argv[2] of those that
-# touch the disk. argv[3] is how many bytes of the last file that was being written stay.
+# Publishes the files of folder argv[2] as argv[3], and kills itself before step argv[4] of those that touch the disk.
+# `publish.py` alone, by its path argv[1]: with TensorFlow imported each of the many processes would take seconds.
 WRITER = """
-import os, signal, sys
+import os, runpy, signal, sys
 from pathlib import Path
-import numpy as np
-from keras_tfcl.export import datafile, publish
 
-path, last = Path(sys.argv[1]), int(sys.argv[2])
+publish = runpy.run_path(sys.argv[1])
+new, path, last = Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
 steps = 0
 
 def stop_at(function):
@@ -35,12 +37,10 @@ def stop_at(function):
 
 for name in ("fsync", "replace", "unlink", "mkdir", "rmdir"):
     setattr(os, name, stop_at(getattr(os, name)))
-new = Path(sys.argv[3])
-with publish.draft_folder(path) as folder:
+with publish["draft_folder"](path) as folder:
     for file in sorted(new.iterdir()):
-        publish.write_synced(folder / file.name, file.read_bytes())
-    publish.publish(folder, path)
-print(steps)
+        publish["write_synced"](folder / file.name, file.read_bytes())
+    publish["publish"](folder, path)
 """
 
 
@@ -60,35 +60,37 @@ def write_model(path, factor):
     path.write_bytes(model.SerializeToString())
 
 
-def run_writer(path, step, new):
-    return subprocess.run(
-        [sys.executable, "-c", WRITER, str(path), str(step), str(new)], capture_output=True, text=True, check=False
-    )
+def run_writer(new, path, step):
+    command = [sys.executable, "-I", "-c", WRITER, publish_module.__file__, str(new), str(path), str(step)]
+    return subprocess.run(command, check=False).returncode
 
 
-def test_killed_at_every_step_on_the_disk(tmp_path):
+def test_killed_before_every_step_on_the_disk(tmp_path):
     new, place = tmp_path / "new", tmp_path / "place"
     new.mkdir()
     place.mkdir()
     path = place / "encoder.onnx"
     write_model(new / "encoder.onnx", 2)
     (new / "encoder.onnx.0123456789abcdef.data").write_bytes(b"new weights")
-    x = np.ones((1, 6), "float32")
-    total = int(run_writer(path, 0, new).stdout)
-    assert total >= 6
-    seen = set()
-    for step in range(1, total + 1):
+    seen = []
+    for step in itertools.count(1):
+        shutil.rmtree(place)
+        place.mkdir()
         write_model(path, 1)
         (place / "encoder.onnx.fedcba9876543210.data").write_bytes(b"old weights")
-        assert run_writer(path, step, new).returncode == -signal.SIGKILL
-        value = OnnxEncoder(path).encode(x)[0, 0]
-        assert value in (6, 12)
-        seen.add(value)
-        needed = "fedcba9876543210" if value == 6 else "0123456789abcdef"
+        ended = run_writer(new, path, step)
+        value = OnnxEncoder(path).encode(np.ones((1, 6), "float32"))[0, 0]
+        seen.append(value)
+        needed = {6: "fedcba9876543210", 12: "0123456789abcdef"}[value]
         assert (place / f"encoder.onnx.{needed}.data").exists()
-    assert seen == {6, 12}
-    assert run_writer(path, 0, new).returncode == 0
-    assert sorted(os.listdir(place)) == ["encoder.onnx", "encoder.onnx.0123456789abcdef.data"]
+        if ended == 0:
+            break
+        assert ended == -signal.SIGKILL
+        shutil.copytree(place, tmp_path / f"killed at {step}")
+    assert seen == [6] * 5 + [12] * 4  # mkdir, two writes, two moves; then sync, removal of old data and draft, the end
+    for killed in tmp_path.glob("killed at *"):
+        assert run_writer(new, killed / path.name, step=0) == 0
+        assert sorted(os.listdir(killed)) == ["encoder.onnx", "encoder.onnx.0123456789abcdef.data"]
 
 
 def test_drafts_of_living_exports_stay(tmp_path):

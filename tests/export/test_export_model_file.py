@@ -137,7 +137,7 @@ def test_a_tensor_that_claims_to_be_huge(dims, tmp_path):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20  # kB
 
 
-@pytest.mark.parametrize("dimension", [0, -4, 1 << 40])
+@pytest.mark.parametrize("dimension", [0, 1 << 40])
 def test_an_embedding_that_claims_to_be_huge(dimension, tmp_path):
     model = model_with([onnx.numpy_helper.from_array(np.ones((6, 4), "float32"), "matrix")])
     model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = dimension

@@ -6,7 +6,7 @@ import onnxruntime
 import pytest
 
 import keras_tfcl
-from keras_tfcl.export import OnnxEncoder, export_onnx, verify_onnx
+from keras_tfcl.export import OnnxEncoder, ParityError, export_onnx, verify_onnx
 
 layers = keras.layers
 
@@ -52,7 +52,7 @@ def test_input_dtype_alone_changes_no_value(encoder, tmp_path):
 
 def test_a_preprocessing_model_declares_the_inputs(encoder, tmp_path):
     front = keras.Sequential(
-        [keras.Input((None, None, 3), dtype="uint8"), layers.Resizing(8, 8), layers.Rescaling(1 / 127.5, offset=-1)]
+        [keras.Input((None, None, 3), dtype="uint8"), layers.Rescaling(1 / 127.5, offset=-1), layers.Resizing(8, 8)]
     )
     report = export_onnx(encoder, tmp_path / "encoder.onnx", normalize=False, preprocessing=front)
     x = pixels(2, size=21)
@@ -60,7 +60,15 @@ def test_a_preprocessing_model_declares_the_inputs(encoder, tmp_path):
     np.testing.assert_allclose(run(report.path, x), expected, atol=1e-4)
     assert str(report.inputs[0]) == "image: uint8 (batch, any, any, 3)"
     steps = OnnxEncoder(report.path).metadata["preprocessing"]["inside"]
-    assert [step["layer"] for step in steps] == ["Resizing", "Rescaling"]
+    assert [step["layer"] for step in steps] == ["Rescaling", "Resizing"]
+
+
+def test_rounding_of_pixels_inside_is_named(encoder, tmp_path):
+    """Keras rounds a resized uint8 image to uint8, and halves fall on either side."""
+    x = keras.Input((23, 19, 3), dtype="uint8")
+    model = keras.Sequential([x, layers.Resizing(8, 8, name="culprit"), layers.Rescaling(1 / 127.5), encoder])
+    with pytest.raises(ParityError, match=r"rounding to uint8 in layer `culprit` \(Resizing\)"):
+        export_onnx(model, tmp_path / "encoder.onnx")
 
 
 def test_wrong_options_are_named(encoder, tmp_path):
@@ -82,11 +90,11 @@ def test_wrong_options_are_named(encoder, tmp_path):
 def test_notes_objective_and_size_of_the_metadata(tmp_path):
     encoder = keras.Sequential([keras.Input((6,)), layers.Dense(4096)])
     model = keras_tfcl.ContrastiveModel(encoder, supervised=True)
-    model.compile("adam", loss=keras_tfcl.InfoNCE(keras_tfcl.LearnableTemperature(0.2)))
+    model.compile("adam", loss=keras_tfcl.ContrastiveLoss(keras_tfcl.LearnableTemperature(0.2)))
     report = export_onnx(model, tmp_path / "encoder.onnx", notes={"channels": "RGB", "run": 7})
     content = OnnxEncoder(report.path).metadata
     assert content["notes"] == {"channels": "RGB", "run": 7}
-    assert content["objective"]["loss"] == "InfoNCE"
+    assert content["objective"]["loss"] == "ContrastiveLoss"
     assert "LearnableTemperature" in str(content["objective"]["config"])
     assert len(content["objective"]["learned"]) == 1
     assert content["metric"] == "cosine"
@@ -105,5 +113,5 @@ def test_hints_and_progress(tmp_path):
     assert "`flip`" in report.hints[0]
     assert "`crop` (RandomCrop) crops in training only" in str(report)
     words = " | ".join(stages)
-    positions = [words.index(word) for word in ("layers", "rows", "trace", "convert", "compare", "place")]
+    positions = [words.index(word) for word in ("look at", "embed rows", "trace", "convert", "check the file", "place")]
     assert positions == sorted(positions)
