@@ -206,7 +206,7 @@ def _write_checked(
 
 
 def _report_mismatch(parity: Parity, converted: _Converted, allow_mismatch: bool) -> None:
-    suspects = find_suspects(converted.onnx_model, converted.source.layers)
+    suspects = find_suspects(converted.onnx_model, converted.source)
     if not allow_mismatch:
         found = f"Look at {'; '.join(suspects)}" if suspects else "Look for an operation that ONNX defines otherwise"
         raise ParityError(mismatch_text(parity, f"{found}; or accept the difference with allow_mismatch=True."))

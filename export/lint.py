@@ -87,12 +87,17 @@ def hints(layers: Iterable[Any]) -> list[str]:
     """Say what a file, as `model.predict`, does otherwise than one may expect."""
     found = []
     for layer in layers:
-        bases = {base.__name__ for base in type(layer).__mro__ if base.__module__.startswith("keras.")}
+        bases = _keras_bases(layer)
         if "RandomCrop" in bases:
             found.append(f"`{layer.name}` (RandomCrop) crops in training only: images keep their size.")
         elif any(name.startswith("Rand") for name in bases):
             found.append(f"`{layer.name}` ({type(layer).__name__}) augments in training only: it does nothing here.")
     return found
+
+
+def resizers(layers: Iterable[Any]) -> list[Any]:
+    """Return the layers that resize images."""
+    return [layer for layer in layers if _keras_bases(layer).intersection(_RESIZERS)]
 
 
 def layer_of(node_name: str, layers: Iterable[Any]) -> str:
@@ -111,7 +116,7 @@ def layer_of(node_name: str, layers: Iterable[Any]) -> str:
 
 def _layer_fault(layer: Any) -> tuple[str, str] | None:
     """Return what is wrong with a layer and the remedy, or None."""
-    bases = {base.__name__ for base in type(layer).__mro__ if base.__module__.startswith("keras.")}
+    bases = _keras_bases(layer)
     for name, remedy in _LAYERS.items():
         if name in bases:
             return f"{name} has no ONNX counterpart", remedy
@@ -127,6 +132,10 @@ def _layer_fault(layer: Any) -> tuple[str, str] | None:
             "keras.config.set_dtype_policy('float32') and copy the weights: copy.set_weights(model.get_weights()).",
         )
     return None
+
+
+def _keras_bases(layer: Any) -> set[str]:
+    return {base.__name__ for base in type(layer).__mro__ if base.__module__.startswith("keras.")}
 
 
 def _list_layers(layers: list[Any], problem: str, remedy: str) -> str:

@@ -9,12 +9,12 @@ from typing import Any
 from keras_tfcl.export.encoder import OnnxEncoder
 from keras_tfcl.export.errors import ModelFileError, UnsupportedOpError, VerificationError
 from keras_tfcl.export.inputs import InputSpec
-from keras_tfcl.export.lint import layer_of
+from keras_tfcl.export.lint import layer_of, resizers
 from keras_tfcl.export.modelfile import check_model_file
 from keras_tfcl.export.requirements import require
-from keras_tfcl.export.source import OUTPUT
+from keras_tfcl.export.source import OUTPUT, Source
 
-_COARSE_TYPES = {2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 10: "float16", 16: "bfloat16"}  # of TensorProto
+_HALF_TYPES = (10, 16)  # TensorProto.FLOAT16 and BFLOAT16
 
 
 def load_checked(path: Path, inputs: Sequence[InputSpec], dimension: int, layers: Sequence[Any]) -> OnnxEncoder:
@@ -42,7 +42,7 @@ def load_checked(path: Path, inputs: Sequence[InputSpec], dimension: int, layers
 def _check_operations(onnx: Any, model: Any, layers: Sequence[Any]) -> None:
     opsets = {entry.domain: entry.version for entry in model.opset_import}
     unknown = {
-        (node.op_type, layer_of(node.name, layers)): None
+        (node.op_type, _layer_of(node, layers)): None
         for node in (*_nodes(model.graph), *(node for function in model.functions for node in function.node))
         if not _in_standard(onnx, node, opsets)
     }
@@ -71,15 +71,21 @@ def _nodes(graph: Any) -> Iterator[Any]:
                 yield from _nodes(inner)
 
 
-def find_suspects(model: Any, layers: Sequence[Any]) -> list[str]:
-    """Name the operations that are known to differ between frameworks, with their layers."""
+def find_suspects(model: Any, source: Source) -> list[str]:
+    """Name what is known to differ between Keras and onnxruntime, with its layers."""
     found = []
     for node in _nodes(model.graph):
         settings = {attribute.name: attribute for attribute in node.attribute}
         if node.op_type == "Resize" and settings["mode"].s == b"cubic":
-            found.append(f"cubic Resize in {layer_of(node.name, layers)}")
-        if node.op_type == "Cast" and settings["to"].i in _COARSE_TYPES:
-            found.append(f"rounding to {_COARSE_TYPES[settings['to'].i]} in {layer_of(node.name, layers)}")
+            found.append(f"the cubic Resize in {_layer_of(node, source.layers)}")
+        if node.op_type == "Cast" and settings["to"].i in _HALF_TYPES:
+            found.append(f"the rounding to half precision in {_layer_of(node, source.layers)}")
+    if any("int" in spec.dtype and len(spec.shape) == 4 for spec in source.inputs):
+        found += [
+            f"layer `{layer.name}` ({type(layer).__name__}), which rounds integer images in an eager call but not in "
+            f"`predict`: put Rescaling before it"
+            for layer in resizers(source.layers)
+        ]
     return list(dict.fromkeys(found))
 
 
@@ -92,7 +98,7 @@ def find_batch_reductions(model: Any, layers: Sequence[Any]) -> list[str]:
         axes = [axis for attribute in node.attribute if attribute.name == "axes" for axis in attribute.ints]
         given = constants.get(node.input[1], b"") if len(node.input) > 1 else b""
         if node.op_type.startswith("Reduce") and (0 in axes or given in (first, [0])):
-            found.append(f"{node.op_type} in {layer_of(node.name, layers)}")
+            found.append(f"{node.op_type} in {_layer_of(node, layers)}")
     return list(dict.fromkeys(found))
 
 
@@ -106,6 +112,13 @@ def _check_interface(onnx: Any, graph: Any, inputs: Sequence[InputSpec], dimensi
         )
 
 
+def _layer_of(node: Any, layers: Sequence[Any]) -> str:
+    """Name the layer of a node; a Resize loses its name in the conversion, so all layers that resize are named."""
+    candidates = [f"layer `{layer.name}` ({type(layer).__name__})" for layer in resizers(layers)]
+    named = layer_of(node.name, layers)
+    return " or ".join(candidates) if node.op_type == "Resize" and named.startswith("node") and candidates else named
+
+
 def _describe(onnx: Any, value: Any) -> str:
     tensor = value.type.tensor_type
     shape = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim)
@@ -117,7 +130,9 @@ def _load(path: Path, model: Any, layers: Sequence[Any]) -> OnnxEncoder:
         return OnnxEncoder(path, providers="cpu")
     except ModelFileError as error:
         blamed = dict.fromkeys(
-            f"{node.op_type} in {layer_of(node.name, layers)}" for node in model.graph.node if node.name in str(error)
+            f"{node.op_type} in {_layer_of(node, layers)}"
+            for node in model.graph.node
+            if node.name and node.name in str(error)
         )
         raise UnsupportedOpError(
             f"Every operation must run in onnxruntime. Received: {'; '.join(blamed) or 'an unnamed one'}. {error} "
