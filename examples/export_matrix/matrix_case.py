@@ -61,6 +61,8 @@ def judge(case: Case) -> Outcome:
         except ExportError as error:
             result = "WROTE A FILE AND RAISED" if os.listdir(folder) else "refused"
             return Outcome(result, None, None, time.perf_counter() - started, f"{type(error).__name__}: {error}")
+        except Exception as error:  # a fault of ours, shown in the table
+            return Outcome("RAISED ANOTHER ERROR", None, None, 0.0, f"{type(error).__name__}: {error}")
         seconds = time.perf_counter() - started
         relative, cosine = compare(path, case.reference(model), case.rows(np.random.default_rng(7)))
     good = relative <= TOLERANCE and cosine >= MIN_COSINE
