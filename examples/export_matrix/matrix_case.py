@@ -75,7 +75,7 @@ def compare(path: Path, model: Any, rows: Any) -> tuple[float, float]:
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     names = [tensor.name for tensor in session.get_inputs()]
     arrays = [rows[name] for name in names] if isinstance(rows, dict) else rows if isinstance(rows, list) else [rows]
-    (received,) = session.run(None, dict(zip(names, arrays, strict=True)))
+    received = session.run(None, dict(zip(names, arrays, strict=True)))[0].astype("float64")
     lengths = np.linalg.norm(expected, axis=1) * np.linalg.norm(received, axis=1)
     cosines = (expected * received).sum(axis=1) / lengths
     return float(np.abs(expected - received).max() / np.abs(expected).max()), float(cosines.min())
