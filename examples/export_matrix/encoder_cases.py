@@ -27,6 +27,17 @@ class GeneralizedMean(layers.Layer):
 
 
 @keras.saving.register_keras_serializable("export_matrix")
+class Positions(layers.Layer):
+    """Adds a trained vector to each position."""
+
+    def build(self, input_shape: Any) -> None:
+        self.table = self.add_weight(shape=input_shape[1:], name="table")
+
+    def call(self, x: Any) -> Any:
+        return x + self.table
+
+
+@keras.saving.register_keras_serializable("export_matrix")
 class Block(layers.Layer):
     """One pre-norm transformer block."""
 
@@ -70,7 +81,7 @@ def text_encoder() -> keras.Model:
 def vision_transformer() -> keras.Model:
     x = keras.Input((16, 16, 3))
     hidden = layers.Reshape((16, 16))(layers.Conv2D(16, 4, strides=4)(x))
-    hidden = hidden + layers.Embedding(16, 16)(ops.expand_dims(ops.arange(16), 0))
+    hidden = Positions()(hidden)
     for _ in range(2):
         hidden = Block()(hidden)
     return keras.Model(x, layers.LayerNormalization()(layers.GlobalAveragePooling1D()(hidden)))

@@ -41,7 +41,6 @@ class Row:
     result: str
     relative: str
     cosine: str
-    seconds: str
     detail: str
 
 
@@ -52,8 +51,9 @@ def main() -> None:
         for name, case in cases.items():
             if (group, name) in rows or arguments.only.lower() not in name.lower():
                 continue
-            rows[group, name] = row = _row(group, name, judge(case))
-            print(f"{row.result:<8} {row.relative:>8} {row.seconds:>6} s  {name}", flush=True)
+            outcome = judge(case)
+            rows[group, name] = row = _row(group, name, outcome)
+            print(f"{row.result:<8} {row.relative:>8} {outcome.seconds:6.1f} s  {name}", flush=True)
             _write(rows.values(), _TABLE, _PAGE)
             keras.utils.clear_session()
             gc.collect()
@@ -79,7 +79,6 @@ def _row(group: str, name: str, outcome: Outcome) -> Row:
         result=outcome.result,
         relative="" if outcome.relative is None else f"{outcome.relative:.0e}",
         cosine="" if outcome.cosine is None else f"{outcome.cosine:.7f}",
-        seconds=f"{outcome.seconds:.1f}",
         detail=" ".join(outcome.detail.split())[:_LONGEST_DETAIL],
     )
 
@@ -125,8 +124,8 @@ def _page_lines(rows: list[Row]) -> list[str]:
 
 def _line(row: Row) -> str:
     if row.result == "matches":
-        return f"| {row.case} | matches | {row.relative} | {row.cosine} | {row.seconds} |"
-    return f"| {row.case} | {row.result}: {row.detail.replace('|', '/')} | | | {row.seconds} |"
+        return f"| {row.case} | matches | {row.relative} | {row.cosine} |"
+    return f"| {row.case} | {row.result}: {row.detail.replace('|', '/')} | | |"
 
 
 if __name__ == "__main__":
