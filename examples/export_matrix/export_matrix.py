@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import csv
 import gc
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -91,7 +92,7 @@ def _read(table: Path) -> dict[tuple[str, str], Row]:
     return {(row.group, row.case): row for row in rows if row.case in GROUPS.get(row.group, {})}
 
 
-def _write(rows: object, table: Path, page: Path) -> None:
+def _write(rows: Iterable[Row], table: Path, page: Path) -> None:
     ordered = sorted(rows, key=lambda row: (list(GROUPS).index(row.group), list(GROUPS[row.group]).index(row.case)))
     table.parent.mkdir(exist_ok=True)
     with table.open("w", newline="", encoding="utf-8") as file:
@@ -111,13 +112,7 @@ def _page_lines(rows: list[Row]) -> list[str]:
         f"Versions: {versions}; CPU.",
     ]
     for group in GROUPS:
-        lines += [
-            "",
-            f"## {group}",
-            "",
-            "| case | result | difference | lowest cosine | seconds |",
-            "|---|---|---|---|---|",
-        ]
+        lines += ["", f"## {group}", "", "| case | result | difference | lowest cosine |", "|---|---|---|---|"]
         lines += [_line(row) for row in rows if row.group == group]
     return lines
 
