@@ -23,6 +23,7 @@ from keras_tfcl.export.errors import (
 from keras_tfcl.export.exporter import export_onnx
 from keras_tfcl.export.inputs import InputSpec
 from keras_tfcl.export.parity import Parity
+from keras_tfcl.export.probe_check import check_probes
 from keras_tfcl.export.report import ExportReport
 from keras_tfcl.export.verify import verify_onnx
 
@@ -45,6 +46,7 @@ __all__ = [
     "UnsupportedLayerError",
     "UnsupportedOpError",
     "VerificationError",
+    "check_probes",
     "export_onnx",
     "verify_onnx",
 ]

@@ -1,27 +1,25 @@
 """Turn Keras layers into an ONNX model: the one place that knows tf2onnx and its faults.
 
-Four steps differ from `model.export(format="onnx")`, which writes files that do not load or do not match:
+Five steps differ from `model.export(format="onnx")`, which writes files that do not load or do not match:
 the trace is of inference mode; nested functions are traced inline, since tf2onnx knows no XLA calls (grouped
-convolution); constants that the trace captured are not made inputs; `Erfc` (the exact GELU) gets a counterpart.
+convolution); constants that the trace captured are not made inputs; `Erfc` (the exact GELU) gets a counterpart; and
+padding before a MaxPool is kept from onnxruntime, which would change its value.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from keras_tfcl.export.errors import UnsupportedOpError
-from keras_tfcl.export.inputs import InputSpec
+from keras_tfcl.export.errors import UnsupportedOpError, text_of
 from keras_tfcl.export.lint import lint_graph
+from keras_tfcl.export.outside import inputs_to_initializers, outside_specs, reading_from
 from keras_tfcl.export.requirements import require
 from keras_tfcl.export.source import OUTPUT, Source
-
-_LOCK = threading.RLock()  # the eager switch and the log levels belong to the whole process
 
 
 def supported_opsets() -> range:
@@ -30,43 +28,70 @@ def supported_opsets() -> range:
     return range(13, max(constants.OPSET_TO_IR_VERSION) + 1)
 
 
-def convert(source: Source, *, dimension: int, normalize: bool, opset: int) -> Any:
-    """Return the ONNX model of `source`, an `onnx.ModelProto`.
+def convert(
+    source: Source,
+    *,
+    dimension: int,
+    normalize: bool,
+    opset: int,
+    outside: Sequence[Any] = (),
+    progress: Callable[[str], None],
+) -> Any:
+    """Return the ONNX model of `source`, an `onnx.ModelProto`, in which the weights `outside` have no values yet.
+
+    Switches the whole process to eager functions for a moment, so the caller holds the lock of `computing_in_float32`.
 
     Raises:
         UnsupportedOpError: an operation has no ONNX counterpart.
     """
-    with _LOCK, _quiet_logs():
-        function = _trace(source, normalize)
-        lint_graph(function.graph.as_graph_def(), source.layers)
+    with _quiet_logs():
+        progress("trace the model")
+        specs = _specs(source, outside)
+        function = _trace(source, specs, normalize, outside)
+        lint_graph(_needed_graph(function), source.layers)
+        progress("convert to ONNX, which can take a minute")
         try:
-            model = _to_onnx(function, source.inputs, opset)
+            model = _to_onnx(function, [spec.name for spec in specs], opset)
         except Exception as error:  # tf2onnx raises whatever its handlers happen to raise
             raise UnsupportedOpError(
                 f"Every operation must have an ONNX counterpart. Received: a graph that tf2onnx cannot convert "
-                f"({type(error).__name__}: {error}). Move the operation outside the model, or write it with keras.ops."
+                f"({text_of(error)}). Move the operation outside the model, or write it with keras.ops."
             ) from error
+    _keep_zero_padding(model.graph)
+    inputs_to_initializers(model.graph)
     _name_dimensions(model.graph, dimension)
     return model
 
 
-def _trace(source: Source, normalize: bool) -> Any:
+def _specs(source: Source, outside: Sequence[Any]) -> list[Any]:
     tf = require("tensorflow", "tf")
+    return [tf.TensorSpec(spec.shape, spec.dtype, name=spec.name) for spec in source.inputs] + outside_specs(outside)
+
+
+def _trace(source: Source, specs: Sequence[Any], normalize: bool, outside: Sequence[Any]) -> Any:
+    tf = require("tensorflow", "tf")
+    count = len(source.inputs)
 
     def embed(*tensors: Any) -> Any:
-        embedding = tf.cast(source(*tensors), tf.float32)
+        with reading_from(outside, tensors[count:]) if outside else contextlib.nullcontext():
+            embedding = tf.cast(source(*tensors[:count]), tf.float32)
         return _l2_normalize(tf, embedding) if normalize else tf.identity(embedding)
 
-    specs = [tf.TensorSpec(spec.shape, spec.dtype, name=spec.name) for spec in source.inputs]
     try:
         # on the CPU, so that a GPU host does not put its own recurrent kernels into the graph
         with _nested_functions_inlined(tf), tf.device("/cpu:0"):
             return tf.function(embed, autograph=False).get_concrete_function(*specs)
     except Exception as error:  # whatever the user's layers raise
         raise UnsupportedOpError(
-            f"The model must run in a TensorFlow graph. Received: {type(error).__name__}: {error}. Use keras.ops alone "
+            f"The model must run in a TensorFlow graph. Received: {text_of(error)}. Use keras.ops alone "
             f"inside `call`, without .numpy() and without `if` on values."
         ) from error
+
+
+def _needed_graph(function: Any) -> Any:
+    """Return the graph without what the output does not need, such as random numbers that only training uses."""
+    extract = require("tensorflow", "tf").compat.v1.graph_util.extract_sub_graph
+    return extract(function.graph.as_graph_def(), [function.outputs[0].op.name])
 
 
 def _l2_normalize(tf: Any, rows: Any) -> Any:
@@ -76,13 +101,13 @@ def _l2_normalize(tf: Any, rows: Any) -> Any:
     return tf.math.divide_no_nan(scaled, length)
 
 
-def _to_onnx(function: Any, specs: tuple[InputSpec, ...], opset: int) -> Any:
+def _to_onnx(function: Any, names: Sequence[str], opset: int) -> Any:
     tf2onnx = require("tf2onnx", "export")
     loader = require("tf2onnx.tf_loader", "export")
     true_inputs = function.inputs[: len(function.inputs) - len(function.captured_inputs)]
     inputs = [tensor.name for tensor in true_inputs]
     outputs = [tensor.name for tensor in function.outputs]
-    renamed = dict(zip(inputs, [spec.name for spec in specs], strict=True)) | {outputs[0]: OUTPUT}
+    renamed = dict(zip(inputs, names, strict=True)) | {outputs[0]: OUTPUT}
     model, _ = tf2onnx.convert.from_graph_def(
         loader.from_function(function, inputs, outputs),
         input_names=inputs,
@@ -104,6 +129,20 @@ def _convert_erfc(graph: Any, node: Any, name: str, args: list[Any]) -> None:
     one = graph.make_const(utils.make_name("one"), np.array(1, utils.map_onnx_to_numpy_type(dtype)))
     inputs = [one.output[0], erf.output[0]]
     graph.make_node("Sub", inputs, outputs=[output], dtypes=[dtype], shapes=[shape], name=node.name)
+
+
+def _keep_zero_padding(graph: Any) -> None:
+    """Say `auto_pad="VALID"`, which is what a MaxPool after a Pad does anyway.
+
+    Otherwise onnxruntime (since microsoft/onnxruntime#18136) makes one MaxPool of both, which pads with -infinity
+    where the model pads with 0: wrong in ResNetV2 and wherever a window is all negative.
+    """
+    padded = {output for node in graph.node if node.op_type == "Pad" for output in node.output}
+    for node in graph.node:
+        if node.op_type == "MaxPool" and node.input[0] in padded:
+            names = [attribute.name for attribute in node.attribute]
+            if "auto_pad" not in names and "pads" not in names:
+                node.attribute.append(require("onnx.helper", "export").make_attribute("auto_pad", "VALID"))
 
 
 def _name_dimensions(graph: Any, dimension: int) -> None:

@@ -56,12 +56,15 @@ IMAGE_ENCODERS = {
     "convolution": lambda: image_encoder(layers.Conv2D(8, 3, activation="relu"), layers.BatchNormalization()),
     "grouped convolution": lambda: image_encoder(layers.Conv2D(8, 3), layers.Conv2D(8, 3, groups=4)),
     "exact gelu": lambda: image_encoder(layers.Conv2D(8, 3, activation="gelu")),
+    "zeros around negative numbers, and their maximum": lambda: image_encoder(
+        layers.Rescaling(-1), layers.ZeroPadding2D(1), layers.MaxPooling2D(3)
+    ),
     "adapted normalization": lambda: image_encoder(adapted_normalization(), layers.Conv2D(4, 3)),
     "layer normalization": lambda: image_encoder(layers.Conv2D(8, 3), layers.LayerNormalization()),
     "bilinear resize": lambda: image_encoder(layers.Resizing(9, 11), layers.Conv2D(4, 3)),
     "augmentation": lambda: image_encoder(
-        layers.RandomFlip(), layers.RandomRotation(0.2), layers.RandomContrast(0.5), layers.GaussianNoise(0.5),
-        layers.Conv2D(4, 3), layers.Dropout(0.5),
+        layers.RandomFlip(), layers.RandomRotation(0.2), layers.RandomContrast(0.5), layers.RandomGrayscale(),
+        layers.GaussianNoise(0.5), layers.Conv2D(4, 3), layers.Dropout(0.5),
     ),
     "random crop": lambda: image_encoder(layers.RandomCrop(12, 12), layers.Conv2D(4, 3)),
     "ends in UnitNormalization": lambda: keras.Sequential(
