@@ -13,6 +13,7 @@ from typing import Any, Literal
 from keras_tfcl.export.architecture import convolves_most, nodes_of_final_normalization
 from keras_tfcl.export.encoder import OnnxEncoder
 from keras_tfcl.export.errors import ExportError, QuantizationError
+from keras_tfcl.export.half import halve
 from keras_tfcl.export.inputs import cast_input, split_inputs
 from keras_tfcl.export.requirements import require
 from keras_tfcl.export.variant import Rows, VariantReport, check_rows, open_parent, write_variant
@@ -120,13 +121,8 @@ def _static(path: Path, calibration: Rows, folder: Path, draft: Path) -> None:
 
 def _float16(path: Path, folder: Path, draft: Path) -> None:
     onnx = require("onnx", "quantize")
-    model = onnx.load(path)
-    for position, node in enumerate(model.graph.node):
-        node.name = node.name or f"node_{position}"  # the converter tells nodes apart by name
-    blocked = nodes_of_final_normalization(model)
-    with _tools("onnxruntime.transformers.float16") as tools:
-        half = tools.convert_float_to_float16(model, keep_io_types=True, node_block_list=blocked)
-    onnx.save(half, draft)
+    with _tools("onnxruntime.transformers.float16") as converter:
+        onnx.save(halve(onnx.load(path), converter), draft)
 
 
 def _prepared(tools: Any, path: Path, folder: Path) -> Path:

@@ -29,6 +29,7 @@ def build_app() -> typer.Typer:
         help="From a Keras encoder to embeddings: export to a verified ONNX file, and serve it without TensorFlow.",
         epilog="Exit codes: 0 done, 1 a check failed or a file was refused, 2 the command line is wrong.",
         no_args_is_help=True,
+        rich_markup_mode="markdown",
         add_completion=False,
         pretty_exceptions_enable=False,
     )
