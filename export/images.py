@@ -88,7 +88,10 @@ class ImageRule:
 
 
 def image_rule(inputs: tuple[InputSpec, ...], metadata: Mapping[str, Any], path: object) -> ImageRule:
-    """Return the rule for the one image input of an encoder, from its shape and the metadata `preprocessing`.
+    """Return the rule for the one image input of an encoder.
+
+    It follows from the input's shape and dtype, from the metadata `preprocessing` that the export found in the model,
+    and from `notes["image"]`, where a user may say `range`, `size`, `resize` and `interpolation`.
 
     Raises:
         InputError: the encoder does not take images alone, or the file does not say what range its pixels have.
@@ -107,7 +110,7 @@ def image_rule(inputs: tuple[InputSpec, ...], metadata: Mapping[str, Any], path:
     if not _is_range(span):
         raise InputError(
             f"The file must record the `range` of its pixels. Received: {span!r} in the metadata of {path}. Export "
-            f"again with the preprocessing, or decode the pictures yourself and give arrays."
+            f'again with notes={{"image": {{"range": [0, 255]}}}}, or whatever it is, or give arrays.'
         )
     resize, interpolation = recorded.get("resize", "crop"), recorded.get("interpolation", "bilinear")
     if resize not in RESIZE_RULES or interpolation not in ("bilinear", "nearest"):
@@ -132,27 +135,31 @@ def _is_range(span: Any) -> bool:
 
 def _decoded(image: Any, name: str, max_pixels: int) -> Any:
     """Return a whole Pillow image, upright."""
-    pillow, ops = require("PIL.Image", "images"), require("PIL.ImageOps", "images")
+    pillow = require("PIL.Image", "images")
     try:
-        picture = image if isinstance(image, pillow.Image) else _open(pillow, image)
-        if picture.width * picture.height > max_pixels:  # known from the header; nothing is decoded yet
-            raise InputError(
-                f"A picture may have {max_pixels:,} pixels. Received: {name} with {picture.width} x {picture.height}. "
-                f"Make it smaller."
-            )
-        picture.load()
-        return ops.exif_transpose(picture)
-    except InputError:
+        if isinstance(image, pillow.Image):
+            return _upright(image, name, max_pixels)
+        with _open(pillow, image) as picture:
+            return _upright(picture, name, max_pixels)
+    except (InputError, FileNotFoundError):
         raise
     except (pillow.DecompressionBombError, pillow.DecompressionBombWarning) as error:
         raise InputError(f"A picture may have {max_pixels:,} pixels. Received: {name}: {error}") from error
-    except FileNotFoundError:
-        raise
     except Exception as error:  # Pillow's decoders raise whatever damaged bytes lead them to
         raise InputError(
             f"A picture must be a whole file of one of {', '.join(_FORMATS)}. Received: {name}: "
             f"{type(error).__name__}: {error}. Repair or remove it."
         ) from error
+
+
+def _upright(picture: Any, name: str, max_pixels: int) -> Any:
+    if picture.width * picture.height > max_pixels:  # known from the header; nothing is decoded yet
+        raise InputError(
+            f"A picture may have {max_pixels:,} pixels. Received: {name} with {picture.width} x {picture.height}. "
+            f"Make it smaller."
+        )
+    picture.load()
+    return require("PIL.ImageOps", "images").exif_transpose(picture)  # a copy
 
 
 def _open(pillow: Any, image: Any) -> Any:
