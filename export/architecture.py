@@ -31,7 +31,12 @@ def convolves_most(model: Any) -> bool:
 
 
 def nodes_of_final_normalization(model: Any) -> list[str]:
-    """Return the names of the nodes between the last operation with weights and the output."""
+    """Return the names of the nodes between the last operation with weights and the output.
+
+    Nodes without a name get one first, since the quantizers tell nodes apart by name.
+    """
+    for position, node in enumerate(model.graph.node):
+        node.name = node.name or f"node_{position}"
     producers = {output: node for node in model.graph.node for output in node.output}
     names, open_tensors = set(), [output.name for output in model.graph.output]
     while open_tensors:

@@ -25,8 +25,6 @@ def halve(model: Any, converter: Any) -> Any:
     """
     onnx = require("onnx", "quantize")
     graph = model.graph
-    for position, node in enumerate(graph.node):
-        node.name = node.name or f"node_{position}"  # nodes are told apart by name
     names = set(nodes_of_final_normalization(model))
     tail = [_copied(node) for node in graph.node if node.name in names]
     outputs = [_copied(output) for output in graph.output]

@@ -20,7 +20,7 @@ from keras_tfcl.export.requirements import require
 
 MAX_PIXELS = 50_000_000  # 200 MB decoded, before it is resized
 RESIZE_RULES = ("crop", "pad", "stretch")
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "MPO", "PPM", "JPEG2000", "AVIF")
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # channels -> Pillow's name
 _DEEP_MODES = ("I", "F")  # 16 and 32 bits a channel: Pillow clips them
 

@@ -105,16 +105,20 @@ def _dynamic(path: Path, folder: Path, draft: Path) -> None:
 
 
 def _static(path: Path, calibration: Rows, folder: Path, draft: Path) -> None:
+    onnx = require("onnx", "quantize")
     with _tools("onnxruntime.quantization") as tools:
+        model = onnx.load(_prepared(tools, path, folder))
+        excluded = nodes_of_final_normalization(model)
+        onnx.save(model, folder / "named.onnx")
         tools.quantize_static(
-            _prepared(tools, path, folder),
+            folder / "named.onnx",
             draft,
             _reader(tools, calibration),
             quant_format=tools.QuantFormat.QDQ,
             activation_type=tools.QuantType.QUInt8,
             weight_type=tools.QuantType.QInt8,
             per_channel=True,
-            nodes_to_exclude=nodes_of_final_normalization(require("onnx", "quantize").load(folder / "prepared.onnx")),
+            nodes_to_exclude=excluded,
         )
     _check_quantized(draft, "static", "convolution or product")
 

@@ -89,6 +89,8 @@ def write_variant(
         try:
             convert(Path(folder), draft)
             report = _measure(parent, draft, mode, rows)
+        except QuantizationError:
+            raise
         except ExportError as error:
             raise QuantizationError(f"The quantized file must run. Received: {error} Try another `mode`.") from error
         _check_recall(report.recall, min_recall)
