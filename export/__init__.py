@@ -25,6 +25,7 @@ from keras_tfcl.export.errors import (
 from keras_tfcl.export.exporter import export_onnx
 from keras_tfcl.export.inputs import InputSpec
 from keras_tfcl.export.parity import Parity
+from keras_tfcl.export.probe_check import check_probes
 from keras_tfcl.export.quantization import quantize, to_float16
 from keras_tfcl.export.recall import Recall, compare_neighbours
 from keras_tfcl.export.report import ExportReport
@@ -54,6 +55,7 @@ __all__ = [
     "UnsupportedOpError",
     "VariantReport",
     "VerificationError",
+    "check_probes",
     "compare_neighbours",
     "export_onnx",
     "quantize",

@@ -9,19 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from keras_tfcl.export.errors import UnsupportedOpError
-from keras_tfcl.export.inputs import InputSpec
 from keras_tfcl.export.lint import lint_graph
+from keras_tfcl.export.outside import inputs_to_initializers, outside_specs, reading_from
 from keras_tfcl.export.requirements import require
 from keras_tfcl.export.source import OUTPUT, Source
-
-_LOCK = threading.RLock()  # the eager switch and the log levels belong to the whole process
 
 
 def supported_opsets() -> range:
@@ -30,34 +27,54 @@ def supported_opsets() -> range:
     return range(13, max(constants.OPSET_TO_IR_VERSION) + 1)
 
 
-def convert(source: Source, *, dimension: int, normalize: bool, opset: int) -> Any:
-    """Return the ONNX model of `source`, an `onnx.ModelProto`.
+def convert(
+    source: Source,
+    *,
+    dimension: int,
+    normalize: bool,
+    opset: int,
+    outside: Sequence[Any] = (),
+    progress: Callable[[str], None],
+) -> Any:
+    """Return the ONNX model of `source`, an `onnx.ModelProto`, in which the weights `outside` have no values yet.
+
+    Switches the whole process to eager functions for a moment, so the caller holds the lock of `computing_in_float32`.
 
     Raises:
         UnsupportedOpError: an operation has no ONNX counterpart.
     """
-    with _LOCK, _quiet_logs():
-        function = _trace(source, normalize)
+    with _quiet_logs():
+        progress("trace the model")
+        specs = _specs(source, outside)
+        function = _trace(source, specs, normalize, outside)
         lint_graph(function.graph.as_graph_def(), source.layers)
+        progress("convert to ONNX, which can take a minute")
         try:
-            model = _to_onnx(function, source.inputs, opset)
+            model = _to_onnx(function, [spec.name for spec in specs], opset)
         except Exception as error:  # tf2onnx raises whatever its handlers happen to raise
             raise UnsupportedOpError(
                 f"Every operation must have an ONNX counterpart. Received: a graph that tf2onnx cannot convert "
                 f"({type(error).__name__}: {error}). Move the operation outside the model, or write it with keras.ops."
             ) from error
+    inputs_to_initializers(model.graph)
     _name_dimensions(model.graph, dimension)
     return model
 
 
-def _trace(source: Source, normalize: bool) -> Any:
+def _specs(source: Source, outside: Sequence[Any]) -> list[Any]:
     tf = require("tensorflow", "tf")
+    return [tf.TensorSpec(spec.shape, spec.dtype, name=spec.name) for spec in source.inputs] + outside_specs(outside)
+
+
+def _trace(source: Source, specs: Sequence[Any], normalize: bool, outside: Sequence[Any]) -> Any:
+    tf = require("tensorflow", "tf")
+    count = len(source.inputs)
 
     def embed(*tensors: Any) -> Any:
-        embedding = tf.cast(source(*tensors), tf.float32)
+        with reading_from(outside, tensors[count:]) if outside else contextlib.nullcontext():
+            embedding = tf.cast(source(*tensors[:count]), tf.float32)
         return _l2_normalize(tf, embedding) if normalize else tf.identity(embedding)
 
-    specs = [tf.TensorSpec(spec.shape, spec.dtype, name=spec.name) for spec in source.inputs]
     try:
         # on the CPU, so that a GPU host does not put its own recurrent kernels into the graph
         with _nested_functions_inlined(tf), tf.device("/cpu:0"):
@@ -76,13 +93,13 @@ def _l2_normalize(tf: Any, rows: Any) -> Any:
     return tf.math.divide_no_nan(scaled, length)
 
 
-def _to_onnx(function: Any, specs: tuple[InputSpec, ...], opset: int) -> Any:
+def _to_onnx(function: Any, names: Sequence[str], opset: int) -> Any:
     tf2onnx = require("tf2onnx", "export")
     loader = require("tf2onnx.tf_loader", "export")
     true_inputs = function.inputs[: len(function.inputs) - len(function.captured_inputs)]
     inputs = [tensor.name for tensor in true_inputs]
     outputs = [tensor.name for tensor in function.outputs]
-    renamed = dict(zip(inputs, [spec.name for spec in specs], strict=True)) | {outputs[0]: OUTPUT}
+    renamed = dict(zip(inputs, names, strict=True)) | {outputs[0]: OUTPUT}
     model, _ = tf2onnx.convert.from_graph_def(
         loader.from_function(function, inputs, outputs),
         input_names=inputs,

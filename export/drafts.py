@@ -1,31 +1,26 @@
-"""Files that get their name only when they are complete."""
+"""Single files that get their name only when they are complete."""
 
 from __future__ import annotations
 
 import contextlib
-import os
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
+
+from keras_tfcl.export.publish import draft_folder, publish
 
 
 @contextlib.contextmanager
 def written_beside(path: Path) -> Iterator[Path]:
-    """Give a draft beside `path` that takes its name when the block ends well, and vanishes otherwise.
+    """Give a draft that takes the name `path` when the block ends well, and vanishes otherwise.
 
     Raises:
         FileNotFoundError: the folder of `path` does not exist.
         IsADirectoryError: `path` is a folder.
     """
     if not path.parent.is_dir():
-        raise FileNotFoundError(
-            f"The folder of a file to write must exist. Received: {path}. Make {path.parent} first."
-        )
+        raise FileNotFoundError(f"The folder of a file to write must exist. Received: {path}. Make {path.parent} first.")
     if path.is_dir():
         raise IsADirectoryError(f"A file to write must not be a folder. Received: {path}. Name a file in it.")
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}.draft")
-    try:
-        yield draft
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+    with draft_folder(path) as folder:
+        yield folder / path.name
+        publish(folder, path)

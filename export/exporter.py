@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
-import uuid
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from keras_tfcl.export.convert import convert, supported_opsets
-from keras_tfcl.export.errors import ExportError, ParityError, ParityWarning, VerificationError
-from keras_tfcl.export.lint import lint_layers
-from keras_tfcl.export.metadata import KEY, dump_metadata
+from keras_tfcl.export.description import describe
+from keras_tfcl.export.errors import ParityError, ParityWarning, VerificationError
+from keras_tfcl.export.lint import hints, lint_layers
+from keras_tfcl.export.metadata import KEY, check_notes, dump_metadata
+from keras_tfcl.export.outside import choose_outside, store_outside
 from keras_tfcl.export.parity import Parity
-from keras_tfcl.export.probes import Probe, make_probes
-from keras_tfcl.export.report import ExportReport
-from keras_tfcl.export.requirements import installed_versions, require
-from keras_tfcl.export.source import Source, hash_weights, read_source
+from keras_tfcl.export.precision import Precision, computing_as_built, computing_in_float32
+from keras_tfcl.export.probe_check import dump_probes
+from keras_tfcl.export.probes import Probe, difference_of, make_probes
+from keras_tfcl.export.publish import draft_folder, publish, write_synced
+from keras_tfcl.export.report import ExportReport, make_report
+from keras_tfcl.export.requirements import require
+from keras_tfcl.export.source import Source, read_source
+from keras_tfcl.export.structure import find_suspects
 from keras_tfcl.export.verify import check_file, mismatch_text
 
 _MAX_BYTES = (1 << 31) - (1 << 24)  # protobuf's limit for one message, less room for the graph around the weights
-_PACKAGES = ("keras-tfcl", "keras", "tensorflow", "tf2onnx", "onnx", "onnxruntime", "onnxruntime-gpu", "numpy")
 
 
 def export_onnx(
@@ -32,31 +36,45 @@ def export_onnx(
     *,
     projector: bool = False,
     normalize: bool = True,
+    preprocessing: Any = None,
+    input_dtype: str | None = None,
     opset: int = 17,
     samples: Any = None,
+    notes: Mapping[str, Any] | None = None,
     allow_mismatch: bool = False,
+    progress: Callable[[str], None] | None = None,
 ) -> ExportReport:
     """Write the encoder of `model` as an ONNX file, and prove that it gives the same embeddings.
 
     The graph computes `model(x, training=False)` in float32, and e / |e|₂ of it when `normalize`. Its input is called
     `image` (rank 4), `tokens` (integers, rank 2) or `features`; several inputs keep their names. Its output is
     `embedding`, `(batch, D)`, with a free batch. Before the file gets its name it is checked against the ONNX standard,
-    loaded in onnxruntime, and compared with the model at batch 1 and 5 and on `samples`: differences up to 1e-4 of the
-    embeddings' scale and cosines of at least 0.99999 pass. Whatever fails leaves no new file and keeps an old one.
+    loaded in onnxruntime, and compared with the model at batch 1 and 7 and on `samples`: differences up to 1e-4 of the
+    embeddings' scale and cosines of at least 0.99999 pass; a row in a batch of 32 must equal the row alone. Whatever
+    fails, and a kill at any moment, leaves no new file and keeps an old one.
+
+    A model in mixed precision, float16 or bfloat16 is written, and compared, in float32 with the same weights; the
+    report tells how far its own embeddings are from that. Weights beyond 2 GiB, which one ONNX file cannot hold, go to
+    a second file `<path>.<hash>.data` beside it, which must be copied with it.
 
     This is not `model.export(format="onnx")`, which makes none of these checks. While it traces the model it switches
     the whole process to eager functions, so do not export while another thread trains.
 
     Args:
         model: a `keras.Model` from a batch of inputs to one `(batch, D)` embedding, or a `ContrastiveModel`, of which
-            `model.encoder` is exported. Its layers must have the policy float32.
+            `model.encoder` is exported.
         path: the file to write, in a folder that exists.
         projector: keep the projector of a `ContrastiveModel` behind its encoder.
         normalize: divide each embedding by its length, inside the graph. Rows of zeros stay zeros.
+        preprocessing: a Keras layer or model to put before the encoder inside the file, such as
+            `keras.layers.Rescaling(1 / 255)`. A model with inputs of its own declares those of the file.
+        input_dtype: type of the float inputs in the file, converted to the model's inside, such as "uint8" for pixels.
         opset: ONNX operator set, from 13 to the newest that tf2onnx writes (18 with tf2onnx 1.17).
         samples: rows of real input to compare on besides synthetic ones: an array, a tuple of arrays, or a dict by
-            input name. Needed for a subclassed model that was never called.
+            input name. Needed for a subclassed model that was never called. They are not stored.
+        notes: what else a server should know, stored in the metadata as JSON, at most 32 KiB.
         allow_mismatch: write the file with a `ParityWarning` although its embeddings differ.
+        progress: called with the name of each stage as it starts, such as `print`. The conversion can take a minute.
 
     Returns:
         An `ExportReport`; `print` it.
@@ -79,37 +97,43 @@ def export_onnx(
     (4, True)
     """
     started = time.perf_counter()
-    path = _check_arguments(path, opset)
-    source = read_source(model, projector=projector, samples=samples)
-    lint_layers(source.layers)
-    probes = make_probes(source, normalize=normalize, samples=samples)
-    lint_layers(source.layers)  # again: calling the model may just have built layers
-    _check_size(source)
-    dimension = probes[0].reference.shape[1]
-    onnx_model = convert(source, dimension=dimension, normalize=normalize, opset=opset)
-    facts = _facts(source, dimension, normalize)
-    with _written_atomically(path) as draft:
-        parity = _write_checked(draft, onnx_model, facts, source, probes, allow_mismatch)
-        size = draft.stat().st_size
-    return ExportReport(
-        path=path,
-        bytes=size,
-        opset=opset,
-        inputs=source.inputs,
-        dimension=dimension,
-        normalized=normalize,
-        projector=source.projector,
-        weights_sha256=facts["weights_sha256"],
-        matches=parity.passed,
-        max_abs_diff=parity.max_abs_diff,
-        min_cosine=parity.min_cosine,
-        rows=parity.rows,
-        seconds=time.perf_counter() - started,
-        versions=facts["versions"],
+    progress = progress or _say_nothing
+    path = _check_arguments(path, opset, notes)
+    progress("look at the layers")
+    source = read_source(
+        model, projector=projector, samples=samples, preprocessing=preprocessing, input_dtype=input_dtype
     )
+    with computing_in_float32(source.layers) as precision:
+        converted = _convert(source, precision, normalize, opset, samples, progress)
+    facts = describe(model, converted.source, dimension=converted.dimension, normalize=normalize)
+    facts |= {"precision": converted.precision, "notes": dict(notes or {}), "probes": _stored(source, converted.probes)}
+    with draft_folder(path) as folder:
+        facts, parity = _write_checked(folder / path.name, converted, facts, allow_mismatch, progress)
+        progress("move into place")
+        publish(folder, path)
+    return make_report(path, opset, source.inputs, facts, parity, hints(source.layers), time.perf_counter() - started)
 
 
-def _check_arguments(path: str | os.PathLike[str], opset: int) -> Path:
+@dataclass(frozen=True)
+class _Converted:
+    """An ONNX model that nothing has checked yet, and what to check it with."""
+
+    source: Source
+    probes: list[Probe]
+    onnx_model: Any
+    outside: list[Any]
+    precision: dict[str, Any]
+
+    @property
+    def dimension(self) -> int:
+        return self.probes[0].reference.shape[1]
+
+
+def _say_nothing(stage: str) -> None:
+    return None
+
+
+def _check_arguments(path: str | os.PathLike[str], opset: int, notes: Mapping[str, Any] | None) -> Path:
     """Return the path, after all that can be found wrong before any work."""
     for module, extra in (("tf2onnx", "export"), ("onnx", "export"), ("onnxruntime", "serve")):
         require(module, extra)
@@ -118,6 +142,7 @@ def _check_arguments(path: str | os.PathLike[str], opset: int) -> Path:
             f"`opset` must be an integer from {supported_opsets()[0]} to {supported_opsets()[-1]}. Received: "
             f"opset={opset!r}. Use 17, which every onnxruntime since 1.12 reads."
         )
+    check_notes(notes)
     path = Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"`path` must be in a folder that exists. Received: {path}. Make {path.parent} first.")
@@ -126,48 +151,65 @@ def _check_arguments(path: str | os.PathLike[str], opset: int) -> Path:
     return path
 
 
-def _check_size(source: Source) -> None:
-    size = sum(weight.numpy().nbytes for weight in source.weights)
-    if size > _MAX_BYTES:
-        raise ExportError(
-            f"An ONNX file holds at most {_MAX_BYTES / 1e9:.1f} GB of weights. Received: {size / 1e9:.1f} GB. "
-            f"Export a smaller encoder."
-        )
+def _convert(
+    source: Source, precision: Precision, normalize: bool, opset: int, samples: Any, progress: Callable[[str], None]
+) -> _Converted:
+    """Compute what the file must give, and make the model that should."""
+    lint_layers(source.layers)
+    progress("embed rows to compare with")
+    probes = make_probes(source, normalize=normalize, samples=samples)
+    lint_layers(source.layers)  # again: calling the model may just have built layers
+    dimension = probes[0].reference.shape[1]
+    outside = choose_outside(source.weights, _MAX_BYTES)
+    onnx_model = convert(
+        source, dimension=dimension, normalize=normalize, opset=opset, outside=outside, progress=progress
+    )
+    return _Converted(source, probes, onnx_model, outside, _precision_facts(source, precision, probes, normalize))
 
 
-def _facts(source: Source, dimension: int, normalize: bool) -> dict[str, Any]:
-    """What the file says about itself, but for the parity that is measured on it."""
-    return {
-        "inputs": [spec.to_dict() for spec in source.inputs],
-        "dimension": dimension,
-        "normalized": normalize,
-        "projector": source.projector,
-        "weights_sha256": hash_weights(source.weights),
-        "versions": installed_versions(*_PACKAGES),
-    }
+def _precision_facts(source: Source, precision: Precision, probes: list[Probe], normalize: bool) -> dict[str, Any]:
+    """Say in which precision the model was built, and how far its own embeddings are from those in float32."""
+    if not precision.policies:
+        return {"policies": [], "difference": None}
+    with computing_as_built(precision):
+        difference = difference_of(source, probes, normalize)
+    return {"policies": precision.policies, "difference": difference and difference.to_dict()}
+
+
+def _stored(source: Source, probes: list[Probe]) -> list[dict[str, Any]]:
+    names = [spec.name for spec in source.inputs]
+    return dump_probes([(dict(zip(names, probe.recipes, strict=False)), probe.reference) for probe in probes])
 
 
 def _write_checked(
-    draft: Path, onnx_model: Any, facts: dict[str, Any], source: Source, probes: list[Probe], allow_mismatch: bool
-) -> Parity:
-    """Write the model, check it, and write it again with the parity in its metadata."""
-    _write(draft, onnx_model, facts)
-    parity = check_file(draft, source, probes)
+    draft: Path,
+    converted: _Converted,
+    facts: dict[str, Any],
+    allow_mismatch: bool,
+    progress: Callable[[str], None],
+) -> tuple[dict[str, Any], Parity]:
+    """Write the model, check it, and write it again with the parity among its facts."""
+    if converted.outside:
+        progress("write the weights beyond the limit of one file")
+        data_file = store_outside(draft.parent, draft.name, converted.onnx_model, converted.outside)
+        facts = facts | {"data_file": data_file.to_dict()}
+    _write(draft, converted.onnx_model, facts)
+    progress("check the file and compare its embeddings")
+    parity = check_file(draft, converted.source, converted.probes)
     if not parity.passed:
-        _report_mismatch(parity, allow_mismatch)
-    _write(draft, onnx_model, facts | {"parity": parity.to_dict()})
-    if require("onnx", "export").load(draft) != onnx_model:
+        _report_mismatch(parity, converted, allow_mismatch)
+    facts = facts | {"parity": parity.to_dict()}
+    _write(draft, converted.onnx_model, facts)
+    if require("onnx", "export").load(draft, load_external_data=False) != converted.onnx_model:
         raise VerificationError(f"Expected {draft} to read back as written. Received: another model. Check the disk.")
-    return parity
+    return facts, parity
 
 
-def _report_mismatch(parity: Parity, allow_mismatch: bool) -> None:
+def _report_mismatch(parity: Parity, converted: _Converted, allow_mismatch: bool) -> None:
+    suspects = find_suspects(converted.onnx_model, converted.source)
     if not allow_mismatch:
-        remedy = (
-            "Look for a layer whose operation ONNX defines otherwise, such as a bicubic resize; or accept the "
-            "difference with allow_mismatch=True."
-        )
-        raise ParityError(mismatch_text(parity, remedy))
+        found = f"Look at {'; '.join(suspects)}" if suspects else "Look for an operation that ONNX defines otherwise"
+        raise ParityError(mismatch_text(parity, f"{found}; or accept the difference with allow_mismatch=True."))
     warnings.warn(
         mismatch_text(parity, "It is written nevertheless: allow_mismatch=True."), ParityWarning, stacklevel=4
     )
@@ -175,18 +217,4 @@ def _report_mismatch(parity: Parity, allow_mismatch: bool) -> None:
 
 def _write(draft: Path, onnx_model: Any, facts: dict[str, Any]) -> None:
     require("onnx.helper", "export").set_model_props(onnx_model, {KEY: dump_metadata(facts)})
-    with draft.open("wb") as file:
-        file.write(onnx_model.SerializeToString())
-        file.flush()
-        os.fsync(file.fileno())
-
-
-@contextlib.contextmanager
-def _written_atomically(path: Path) -> Iterator[Path]:
-    """Give a draft beside `path` that takes its name when the block ends well, and vanishes otherwise."""
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}.draft")
-    try:
-        yield draft
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+    write_synced(draft, onnx_model.SerializeToString())

@@ -11,11 +11,13 @@ from collections.abc import Iterable
 from typing import Any
 
 from keras_tfcl.export.errors import UnsupportedLayerError, UnsupportedOpError
+from keras_tfcl.export.precision import HALF
 
 _TEXT = "Look up and tokenise outside the model, and take integer ids in."
 _BINS = "Compute the bins outside the model, for example with numpy.digitize."
 _RESIZE = "Resize outside the model, or use interpolation='bilinear' or 'nearest' with antialias=False."
 _RANDOM = "Give the layer a `training` argument and do nothing random when it is False."
+_ALGEBRA = "Decompose or invert matrices outside the model."
 _SPECTRUM = "Compute spectra outside the model, or use keras.layers.STFTSpectrogram."
 
 _LAYERS = {
@@ -29,7 +31,6 @@ _LAYERS = {
 }
 _RESIZERS = ("Resizing", "UpSampling2D")
 _GOOD_INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
-_HALF = ("float16", "bfloat16")
 
 # TensorFlow operation -> remedy. tf2onnx converts the first one without complaint into another operation.
 _OPS = {
@@ -40,11 +41,9 @@ _OPS = {
     "StringToHashBucketFast": _TEXT,
     "StringSplitV2": _TEXT,
     "Bucketize": _BINS,
-    "RFFT": _SPECTRUM,
-    "FFT": _SPECTRUM,
-    "Complex": _SPECTRUM,
+    **dict.fromkeys(("FFT", "FFT2D", "IFFT", "IFFT2D", "RFFT", "RFFT2D", "IRFFT", "IRFFT2D", "Complex"), _SPECTRUM),
     "Erfinv": "Apply the inverse error function outside the model.",
-    "Svd": "Decompose outside the model.",
+    **dict.fromkeys(("Svd", "Qr", "Cholesky", "SelfAdjointEigV2", "MatrixInverse"), _ALGEBRA),
     "RGBToHSV": "Convert colours outside the model.",
     "HSVToRGB": "Convert colours outside the model.",
     "ImageProjectiveTransformV3": "Transform images outside the model.",
@@ -84,6 +83,23 @@ def lint_graph(graph_def: Any, layers: Iterable[Any]) -> None:
         )
 
 
+def hints(layers: Iterable[Any]) -> list[str]:
+    """Say what a file, as `model.predict`, does otherwise than one may expect."""
+    found = []
+    for layer in layers:
+        bases = _keras_bases(layer)
+        if "RandomCrop" in bases:
+            found.append(f"`{layer.name}` (RandomCrop) crops in training only: images keep their size.")
+        elif any(name.startswith("Rand") for name in bases):
+            found.append(f"`{layer.name}` ({type(layer).__name__}) augments in training only: it does nothing here.")
+    return found
+
+
+def resizers(layers: Iterable[Any]) -> list[Any]:
+    """Return the layers that resize images."""
+    return [layer for layer in layers if _keras_bases(layer).intersection(_RESIZERS)]
+
+
 def layer_of(node_name: str, layers: Iterable[Any]) -> str:
     """Name the innermost layer that a graph node belongs to.
 
@@ -100,7 +116,7 @@ def layer_of(node_name: str, layers: Iterable[Any]) -> str:
 
 def _layer_fault(layer: Any) -> tuple[str, str] | None:
     """Return what is wrong with a layer and the remedy, or None."""
-    bases = {base.__name__ for base in type(layer).__mro__ if base.__module__.startswith("keras.")}
+    bases = _keras_bases(layer)
     for name, remedy in _LAYERS.items():
         if name in bases:
             return f"{name} has no ONNX counterpart", remedy
@@ -109,13 +125,17 @@ def _layer_fault(layer: Any) -> tuple[str, str] | None:
             return f"interpolation='{layer.interpolation}' becomes another operation", _RESIZE
         if getattr(layer, "antialias", False):
             return "antialias=True has no ONNX counterpart", _RESIZE
-    if layer.compute_dtype in _HALF:
+    if layer.compute_dtype in HALF:  # made after `computing_in_float32` had looked
         return (
-            f"{layer.compute_dtype} does not run everywhere and is not exact",
-            "Build the same model with keras.config.set_dtype_policy('float32') and copy the weights: "
-            "copy.set_weights(model.get_weights()).",
+            f"{layer.compute_dtype} in a layer that its model made only when it was called",
+            "Call the model once before the export: model(samples). If that does not do, build it with "
+            "keras.config.set_dtype_policy('float32') and copy the weights: copy.set_weights(model.get_weights()).",
         )
     return None
+
+
+def _keras_bases(layer: Any) -> set[str]:
+    return {base.__name__ for base in type(layer).__mro__ if base.__module__.startswith("keras.")}
 
 
 def _list_layers(layers: list[Any], problem: str, remedy: str) -> str:

@@ -1,7 +1,7 @@
-"""Look into an ONNX file before onnxruntime does: is it whole, and does it stand alone?
+"""Look into an ONNX file before onnxruntime does: is it whole, and which other files would it open?
 
 An ONNX tensor may name another file as the place of its values. Served files come from elsewhere, so such a name is
-refused before anything follows it. The walk reads only the protobuf framing, which needs no `onnx` package.
+checked before anything follows it. The walk reads only the protobuf framing, which needs no `onnx` package.
 
 Source: https://protobuf.dev/programming-guides/encoding and the message numbers of onnx.proto.
 """
@@ -12,7 +12,9 @@ import mmap
 from collections.abc import Iterator
 from pathlib import Path
 
+from keras_tfcl.export.datafile import check_data_file
 from keras_tfcl.export.errors import ModelFileError
+from keras_tfcl.export.metadata import KEY, parse_metadata
 
 # message -> field number -> the message in that field; fields that cannot hold a tensor are not descended into
 _CHILDREN = {
@@ -25,18 +27,20 @@ _CHILDREN = {
     "SparseTensor": {1: "Tensor", 2: "Tensor"},
     "Tensor": {},
 }
-_GRAPH_FIELD = 7
-_EXTERNAL_FIELDS = (13, 14)  # TensorProto.external_data, TensorProto.data_location
+_GRAPH_FIELD = 7  # ModelProto.graph
+_METADATA_FIELD = 14  # ModelProto.metadata_props
+_EXTERNAL_FIELD, _LOCATION_FIELD = 13, 14  # TensorProto.external_data, TensorProto.data_location
+_UNNAMED = "an unnamed file"
 _MAX_DEPTH = 64
 _MAX_KEY = 1 << 32  # a reader that cuts longer keys to 32 bits would see other fields than this walk
 
 
 def check_model_file(path: Path) -> None:
-    """Raise unless `path` is a whole ONNX file without external data.
+    """Raise unless `path` is a whole ONNX file that opens no other file than its own data file.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ModelFileError: it is a folder, empty, truncated, not ONNX, or keeps tensors in other files.
+        ModelFileError: it is a folder, empty, truncated, not ONNX, or keeps tensors in files that it may not open.
     """
     if not path.exists():
         raise FileNotFoundError(f"There is no file {path}. Export one with keras_tfcl.export.export_onnx(model, path).")
@@ -45,32 +49,51 @@ def check_model_file(path: Path) -> None:
         raise ModelFileError(f"Expected an ONNX file. Received: {kind}, {path}. Give the path of an exported file.")
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         try:
-            _check_message(data, 0, len(data), "Model", depth=0)
+            locations = set(_locations(data, 0, len(data), "Model", depth=0))
             has_graph = any(field == _GRAPH_FIELD for field, *_ in _fields(data, 0, len(data)))
+            metadata = _metadata_text(data) if locations else None
         except _FramingError:
             has_graph = False
     if not has_graph:
         raise ModelFileError(f"Expected a whole ONNX file. Received: {path}, truncated or not ONNX. Export again.")
+    if locations:
+        check_data_file(path, locations, parse_metadata(metadata, path).get("data_file"))
 
 
 class _FramingError(Exception):
     """The bytes are not a protobuf message."""
 
 
-def _check_message(data: mmap.mmap, start: int, end: int, message: str, depth: int) -> None:
+def _locations(data: mmap.mmap, start: int, end: int, message: str, depth: int) -> Iterator[str]:
+    """Yield the names of files that tensors inside a message refer to."""
     if depth > _MAX_DEPTH:
         raise ModelFileError(
             f"Expected at most {_MAX_DEPTH} nested graphs. Received: a file with more. Do not trust it."
         )
+    external, named = False, []
     for field, value, low, high in _fields(data, start, end):
-        if message == "Tensor" and field in _EXTERNAL_FIELDS and value != 0:
-            raise ModelFileError(
-                "Expected an ONNX file that holds all its tensors. Received: one with external data, which could make "
-                "the reader open any file. Save it as one file: onnx.save(model, path, save_as_external_data=False)."
-            )
+        if message == "Tensor" and field in (_EXTERNAL_FIELD, _LOCATION_FIELD) and value != 0:
+            external = True
+            key, text = _entry(data, low, high) if field == _EXTERNAL_FIELD and value is None else ("", "")
+            named += [text] * (key == "location")
         child = _CHILDREN[message].get(field)
         if child and value is None:
-            _check_message(data, low, high, child, depth + 1)
+            yield from _locations(data, low, high, child, depth + 1)
+    if external:
+        yield from named or [_UNNAMED]
+
+
+def _entry(data: mmap.mmap, start: int, end: int) -> tuple[str, str]:
+    """Read a StringStringEntryProto."""
+    parts = {field: data[low:high].decode("utf-8", "replace") for field, _, low, high in _fields(data, start, end)}
+    return parts.get(1, ""), parts.get(2, "")
+
+
+def _metadata_text(data: mmap.mmap) -> str | None:
+    entries = [
+        _entry(data, low, high) for field, _, low, high in _fields(data, 0, len(data)) if field == _METADATA_FIELD
+    ]
+    return dict(entries).get(KEY)
 
 
 def _fields(data: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int | None, int, int]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,11 +10,12 @@ import numpy as np
 
 from keras_tfcl.export.errors import ModelInputError, ModelOutputError
 from keras_tfcl.export.inputs import InputSpec, cast_input, split_inputs
-from keras_tfcl.export.parity import unit_rows
+from keras_tfcl.export.parity import Parity, compare, unit_rows
+from keras_tfcl.export.recipes import Recipe
 from keras_tfcl.export.requirements import require
 from keras_tfcl.export.source import Source
 
-_BATCHES = (1, 5)  # one row, and an odd number that no hardware prefers
+_BATCHES = (1, 7)  # one row, and an odd number that no hardware prefers
 _IMAGE_SIZES = (64, 96)  # for free dimensions, one size per batch
 _LENGTHS = (16, 23)
 _SAMPLE_BATCH = 64
@@ -22,14 +23,18 @@ _SAMPLE_BATCH = 64
 
 @dataclass(frozen=True)
 class Probe:
-    """One batch of inputs and the model's embeddings of it, computed eagerly with `training=False`."""
+    """One batch of inputs and the model's embeddings of it, computed eagerly with `training=False`.
+
+    `recipes` say how to make synthetic inputs again; there are none for samples.
+    """
 
     inputs: tuple[np.ndarray, ...]
     reference: np.ndarray
+    recipes: tuple[Recipe, ...] = ()
 
 
 def make_probes(source: Source, *, normalize: bool, samples: Any = None) -> list[Probe]:
-    """Return probes at batch 1 and 5 of synthetic rows, and one probe per 64 `samples`.
+    """Return probes at batch 1 and 7 of synthetic rows, and one probe per 64 `samples`.
 
     The values of synthetic rows are a guess. Where the model cannot take them, rows of `samples` stand in.
 
@@ -40,7 +45,10 @@ def make_probes(source: Source, *, normalize: bool, samples: Any = None) -> list
     """
     given = _cast_samples(source, samples)
     try:
-        probes = [_probe(source, inputs, normalize) for inputs in _synthetic(source, given)]
+        probes = [
+            _probe(source, [recipe.rows() for recipe in recipes], normalize, recipes)
+            for recipes in _synthetic(source, given)
+        ]
     except _UnusableProbe as error:
         if not given:
             raise ModelInputError(
@@ -49,6 +57,15 @@ def make_probes(source: Source, *, normalize: bool, samples: Any = None) -> list
             ) from error
         probes = [_sample_probe(source, [np.resize(x, (n, *x.shape[1:])) for x in given], normalize) for n in _BATCHES]
     return probes + [_sample_probe(source, batch, normalize) for batch in _in_batches(given)]
+
+
+def difference_of(source: Source, probes: list[Probe], normalize: bool) -> Parity | None:
+    """Compare the references with what the model gives now; None where that is NaN or infinite."""
+    try:
+        now = [_probe(source, probe.inputs, normalize).reference for probe in probes]
+    except _UnusableProbe:
+        return None
+    return compare(np.concatenate(now), np.concatenate([probe.reference for probe in probes]))
 
 
 class _UnusableProbe(Exception):
@@ -79,7 +96,7 @@ def _sample_probe(source: Source, inputs: list[np.ndarray], normalize: bool) -> 
         ) from error
 
 
-def _probe(source: Source, inputs: list[np.ndarray], normalize: bool) -> Probe:
+def _probe(source: Source, inputs: Sequence[np.ndarray], normalize: bool, recipes: tuple[Recipe, ...] = ()) -> Probe:
     tf = require("tensorflow", "tf")
     try:
         with tf.device("/cpu:0"):  # a GPU may round to TF32, which is coarser than the tolerance
@@ -89,7 +106,7 @@ def _probe(source: Source, inputs: list[np.ndarray], normalize: bool) -> Probe:
     reference = _embedding_of(output, rows=len(inputs[0]))
     if not np.isfinite(reference).all():
         raise _UnusableProbe("NaN or infinite embeddings")
-    return Probe(tuple(inputs), unit_rows(reference) if normalize else reference)
+    return Probe(tuple(inputs), unit_rows(reference) if normalize else reference, recipes)
 
 
 def _embedding_of(output: Any, rows: int) -> np.ndarray:
@@ -100,34 +117,29 @@ def _embedding_of(output: Any, rows: int) -> np.ndarray:
             f"The model must give one float embedding (batch, D). Received: {received} for {rows} rows. Pool, flatten "
             f"or choose: keras.Model(model.input, keras.layers.GlobalAveragePooling2D()(model.output))."
         )
-    return output.numpy()
+    return output.numpy().astype(np.float64 if output.dtype.name == "float64" else np.float32)
 
 
-def _synthetic(source: Source, given: list[np.ndarray]) -> Iterator[list[np.ndarray]]:
-    names = {type(layer).__name__ for layer in source.layers}
+def _synthetic(source: Source, given: list[np.ndarray]) -> Iterator[tuple[Recipe, ...]]:
+    """Yield recipes for the inputs at each batch size, with free dimensions as in the samples or a usual size."""
     vocabulary = min((layer.input_dim for layer in source.layers if type(layer).__name__ == "Embedding"), default=2)
-    generator = np.random.default_rng(0)
-    for rows, image_size, length in zip(_BATCHES, _IMAGE_SIZES, _LENGTHS, strict=True):
-        batch = []
+    pixels = any(type(layer).__name__ == "Rescaling" for layer in source.layers)
+    for batch, rows in enumerate(_BATCHES):
+        recipes = []
         for position, spec in enumerate(source.inputs):
-            free = (
-                given[position].shape[1:]
-                if given
-                else [image_size if len(spec.shape) == 4 else length] * len(spec.shape)
-            )
-            shape = (rows, *(size if dim is None else dim for dim, size in zip(spec.shape[1:], free, strict=False)))
-            batch.append(_random_rows(generator, spec, shape, vocabulary, pixels="Rescaling" in names))
-        yield batch
+            usual = [_IMAGE_SIZES[batch] if len(spec.shape) == 4 else _LENGTHS[batch]] * (len(spec.shape) - 1)
+            free = given[position].shape[1:] if given else usual
+            shape = (rows, *(size if dim is None else dim for dim, size in zip(spec.shape[1:], free, strict=True)))
+            low, high = _value_range(spec, vocabulary, pixels)
+            recipes.append(Recipe(spec.dtype, shape, low, high, seed=len(source.inputs) * batch + position))
+        yield tuple(recipes)
 
 
-def _random_rows(
-    generator: np.random.Generator, spec: InputSpec, shape: tuple[int, ...], vocabulary: int, pixels: bool
-) -> np.ndarray:
+def _value_range(spec: InputSpec, vocabulary: int, pixels: bool) -> tuple[float, float]:
+    """Guess the values that an input takes."""
     dtype = np.dtype(spec.dtype)
     if dtype.kind == "f":
-        rows = generator.uniform(0, 255, shape) if pixels else generator.standard_normal(shape)
-        return rows.astype(dtype)
-    high = 2 if dtype.kind == "b" else min(256, np.iinfo(dtype).max) if len(shape) == 4 else vocabulary
-    rows = generator.integers(0, high, shape)
-    rows[:, :1] = min(1, high - 1)  # so that no row is padding or mask alone
-    return rows.astype(dtype)
+        return (0, 255) if pixels else (-2, 2)
+    if dtype.kind == "b":
+        return 0, 2
+    return 0, min(256 if len(spec.shape) == 4 else vocabulary, np.iinfo(dtype).max + 1)

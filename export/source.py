@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from keras_tfcl.export.datafile import byte_view
 from keras_tfcl.export.errors import ModelInputError
 from keras_tfcl.export.inputs import InputSpec
+from keras_tfcl.export.precision import HALF
 from keras_tfcl.export.requirements import require
 
 if TYPE_CHECKING:
@@ -24,19 +26,24 @@ _AUTOMATIC = re.compile(r"(keras_tensor|input_layer|input)(_\d+)?")
 
 @dataclass(frozen=True)
 class Source:
-    """Keras layers called one after the other in inference mode, and the inputs of the first.
+    """Keras layers called one after the other in inference mode, and the inputs that the file will have.
 
-    `structure` is nested as the first layer's argument; `projector` is "kept", "dropped" or "none".
+    `stages` are the preprocessing, the encoder and the projector, as far as they are exported. `structure` is nested as
+    the first layer's argument, and `dtypes` are those it takes its inputs in. `projector` is "kept", "dropped" or
+    "none".
     """
 
+    encoder: keras.Model
     stages: tuple[keras.Layer, ...]
     inputs: tuple[InputSpec, ...]
     structure: Any
+    dtypes: tuple[str, ...]
     projector: str
 
     def __call__(self, *tensors: Any) -> Any:
         keras = require("keras", "tf")
-        outputs = keras.tree.pack_sequence_as(self.structure, list(tensors))
+        cast = [keras.ops.cast(tensor, dtype) for tensor, dtype in zip(tensors, self.dtypes, strict=True)]
+        outputs = keras.tree.pack_sequence_as(self.structure, cast)
         for stage in self.stages:
             outputs = stage(outputs, training=False)
         return outputs
@@ -52,17 +59,26 @@ class Source:
         return [weight for stage in self.stages for weight in stage.weights]
 
 
-def read_source(model: Any, *, projector: bool, samples: Any = None) -> Source:
+def read_source(
+    model: Any,
+    *,
+    projector: bool,
+    samples: Any = None,
+    preprocessing: Any = None,
+    input_dtype: str | None = None,
+) -> Source:
     """Find the layers to export and the inputs they take.
 
     Args:
         model: a `keras.Model`, or a model with the attributes `encoder` and `projector`.
         projector: keep the projector behind the encoder.
         samples: rows of input, used where the model does not know its inputs.
+        preprocessing: a layer or model to put before the encoder.
+        input_dtype: type that float inputs get in the file.
 
     Raises:
-        TypeError: `model` is not a Keras model.
-        ValueError: `projector` is asked of a model without one.
+        TypeError: `model` is not a Keras model, or `preprocessing` not a layer.
+        ValueError: `projector` is asked of a model without one, or `input_dtype` of one without float inputs.
         ModelInputError: the inputs are unknown, or ONNX cannot carry them.
     """
     keras = require("keras", "tf")
@@ -72,14 +88,23 @@ def read_source(model: Any, *, projector: bool, samples: Any = None) -> Source:
             f"Save the model, set KERAS_BACKEND=tensorflow in a new process, and load it there."
         )
     encoder, head, state = _split_model(keras, model, projector)
-    structure, tensors = _input_tensors(keras, encoder, samples)
+    if preprocessing is not None and not isinstance(preprocessing, keras.Layer):
+        raise TypeError(
+            f"`preprocessing` must be a Keras layer or model. Received: {type(preprocessing).__name__}. "
+            f"Use for example keras.layers.Rescaling(1 / 255)."
+        )
+    first = preprocessing if getattr(preprocessing, "inputs", None) else encoder
+    structure, tensors = _input_tensors(keras, first, samples)
     for tensor in tensors:
         _check_input(tensor)
     names = _public_names([tensor.name for tensor in tensors], tensors)
+    dtypes = _file_dtypes(tensors, input_dtype)
     inputs = tuple(
-        InputSpec(name, tensor.dtype, (None, *tensor.shape[1:])) for name, tensor in zip(names, tensors, strict=True)
+        InputSpec(name, dtype, (None, *tensor.shape[1:]))
+        for name, dtype, tensor in zip(names, dtypes, tensors, strict=True)
     )
-    return Source((encoder, head) if head is not None else (encoder,), inputs, structure, state)
+    stages = tuple(stage for stage in (preprocessing, encoder, head) if stage is not None)
+    return Source(encoder, stages, inputs, structure, tuple(tensor.dtype for tensor in tensors), state)
 
 
 @dataclass(frozen=True)
@@ -144,7 +169,8 @@ def _tensor_of_build(encoder: Any) -> tuple[Any, list[_Tensor]]:
             f"not declare their shapes and dtypes. Give `samples`, a few rows of input; or wrap it: "
             f"x = keras.Input(shape, dtype=...); keras.Model(x, model(x))."
         )
-    tensor = _Tensor("input", encoder.input_dtype, tuple(shape))
+    dtype = "float32" if encoder.input_dtype in HALF else encoder.input_dtype
+    tensor = _Tensor("input", dtype, tuple(shape))
     return tensor, [tensor]
 
 
@@ -171,6 +197,19 @@ def _check_input(tensor: _Tensor) -> None:
         )
 
 
+def _file_dtypes(tensors: Sequence[_Tensor], input_dtype: str | None) -> list[str]:
+    if input_dtype is None:
+        return [tensor.dtype for tensor in tensors]
+    dtypes = [input_dtype if "float" in tensor.dtype else tensor.dtype for tensor in tensors]
+    if input_dtype not in dtypes or not _NUMERIC.fullmatch(str(input_dtype)):
+        raise ValueError(
+            f"`input_dtype` must be the numeric type that float inputs get in the file. Received: "
+            f"input_dtype={input_dtype!r} for inputs of types {[tensor.dtype for tensor in tensors]}. "
+            f'Use "uint8" for pixels, or leave it out.'
+        )
+    return dtypes
+
+
 def _public_names(names: Sequence[str], tensors: Sequence[_Tensor]) -> list[str]:
     """Names that do not change from run to run: by kind for one input, the user's own for several."""
     if len(tensors) == 1:
@@ -192,7 +231,7 @@ def hash_weights(weights: Sequence[Any]) -> str:
     """
     digest = hashlib.sha256()
     for weight in weights:
-        values = np.ascontiguousarray(weight.numpy())
+        values = weight.numpy()
         digest.update(f"{values.dtype.name}{values.shape}".encode())
-        digest.update(values.tobytes())
+        digest.update(byte_view(values))
     return digest.hexdigest()

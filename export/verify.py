@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +18,31 @@ from keras_tfcl.export.errors import (
     ParityError,
     VerificationError,
 )
+from keras_tfcl.export.inputs import InputSpec
 from keras_tfcl.export.metadata import KEY
 from keras_tfcl.export.parity import MIN_COSINE, RELATIVE_TOLERANCE, Parity, compare
+from keras_tfcl.export.precision import computing_in_float32
 from keras_tfcl.export.probes import Probe, make_probes
+from keras_tfcl.export.requirements import require
 from keras_tfcl.export.source import Source, hash_weights, read_source
-from keras_tfcl.export.structure import load_checked
+from keras_tfcl.export.structure import find_batch_reductions, load_checked
+
+_WIDE = 32  # rows in the batch that shows whether rows influence one another
+_MOST_NUMBERS = 8_000_000  # in one input of that batch; large images get fewer rows
 
 
-def verify_onnx(path: str | os.PathLike[str], model: Any, samples: Any = None) -> Parity:
+def verify_onnx(path: str | os.PathLike[str], model: Any, samples: Any = None, *, preprocessing: Any = None) -> Parity:
     """Check that an exported file is valid, runs, and gives the embeddings of `model`.
 
     Makes every check of `export_onnx`: operations, interface, validity, loading in onnxruntime, embeddings at batch 1
-    and 5 and of `samples`, and that a row's embedding does not depend on its batch.
+    and 7 and of `samples`, and that a row's embedding does not depend on its batch. For a server without Keras there is
+    `check_probes`.
 
     Args:
         path: a file written by `export_onnx`.
         model: the model it was exported from, or one with the same weights.
         samples: rows of real input: an array, a tuple of arrays, or a dict by input name.
+        preprocessing: the one given to `export_onnx`.
 
     Returns:
         The differences found, all within tolerance.
@@ -49,19 +58,33 @@ def verify_onnx(path: str | os.PathLike[str], model: Any, samples: Any = None) -
     True
     """
     path = Path(path)
-    metadata = OnnxEncoder(path, providers="cpu").metadata
+    encoder = OnnxEncoder(path, providers="cpu")
+    metadata = encoder.metadata
     if "normalized" not in metadata:
         raise ModelFileError(
             f"Expected a file written by export_onnx. Received: {path}, without the metadata `{KEY}`. Export again."
         )
-    source = read_source(model, projector=metadata.get("projector") == "kept", samples=samples)
-    probes = make_probes(source, normalize=bool(metadata["normalized"]), samples=samples)
+    source = read_source(
+        model, projector=metadata.get("projector") == "kept", samples=samples, preprocessing=preprocessing
+    )
+    if len(source.inputs) == len(encoder.inputs):
+        source = replace(source, inputs=_with_dtypes(source.inputs, encoder.inputs))
+    with computing_in_float32(source.layers):
+        probes = make_probes(source, normalize=metadata["normalized"], samples=samples)
     parity = check_file(path, source, probes)
     if not parity.passed:
         same = metadata.get("weights_sha256") == hash_weights(source.weights)
         remedy = "Export again." if same else "The weights of the model are not those in the file: export again."
         raise ParityError(mismatch_text(parity, remedy))
     return parity
+
+
+def _with_dtypes(wanted: Sequence[InputSpec], received: Sequence[InputSpec]) -> tuple[InputSpec, ...]:
+    """Take over the types of float inputs, which `input_dtype` may have changed."""
+    return tuple(
+        replace(spec, dtype=found.dtype) if "float" in spec.dtype else spec
+        for spec, found in zip(wanted, received, strict=True)
+    )
 
 
 def check_file(path: Path, source: Source, probes: Sequence[Probe]) -> Parity:
@@ -72,10 +95,16 @@ def check_file(path: Path, source: Source, probes: Sequence[Probe]) -> Parity:
         VerificationError: another check fails.
     """
     encoder = load_checked(path, source.inputs, probes[0].reference.shape[1], source.layers)
-    embeddings = [_embed(encoder, probe, rows=len(probe.reference)) for probe in probes]
-    parity = compare(np.concatenate([probe.reference for probe in probes]), np.concatenate(embeddings))
-    _check_batch_invariance(encoder, probes, embeddings)
-    return parity
+    embeddings = [_embed(encoder, probe.inputs) for probe in probes]
+    parity = _compare_with_wide_batch(encoder, probes[1].inputs)
+    if not parity.passed:
+        model = require("onnx", "export").load(path, load_external_data=False)
+        found = "; ".join(find_batch_reductions(model, source.layers)) or "an operation across rows"
+        raise BatchInvarianceError(
+            f"A row must have the same embedding alone and in a batch. Received: {parity} between the two. Look at "
+            f"{found}: let no layer use statistics of its batch when `training` is False."
+        )
+    return compare(np.concatenate([probe.reference for probe in probes]), np.concatenate(embeddings))
 
 
 def mismatch_text(parity: Parity, remedy: str) -> str:
@@ -86,23 +115,18 @@ def mismatch_text(parity: Parity, remedy: str) -> str:
     )
 
 
-def _check_batch_invariance(encoder: OnnxEncoder, probes: Sequence[Probe], embeddings: Sequence[np.ndarray]) -> None:
-    for probe, together in zip(probes, embeddings, strict=True):
-        if len(together) == 1:
-            continue
-        parity = compare(together, _embed(encoder, probe, rows=1))
-        if not parity.passed:
-            raise BatchInvarianceError(
-                f"A row must have the same embedding alone and in a batch. Received: {parity} between batch 1 and "
-                f"{len(together)}. Let no layer use statistics of its batch when `training` is False."
-            )
+def _compare_with_wide_batch(encoder: OnnxEncoder, inputs: Sequence[np.ndarray]) -> Parity:
+    """Compare the embeddings of rows alone with those of the same rows in one batch."""
+    rows = max(2, min(_WIDE, _MOST_NUMBERS // max(array[0].size for array in inputs)))
+    wide = [np.resize(array, (rows, *array.shape[1:])) for array in inputs]  # the rows again and again
+    alone = [_embed(encoder, [array[row : row + 1] for array in wide]) for row in range(rows)]
+    return compare(np.concatenate(alone), _embed(encoder, wide))
 
 
-def _embed(encoder: OnnxEncoder, probe: Probe, rows: int) -> np.ndarray:
-    feed = {spec.name: values for spec, values in zip(encoder.inputs, probe.inputs, strict=True)}
+def _embed(encoder: OnnxEncoder, inputs: Sequence[np.ndarray]) -> np.ndarray:
+    rows = len(inputs[0])
+    feed = {spec.name: values for spec, values in zip(encoder.inputs, inputs, strict=True)}
     try:
         return encoder.encode(feed, batch_size=rows)
     except ExportError as error:
-        raise VerificationError(
-            f"The file must run on {len(probe.reference)} rows that the model embeds. Received: {error}"
-        ) from error
+        raise VerificationError(f"The file must run on {rows} rows that the model embeds. Received: {error}") from error

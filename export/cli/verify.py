@@ -10,6 +10,7 @@ import typer
 from keras_tfcl.export.cli.keras_file import load_model
 from keras_tfcl.export.cli.options import AsJson, OnnxFile, Provider, providers_of, read_input, show
 from keras_tfcl.export.errors import ParityError
+from keras_tfcl.export.probe_check import check_probes
 from keras_tfcl.export.verify import verify_onnx
 
 
@@ -37,8 +38,6 @@ def verify(
     if model is not None:
         show(verify_onnx(file, load_model(model), None if samples is None else read_input([samples])), as_json)
         return
-    from keras_tfcl.export.probe_check import check_probes
-
     parity = check_probes(file, providers_of(provider))
     if not parity.passed:
         raise ParityError(

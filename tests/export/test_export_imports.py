@@ -19,7 +19,8 @@ PathFinder.find_spec = lambda name, *args: None if name.partition(".")[0] in HID
 import numpy as np
 import keras_tfcl.export
 assert "onnxruntime" not in sys.modules, "imported before it is needed"
-from keras_tfcl.export import OnnxEncoder, export_onnx, verify_onnx
+from keras_tfcl.export import OnnxEncoder, check_probes, export_onnx, verify_onnx
+assert check_probes(sys.argv[1]).passed
 np.save(sys.argv[2], OnnxEncoder(sys.argv[1]).encode(np.load(sys.argv[3])))
 assert not HIDDEN & set(sys.modules), HIDDEN & set(sys.modules)
 try:

@@ -1,5 +1,7 @@
 """Hostile and damaged files: a clear error, no crash, no read of another file."""
 
+import resource
+
 import numpy as np
 import onnx
 import pytest
@@ -118,6 +120,55 @@ def test_location_alone_marks_external_data(tmp_path):
         tensor.ClearField(field)
         (tmp_path / "file.onnx").write_bytes(model_with([tensor]).SerializeToString())
         with pytest.raises(ModelFileError, match="external data"):
+            OnnxEncoder(tmp_path / "file.onnx")
+
+
+@pytest.mark.parametrize(
+    "dims", [[1 << 40, 1 << 20], [6, 1 << 61], [-6, 4], [6, 4, 1 << 30], [0]], ids=lambda dims: str(dims)
+)
+def test_a_tensor_that_claims_to_be_huge(dims, tmp_path):
+    """Refused without an attempt to allocate it: a worker with 8 GB of address space would not survive one."""
+    tensor = onnx.numpy_helper.from_array(np.ones((6, 4), "float32"), "matrix")
+    tensor.dims[:] = dims
+    (tmp_path / "file.onnx").write_bytes(model_with([tensor]).SerializeToString())
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ModelFileError):
+        OnnxEncoder(tmp_path / "file.onnx")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20  # kB
+
+
+@pytest.mark.parametrize("dimension", [0, 1 << 40])
+def test_an_embedding_that_claims_to_be_huge(dimension, tmp_path):
+    model = model_with([onnx.numpy_helper.from_array(np.ones((6, 4), "float32"), "matrix")])
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = dimension
+    (tmp_path / "file.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(ModelFileError):
+        OnnxEncoder(tmp_path / "file.onnx")
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        "[]", "null", "3", "{}", '{"schema": "1"}', '{"schema": 0}', '{"schema": 99}', "{" * 100_000, "\u0000", "NaN",
+        '{"schema": 1, "dimension": "4"}', '{"schema": 1, "dimension": 5}', '{"schema": 1, "parity": [1]}',
+        '{"schema": 1, "normalized": "yes"}', '{"schema": 1, "inputs": {}}', '{"schema": 1, "probes": "x"}',
+        '{"schema": 1, "versions": []}', '{"schema": 1, "data_file": 7}', "[" * 100_000,
+    ],
+    ids=lambda text: text[:32],
+)  # fmt: skip
+def test_metadata_of_wrong_types(metadata, tmp_path):
+    model = onnx.load_from_string(model_bytes())
+    helper.set_model_props(model, {"keras_tfcl": metadata})
+    (tmp_path / "file.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(ModelFileError, match="etadata"):
+        OnnxEncoder(tmp_path / "file.onnx")
+
+
+def test_random_bytes(tmp_path):
+    generator = np.random.default_rng(3)
+    for length in range(1, 2000, 37):
+        (tmp_path / "file.onnx").write_bytes(generator.bytes(length))
+        with pytest.raises(ModelFileError):
             OnnxEncoder(tmp_path / "file.onnx")
 
 

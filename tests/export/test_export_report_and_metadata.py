@@ -31,13 +31,14 @@ def exported(tmp_path):
 def test_report(exported):
     _, report = exported
     assert report.bytes == report.path.stat().st_size
-    assert (report.opset, report.dimension, report.normalized, report.matches, report.rows) == (17, 5, True, True, 6)
+    assert (report.opset, report.dimension, report.normalized, report.matches, report.rows) == (17, 5, True, True, 8)
     assert 0 <= report.max_abs_diff < 1e-5
     assert 0.99999 < report.min_cosine <= 1 + 1e-9
     assert report.seconds > 0
     for text in ("encoder.onnx", "image: float32 (batch, 8, 8, 3)", "(batch, 5)", "matches", "tf2onnx"):
         assert text in str(report)
-    restored = json.loads(json.dumps(report.to_dict(), allow_nan=False))
+    restored = json.loads(report.to_json())
+    assert restored == json.loads(json.dumps(report.to_dict(), allow_nan=False))
     assert restored["inputs"] == [{"name": "image", "dtype": "float32", "shape": [None, 8, 8, 3]}]
     assert restored["path"] == str(report.path)
     with pytest.raises(AttributeError):
@@ -91,7 +92,7 @@ def test_verify_accepts_the_model_and_samples(exported):
     samples = np.random.default_rng(0).normal(size=(3, 8, 8, 3))
     parity = verify_onnx(report.path, model, samples)
     assert parity.passed
-    assert parity.rows == 1 + 5 + 3
+    assert parity.rows == 1 + 7 + 3
 
 
 def test_verify_finds_other_weights(exported):

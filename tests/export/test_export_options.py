@@ -1,0 +1,117 @@
+"""What can be put into the file besides the encoder: pixels as input, preprocessing, notes; and progress."""
+
+import keras
+import numpy as np
+import onnxruntime
+import pytest
+
+import keras_tfcl
+from keras_tfcl.export import OnnxEncoder, ParityError, export_onnx, verify_onnx
+
+layers = keras.layers
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(4, 3), layers.Flatten(), layers.Dense(5)])
+
+
+def pixels(rows, size=8):
+    return np.random.default_rng(rows).integers(0, 256, (rows, size, size, 3)).astype("uint8")
+
+
+def run(path, x):
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return session.run(None, {session.get_inputs()[0].name: x})[0]
+
+
+def test_pixels_as_input_and_rescaling_inside(encoder, tmp_path):
+    report = export_onnx(
+        encoder,
+        tmp_path / "encoder.onnx",
+        normalize=False,
+        input_dtype="uint8",
+        preprocessing=layers.Rescaling(1 / 255),
+    )
+    x = pixels(4)
+    expected = encoder.predict(x / np.float32(255), verbose=0)
+    np.testing.assert_allclose(run(report.path, x), expected, atol=1e-5)
+    assert str(report.inputs[0]) == "image: uint8 (batch, 8, 8, 3)"
+    facts = OnnxEncoder(report.path).metadata["preprocessing"]
+    inside = [{"layer": "Rescaling", "scale": pytest.approx(1 / 255), "offset": 0.0}]
+    assert facts == {"layout": "NHWC", "size": [8, 8], "range": [0, 255], "inside": inside}
+    assert verify_onnx(report.path, encoder, preprocessing=layers.Rescaling(1 / 255)).passed
+
+
+def test_input_dtype_alone_changes_no_value(encoder, tmp_path):
+    report = export_onnx(encoder, tmp_path / "encoder.onnx", normalize=False, input_dtype="uint8")
+    x = pixels(3)
+    expected = encoder.predict(x.astype("float32"), verbose=0)
+    np.testing.assert_allclose(run(report.path, x), expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+
+
+def test_a_preprocessing_model_declares_the_inputs(encoder, tmp_path):
+    front = keras.Sequential(
+        [keras.Input((None, None, 3), dtype="uint8"), layers.Rescaling(1 / 127.5, offset=-1), layers.Resizing(8, 8)]
+    )
+    report = export_onnx(encoder, tmp_path / "encoder.onnx", normalize=False, preprocessing=front)
+    x = pixels(2, size=21)
+    expected = encoder.predict(front.predict(x, verbose=0), verbose=0)
+    np.testing.assert_allclose(run(report.path, x), expected, atol=1e-4)
+    assert str(report.inputs[0]) == "image: uint8 (batch, any, any, 3)"
+    steps = OnnxEncoder(report.path).metadata["preprocessing"]["inside"]
+    assert [step["layer"] for step in steps] == ["Rescaling", "Resizing"]
+
+
+def test_integer_pixels_into_resizing_are_named(encoder, tmp_path):
+    """Keras rounds the resized uint8 image when it runs eagerly, and not in `predict`."""
+    x = keras.Input((23, 19, 3), dtype="uint8")
+    model = keras.Sequential([x, layers.Resizing(8, 8, name="culprit"), layers.Rescaling(1 / 127.5), encoder])
+    with pytest.raises(ParityError, match=r"layer `culprit` \(Resizing\).*put Rescaling before it"):
+        export_onnx(model, tmp_path / "encoder.onnx")
+
+
+def test_wrong_options_are_named(encoder, tmp_path):
+    path = tmp_path / "encoder.onnx"
+    ids = keras.Sequential([keras.Input((3,), dtype="int32"), layers.Embedding(4, 2), layers.Flatten()])
+    with pytest.raises(ValueError, match=r'`input_dtype`.*input_dtype="uint8"|`input_dtype`.*uint8'):
+        export_onnx(ids, path, input_dtype="uint8")
+    with pytest.raises(ValueError, match=r"`input_dtype`.*complex64"):
+        export_onnx(encoder, path, input_dtype="complex64")
+    with pytest.raises(TypeError, match=r"`preprocessing`.*function"):
+        export_onnx(encoder, path, preprocessing=lambda x: x / 255)
+    with pytest.raises(TypeError, match="`notes`"):
+        export_onnx(encoder, path, notes=["RGB"])
+    with pytest.raises(ValueError, match="`notes`"):
+        export_onnx(encoder, path, notes={"text": "x" * 40_000})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_notes_objective_and_size_of_the_metadata(tmp_path):
+    encoder = keras.Sequential([keras.Input((6,)), layers.Dense(4096)])
+    model = keras_tfcl.ContrastiveModel(encoder, supervised=True)
+    model.compile("adam", loss=keras_tfcl.ContrastiveLoss(keras_tfcl.LearnableTemperature(0.2)))
+    report = export_onnx(model, tmp_path / "encoder.onnx", notes={"channels": "RGB", "run": 7})
+    content = OnnxEncoder(report.path).metadata
+    assert content["notes"] == {"channels": "RGB", "run": 7}
+    assert content["objective"]["loss"] == "ContrastiveLoss"
+    assert "LearnableTemperature" in str(content["objective"]["config"])
+    assert len(content["objective"]["learned"]) == 1
+    assert content["metric"] == "cosine"
+    session = onnxruntime.InferenceSession(report.path, providers=["CPUExecutionProvider"])
+    assert len(session.get_modelmeta().custom_metadata_map["keras_tfcl"]) < 256 * 1024
+
+
+def test_hints_and_progress(tmp_path):
+    model = keras.Sequential(
+        [keras.Input((12, 12, 3)), layers.RandomFlip(name="flip"), layers.RandomCrop(8, 8, name="crop"),
+         layers.GlobalAveragePooling2D()]
+    )  # fmt: skip
+    stages = []
+    report = export_onnx(model, tmp_path / "encoder.onnx", progress=stages.append)
+    assert len(report.hints) == 2
+    assert "`flip`" in report.hints[0]
+    assert "`crop` (RandomCrop) crops in training only" in str(report)
+    words = " | ".join(stages)
+    positions = [words.index(word) for word in ("look at", "embed rows", "trace", "convert", "check the file", "place")]
+    assert positions == sorted(positions)
