@@ -18,7 +18,9 @@ def written_beside(path: Path) -> Iterator[Path]:
         IsADirectoryError: `path` is a folder.
     """
     if not path.parent.is_dir():
-        raise FileNotFoundError(f"The folder of a file to write must exist. Received: {path}. Make {path.parent} first.")
+        raise FileNotFoundError(
+            f"The folder of a file to write must exist. Received: {path}. Make {path.parent} first."
+        )
     if path.is_dir():
         raise IsADirectoryError(f"A file to write must not be a folder. Received: {path}. Name a file in it.")
     with draft_folder(path) as folder:

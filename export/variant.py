@@ -16,12 +16,14 @@ from keras_tfcl.export.encoder import OnnxEncoder
 from keras_tfcl.export.errors import ExportError, ModelFileError, QuantizationError, RecallError
 from keras_tfcl.export.inputs import cast_input, split_inputs
 from keras_tfcl.export.metadata import KEY, dump_metadata
+from keras_tfcl.export.probe_check import dump_probes, load_probes
 from keras_tfcl.export.recall import Recall, compare_neighbours, latency
+from keras_tfcl.export.recipes import Recipe
 from keras_tfcl.export.requirements import require
 
 Rows = dict[str, np.ndarray]  # one array for each input of the encoder
 _GATE = 10  # the k of `min_recall`
-_OF_THE_PARENT = ("parity", "probes")  # what was measured on the parent does not hold for the variant
+_OF_THE_PARENT = ("parity", "probes")  # what was computed by the parent does not hold for the variant
 
 
 @dataclass(frozen=True)
@@ -173,7 +175,19 @@ def _stamped(draft: Path, parent: OnnxEncoder, report: VariantReport) -> bytes:
     """Return the bytes of the variant with the parent's metadata and the report in its own."""
     onnx = require("onnx", "quantize")
     facts = {name: value for name, value in parent.metadata.items() if name not in _OF_THE_PARENT}
+    facts["probes"] = _probes(OnnxEncoder(draft, providers="cpu"), parent)
     variant = {name: value for name, value in report.to_dict().items() if name not in ("path", "bytes")}
     model = onnx.load(draft)
     onnx.helper.set_model_props(model, {KEY: dump_metadata(facts | {"variant": variant})})
     return model.SerializeToString()
+
+
+def _probes(variant: OnnxEncoder, parent: OnnxEncoder) -> list[dict[str, Any]]:
+    """The parent's probe rows with the embeddings of the variant, by which `check_probes` knows it elsewhere."""
+    names = [spec.name for spec in parent.inputs]
+    stored = parent.metadata.get("probes") or []
+    recipes = [{name: Recipe.from_dict(entry["inputs"][name]) for name in names} for entry in stored]
+    rows = (
+        [inputs for inputs, _ in load_probes(parent.metadata, names, parent.dimension, parent.path)] if stored else []
+    )
+    return dump_probes([(recipe, variant.encode(inputs)) for recipe, inputs in zip(recipes, rows, strict=True)])

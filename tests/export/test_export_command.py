@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 import keras_tfcl
-from keras_tfcl.export import OnnxEncoder, export_onnx
+from keras_tfcl.export import OnnxEncoder, export_onnx, to_float16
 
 pytest.importorskip("typer")
 from keras_tfcl.export.cli import main
@@ -246,6 +246,17 @@ def test_verify_finds_a_file_that_gives_other_embeddings_here(run, saved, tmp_pa
     code, out, err = run("verify", tmp_path / "changed.onnx")
     assert (code, out) == (1, "")
     assert "embeddings that were recorded" in err
+
+
+def test_verify_knows_a_variant_by_its_own_embeddings(run, saved, tmp_path):
+    _, encoder = saved
+    export_onnx(encoder, tmp_path / "encoder.onnx")
+    samples = np.random.default_rng(0).normal(size=(40, 6)).astype("float32")
+    to_float16(tmp_path / "encoder.onnx", tmp_path / "half.onnx", samples=samples)
+    assert run("verify", tmp_path / "half.onnx")[0] == 0
+    probes = [OnnxEncoder(tmp_path / name).metadata["probes"] for name in ("encoder.onnx", "half.onnx")]
+    assert probes[0] != probes[1]
+    assert [probe["inputs"] for probe in probes[0]] == [probe["inputs"] for probe in probes[1]]
 
 
 def test_export_of_what_is_no_model(run, tmp_path):
