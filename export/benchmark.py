@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from keras_tfcl.export.encoder import OnnxEncoder
-from keras_tfcl.export.errors import InputError
-from keras_tfcl.export.inputs import split_inputs
+from keras_tfcl.export.streams import rows_to_try
 
 
 @dataclass(frozen=True)
@@ -55,13 +54,7 @@ def benchmark(encoder: OnnxEncoder, batch_sizes: Sequence[int], seconds: float, 
     Raises:
         InputError: `samples` are needed, or do not fit.
     """
-    if samples is None and any(None in spec.shape[1:] for spec in encoder.inputs):
-        raise InputError(
-            f"Timing needs rows whose size is known. Received: free dimensions in "
-            f"{'; '.join(map(str, encoder.inputs))}. Give samples, rows of real input."
-        )
-    zeros = {spec.name: np.zeros((1, *(dim or 1 for dim in spec.shape[1:])), spec.dtype) for spec in encoder.inputs}
-    rows = split_inputs(zeros if samples is None else samples, encoder.inputs)
+    rows = rows_to_try(samples, encoder.inputs)
     return Benchmark(repr(encoder), tuple(_time(encoder, rows, size, seconds) for size in batch_sizes))
 
 

@@ -16,13 +16,13 @@ from keras_tfcl.export.buckets import bucket_size, pad_rows
 from keras_tfcl.export.embedding_files import check_embedding_file, write_embeddings
 from keras_tfcl.export.errors import InputError, ModelFileError, NonFiniteError, ParityWarning
 from keras_tfcl.export.images import image_rule
-from keras_tfcl.export.inputs import InputSpec, cast_input, split_inputs
+from keras_tfcl.export.inputs import InputSpec, cast_input
 from keras_tfcl.export.metadata import KEY, parse_metadata
 from keras_tfcl.export.modelfile import check_model_file
 from keras_tfcl.export.progress import progress_bar
 from keras_tfcl.export.providers import Providers, check_providers, choose_providers, load_onnxruntime
 from keras_tfcl.export.session import open_session, read_interface
-from keras_tfcl.export.streams import Batch, as_batches
+from keras_tfcl.export.streams import Batch, as_batches, rows_to_try
 
 
 class OnnxEncoder:
@@ -213,13 +213,7 @@ class OnnxEncoder:
         Raises:
             InputError: `like` is needed, or does not fit.
         """
-        if like is None and any(None in spec.shape[1:] for spec in self._inputs):
-            raise InputError(
-                f"Warming up needs rows whose size is known. Received: free dimensions in "
-                f"{'; '.join(map(str, self._inputs))}. Give `like`, a batch of real input."
-            )
-        zeros = {spec.name: np.zeros((1, *(dim or 1 for dim in spec.shape[1:])), spec.dtype) for spec in self._inputs}
-        arrays = split_inputs(zeros if like is None else like, self._inputs)
+        arrays = rows_to_try(like, self._inputs)
         seconds = {}
         for size in (_positive("sizes", size) for size in sizes):
             batch = [np.resize(array, (size, *array.shape[1:])) for array in arrays]

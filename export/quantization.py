@@ -34,10 +34,10 @@ def quantize(
     """Write an int8 variant of an exported encoder, about a quarter of its size, and report what it costs.
 
     "dynamic" stores the matrices of MatMul and Gemm as int8, a scale per column, and rounds activations as they come;
-    it suits transformers and dense networks. It takes the range of a layer's activations from the whole batch, so that a
-    row's embedding depends a little on the rows beside it. "static" rounds convolutions, products and activations by ranges measured
-    on `calibration`; it suits convolutional networks, whose dynamic form runs several times slower. "auto" takes what
-    most multiplications are. Int8 rounds differently on other processors: measure where you serve.
+    it suits transformers and dense networks. It takes the range of activations from the whole batch, so that a row's
+    embedding depends a little on the rows beside it. "static" rounds convolutions, products and activations by ranges
+    measured on `calibration`; it suits convolutional networks, whose dynamic form runs several times slower. "auto"
+    takes what most multiplications are. Int8 rounds differently on other processors: measure where you serve.
 
     Args:
         path: a float32 file written by `export_onnx`, or any that `OnnxEncoder` takes.

@@ -40,6 +40,22 @@ def as_batches(
     )
 
 
+def rows_to_try(like: Any, specs: Sequence[InputSpec]) -> Batch:
+    """Return `like` as arrays; if it is None one row of zeros, for which every size must be known.
+
+    Raises:
+        InputError: `like` is needed, or does not fit.
+    """
+    if like is not None:
+        return split_inputs(like, specs)
+    if any(None in spec.shape[1:] for spec in specs):
+        raise InputError(
+            f"A trial run needs rows whose size is known. Received: free dimensions in {'; '.join(map(str, specs))}. "
+            f"Give a batch of real input."
+        )
+    return [np.zeros((1, *spec.shape[1:]), spec.dtype) for spec in specs]
+
+
 def _sliced(arrays: Batch, step: int) -> Iterator[Batch]:
     for start in range(0, len(arrays[0]), step):
         yield [array[start : start + step] for array in arrays]

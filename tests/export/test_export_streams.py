@@ -241,7 +241,7 @@ class TestWarmup:
     def test_free_dimensions_need_real_rows(self, tmp_path):
         nodes = [helper.make_node("ReduceMean", ["x"], ["embedding"], axes=[1], keepdims=0)]
         encoder = OnnxEncoder(save(tmp_path / "free.onnx", nodes, [("x", TensorProto.FLOAT, ("batch", "length", 4))]))
-        with pytest.raises(InputError, match="Give `like`"):
+        with pytest.raises(InputError, match="Give a batch of real input"):
             encoder.warmup()
         assert list(encoder.warmup((2,), like=np.ones((1, 5, 4)))) == [2]
 
