@@ -28,8 +28,8 @@ from keras_tfcl.export.streams import Batch, as_batches, rows_to_try
 class OnnxEncoder:
     """Embeds arrays and pictures with an exported `.onnx` file. Needs neither TensorFlow nor Keras.
 
-    One encoder may be used from several threads at once. onnxruntime keeps memory for each shape it has seen, so make
-    one encoder per process and keep it.
+    One encoder may be used from several threads at once. onnxruntime keeps memory for the next run, so make one encoder
+    per process and keep it.
 
     Args:
         path: a file written by `export_onnx`, or any ONNX file with one `(batch, D)` output and no external data.
@@ -40,10 +40,10 @@ class OnnxEncoder:
         batch_size: rows per run, a positive integer.
         threads: threads inside one run, a positive integer; None leaves the choice to onnxruntime.
         buckets: pad a run to the next power of two of rows (at most `batch_size`) by repeating its last row, and drop
-            what comes of it. Then onnxruntime sees, and keeps memory for, few shapes. Off, a run has the rows it has:
-            less work for odd sizes, embeddings equal up to float rounding.
+            what comes of it; embeddings stay equal up to float rounding. A GPU then prepares itself for few shapes
+            instead of each; a CPU only has more work. None: on unless the CPU runs the model.
         low_memory: give memory back after each run instead of keeping it for the next; slower. For rows of many
-            lengths or sizes, whose shapes no bucket bounds.
+            lengths or sizes.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -68,15 +68,15 @@ class OnnxEncoder:
         strict_providers: bool = False,
         batch_size: int = 256,
         threads: int | None = None,
-        buckets: bool = True,
+        buckets: bool | None = None,
         low_memory: bool = False,
     ) -> None:
         self._path = Path(path)
         self._batch_size = _positive("batch_size", batch_size)
         if threads is not None:
             _positive("threads", threads)
-        self._buckets = bool(buckets)
         self._open(providers, strict_providers, threads, low_memory)
+        self._buckets = self.providers[0] != "CPUExecutionProvider" if buckets is None else bool(buckets)
         self._metadata = parse_metadata(self._session.get_modelmeta().custom_metadata_map.get(KEY), self._path)
         self._inputs, self._output, self._dimension = read_interface(self._session, self._path)
         self._check_metadata()
@@ -207,7 +207,7 @@ class OnnxEncoder:
         """Run once at each batch size, so that the first request does not pay for it; return the seconds of each.
 
         Args:
-            sizes: batch sizes. With `buckets` a size stands for all that are padded to it.
+            sizes: batch sizes; with `buckets` powers of two.
             like: a batch of real input, needed where a dimension besides the batch is free.
 
         Raises:
@@ -268,7 +268,8 @@ class OnnxEncoder:
                 yield runs[0] if len(runs) == 1 else np.concatenate([np.empty((0, self._dimension), np.float32), *runs])
 
     def _checked_run(self, batch: Batch, step: int, first_row: int) -> np.ndarray:
-        embeddings = self._run(batch, bucket_size(len(batch[0]), step) if self._buckets else len(batch[0]), first_row)
+        rows = len(batch[0])
+        embeddings = self._run(batch, bucket_size(rows, step) if self._buckets else rows, first_row)
         if not np.isfinite(embeddings).all():
             row = first_row + int(np.argwhere(~np.isfinite(embeddings))[0][0])
             raise NonFiniteError(

@@ -63,7 +63,7 @@ def watch_sizes(encoder, monkeypatch):
 
 class TestBuckets:
     def test_padding_changes_no_embedding(self, file):
-        padded, exact = OnnxEncoder(file, batch_size=32), OnnxEncoder(file, batch_size=32, buckets=False)
+        padded, exact = OnnxEncoder(file, batch_size=32, buckets=True), OnnxEncoder(file, batch_size=32, buckets=False)
         for n in (*range(34), 63, 64, 65, 100):
             x = rows(n)
             np.testing.assert_allclose(padded.encode(x), exact.encode(x), rtol=1e-6, atol=1e-6)
@@ -73,19 +73,22 @@ class TestBuckets:
         ("n", "limit", "seen"),
         [(1, 32, [1]), (3, 32, [4]), (33, 32, [32, 1]), (77, 32, [32, 32, 16]), (23, 20, [20, 4])],
     )
-    def test_sizes_are_powers_of_two_up_to_the_batch_size(self, encoder, monkeypatch, n, limit, seen):
+    def test_sizes_are_powers_of_two_up_to_the_batch_size(self, file, monkeypatch, n, limit, seen):
+        encoder = OnnxEncoder(file, buckets=True)
         sizes = watch_sizes(encoder, monkeypatch)
         encoder.encode(rows(n), batch_size=limit)
         assert sizes == seen
 
-    def test_many_sizes_become_few(self, encoder, monkeypatch):
+    def test_many_sizes_become_few(self, file, monkeypatch):
+        encoder = OnnxEncoder(file, buckets=True)
         sizes = watch_sizes(encoder, monkeypatch)
         for n in range(1, 257):
             encoder.encode(rows(n))
         assert set(sizes) == {1, 2, 4, 8, 16, 32, 64, 128, 256}
 
-    def test_off(self, file, monkeypatch):
-        encoder = OnnxEncoder(file, buckets=False)
+    @pytest.mark.parametrize("choice", [{}, {"buckets": False}], ids=["on the CPU", "off"])
+    def test_off(self, file, monkeypatch, choice):
+        encoder = OnnxEncoder(file, **choice)
         sizes = watch_sizes(encoder, monkeypatch)
         encoder.encode(rows(77), batch_size=30)
         assert sizes == [30, 30, 17]
@@ -94,11 +97,19 @@ class TestBuckets:
         """A row of zeros would divide by zero here, and token 0 would be out of range elsewhere."""
         nodes = [helper.make_node("Reciprocal", ["features"], ["embedding"])]
         path = save(tmp_path / "reciprocal.onnx", nodes, [("features", TensorProto.FLOAT, ("batch", 4))])
-        encoder = OnnxEncoder(path)
+        encoder = OnnxEncoder(path, buckets=True)
         seen, session = [], encoder._session
         encoder._session = types.SimpleNamespace(run=lambda names, feed: seen.append(feed) or session.run(names, feed))
         np.testing.assert_allclose(encoder.encode(np.full((3, 4), 2.0)), 0.5)
         assert (seen[0]["features"] == 2.0).all()
+
+    def test_on_where_another_provider_runs_the_model(self, file, monkeypatch):
+        gpu = property(lambda encoder: ("CUDAExecutionProvider", "CPUExecutionProvider"))
+        monkeypatch.setattr(OnnxEncoder, "providers", gpu)
+        encoder = OnnxEncoder(file)
+        sizes = watch_sizes(encoder, monkeypatch)
+        encoder.encode(rows(77))
+        assert sizes == [128]
 
     def test_low_memory_gives_the_same(self, file):
         np.testing.assert_allclose(OnnxEncoder(file, low_memory=True).encode(rows(9)), rows(9) @ MATRIX, atol=1e-5)
