@@ -1,8 +1,9 @@
 """Turn Keras layers into an ONNX model: the one place that knows tf2onnx and its faults.
 
-Four steps differ from `model.export(format="onnx")`, which writes files that do not load or do not match:
+Five steps differ from `model.export(format="onnx")`, which writes files that do not load or do not match:
 the trace is of inference mode; nested functions are traced inline, since tf2onnx knows no XLA calls (grouped
-convolution); constants that the trace captured are not made inputs; `Erfc` (the exact GELU) gets a counterpart.
+convolution); constants that the trace captured are not made inputs; `Erfc` (the exact GELU) gets a counterpart; and
+padding before a MaxPool is kept from onnxruntime, which would change its value.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ def convert(
                 f"Every operation must have an ONNX counterpart. Received: a graph that tf2onnx cannot convert "
                 f"({type(error).__name__}: {error}). Move the operation outside the model, or write it with keras.ops."
             ) from error
+    _keep_zero_padding(model.graph)
     inputs_to_initializers(model.graph)
     _name_dimensions(model.graph, dimension)
     return model
@@ -121,6 +123,20 @@ def _convert_erfc(graph: Any, node: Any, name: str, args: list[Any]) -> None:
     one = graph.make_const(utils.make_name("one"), np.array(1, utils.map_onnx_to_numpy_type(dtype)))
     inputs = [one.output[0], erf.output[0]]
     graph.make_node("Sub", inputs, outputs=[output], dtypes=[dtype], shapes=[shape], name=node.name)
+
+
+def _keep_zero_padding(graph: Any) -> None:
+    """Say `auto_pad="VALID"`, which is what a MaxPool after a Pad does anyway.
+
+    Otherwise onnxruntime (since microsoft/onnxruntime#18136) makes one MaxPool of both, which pads with -infinity
+    where the model pads with 0: wrong in ResNetV2 and wherever a window is all negative.
+    """
+    padded = {output for node in graph.node if node.op_type == "Pad" for output in node.output}
+    for node in graph.node:
+        if node.op_type == "MaxPool" and node.input[0] in padded:
+            names = [attribute.name for attribute in node.attribute]
+            if "auto_pad" not in names and "pads" not in names:
+                node.attribute.append(require("onnx.helper", "export").make_attribute("auto_pad", "VALID"))
 
 
 def _name_dimensions(graph: Any, dimension: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -129,11 +130,9 @@ def _load(path: Path, model: Any, layers: Sequence[Any]) -> OnnxEncoder:
     try:
         return OnnxEncoder(path, providers="cpu")
     except ModelFileError as error:
-        blamed = dict.fromkeys(
-            f"{node.op_type} in {_layer_of(node, layers)}"
-            for node in model.graph.node
-            if node.name and node.name in str(error)
-        )
+        by_name = [node for node in model.graph.node if node.name and node.name in str(error)]
+        by_type = [node for node in model.graph.node if re.search(rf"\b{node.op_type}\b", str(error))]
+        blamed = dict.fromkeys(f"{node.op_type} in {_layer_of(node, layers)}" for node in by_name or by_type)
         raise UnsupportedOpError(
             f"Every operation must run in onnxruntime. Received: {'; '.join(blamed) or 'an unnamed one'}. {error} "
             f"Do this step outside the model, or in another way."

@@ -15,7 +15,7 @@ _TAKE_PIXELS = ("MobileNetV3", "EfficientNet", "ConvNeXt")  # Rescaling inside
 
 def _build(name: str, size: int) -> keras.Model:
     return getattr(keras.applications, name)(
-        weights=None, include_top=False, pooling="avg", input_shape=(size, size, 3), name=name.lower()
+        weights=None, include_top=False, pooling="avg", input_shape=(size, size, 3)
     )
 
 

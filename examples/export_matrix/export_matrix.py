@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import csv
 import gc
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -41,7 +42,6 @@ class Row:
     result: str
     relative: str
     cosine: str
-    seconds: str
     detail: str
 
 
@@ -52,8 +52,9 @@ def main() -> None:
         for name, case in cases.items():
             if (group, name) in rows or arguments.only.lower() not in name.lower():
                 continue
-            rows[group, name] = row = _row(group, name, judge(case))
-            print(f"{row.result:<8} {row.relative:>8} {row.seconds:>6} s  {name}", flush=True)
+            outcome = judge(case)
+            rows[group, name] = row = _row(group, name, outcome)
+            print(f"{row.result:<8} {row.relative:>8} {outcome.seconds:6.1f} s  {name}", flush=True)
             _write(rows.values(), _TABLE, _PAGE)
             keras.utils.clear_session()
             gc.collect()
@@ -79,7 +80,6 @@ def _row(group: str, name: str, outcome: Outcome) -> Row:
         result=outcome.result,
         relative="" if outcome.relative is None else f"{outcome.relative:.0e}",
         cosine="" if outcome.cosine is None else f"{outcome.cosine:.7f}",
-        seconds=f"{outcome.seconds:.1f}",
         detail=" ".join(outcome.detail.split())[:_LONGEST_DETAIL],
     )
 
@@ -92,7 +92,7 @@ def _read(table: Path) -> dict[tuple[str, str], Row]:
     return {(row.group, row.case): row for row in rows if row.case in GROUPS.get(row.group, {})}
 
 
-def _write(rows: object, table: Path, page: Path) -> None:
+def _write(rows: Iterable[Row], table: Path, page: Path) -> None:
     ordered = sorted(rows, key=lambda row: (list(GROUPS).index(row.group), list(GROUPS[row.group]).index(row.case)))
     table.parent.mkdir(exist_ok=True)
     with table.open("w", newline="", encoding="utf-8") as file:
@@ -112,21 +112,15 @@ def _page_lines(rows: list[Row]) -> list[str]:
         f"Versions: {versions}; CPU.",
     ]
     for group in GROUPS:
-        lines += [
-            "",
-            f"## {group}",
-            "",
-            "| case | result | difference | lowest cosine | seconds |",
-            "|---|---|---|---|---|",
-        ]
+        lines += ["", f"## {group}", "", "| case | result | difference | lowest cosine |", "|---|---|---|---|"]
         lines += [_line(row) for row in rows if row.group == group]
     return lines
 
 
 def _line(row: Row) -> str:
     if row.result == "matches":
-        return f"| {row.case} | matches | {row.relative} | {row.cosine} | {row.seconds} |"
-    return f"| {row.case} | {row.result}: {row.detail.replace('|', '/')} | | | {row.seconds} |"
+        return f"| {row.case} | matches | {row.relative} | {row.cosine} |"
+    return f"| {row.case} | {row.result}: {row.detail.replace('|', '/')} | | |"
 
 
 if __name__ == "__main__":

@@ -132,6 +132,11 @@ CASES: dict[str, Case] = {
         "LayerNormalization of images": lambda: [layers.Conv2D(8, 3), layers.LayerNormalization()],
         "AveragePooling2D, same": lambda: [layers.AveragePooling2D(3, padding="same")],
         "MaxPooling2D": lambda: [layers.MaxPooling2D()],
+        "MaxPooling2D, same": lambda: [layers.Conv2D(4, 3), layers.MaxPooling2D(3, padding="same")],
+        "ZeroPadding2D, MaxPooling2D of negative numbers": lambda: [
+            layers.Rescaling(-1), layers.ZeroPadding2D(1), layers.MaxPooling2D(3),
+        ],
+        "ZeroPadding2D, AveragePooling2D": lambda: [layers.ZeroPadding2D(1), layers.AveragePooling2D(3)],
         "AdaptiveAveragePooling2D": lambda: [layers.AdaptiveAveragePooling2D(4)],
         "UpSampling2D, bilinear": lambda: [layers.UpSampling2D(interpolation="bilinear")],
         "Rescaling": lambda: [layers.Rescaling(1 / 127.5, offset=-1)],

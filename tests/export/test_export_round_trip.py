@@ -56,6 +56,9 @@ IMAGE_ENCODERS = {
     "convolution": lambda: image_encoder(layers.Conv2D(8, 3, activation="relu"), layers.BatchNormalization()),
     "grouped convolution": lambda: image_encoder(layers.Conv2D(8, 3), layers.Conv2D(8, 3, groups=4)),
     "exact gelu": lambda: image_encoder(layers.Conv2D(8, 3, activation="gelu")),
+    "zeros around negative numbers, and their maximum": lambda: image_encoder(
+        layers.Rescaling(-1), layers.ZeroPadding2D(1), layers.MaxPooling2D(3)
+    ),
     "adapted normalization": lambda: image_encoder(adapted_normalization(), layers.Conv2D(4, 3)),
     "layer normalization": lambda: image_encoder(layers.Conv2D(8, 3), layers.LayerNormalization()),
     "bilinear resize": lambda: image_encoder(layers.Resizing(9, 11), layers.Conv2D(4, 3)),
