@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import os
 import time
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,14 @@ import numpy as np
 
 from keras_tfcl.export.buckets import bucket_size, pad_rows
 from keras_tfcl.export.embedding_files import check_embedding_file, write_embeddings
-from keras_tfcl.export.errors import InputError, ModelFileError, NonFiniteError, ParityWarning
+from keras_tfcl.export.errors import InputError, ModelFileError, NonFiniteError
 from keras_tfcl.export.images import image_rule
 from keras_tfcl.export.inputs import InputSpec, cast_input
 from keras_tfcl.export.metadata import KEY, parse_metadata
 from keras_tfcl.export.modelfile import check_model_file
 from keras_tfcl.export.progress import progress_bar
 from keras_tfcl.export.providers import Providers, check_providers, choose_providers, load_onnxruntime
-from keras_tfcl.export.session import open_session, read_interface
+from keras_tfcl.export.session import check_metadata, open_session, read_interface
 from keras_tfcl.export.streams import Batch, as_batches, rows_to_try
 
 
@@ -79,7 +78,7 @@ class OnnxEncoder:
         self._buckets = self.providers[0] != "CPUExecutionProvider" if buckets is None else bool(buckets)
         self._metadata = parse_metadata(self._session.get_modelmeta().custom_metadata_map.get(KEY), self._path)
         self._inputs, self._output, self._dimension = read_interface(self._session, self._path)
-        self._check_metadata()
+        check_metadata(self._metadata, self._dimension, self._path)
 
     @property
     def path(self) -> Path:
@@ -233,22 +232,6 @@ class OnnxEncoder:
         self._requested = tuple(wanted)
         self._session = open_session(ort, self._path, wanted, threads, low_memory)
         check_providers(wanted, self._session.get_providers(), strict)
-
-    def _check_metadata(self) -> None:
-        declared = self._metadata.get("dimension", self._dimension)
-        if declared != self._dimension:
-            raise ModelFileError(
-                f"Expected metadata that agrees with the graph of {self._path}. Received: dimension {declared!r} in "
-                f"the metadata, {self._dimension} in the graph. Export again."
-            )
-        parity = self._metadata.get("parity")
-        if isinstance(parity, dict) and parity.get("passed") is False:
-            warnings.warn(
-                f"{self._path} was exported with allow_mismatch=True: its embeddings differ from the Keras model by "
-                f"up to {parity.get('max_abs_diff')}.",
-                ParityWarning,
-                stacklevel=3,
-            )
 
     def _step(self, batch_size: int | None) -> int:
         return self._batch_size if batch_size is None else _positive("batch_size", batch_size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_tfcl.export.errors import ModelFileError
+from keras_tfcl.export.errors import ModelFileError, ParityWarning
 from keras_tfcl.export.inputs import InputSpec
 from keras_tfcl.export.providers import startable_providers
 
@@ -68,6 +69,28 @@ def read_interface(session: Any, path: Path) -> tuple[tuple[InputSpec, ...], str
             f"Do not trust this file."
         )
     return inputs, outputs[0].name, shapes[0][1]
+
+
+def check_metadata(metadata: Mapping[str, Any], dimension: int, path: Path) -> None:
+    """Raise if the metadata contradicts the graph, and warn if the export found embeddings that differ.
+
+    Raises:
+        ModelFileError: another length of embeddings is declared.
+    """
+    declared = metadata.get("dimension", dimension)
+    if declared != dimension:
+        raise ModelFileError(
+            f"Expected metadata that agrees with the graph of {path}. Received: dimension {declared!r} in the "
+            f"metadata, {dimension} in the graph. Export again."
+        )
+    parity = metadata.get("parity")
+    if isinstance(parity, dict) and parity.get("passed") is False:
+        warnings.warn(
+            f"{path} was exported with allow_mismatch=True: its embeddings differ from the Keras model by up to "
+            f"{parity.get('max_abs_diff')}.",
+            ParityWarning,
+            stacklevel=3,
+        )
 
 
 def _input_spec(node: Any) -> InputSpec:

@@ -227,8 +227,7 @@ def test_export_and_verify(run, saved, tmp_path):
     np.testing.assert_allclose(OnnxEncoder(out).encode(x), encoder.predict(x, verbose=0), atol=1e-5)
     assert run("verify", out, "--model", path)[0] == 0
     assert run("verify", out)[0] == 0
-    encoder.layers[0].kernel.assign(encoder.layers[0].kernel + 0.1)
-    export_onnx(encoder, tmp_path / "other.onnx", normalize=False)
+    export_onnx(keras.models.clone_model(encoder), tmp_path / "other.onnx", normalize=False)  # new weights
     code, printed, err = run("verify", tmp_path / "other.onnx", "--model", path)
     assert (code, printed) == (1, "")
     assert "weights of the model are not those in the file" in err
@@ -257,6 +256,33 @@ def test_verify_knows_a_variant_by_its_own_embeddings(run, saved, tmp_path):
     probes = [OnnxEncoder(tmp_path / name).metadata["probes"] for name in ("encoder.onnx", "half.onnx")]
     assert probes[0] != probes[1]
     assert [probe["inputs"] for probe in probes[0]] == [probe["inputs"] for probe in probes[1]]
+
+
+@pytest.mark.slow  # loads TensorFlow in a new process
+def test_export_in_a_new_process_knows_the_classes_of_the_library(saved, tmp_path):
+    path, encoder = saved
+    code = SERVING.replace("assert not loaded, loaded", "assert 'tensorflow' in loaded")
+    command = [sys.executable, "-c", code, "export", path, tmp_path / "encoder.onnx", "--no-normalize"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    x = np.ones((2, 6), "float32")
+    np.testing.assert_allclose(
+        OnnxEncoder(tmp_path / "encoder.onnx").encode(x), encoder.predict(x, verbose=0), atol=1e-5
+    )
+
+
+def test_pictures_are_embedded_as_the_model_embeds_their_pixels(run, tmp_path):
+    """The range comes from the model's own Rescaling; the size from its input."""
+    layers = keras.layers
+    model = keras.Sequential([keras.Input((6, 5, 3)), layers.Rescaling(1 / 255), layers.Flatten(), layers.Dense(4)])
+    export_onnx(model, tmp_path / "encoder.onnx", normalize=False)
+    pictures = np.random.default_rng(0).integers(0, 256, (3, 6, 5, 3)).astype("uint8")
+    for i, picture in enumerate(pictures):
+        Image.fromarray(picture).save(tmp_path / f"{i}.png")
+    files = [tmp_path / f"{i}.png" for i in range(3)]
+    assert run("embed", tmp_path / "encoder.onnx", *files, "-o", tmp_path / "x.npy")[0] == 0
+    expected = model.predict(pictures.astype("float32"), verbose=0)
+    np.testing.assert_allclose(np.load(tmp_path / "x.npy"), expected, atol=1e-5)
 
 
 def test_export_of_what_is_no_model(run, tmp_path):
