@@ -48,7 +48,7 @@ def convert(
         progress("trace the model")
         specs = _specs(source, outside)
         function = _trace(source, specs, normalize, outside)
-        lint_graph(function.graph.as_graph_def(), source.layers)
+        lint_graph(_needed_graph(function), source.layers)
         progress("convert to ONNX, which can take a minute")
         try:
             model = _to_onnx(function, [spec.name for spec in specs], opset)
@@ -86,6 +86,12 @@ def _trace(source: Source, specs: Sequence[Any], normalize: bool, outside: Seque
             f"The model must run in a TensorFlow graph. Received: {type(error).__name__}: {error}. Use keras.ops alone "
             f"inside `call`, without .numpy() and without `if` on values."
         ) from error
+
+
+def _needed_graph(function: Any) -> Any:
+    """Return the graph without what the output does not need, such as random numbers that only training uses."""
+    extract = require("tensorflow", "tf").compat.v1.graph_util.extract_sub_graph
+    return extract(function.graph.as_graph_def(), [function.outputs[0].op.name])
 
 
 def _l2_normalize(tf: Any, rows: Any) -> Any:

@@ -27,6 +27,10 @@ def _free(*front: Any) -> keras.Model:
     return keras.Sequential([x, *front, layers.GlobalAveragePooling2D(), layers.Dense(8)])
 
 
+def _pooled(*front: Any) -> keras.Model:
+    return keras.Sequential([keras.Input((16, 16, 3)), *front, layers.GlobalAveragePooling2D(), layers.Dense(8)])
+
+
 def _vector(*front: Any) -> keras.Model:
     return keras.Sequential([keras.Input((12,)), layers.Dense(10), *front, layers.Dense(8)])
 
@@ -91,7 +95,7 @@ _augmentations = {
     for name, arguments in {
         "RandomFlip": (), "RandomRotation": (0.2,), "RandomZoom": (0.2,), "RandomTranslation": (0.2, 0.2),
         "RandomBrightness": (0.2,), "RandomContrast": (0.2,), "RandomColorJitter": (), "RandomGrayscale": (),
-        "RandomGaussianBlur": (), "RandomErasing": (), "RandAugment": (), "RandomCrop": (12, 12),
+        "RandomGaussianBlur": (), "RandomErasing": (), "RandAugment": (),
     }.items()
 }  # fmt: skip
 
@@ -156,6 +160,7 @@ CASES: dict[str, Case] = {
         "Resizing of images of any size": lambda: [layers.Resizing(9, 11), layers.Conv2D(4, 3)],
         **_augmentations,
     }),
+    **_table(_pooled, images(), {"RandomCrop": lambda: [layers.RandomCrop(12, 12)]}),
     **_table(_pixels, images(dtype="uint8", high=255), {
         "Rescaling of uint8": lambda: [layers.Rescaling(1 / 255)],
         "Rescaling, RandomFlip, grouped Conv2D, GELU of uint8": lambda: [

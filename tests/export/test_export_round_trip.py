@@ -63,8 +63,8 @@ IMAGE_ENCODERS = {
     "layer normalization": lambda: image_encoder(layers.Conv2D(8, 3), layers.LayerNormalization()),
     "bilinear resize": lambda: image_encoder(layers.Resizing(9, 11), layers.Conv2D(4, 3)),
     "augmentation": lambda: image_encoder(
-        layers.RandomFlip(), layers.RandomRotation(0.2), layers.RandomContrast(0.5), layers.GaussianNoise(0.5),
-        layers.Conv2D(4, 3), layers.Dropout(0.5),
+        layers.RandomFlip(), layers.RandomRotation(0.2), layers.RandomContrast(0.5), layers.RandomGrayscale(),
+        layers.GaussianNoise(0.5), layers.Conv2D(4, 3), layers.Dropout(0.5),
     ),
     "random crop": lambda: image_encoder(layers.RandomCrop(12, 12), layers.Conv2D(4, 3)),
     "ends in UnitNormalization": lambda: keras.Sequential(
