@@ -14,8 +14,20 @@ def written_beside(path: Path) -> Iterator[Path]:
     """Give a draft that takes the name `path` when the block ends well, and vanishes otherwise.
 
     Raises:
-        FileNotFoundError: the folder of `path` does not exist.
-        IsADirectoryError: `path` is a folder.
+        FileNotFoundError, IsADirectoryError: as `check_target`.
+    """
+    check_target(path)
+    with draft_folder(path) as folder:
+        yield folder / path.name
+        publish(folder, path)
+
+
+def check_target(path: Path) -> None:
+    """Raise unless a file can be called `path`.
+
+    Raises:
+        FileNotFoundError: its folder does not exist.
+        IsADirectoryError: it is a folder.
     """
     if not path.parent.is_dir():
         raise FileNotFoundError(
@@ -23,6 +35,3 @@ def written_beside(path: Path) -> Iterator[Path]:
         )
     if path.is_dir():
         raise IsADirectoryError(f"A file to write must not be a folder. Received: {path}. Name a file in it.")
-    with draft_folder(path) as folder:
-        yield folder / path.name
-        publish(folder, path)

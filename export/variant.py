@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from keras_tfcl.export.drafts import written_beside
+from keras_tfcl.export.drafts import check_target, written_beside
 from keras_tfcl.export.encoder import OnnxEncoder
 from keras_tfcl.export.errors import ExportError, ModelFileError, QuantizationError, RecallError
 from keras_tfcl.export.inputs import cast_input, split_inputs
 from keras_tfcl.export.metadata import KEY, dump_metadata
 from keras_tfcl.export.probe_check import dump_probes, load_probes
+from keras_tfcl.export.publish import write_synced
 from keras_tfcl.export.recall import Recall, compare_neighbours, latency
 from keras_tfcl.export.recipes import Recipe
 from keras_tfcl.export.requirements import require
@@ -97,10 +98,8 @@ def write_variant(
             raise QuantizationError(f"The quantized file must run. Received: {error} Try another `mode`.") from error
         _check_recall(report.recall, min_recall)
         content = _stamped(draft, parent, report)
-        with written_beside(Path(out)) as beside, beside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        with written_beside(Path(out)) as beside:
+            write_synced(beside, content)
     return replace(report, path=Path(out), bytes=len(content))
 
 
@@ -109,11 +108,13 @@ def open_parent(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> On
 
     Raises:
         ValueError: `out` is the same file.
+        FileNotFoundError, IsADirectoryError: `out` cannot be written.
         QuantizationError: it is a variant itself, or keeps weights in a second file.
         ModelFileError: it is not an encoder.
     """
     if Path(path).resolve() == Path(out).resolve():
         raise ValueError(f"`out` must be another file than `path`. Received: {out} for both. Keep the float32 file.")
+    check_target(Path(out))
     parent = OnnxEncoder(path, providers="cpu")
     for key, what in (("variant", "a file that is quantized already"), ("data_file", "a model with a data file")):
         if parent.metadata.get(key):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +21,12 @@ def export(
     ] = None,
     projector: Annotated[bool, typer.Option("--projector", help="Keep the projector behind the encoder.")] = False,
     normalize: Annotated[bool, typer.Option(help="Divide each embedding by its length.")] = True,
+    input_dtype: Annotated[
+        str | None, typer.Option(help="Type of float inputs in the file, such as uint8 for pixels. [the model's]")
+    ] = None,
+    pixel_range: Annotated[
+        tuple[float, float] | None, typer.Option(help="What black and white are to the model, such as 0 1. [as found]")
+    ] = None,
     opset: Annotated[int, typer.Option(help="ONNX operator set.")] = 17,
     allow_mismatch: Annotated[
         bool, typer.Option("--allow-mismatch", help="Write the file although its embeddings differ.")
@@ -36,8 +43,15 @@ def export(
         out,
         projector=projector,
         normalize=normalize,
+        input_dtype=input_dtype,
+        notes=None if pixel_range is None else {"image": {"range": list(pixel_range)}},
         opset=opset,
         samples=rows,
         allow_mismatch=allow_mismatch,
+        progress=_say if sys.stderr.isatty() else None,
     )
     show(report, as_json)
+
+
+def _say(stage: str) -> None:
+    print(stage, file=sys.stderr)

@@ -271,17 +271,25 @@ def test_export_in_a_new_process_knows_the_classes_of_the_library(saved, tmp_pat
     )
 
 
-def test_pictures_are_embedded_as_the_model_embeds_their_pixels(run, tmp_path):
-    """The range comes from the model's own Rescaling; the size from its input."""
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.parametrize("rescaled", [True, False])
+def test_pictures_are_embedded_as_the_model_embeds_their_pixels(run, tmp_path, rescaled):
+    """The range comes from the model's own Rescaling, or else from the command line; the size from its input."""
     layers = keras.layers
-    model = keras.Sequential([keras.Input((6, 5, 3)), layers.Rescaling(1 / 255), layers.Flatten(), layers.Dense(4)])
-    export_onnx(model, tmp_path / "encoder.onnx", normalize=False)
+    body = [layers.Flatten(), layers.Dense(4)]
+    model = keras.Sequential([keras.Input((6, 5, 3)), *[layers.Rescaling(1 / 255)] * rescaled, *body])
+    if rescaled:
+        export_onnx(model, tmp_path / "encoder.onnx", normalize=False)
+    else:
+        model.save(tmp_path / "model.keras")
+        arguments = ["--pixel-range", "0", "1", "--no-normalize"]
+        assert run("export", tmp_path / "model.keras", tmp_path / "encoder.onnx", *arguments)[0] == 0
     pictures = np.random.default_rng(0).integers(0, 256, (3, 6, 5, 3)).astype("uint8")
     for i, picture in enumerate(pictures):
         Image.fromarray(picture).save(tmp_path / f"{i}.png")
     files = [tmp_path / f"{i}.png" for i in range(3)]
     assert run("embed", tmp_path / "encoder.onnx", *files, "-o", tmp_path / "x.npy")[0] == 0
-    expected = model.predict(pictures.astype("float32"), verbose=0)
+    expected = model.predict(pictures.astype("float32") / (1 if rescaled else 255), verbose=0)
     np.testing.assert_allclose(np.load(tmp_path / "x.npy"), expected, atol=1e-5)
 
 
