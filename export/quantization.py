@@ -173,7 +173,7 @@ def _tools(module: str) -> Iterator[Any]:
     root.addHandler(handler)  # or the tools would install one that prints
     try:
         yield require(module, "quantize")
-    except ExportError:
+    except (ExportError, ImportError):
         raise
     except Exception as error:  # whatever the tools' handlers of each operation raise
         raise QuantizationError(

@@ -51,6 +51,7 @@ def main() -> None:
     parser.add_argument("--names", nargs="+", default=list(CONTESTANTS), choices=list(CONTESTANTS))
     parser.add_argument("--rows", type=int, default=512, help="rows embedded in one measurement; an eighth at batch 1")
     parser.add_argument("--timeout", type=float, default=300, help="seconds for one measurement")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the tables")
     arguments = parser.parse_args()
     rows: list[dict[str, Any]] = []
     for model in arguments.models:
@@ -62,7 +63,7 @@ def main() -> None:
                     rows.append(measure(Path(folder), model, name, batch, arguments.peers, arguments.timeout))
                     compare(rows)
                     print(*(f"{key}={value}" for key, value in rows[-1].items() if value != ""), flush=True)
-                    write(rows)
+                    write(rows, arguments.results)
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -99,16 +100,16 @@ def compare(rows: list[dict[str, Any]]) -> None:
             row["against_predict"] = float(f"{row['rows_per_second'] / base:.3g}")
 
 
-def write(rows: list[dict[str, Any]]) -> None:
+def write(rows: list[dict[str, Any]], folder: Path) -> None:
     """Writes the table as .csv and .md, each beside and renamed."""
-    RESULTS.mkdir(exist_ok=True)
-    with (RESULTS / ".speed_inference.csv").open("w", newline="") as file:
+    folder.mkdir(exist_ok=True)
+    with (folder / ".speed_inference.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, FIELDS)
         writer.writeheader()
         writer.writerows(rows)
-    (RESULTS / ".speed_inference.md").write_text(markdown(rows))
+    (folder / ".speed_inference.md").write_text(markdown(rows))
     for suffix in ("csv", "md"):
-        os.replace(RESULTS / f".speed_inference.{suffix}", RESULTS / f"speed_inference.{suffix}")
+        os.replace(folder / f".speed_inference.{suffix}", folder / f"speed_inference.{suffix}")
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:

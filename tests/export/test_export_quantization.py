@@ -237,6 +237,23 @@ def test_tools_leave_the_process_as_it_was(dense, tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("module", ["onnx", "scipy.stats", "onnxruntime.quantization"])
+def test_missing_packages_name_the_extra(dense, tmp_path, monkeypatch, module):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ImportError, match=r"keras-tfcl\[quantize\]"):
+        quantize(dense, tmp_path / "x.onnx", samples=rows())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_fault_of_the_tools_is_one_of_ours(dense, tmp_path, monkeypatch):
+    import onnxruntime.quantization
+
+    monkeypatch.setattr(onnxruntime.quantization, "quantize_dynamic", lambda *args, **kwargs: 1 / 0)
+    with pytest.raises(QuantizationError, match="ZeroDivisionError"):
+        quantize(dense, tmp_path / "x.onnx", samples=rows())
+    assert list(tmp_path.iterdir()) == []
+
+
 KILLED = """
 import os, sys, time
 os.environ["KERAS_TFCL_ON_DEMAND"] = "1"
