@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_tfcl.export.errors import UnsupportedOpError
+from keras_tfcl.export.errors import UnsupportedOpError, text_of
 from keras_tfcl.export.lint import lint_graph
 from keras_tfcl.export.outside import inputs_to_initializers, outside_specs, reading_from
 from keras_tfcl.export.requirements import require
@@ -55,7 +55,7 @@ def convert(
         except Exception as error:  # tf2onnx raises whatever its handlers happen to raise
             raise UnsupportedOpError(
                 f"Every operation must have an ONNX counterpart. Received: a graph that tf2onnx cannot convert "
-                f"({type(error).__name__}: {error}). Move the operation outside the model, or write it with keras.ops."
+                f"({text_of(error)}). Move the operation outside the model, or write it with keras.ops."
             ) from error
     _keep_zero_padding(model.graph)
     inputs_to_initializers(model.graph)
@@ -83,7 +83,7 @@ def _trace(source: Source, specs: Sequence[Any], normalize: bool, outside: Seque
             return tf.function(embed, autograph=False).get_concrete_function(*specs)
     except Exception as error:  # whatever the user's layers raise
         raise UnsupportedOpError(
-            f"The model must run in a TensorFlow graph. Received: {type(error).__name__}: {error}. Use keras.ops alone "
+            f"The model must run in a TensorFlow graph. Received: {text_of(error)}. Use keras.ops alone "
             f"inside `call`, without .numpy() and without `if` on values."
         ) from error
 

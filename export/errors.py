@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 
 class ExportError(Exception):
     """Base of every error of `keras_tfcl.export`. An export that raises leaves no new file and keeps an old one."""
@@ -65,3 +67,8 @@ class ParityWarning(UserWarning):
 
 class ProviderWarning(UserWarning):
     """A requested execution provider is not the one that runs the model."""
+
+
+def text_of(error: BaseException) -> str:
+    """Return the class and message of another library's error, without the terminal colours that Keras puts in."""
+    return re.sub(r"\x1b\[\d*m", "", f"{type(error).__name__}: {error}")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_tfcl.export.errors import ModelInputError, ModelOutputError
+from keras_tfcl.export.errors import ModelInputError, ModelOutputError, text_of
 from keras_tfcl.export.inputs import InputSpec, cast_input, split_inputs
 from keras_tfcl.export.parity import Parity, compare, unit_rows
 from keras_tfcl.export.recipes import Recipe
@@ -52,7 +52,7 @@ def make_probes(source: Source, *, normalize: bool, samples: Any = None) -> list
     except _UnusableProbe as error:
         if not given:
             raise ModelInputError(
-                f"The model must run on rows to compare with. Received: {error.__cause__ or error}, on synthetic rows "
+                f"The model must run on rows to compare with. Received: {error.reason}, on synthetic rows "
                 f"for {', '.join(map(str, source.inputs))}. Give `samples`, a few rows of real input."
             ) from error
         probes = [_sample_probe(source, [np.resize(x, (n, *x.shape[1:])) for x in given], normalize) for n in _BATCHES]
@@ -70,6 +70,10 @@ def difference_of(source: Source, probes: list[Probe], normalize: bool) -> Parit
 
 class _UnusableProbe(Exception):
     """The model raised, or gave NaN or infinity."""
+
+    @property
+    def reason(self) -> str:
+        return text_of(self.__cause__) if self.__cause__ else str(self)
 
 
 def _cast_samples(source: Source, samples: Any) -> list[np.ndarray]:
@@ -91,7 +95,7 @@ def _sample_probe(source: Source, inputs: list[np.ndarray], normalize: bool) -> 
         return _probe(source, inputs, normalize)
     except _UnusableProbe as error:
         raise ModelOutputError(
-            f"The model must give finite embeddings of `samples`. Received: {error.__cause__ or error}. "
+            f"The model must give finite embeddings of `samples`. Received: {error.reason}. "
             f"Check that model.predict(samples) works."
         ) from error
 

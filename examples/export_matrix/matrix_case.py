@@ -60,7 +60,8 @@ def judge(case: Case) -> Outcome:
             export_onnx(model, path, normalize=False, **case.options)
         except ExportError as error:
             result = "WROTE A FILE AND RAISED" if os.listdir(folder) else "refused"
-            return Outcome(result, None, None, time.perf_counter() - started, f"{type(error).__name__}: {error}")
+            detail = f"{type(error).__name__}: {error}".replace(f"{folder}/", "")
+            return Outcome(result, None, None, time.perf_counter() - started, detail)
         except Exception as error:  # a fault of ours, shown in the table
             return Outcome("RAISED ANOTHER ERROR", None, None, 0.0, f"{type(error).__name__}: {error}")
         seconds = time.perf_counter() - started
