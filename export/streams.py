@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -69,12 +70,21 @@ def _gathered(
         return
     everything = itertools.chain([first], stream)
     if is_image(first):
-        everything = map(read_image, everything)
-    elif not _is_row(first, specs):
+        yield from _decoded(everything, specs, step, read_image)
+    elif _is_row(first, specs):
+        while rows := list(itertools.islice(everything, step)):
+            yield split_inputs(_stacked(rows, specs), specs)
+    else:
         yield from (split_inputs(batch, specs) for batch in everything)
-        return
-    while rows := list(itertools.islice(everything, step)):
-        yield split_inputs(_stacked(rows, specs), specs)
+
+
+def _decoded(
+    pictures: Iterator[Any], specs: Sequence[InputSpec], step: int, read_image: Callable[[Any], np.ndarray]
+) -> Iterator[Batch]:
+    """Read pictures in several threads, `step` of them at a time."""
+    with ThreadPoolExecutor() as pool:
+        while batch := list(itertools.islice(pictures, step)):
+            yield split_inputs(_stacked(list(pool.map(read_image, batch)), specs), specs)
 
 
 def _is_row(item: Any, specs: Sequence[InputSpec]) -> bool:

@@ -29,7 +29,7 @@ def embed(
     out: Annotated[Path, typer.Option("--out", "-o", help="The .npy or .parquet file to write.")],
     provider: Provider = (),
     strict: Strict = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Rows per run.")] = 256,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows per run, and pictures in memory.")] = 64,
     threads: Threads = None,
     quiet: Quiet = False,
     as_json: AsJson = False,

@@ -63,6 +63,16 @@ def test_every_form_of_one_picture(encoder, tmp_path):
     np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), expected)
 
 
+def test_many_pictures_keep_their_order_and_are_read_batch_by_batch(encoder):
+    pictures = np.random.default_rng(0).integers(0, 256, (50, 12, 8, 3)).astype("uint8")
+    taken = []
+    stream = (taken.append(i) or as_bytes(picture) for i, picture in enumerate(pictures))
+    parts = encoder.encode_iter(stream, batch_size=8)
+    first = next(parts)
+    assert taken == list(range(8))
+    np.testing.assert_array_equal(np.concatenate([first, *parts]), pictures.reshape(50, -1))
+
+
 @pytest.mark.parametrize("form", ["PNG", "BMP", "TIFF", "WEBP", "PPM"])
 def test_lossless_formats(encoder, form):
     np.testing.assert_array_equal(
