@@ -16,6 +16,8 @@ from keras_tfcl.export.errors import (
     ParityWarning,
     ProviderError,
     ProviderWarning,
+    QuantizationError,
+    RecallError,
     UnsupportedLayerError,
     UnsupportedOpError,
     VerificationError,
@@ -24,7 +26,10 @@ from keras_tfcl.export.exporter import export_onnx
 from keras_tfcl.export.inputs import InputSpec
 from keras_tfcl.export.parity import Parity
 from keras_tfcl.export.probe_check import check_probes
+from keras_tfcl.export.quantization import quantize, to_float16
+from keras_tfcl.export.recall import Recall, compare_neighbours
 from keras_tfcl.export.report import ExportReport
+from keras_tfcl.export.variant import VariantReport
 from keras_tfcl.export.verify import verify_onnx
 
 __all__ = [
@@ -43,10 +48,17 @@ __all__ = [
     "ParityWarning",
     "ProviderError",
     "ProviderWarning",
+    "QuantizationError",
+    "Recall",
+    "RecallError",
     "UnsupportedLayerError",
     "UnsupportedOpError",
+    "VariantReport",
     "VerificationError",
     "check_probes",
+    "compare_neighbours",
     "export_onnx",
+    "quantize",
+    "to_float16",
     "verify_onnx",
 ]

@@ -37,6 +37,14 @@ class BatchInvarianceError(VerificationError):
     """An embedding depends on the other rows of its batch."""
 
 
+class QuantizationError(ExportError):
+    """A file cannot be quantized, or what came out does not run."""
+
+
+class RecallError(QuantizationError):
+    """A quantized file finds other neighbours than its parent: fewer of the same than `min_recall`."""
+
+
 class ModelFileError(ExportError, ValueError):
     """The file is not an ONNX encoder that can be served."""
 

@@ -9,6 +9,7 @@ from typing import Any
 from keras_tfcl.availability import (
     ExplainMissingTensorFlow,
     explain_missing_tensorflow,
+    loads_on_demand,
     require_tensorflow_backend,
     tensorflow_is_installed,
 )
@@ -53,7 +54,7 @@ __all__ = [
     "scaling",
 ]
 
-if tensorflow_is_installed():
+if tensorflow_is_installed() and not loads_on_demand():
     require_tensorflow_backend()
     from keras_tfcl import callbacks, data, layers, losses, metrics, models, negatives, ops, scaling
     from keras_tfcl.callbacks import KNNEvaluation, StopOnNonFinite, TemperatureSchedule
@@ -78,7 +79,7 @@ if tensorflow_is_installed():
         ScheduledTemperature,
         Temperature,
     )
-else:
+elif not tensorflow_is_installed():
     ExplainMissingTensorFlow.install()
 
     def __getattr__(name: str) -> Any:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
 from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType
 
 SERVES_WITHOUT_TENSORFLOW = "keras_tfcl.export"
@@ -14,6 +16,15 @@ SERVES_WITHOUT_TENSORFLOW = "keras_tfcl.export"
 def tensorflow_is_installed() -> bool:
     """Whether TensorFlow and Keras can be found; imports neither."""
     return find_spec("tensorflow") is not None and find_spec("keras") is not None
+
+
+def loads_on_demand() -> bool:
+    """Whether this process loads TensorFlow only when it imports a part that needs it.
+
+    So does the command `keras-tfcl`, most of which serves, and any process with `KERAS_TFCL_ON_DEMAND=1` set.
+    """
+    program = Path(sys.argv[0]).stem if getattr(sys, "argv", None) else ""
+    return program == "keras-tfcl" or os.environ.get("KERAS_TFCL_ON_DEMAND") == "1"
 
 
 def require_tensorflow_backend() -> None:

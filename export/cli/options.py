@@ -1,0 +1,68 @@
+"""Arguments that several commands share, and what they mean."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from keras_tfcl.export.errors import InputError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".jp2", ".avif")
+
+OnnxFile = Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="An exported .onnx file.")]
+NewOnnxFile = Annotated[Path, typer.Argument(help="The .onnx file to write.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
+Provider = Annotated[
+    list[str], typer.Option("--provider", help="cpu, cuda, ...; repeat it in order of preference. [auto]")
+]
+Strict = Annotated[bool, typer.Option("--strict", help="Fail where a provider asked for does not run the model.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Threads inside one run. [onnxruntime's choice]")]
+Samples = Annotated[Path | None, typer.Option(exists=True, help="Real rows: a .npy file, or a folder of images.")]
+
+
+def show(report: Any, as_json: bool) -> None:
+    """Print a report: its text, or its `to_dict()` as JSON."""
+    print(json.dumps(report.to_dict() | {"ok": True}) if as_json else report)
+
+
+def providers_of(names: Sequence[str]) -> str | list[str]:
+    """Return what `OnnxEncoder` takes for the names given on the command line."""
+    return list(names) or "auto"
+
+
+def read_input(paths: Sequence[Path]) -> np.ndarray | list[Path]:
+    """Return the rows of one `.npy` file, mapped into memory, or the image files among `paths` and in their folders.
+
+    Raises:
+        InputError: it is neither, or a folder holds no images.
+    """
+    if len(paths) == 1 and paths[0].suffix == ".npy":
+        try:
+            return np.load(paths[0], mmap_mode="r", allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            raise InputError(
+                f"Expected a .npy file of numbers. Received: {paths[0]}: {error}. Save it again."
+            ) from error
+    files = [file for path in paths for file in (_images_in(path) if path.is_dir() else [path])]
+    if not files or any(file.suffix == ".npy" for file in files):
+        raise InputError(
+            f"Expected one .npy file, image files, or folders with images ({', '.join(IMAGE_SUFFIXES)}). Received: "
+            f"{', '.join(map(str, paths))}."
+        )
+    return files
+
+
+def read_samples(path: Path, encoder: Any) -> np.ndarray:
+    """Return the rows of a `.npy` file, or the images in a folder as rows of the encoder's input."""
+    rows = read_input([path])
+    return rows if isinstance(rows, np.ndarray) else np.stack([encoder.read_image(file) for file in rows])
+
+
+def _images_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
