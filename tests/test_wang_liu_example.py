@@ -71,12 +71,12 @@ def test_every_plotted_number_is_in_the_rows(script, rows):
         names = [n for n in dict.fromkeys(row["setting"] for row in rows) if n.rpartition(" ")[0] == kind]
         expected = [by_hand(rows, name, column) for name in names]
         line, _, (bars,) = container
-        np.testing.assert_allclose(line.get_xdata(), [float(name.rpartition(" ")[2]) for name in names])
-        np.testing.assert_allclose(line.get_ydata(), [mean for mean, _ in expected])
+        np.testing.assert_allclose(line.get_xdata().astype(float), [float(name.rpartition(" ")[2]) for name in names])
+        np.testing.assert_allclose(line.get_ydata().astype(float), [mean for mean, _ in expected])
         ends = np.array([segment[:, 1] for segment in bars.get_segments()])
         np.testing.assert_allclose(ends[:, 1] - ends[:, 0], [2 * deviation for _, deviation in expected], atol=1e-9)
     arctanh = panels["Figure 4"].containers[1][0]
-    np.testing.assert_allclose(arctanh.get_xdata(), [1 / 8, 1 / 2])
+    np.testing.assert_allclose(arctanh.get_xdata().astype(float), [1 / 8, 1 / 2])
     first = panels["Figure 8"].get_lines()[0]
     profile = [by_hand(rows, "infonce 0.07", name)[0] for name in ("positive", *(f"n{i}" for i in range(1, 11)))]
     np.testing.assert_allclose(first.get_ydata(), profile)

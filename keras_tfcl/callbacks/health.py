@@ -95,7 +95,7 @@ def embedding_health(views: Any, scaling: Any = None, instances: Any = None) -> 
 
 
 def _softmax_figures(cosines: np.ndarray, scaling: Any) -> tuple[float, float]:
-    logits = np.asarray(scaling(cosines), "float64")
+    logits = np.array(scaling(cosines), "float64")  # a copy: a tensor's array is read-only
     weight = np.exp(logits - logits.max(axis=1, keepdims=True))
     saturated = np.mean(weight.max(axis=1) / weight.sum(axis=1) > SATURATED)
     np.fill_diagonal(logits, -np.inf)
@@ -105,8 +105,8 @@ def _softmax_figures(cosines: np.ndarray, scaling: Any) -> tuple[float, float]:
 
 def _twins(instances: Any) -> float:
     rows = np.asarray(instances).astype("float64")
-    rows = rows.reshape(len(rows), -1)
-    unit = _unit(rows - rows.mean(axis=0))  # in a narrow cone all would look like copies
+    unit = _unit(rows.reshape(len(rows), -1))
+    unit = _unit(unit - unit.mean(axis=0))  # in a narrow cone all would look like copies
     cosines = unit @ unit.T
     np.fill_diagonal(cosines, -1.0)
     return float(np.mean(cosines.max(axis=1) > TWINS))

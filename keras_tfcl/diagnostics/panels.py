@@ -70,6 +70,8 @@ def _plot_map(measured: Measured) -> Any:
     rows = unit_rows(measured.features.reshape(len(measured.features), -1))
     centred = rows - rows.mean(axis=0)
     points = centred @ np.linalg.svd(centred, full_matrices=False)[2][:2].T  # (N, 2), or (N, 1) for one feature
-    colours = None if measured.labels is None else np.unique(measured.labels, return_inverse=True)[1]
-    axes.scatter(points[:, 0], points[:, -1], s=8, c=colours, cmap="tab10")
+    style = {"s": 8}
+    if measured.labels is not None:
+        style |= {"c": np.unique(measured.labels, return_inverse=True)[1], "cmap": "tab10"}
+    axes.scatter(points[:, 0], points[:, -1], **style)
     return axes

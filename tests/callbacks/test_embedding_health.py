@@ -70,7 +70,7 @@ def test_healthy_embeddings_have_no_fault(scaling):
 def test_a_supervised_encoder_of_ten_classes_is_no_collapse():
     """Nine directions of 64: small, but what ten classes need."""
     centres = np.random.default_rng(2).normal(size=(10, 64))
-    assert faults_of(views_of(np.repeat(centres, 12, axis=0), 0.05), Temperature(0.1)) == []
+    assert faults_of(views_of(np.repeat(centres, 12, axis=0)), Temperature(0.1)) == []
 
 
 def test_collapse_to_a_point():

@@ -21,7 +21,7 @@ def regression(train, labels, val, regularization):
     for _ in range(5000):
         scores = np.exp(x @ weights - (x @ weights).max(1, keepdims=True))
         residual = scores / scores.sum(1, keepdims=True) - target
-        weights -= (x.T @ residual + regularization * penalised * weights) / len(x)
+        weights -= (x.T @ residual + regularization * penalised * weights) / (len(x) + regularization)
     return classes[np.argmax(np.column_stack([(val - mean) / deviation, np.ones(len(val))]) @ weights, axis=1)]
 
 

@@ -19,7 +19,7 @@ NOISE = keras.layers.GaussianNoise(0.5, seed=0)
 def encoder_with(bias=0.0):
     keras.utils.set_random_seed(0)
     constant = keras.initializers.Constant(bias)
-    return keras.Sequential([keras.Input((12,)), keras.layers.Dense(16, bias_initializer=constant)], name="<enc>")
+    return keras.Sequential([keras.Input((12,)), keras.layers.Dense(16, bias_initializer=constant)])
 
 
 class Page(HTMLParser):
@@ -65,7 +65,7 @@ def read(path):
 @pytest.fixture(scope="module")
 def healthy_page(tmp_path_factory):
     path = tmp_path_factory.mktemp("report") / "report.html"
-    assert write_report(encoder_with(), (X, LABELS), path, NOISE) == "Healthy"
+    assert write_report(encoder_with(), (X, LABELS), path, NOISE, title="R & D <b>") == "Healthy"
     assert [file.name for file in path.parent.iterdir()] == ["report.html"]
     return read(path)
 
@@ -79,11 +79,11 @@ def test_healthy(healthy_page):
 
 
 def test_names_are_escaped(healthy_page):
-    assert "<enc>" in "".join(healthy_page.texts.values())
+    assert "R & D <b>" in "".join(healthy_page.texts.values())
 
 
 def test_collapsed(tmp_path):
-    assert write_report(encoder_with(100.0), X, tmp_path / "r.html", NOISE, title="R & D") == "Collapsed"
+    assert write_report(encoder_with(100.0), X, tmp_path / "r.html", NOISE) == "Collapsed"
     page = read(tmp_path / "r.html")
     assert page.texts["verdict"].strip() == "Collapsed"
     assert "collapsed to a point" in page.texts["advice"] and "BatchNormalization" in page.texts["advice"]

@@ -40,7 +40,7 @@ def test_is_the_share_of_the_losses_own_gradient(scaling):
     slopes = [(loss(cosines + step * e) - loss(cosines - step * e)) / (2 * step) for e in np.eye(6)]
     if isinstance(scaling, keras_tfcl.DynamicTemperature):
         pytest.skip("its temperature is detached: finite differences see what the gradient does not")
-    assert relative_penalty(cosines, scaling) == pytest.approx(np.array(slopes) / np.sum(slopes), rel=1e-6)
+    assert relative_penalty(cosines, scaling) == pytest.approx(np.array(slopes) / np.sum(slopes), rel=1e-6, abs=1e-9)
 
 
 @pytest.mark.parametrize("scaling", SCALINGS)

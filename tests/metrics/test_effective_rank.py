@@ -104,21 +104,18 @@ def test_sizes_must_agree():
         metric.update_state([0, 1, 2], np.eye(3))
 
 
-@pytest.mark.parametrize("jit", [False, True])
-def test_in_fit_and_after_reload(jit, tmp_path):
+def test_in_fit_and_after_reload(tmp_path):
     """The variables are made when the size is seen, inside the traced step."""
     keras.utils.set_random_seed(0)
     encoder = keras.Sequential([keras.Input((4,)), keras.layers.Dense(D, use_bias=False)])
     model = keras_tfcl.ContrastiveModel(encoder)
-    model.compile("sgd", keras_tfcl.InfoNCE(0.5), metrics=[EffectiveRank()], jit_compile=jit)
+    model.compile(keras.optimizers.SGD(0.0), keras_tfcl.InfoNCE(0.5), metrics=[EffectiveRank()], jit_compile=True)
     views = tuple(np.random.default_rng(i).normal(size=(16, 4)).astype("float32") for i in range(2))
-    model.fit(views, batch_size=8, verbose=0)
+    history = model.fit(views, batch_size=8, verbose=0).history
     expected = by_hand(np.concatenate(views) @ encoder.get_weights()[0].astype("float64"))
-    assert model.evaluate(views, batch_size=8, verbose=0, return_dict=True)["effective_rank"] == pytest.approx(
-        expected, rel=1e-3
-    )
+    assert history["effective_rank"] == pytest.approx([expected], rel=1e-3)
     model.save(tmp_path / "model.keras")
     again = keras.models.load_model(tmp_path / "model.keras")
-    assert again.evaluate(views, batch_size=8, verbose=0, return_dict=True)["effective_rank"] == pytest.approx(
-        expected, rel=1e-3
-    )
+    again.run_eagerly = True
+    logs = again.evaluate(views, batch_size=8, verbose=0, return_dict=True)
+    assert logs["effective_rank"] == pytest.approx(expected, rel=1e-3)
