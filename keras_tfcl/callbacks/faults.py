@@ -43,7 +43,7 @@ def find_faults(health: Health) -> list[Fault]:
     Example:
 
     >>> views = np.ones((64, 2, 8)) + np.random.default_rng(0).normal(size=(64, 2, 8)) / 100
-    >>> [fault.name for fault in find_faults(embedding_health(views))]
+    >>> [fault.name for fault in find_faults(keras_tfcl.callbacks.embedding_health(views))]
     ['collapse to a point']
     """
     if not health.finite:

@@ -41,7 +41,7 @@ def linear_accuracy(
 
     Example:
 
-    >>> linear_accuracy([[1.0, 0.0], [2.0, 1.0], [-1.0, 0.0]], [0, 0, 1], [[3.0, 0.0], [-2.0, 5.0]], [0, 1])
+    >>> linear_accuracy([[1.0, 0.0], [2.0, 1.0], [-1.0, 0.0]], [0, 0, 1], [[3.0, 0.0], [-2.0, 0.0]], [0, 1])
     1.0
     """
     regression, pipeline, scaler = _scikit_learn()

@@ -98,8 +98,8 @@ def penalty_curves(scalings: Sequence[Any] = (0.07, 0.3, 0.7, 1.0, "arctanh"), n
 
     Example:
 
-    >>> round(float(penalty_curves([0.3], negatives=20_001)[0].times_mean.max()), 2)
-    6.68
+    >>> round(float(penalty_curves([0.3], negatives=20_001)[0].times_mean.max()), 1)
+    6.7
     """
     count = positive_integer("negatives", negatives, "Use negatives=2001.")
     cosines = -1 + 2 * (np.arange(count) + 0.5) / count  # midpoints: the pole at 1 is no cosine of a curve
