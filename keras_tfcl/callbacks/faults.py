@@ -75,8 +75,9 @@ def _point(health: Health) -> Fault:
         "collapse to a point",
         f"All embeddings point the same way (mean cosine of different instances {health.negative_cosine:.3f}): the "
         "encoder has collapsed to a point.",
-        "Use a loss with negatives and a batch of at least 64, lower the learning rate, and put BatchNormalization "
-        "into the encoder or its projector; if the labels are ids, check that not all are equal.",
+        "If the loss falls all the same, BatchNormalization's moving averages lag behind: give it momentum=0.9, or "
+        "train for more steps. Else use a loss with negatives and a batch of at least 64, lower the learning rate, and "
+        "put BatchNormalization into the encoder or its projector; where labels are ids, not all may be equal.",
     )
 
 
