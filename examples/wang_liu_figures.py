@@ -4,31 +4,21 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from wang_liu_findings import PAPER, findings
+from wang_liu_findings import PAPER, Results, Summary, findings
 
 from keras_tfcl.diagnostics import SimilarityProfile, plot_similarity_profile
 
 NEAREST = [f"n{i + 1}" for i in range(10)]
+SPREAD = (
+    "A finding holds (yes) if each difference it rests on exceeds its standard deviation over seeds, fails (no) if one "
+    "is below minus that, and is open otherwise."
+)
 SETS = {"cifar10_jpeg": "CIFAR-10 (re-encoded as JPEG)", "fashion_mnist": "Fashion-MNIST", "mnist5k": "MNIST, 5,000"}
-
-
-class Summary(NamedTuple):
-    """Mean and standard deviation over seeds (of one seed: 0), and the number of seeds."""
-
-    mean: float
-    deviation: float
-    seeds: int
-
-    def __str__(self) -> str:
-        return f"{self.mean:.3f} ± {self.deviation:.3f}" if self.seeds > 1 else f"{self.mean:.3f}"
-
-
-Results = dict[str, dict[str, Summary]]
 
 
 def draw(rows: list[dict[str, Any]], stem: Path) -> list[Path]:
@@ -142,8 +132,8 @@ def report(rows: list[dict[str, Any]], results: Results, picture: str) -> str:
         ours = " | ".join(str(own[c]) if c in own else "" for c in columns)
         paper = " | ".join(str(value) for value in PAPER.get(name, ("", "", "")))
         lines.append(f"| {name} | {own['linear_accuracy'].seeds} | {ours} | {paper} |")
-    lines += ["", "## The paper's findings", "", "| finding | here | holds |", "|---|---|---|"]
-    lines += [f"| {f.claim} | {f.here} | {'yes' if f.holds else '**no**'} |" for f in findings(results)]
+    lines += ["", "## The paper's findings", "", SPREAD, "", "| finding | here | holds |", "|---|---|---|"]
+    lines += [f"| {f.claim} | {f.here} | {f.holds} |" for f in findings(results)]
     return "\n".join([*lines, "", f"![Figures 4 to 9]({picture})", ""])
 
 

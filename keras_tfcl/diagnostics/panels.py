@@ -10,6 +10,7 @@ from keras_tfcl.diagnostics.cosines import cosine_histogram, plot_cosine_histogr
 from keras_tfcl.diagnostics.figures import new_axes
 from keras_tfcl.diagnostics.gradients import gradient_profile, plot_gradient_profile
 from keras_tfcl.diagnostics.measured import Measured
+from keras_tfcl.diagnostics.names import scaling_name
 from keras_tfcl.diagnostics.page import Panel
 from keras_tfcl.diagnostics.penalty import penalty_curves, plot_relative_penalty
 from keras_tfcl.diagnostics.rows import unit_rows
@@ -55,14 +56,18 @@ def _of_loss(measured: Measured) -> list[Panel]:
         Panel(
             "Relative penalty",
             "How the repulsion is shared among negatives by their cosine; steep: only the nearest count.",
-            plot_relative_penalty(penalty_curves([*own, 0.07, 0.3, 1.0])),
+            plot_relative_penalty(penalty_curves(_each_once([*own, 0.07, 0.3, 1.0]))),
         ),
         Panel(
             "Gradient on the way to alignment",
             f"With {negatives} negatives opposite to the positive: where a curve has fallen, the loss teaches no more.",
-            plot_gradient_profile(gradient_profile([*own, 0.1, 0.5, "arctanh"], negatives)),
+            plot_gradient_profile(gradient_profile(_each_once([*own, 0.1, 0.5, "arctanh"]), negatives)),
         ),
     ]
+
+
+def _each_once(scalings: list) -> list:
+    return list({scaling_name(scaling): scaling for scaling in scalings}.values())
 
 
 def _plot_map(measured: Measured) -> Any:

@@ -33,11 +33,11 @@ def uniformity_tolerance(
     """Uniformity and tolerance over all pairs of rows, exactly: equations 10 and 11 of Wang and Liu.
 
     Uniformity is `-log mean exp(-t |u - v|^2)`, tolerance the mean cosine of pairs with equal labels; a row is not
-    paired with itself. All N (N - 1) / 2 pairs are visited in tiles of 2048 x 2048: memory stays at 32 MB a tile, time
-    grows with N^2 (about a second for 10,000 rows of 128 on one core; hours for a million). For large N give `most`:
-    the kernel's and the cosine's mean over a random subset of rows are unbiased estimates of their means over all
-    pairs (a U-statistic); the logarithm of the first is biased by less than its variance, which 10,000 rows make
-    negligible.
+    paired with itself. All N (N - 1) / 2 pairs are visited in tiles of 2048 x 2048: memory stays at a few times
+    32 MB, time grows with N^2 (about 2 s for 10,000 rows of 128 on one core; hours for a million). For large N give
+    `most`: means over the pairs of a random subset of rows are unbiased estimates of the means over all pairs (a
+    U-statistic); the logarithm adds a bias of the order of the estimate's relative variance, which is negligible for
+    10,000 rows.
 
     Args:
         embeddings: `(N, D)`, one row an instance, need not be normalised.
