@@ -86,5 +86,5 @@ class CollapseMonitor(keras.callbacks.Callback):
         unaltered = None if ready_made else embed_instances(self.model, self.x, self.batch_size)
         scaling = getattr(getattr(self.model, "loss", None), "scaling", None)
         self.health = embedding_health(views, scaling, unaltered)
-        self.faults = find_faults(self.health)
+        self.faults = find_faults(self.health, getattr(self.model, "supervised", False))
         return self.faults

@@ -19,7 +19,7 @@ class Fault:
         return f"{self.finding} {self.action}"
 
 
-def find_faults(health: Health) -> list[Fault]:
+def find_faults(health: Health, supervised: bool = False) -> list[Fault]:
     """Names what is wrong with an embedding; an empty list if nothing is.
 
     | name | when |
@@ -31,11 +31,13 @@ def find_faults(health: Health) -> list[Fault]:
     | `"duplicates"` | over 1 % of the instances are there more than once |
     | `"augmentations too weak"` | mean cosine of positives above 0.99 |
 
-    The first two exclude the others, since their figures mean nothing then; a dimensional collapse excludes the last
-    three. The thresholds are this library's, set wide, to be silent on whatever still learns.
+    The first three exclude the others, since their figures mean nothing then. The thresholds are this library's, set wide, to
+    be silent on whatever still learns.
 
     Args:
         health: of `embedding_health`.
+        supervised: the loss draws the instances of a class together, so that near-copies are its aim: the last two
+            faults are not looked for. Defaults to False.
 
     Returns:
         A list of `Fault`, the gravest first.
@@ -56,9 +58,9 @@ def find_faults(health: Health) -> list[Fault]:
     found = []
     if health.saturated > 0.5 and health.hardest_share > 0.5:
         found.append(_too_sharp(health))
-    if health.twins > 0.01:
+    if health.twins > 0.01 and not supervised:
         found.append(_duplicates(health))
-    if health.positive_cosine > 0.99:
+    if health.positive_cosine > 0.99 and not supervised:
         found.append(_too_weak(health))
     return found
 

@@ -74,7 +74,7 @@ def suggest_loss(model: keras.Model, data: Any, augmenter: Any = None, rows: int
 def suggestion_from(measured: Measured) -> Suggestion:
     """The rules of `suggest_loss`, from embeddings that were made already."""
     health = embedding_health(measured.views, measured.scaling, measured.seen)
-    faults = find_faults(health)
+    faults = find_faults(health, measured.supervised)
     even = uniform_sphere(health.dimension)
     if not health.finite:
         return _of_faults(health, Spread(float("nan"), float("nan"), health.rows), even, faults)

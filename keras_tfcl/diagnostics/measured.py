@@ -23,6 +23,7 @@ class Measured:
         features: `(N, F)`, unaltered, the encoder's output: what is used after training.
         labels: `(N,)`, or None.
         scaling: of the model's loss, or None.
+        supervised: whether the loss draws the instances of a class together.
     """
 
     seen: np.ndarray
@@ -30,6 +31,7 @@ class Measured:
     features: np.ndarray
     labels: np.ndarray | None
     scaling: Any
+    supervised: bool
 
     @property
     def finite(self) -> bool:
@@ -70,4 +72,5 @@ def measure(model: keras.Model, data: Any, augmenter: Any = None, rows: int = RO
         features=np.asarray(model.predict(instances, batch_size=256, verbose=0)) if is_ours else seen,
         labels=None if labels is None else np.asarray(labels).reshape(-1)[chosen],
         scaling=getattr(getattr(model, "loss", None), "scaling", None),
+        supervised=getattr(model, "supervised", False),
     )

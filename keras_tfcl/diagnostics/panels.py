@@ -16,6 +16,7 @@ from keras_tfcl.diagnostics.penalty import penalty_curves, plot_relative_penalty
 from keras_tfcl.diagnostics.rows import unit_rows
 from keras_tfcl.diagnostics.similarities import plot_similarity_profile, similarity_profile
 from keras_tfcl.diagnostics.spectrum import plot_singular_spectrum, singular_spectrum
+from keras_tfcl.diagnostics.spread import plot_uniformity_tolerance, uniformity_tolerance
 
 
 def panels_of(measured: Measured) -> list[Panel]:
@@ -25,7 +26,9 @@ def panels_of(measured: Measured) -> list[Panel]:
 
 
 def _of_embeddings(measured: Measured) -> list[Panel]:
+    labelled = [] if measured.labels is None else [_spread(measured)]
     return [
+        *labelled,
         Panel(
             "Positives and negatives",
             "Healthy: two hills, positives on the right. One hill at 1: collapsed.",
@@ -47,6 +50,15 @@ def _of_embeddings(measured: Measured) -> list[Panel]:
             _plot_map(measured),
         ),
     ]
+
+
+def _spread(measured: Measured) -> Panel:
+    spread = uniformity_tolerance(measured.seen, measured.labels)
+    return Panel(
+        "Uniformity and tolerance",
+        "Good embeddings are far to the right and not at the bottom; a collapse is at the top left.",
+        plot_uniformity_tolerance({"this model": spread}, measured.seen.shape[1]),
+    )
 
 
 def _of_loss(measured: Measured) -> list[Panel]:

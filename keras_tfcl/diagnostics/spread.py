@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,20 +65,18 @@ def uniformity_tolerance(
     if most is not None and len(rows) > most:
         chosen = np.random.default_rng(seed).choice(len(rows), most, replace=False)
         rows, labels = rows[chosen], labels[chosen]
+    squared_length = np.sum(rows**2, axis=1)  # 1, or 0 for a zero row
     kernel = cosine = 0.0
     same = 0
-    for start in range(0, len(rows), BLOCK):
-        for other in range(start, len(rows), BLOCK):
-            cosines = rows[start : start + BLOCK] @ rows[other : other + BLOCK].T
-            equal = labels[start : start + BLOCK, None] == labels[None, other : other + BLOCK]
-            pairs = np.triu(np.ones(cosines.shape, bool), k=1) if other == start else np.ones(cosines.shape, bool)
-            squared = _squared_lengths(rows, start)[:, None] + _squared_lengths(rows, other)[None] - 2 * cosines
-            kernel += np.exp(-t * np.maximum(squared, 0.0))[pairs].sum()
-            cosine += cosines[pairs & equal].sum()
-            same += int((pairs & equal).sum())
-    count = len(rows) * (len(rows) - 1) / 2
-    tolerance = float(cosine / same) if same else float("nan")
-    return Spread(float(-np.log(kernel / count)) + 0.0, tolerance, len(rows))
+    for tile, other, pairs in _tiles(len(rows)):
+        cosines = rows[tile] @ rows[other].T
+        distance = squared_length[tile, None] + squared_length[None, other] - 2 * cosines
+        equal = pairs & (labels[tile, None] == labels[None, other])
+        kernel += np.exp(-t * np.maximum(distance, 0.0))[pairs].sum()
+        cosine += cosines[equal].sum()
+        same += int(equal.sum())
+    mean = kernel / (len(rows) * (len(rows) - 1) / 2)
+    return Spread(float(np.log(1 / mean)), float(cosine / same) if same else float("nan"), len(rows))
 
 
 def uniform_sphere(dimension: int, t: float = 2.0) -> float:
@@ -137,5 +135,14 @@ def _checked_labels(labels: Any, count: int) -> np.ndarray:
     return labels
 
 
-def _squared_lengths(rows: np.ndarray, start: int) -> np.ndarray:
-    return np.sum(rows[start : start + BLOCK] ** 2, axis=1)  # 1, or 0 for a zero row
+def _tiles(count: int) -> Iterator[tuple[slice, slice, np.ndarray]]:
+    """Slices of rows and columns that cover every unordered pair once, with the mask of those pairs."""
+    for start in range(0, count, BLOCK):
+        for other in range(start, count, BLOCK):
+            shape = min(BLOCK, count - start), min(BLOCK, count - other)
+            pairs = np.ones(shape, bool)
+            yield (
+                slice(start, start + BLOCK),
+                slice(other, other + BLOCK),
+                np.triu(pairs, 1) if other == start else pairs,
+            )

@@ -73,6 +73,13 @@ def test_a_supervised_encoder_of_ten_classes_is_no_collapse():
     assert faults_of(views_of(np.repeat(centres, 12, axis=0)), Temperature(0.1)) == []
 
 
+def test_classes_drawn_together_are_no_fault_of_a_supervised_loss():
+    views = views_of(np.repeat(np.random.default_rng(7).normal(size=(10, D)), 4, axis=0), 1e-3)
+    health = embedding_health(views, Temperature(0.5), views[:, 0])
+    assert [fault.name for fault in find_faults(health)] == ["duplicates", "augmentations too weak"]
+    assert find_faults(health, supervised=True) == []
+
+
 def test_collapse_to_a_point():
     assert faults_of(views_of(np.ones((N, D)), 0.05), Temperature(0.1)) == ["collapse to a point"]
     assert faults_of(np.ones((N, 2, D))) == ["collapse to a point"]

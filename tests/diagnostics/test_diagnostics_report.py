@@ -75,6 +75,7 @@ def test_healthy(healthy_page):
     assert "Uniformity is" in healthy_page.texts["advice"]
     titles = {image["alt"] for image in healthy_page.images}
     assert {"Positives and negatives", "Positive and nearest negatives", "Directions in use"} <= titles
+    assert "Uniformity and tolerance" in titles
     assert {"Relative penalty", "Gradient on the way to alignment"} <= titles
 
 

@@ -26,7 +26,7 @@ def test_equals_the_boltzmann_share_by_loops():
         assert share == pytest.approx([math.exp(s / 0.2) / total for s in row], rel=1e-9)
 
 
-@pytest.mark.parametrize("scaling", SCALINGS)
+@pytest.mark.parametrize("scaling", SCALINGS[:-1])  # the last one's temperature is detached: differences see it
 def test_is_the_share_of_the_losses_own_gradient(scaling):
     """d loss / d s_j by finite differences of the logits and the InfoNCE formula in float64."""
     cosines = np.random.default_rng(1).uniform(-0.9, 0.9, 6)
@@ -38,8 +38,6 @@ def test_is_the_share_of_the_losses_own_gradient(scaling):
 
     step = 1e-5
     slopes = [(loss(cosines + step * e) - loss(cosines - step * e)) / (2 * step) for e in np.eye(6)]
-    if isinstance(scaling, keras_tfcl.DynamicTemperature):
-        pytest.skip("its temperature is detached: finite differences see what the gradient does not")
     assert relative_penalty(cosines, scaling) == pytest.approx(np.array(slopes) / np.sum(slopes), rel=1e-6, abs=1e-9)
 
 
