@@ -31,8 +31,8 @@ def find_faults(health: Health, supervised: bool = False) -> list[Fault]:
     | `"duplicates"` | over 1 % of the instances are there more than once |
     | `"augmentations too weak"` | mean cosine of positives above 0.99 |
 
-    The first three exclude the others, since their figures mean nothing then. The thresholds are this library's, set wide, to
-    be silent on whatever still learns.
+    The first three exclude the others, since their figures mean nothing then. The thresholds are this library's, set
+    wide, to be silent on whatever still learns.
 
     Args:
         health: of `embedding_health`.
