@@ -90,7 +90,10 @@ def suggestion_from(measured: Measured) -> Suggestion:
             _scaled(measured.scaling, 0.5),
             f"HardNegativeInfoNCE({_temperature(measured.scaling) or 0.5:g}, alpha=0.1)",
         )
-        advice = "Instances are hardly told apart: try a smaller temperature, or hard negatives at the same one."
+        advice = (
+            "Instances are hardly told apart: train longer, or try a smaller temperature, "
+            "or hard negatives at the same one."
+        )
     elif share > EVEN or faults:
         losses = (_scaled(measured.scaling, 2.0), "HardNegativeInfoNCE(1.0, alpha=0.1)")
         advice = "There is little room left for semantic neighbours: try a larger temperature, or hard negatives at 1."
