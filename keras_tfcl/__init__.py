@@ -19,17 +19,20 @@ __all__ = [
     "Alignment",
     "Arctanh",
     "ArctanhInfoNCE",
+    "CollapseMonitor",
     "ContrastiveAccuracy",
     "ContrastiveLoss",
     "ContrastiveModel",
     "DecoupledInfoNCE",
     "DynamicTemperature",
+    "EffectiveRank",
     "HardNegativeInfoNCE",
     "HardNegatives",
     "ImageAugmenter",
     "InfoNCE",
     "KNNEvaluation",
     "LearnableTemperature",
+    "LinearProbe",
     "Negatives",
     "ProjectionHead",
     "ReweightedNegatives",
@@ -45,6 +48,7 @@ __all__ = [
     "WithoutNearDuplicates",
     "callbacks",
     "data",
+    "diagnostics",
     "layers",
     "losses",
     "metrics",
@@ -56,8 +60,8 @@ __all__ = [
 
 if tensorflow_is_installed() and not loads_on_demand():
     require_tensorflow_backend()
-    from keras_tfcl import callbacks, data, layers, losses, metrics, models, negatives, ops, scaling
-    from keras_tfcl.callbacks import KNNEvaluation, StopOnNonFinite, TemperatureSchedule
+    from keras_tfcl import callbacks, data, diagnostics, layers, losses, metrics, models, negatives, ops, scaling
+    from keras_tfcl.callbacks import CollapseMonitor, KNNEvaluation, LinearProbe, StopOnNonFinite, TemperatureSchedule
     from keras_tfcl.layers import ImageAugmenter, ProjectionHead
     from keras_tfcl.losses import (
         ArctanhInfoNCE,
@@ -68,7 +72,7 @@ if tensorflow_is_installed() and not loads_on_demand():
         SigmoidContrastiveLoss,
         SimpleContrastiveLoss,
     )
-    from keras_tfcl.metrics import Alignment, ContrastiveAccuracy, Tolerance, Uniformity
+    from keras_tfcl.metrics import Alignment, ContrastiveAccuracy, EffectiveRank, Tolerance, Uniformity
     from keras_tfcl.models import ContrastiveModel
     from keras_tfcl.negatives import HardNegatives, Negatives, ReweightedNegatives, WithoutNearDuplicates
     from keras_tfcl.scaling import (

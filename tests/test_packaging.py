@@ -20,8 +20,9 @@ ALLOWED = {
     "layers": set(),
     "data": set(),
     "metrics": {"ops"},
-    "callbacks": {"scaling"},
-    "models": {"ops", "losses", "data", "callbacks"},
+    "callbacks": {"scaling", "metrics", "models"},
+    "models": {"ops", "losses", "data"},
+    "diagnostics": {"ops", "scaling", "negatives", "losses", "metrics", "callbacks", "models", "data", "layers"},
     "testing": {"models"},
     "export": set(),
 }

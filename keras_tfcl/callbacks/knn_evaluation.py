@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import keras
 import numpy as np
-import tensorflow as tf
 
+from keras_tfcl.callbacks.labelled import LabelledEvaluation, check_equal_sizes, checked_rows
 from keras_tfcl.validation import positive_integer
 
 
@@ -42,20 +41,16 @@ def knn_accuracy(train_embeddings: Any, train_labels: Any, val_embeddings: Any, 
     """
     neighbours, preprocessing = _scikit_learn()
     k = positive_integer("k", k, "Use k=20.")
-    train, labels = _checked_rows("train", train_embeddings, train_labels)
-    val, val_labels = _checked_rows("val", val_embeddings, val_labels)
-    if train.shape[1] != val.shape[1]:
-        raise ValueError(
-            f"`train_embeddings` and `val_embeddings` must have equal sizes. Received: {train.shape[1]} and "
-            f"{val.shape[1]}. Embed both with the same model."
-        )
+    train, labels = checked_rows("train", train_embeddings, train_labels)
+    val, val_labels = checked_rows("val", val_embeddings, val_labels)
+    check_equal_sizes(train, val)
     # On unit rows the Euclidean order is the cosine order, and scikit-learn has a faster search for it.
     classifier = neighbours.KNeighborsClassifier(min(k, len(train)), algorithm="brute", metric="euclidean")
     classifier.fit(preprocessing.normalize(train), labels)
     return float(classifier.score(preprocessing.normalize(val), val_labels))
 
 
-class KNNEvaluation(keras.callbacks.Callback):
+class KNNEvaluation(LabelledEvaluation):
     """Writes the kNN accuracy of the model's embeddings into the logs at the end of every `every`-th epoch.
 
     Embeds `train` and `val` with `model.predict` and calls `knn_accuracy`. Works with `ContrastiveModel` and with any
@@ -100,23 +95,12 @@ class KNNEvaluation(keras.callbacks.Callback):
         every: int = 1,
         name: str = "knn_accuracy",
     ) -> None:
-        super().__init__()
         _scikit_learn()
+        super().__init__(train, val, batch_size, every, name)
         self.k = positive_integer("k", k, "Use k=20.")
-        self.batch_size = positive_integer("batch_size", batch_size, "Use batch_size=256.")
-        self.every = positive_integer("every", every, "Use every=1 to evaluate after each epoch.")
-        self.name = name
-        self.train_x, self.train_labels = _labelled_set("train", train)
-        self.val_x, self.val_labels = _labelled_set("val", val)
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        if (epoch + 1) % self.every == 0 and logs is not None:
-            logs[self.name] = self.evaluate()
-
-    def evaluate(self) -> float:
-        """The kNN accuracy of the model as it is now."""
-        train, val = (self.model.predict(x, self.batch_size, verbose=0) for x in (self.train_x, self.val_x))
-        return knn_accuracy(train, self.train_labels, val, self.val_labels, self.k)
+    def score(self, train_embeddings: np.ndarray, val_embeddings: np.ndarray) -> float:
+        return knn_accuracy(train_embeddings, self.train_labels, val_embeddings, self.val_labels, self.k)
 
 
 def _scikit_learn() -> tuple[Any, Any]:
@@ -125,50 +109,3 @@ def _scikit_learn() -> tuple[Any, Any]:
     except ImportError as error:
         raise ImportError('kNN evaluation needs scikit-learn: pip install "keras-tfcl[evaluation]"') from error
     return neighbors, preprocessing
-
-
-def _checked_rows(name: str, embeddings: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
-    rows, labels = np.asarray(embeddings).astype("float32"), np.asarray(labels).reshape(-1)
-    if rows.ndim < 2 or len(rows) == 0 or len(rows) != len(labels):
-        raise ValueError(
-            f"`{name}_embeddings` must be (N, D) with N labels, N at least 1. Received: shape={rows.shape} "
-            f"with {len(labels)} labels."
-        )
-    if not np.isfinite(rows).all():
-        raise ValueError(
-            f"`{name}_embeddings` must be finite. Received: NaN or Inf in {int((~np.isfinite(rows)).any(1).sum())} of "
-            f"{len(rows)} rows. The training has diverged: lower the learning rate, or stop it with "
-            "keras.callbacks.TerminateOnNaN()."
-        )
-    return rows.reshape(len(rows), -1), labels
-
-
-def _labelled_set(name: str, data: Any) -> tuple[Any, np.ndarray]:
-    """Checks `(x, labels)`; a dataset is read into arrays first, so that shuffling can't part x and labels."""
-    if isinstance(data, tf.data.Dataset):
-        data = _read(name, data)
-    if not isinstance(data, (tuple, list)) or len(data) != 2 or data[1] is None:
-        raise ValueError(
-            f"`{name}` must be a pair (x, labels), or a tf.data.Dataset of (x, labels) batches. "
-            f"Received: {type(data).__name__}. Use for example {name}=(images, labels)."
-        )
-    x, labels = data[0], np.asarray(data[1]).reshape(-1)
-    sizes = {int(part.shape[0]) for part in keras.tree.flatten(x)}
-    if sizes != {len(labels)} or len(labels) == 0:
-        raise ValueError(
-            f"`{name}` must have as many labels as instances, at least one. "
-            f"Received: {sorted(sizes)} instances and {len(labels)} labels."
-        )
-    return x, labels
-
-
-def _read(name: str, dataset: tf.data.Dataset) -> tuple[Any, np.ndarray]:
-    spec = dataset.element_spec
-    if not isinstance(spec, tuple) or len(spec) != 2:
-        raise ValueError(f"`{name}` must be a tf.data.Dataset of (x, labels) batches. Received: elements of {spec}.")
-    if int(dataset.cardinality()) == tf.data.INFINITE_CARDINALITY:
-        raise ValueError(f"`{name}` must be finite. Received: an infinite dataset. Leave out repeat(), or use take(n).")
-    batches = list(dataset.as_numpy_iterator())
-    if not batches:
-        raise ValueError(f"`{name}` must have at least one instance. Received: an empty dataset.")
-    return keras.tree.map_structure(lambda *parts: np.concatenate(parts), *batches)

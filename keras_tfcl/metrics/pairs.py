@@ -46,12 +46,7 @@ def batch_pairs(y_true: Any, y_pred: Any, sample_weight: Any = None) -> BatchPai
     >>> pairs.similarity.numpy()[0]
     array([1., 0., 1., 0.], dtype=float32)
     """
-    ids, embeddings = as_ids(y_true), ops.convert_to_tensor(y_pred)
-    if len(embeddings.shape) not in (2, 3):
-        raise ValueError(
-            "`y_pred` must be embeddings of shape (B, D) or (B, V, D). "
-            f"Received: shape={tuple(embeddings.shape)}. Flatten or pool the features first."
-        )
+    ids, embeddings = as_ids(y_true), _embeddings(y_pred)
     _check_length("y_true", ids, embeddings)
     views = ops.shape(embeddings)[1] if len(embeddings.shape) == 3 else 1
     embeddings = l2_normalize(ops.reshape(embeddings, (-1, embeddings.shape[-1])))  # (N, D)
@@ -69,6 +64,25 @@ def batch_pairs(y_true: Any, y_pred: Any, sample_weight: Any = None) -> BatchPai
         same_id=_equal(ids),
         weight=_weights(sample_weight, rows, embeddings, views),
     )
+
+
+def batch_rows(y_pred: Any, sample_weight: Any = None) -> tuple[Any, Any]:
+    """Every view of a batch `(B, D)` or `(B, V, D)` as a normalised row `(N, D)`, and its weight `(N,)`."""
+    embeddings = _embeddings(y_pred)
+    views = ops.shape(embeddings)[1] if len(embeddings.shape) == 3 else 1
+    instances = ops.repeat(ops.arange(ops.shape(embeddings)[0]), views)  # (N,)
+    rows = l2_normalize(ops.reshape(embeddings, (-1, embeddings.shape[-1])))
+    return rows, _weights(sample_weight, instances, rows, views)
+
+
+def _embeddings(y_pred: Any) -> Any:
+    embeddings = ops.convert_to_tensor(y_pred)
+    if len(embeddings.shape) not in (2, 3):
+        raise ValueError(
+            "`y_pred` must be embeddings of shape (B, D) or (B, V, D). "
+            f"Received: shape={tuple(embeddings.shape)}. Flatten or pool the features first."
+        )
+    return embeddings
 
 
 def _equal(values: Any) -> Any:

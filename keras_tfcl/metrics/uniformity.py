@@ -24,7 +24,9 @@ class Uniformity(keras.metrics.Mean):
 
     The mean runs over pairs of embeddings of **different instances** (rows of `y_pred`), whatever their ids: views of
     one instance are no independent samples and are left out. Pairs are formed within each batch; the kernel's mean is
-    taken over the pairs of all batches since the last reset, then the logarithm. Without any pair the result is 0.
+    taken over the pairs of all batches since the last reset, then the logarithm. Of shuffled batches that mean is an
+    unbiased estimate of the mean over all pairs, and a million embeddings never make 10^12 of them: memory is (B V)^2
+    of one batch. `keras_tfcl.diagnostics.uniformity_tolerance` visits all pairs. Without any pair the result is 0.
 
     Args:
         t: width of the kernel, in (0, 20]. Defaults to 2.

@@ -6,7 +6,6 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_tfcl import callbacks as callbacks_module
 from keras_tfcl import losses as losses_module
 from keras_tfcl.data.views import ViewPipeline, brings_batches, row_count
 from keras_tfcl.models.checks import (
@@ -20,6 +19,7 @@ from keras_tfcl.models.embedder import joined_network
 from keras_tfcl.models.epoch_start import EpochStart
 from keras_tfcl.models.memory import make_memory
 from keras_tfcl.models.seed_state import load_seeds, save_seeds
+from keras_tfcl.models.stop_on_non_finite import StopOnNonFinite
 from keras_tfcl.models.training_step import TrainingStep
 from keras_tfcl.validation import positive_integer
 
@@ -283,7 +283,7 @@ def _scaled(optimizer: Any) -> Any:
 
 def _guarded(callbacks: list[Any]) -> list[Any]:
     """The callbacks, and in front of them one that ends a run whose loss is no number, if none of them does."""
-    kinds = (callbacks_module.StopOnNonFinite, keras.callbacks.TerminateOnNaN)
+    kinds = (StopOnNonFinite, keras.callbacks.TerminateOnNaN)
     if any(isinstance(callback, kinds) for callback in callbacks):
         return callbacks
-    return [callbacks_module.StopOnNonFinite(), *callbacks]
+    return [StopOnNonFinite(), *callbacks]

