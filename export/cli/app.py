@@ -17,7 +17,7 @@ import typer
 from keras_tfcl.export.errors import ExportError
 
 # Each is a function in the module of its name beside this one. A module here must not import TensorFlow.
-COMMANDS = ("doctor", "export", "inspect", "verify", "embed", "quantize", "bench")
+COMMANDS = ("doctor", "export", "inspect", "verify", "embed", "quantize", "bench", "diagnose")
 
 DONE, FAILED, WRONG_USAGE = 0, 1, 2
 

@@ -10,6 +10,7 @@ import pytest
 import keras_tfcl
 from keras_tfcl.diagnostics import suggest_loss, write_report
 from keras_tfcl.diagnostics.command import main
+from keras_tfcl.export.cli import main as keras_tfcl_command
 
 X = np.random.default_rng(0).normal(size=(120, 12)).astype("float32")
 LABELS = np.arange(120) % 3
@@ -106,13 +107,14 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
     assert [file.name for file in tmp_path.iterdir()] == ["r.html"] and target.read_text() == "old"
 
 
-def test_command_on_a_saved_model(tmp_path, capsys):
+@pytest.mark.parametrize("command", [main, lambda arguments: keras_tfcl_command(["diagnose", *arguments])])
+def test_command_on_a_saved_model(tmp_path, capsys, command):
     model = keras_tfcl.ContrastiveModel(encoder_with(), augmenter=NOISE)
     model.compile("adam", keras_tfcl.ArctanhInfoNCE())
     model.save(tmp_path / "run.keras")
     np.savez(tmp_path / "held_out.npz", x=X, y=LABELS)
     arguments = [str(tmp_path / "run.keras"), str(tmp_path / "held_out.npz"), "-o", str(tmp_path / "r.html")]
-    assert main(arguments) == 0
+    assert command(arguments) == 0
     assert "Healthy. Written" in capsys.readouterr().out
     assert "run.keras on held_out.npz" in "".join(read(tmp_path / "r.html").texts.values())
 
