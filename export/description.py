@@ -19,6 +19,7 @@ _PREPARING = {  # layer class -> settings that say what it does to an input
     "CenterCrop": ("height", "width"),
 }
 _PIXEL_SCALES = (1 / 255, 1 / 127.5)
+_LONGEST_CONFIG = 1 << 14  # characters of a loss's settings; a loss that holds tables is named without them
 _MOST_NUMBERS = 16  # of a setting, so that a mean image does not fill the metadata
 
 
@@ -69,7 +70,9 @@ def describe_objective(model: Any) -> dict[str, Any] | None:
         if len(weight.shape) == 0
     }
     serialize = require("keras", "tf").saving.serialize_keras_object
-    return {"loss": type(loss).__name__, "config": _as_json(serialize(loss)["config"]), "learned": _as_json(learned)}
+    config = _as_json(serialize(loss)["config"])
+    short = len(json.dumps(config)) <= _LONGEST_CONFIG
+    return {"loss": type(loss).__name__, "config": config if short else None, "learned": _as_json(learned)}
 
 
 def _preparing_step(layer: Any) -> dict[str, Any] | None:

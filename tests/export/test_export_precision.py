@@ -116,3 +116,17 @@ def test_overflow_of_half_precision_is_said(policy, tmp_path):
     assert report.matches
     assert report.half_precision is None
     assert "overflow" in str(report)
+
+
+def test_a_policy_map_and_a_quantized_layer(tmp_path):
+    shared = keras.dtype_policies.DTypePolicyMap("mixed_float16")
+    quantized = layers.Dense(5, dtype="mixed_bfloat16")
+    quantized.build((None, 6))
+    quantized.quantize("int8")
+    model = keras.Sequential([keras.Input((8,)), layers.Dense(6, dtype=shared), quantized])
+    report = export_onnx(model, tmp_path / "encoder.onnx")
+    assert report.policies == ("int8_from_mixed_bfloat16", "map_mixed_float16")
+    assert report.matches
+    assert model.layers[0].dtype_policy is shared
+    assert len(shared) == 0
+    assert quantized.dtype_policy.name == "int8_from_mixed_bfloat16"
