@@ -79,13 +79,24 @@ def _trace(source: Source, specs: Sequence[Any], normalize: bool, outside: Seque
 
     try:
         # on the CPU, so that a GPU host does not put its own recurrent kernels into the graph
-        with _nested_functions_inlined(tf), tf.device("/cpu:0"):
+        with _nested_functions_inlined(tf), _whole_tracebacks(), tf.device("/cpu:0"):
             return tf.function(embed, autograph=False).get_concrete_function(*specs)
     except Exception as error:  # whatever the user's layers raise
         raise UnsupportedOpError(
-            f"The model must run in a TensorFlow graph. Received: {text_of(error)}. Use keras.ops alone "
+            f"The model must run in a TensorFlow graph. Received: {text_of(error)}, in "
+            f"{_failing_layer(error, source.layers)}. Use keras.ops alone "
             f"inside `call`, without .numpy() and without `if` on values."
         ) from error
+
+
+def _failing_layer(error: Exception, layers: Sequence[Any]) -> str:
+    """Name the innermost layer that was being called when `error` was raised."""
+    known, found, step = {id(layer) for layer in layers}, None, error.__traceback__
+    while step is not None:
+        owner = step.tb_frame.f_locals.get("self")
+        found = owner if id(owner) in known else found
+        step = step.tb_next
+    return "the model" if found is None else f"layer `{found.name}` ({type(found).__name__})"
 
 
 def _needed_graph(function: Any) -> Any:
@@ -167,6 +178,19 @@ def _nested_functions_inlined(tf: Any) -> Iterator[None]:
         yield
     finally:
         tf.config.run_functions_eagerly(before)
+
+
+@contextlib.contextmanager
+def _whole_tracebacks() -> Iterator[None]:
+    """Keep the frames in which layers are called, which Keras removes."""
+    config = require("keras", "tf").config
+    before = config.is_traceback_filtering_enabled()
+    config.disable_traceback_filtering()
+    try:
+        yield
+    finally:
+        if before:
+            config.enable_traceback_filtering()
 
 
 @contextlib.contextmanager

@@ -89,6 +89,17 @@ def test_serving_commands_do_not_import_tensorflow(file, pixels, tmp_path):
     np.testing.assert_allclose(np.load(out), np.load(pixels).reshape(60, 12) @ MATRIX, rtol=1e-4, atol=1e-2)
 
 
+def test_a_process_may_ask_for_tensorflow_on_demand(monkeypatch):
+    monkeypatch.setenv("KERAS_TFCL_ON_DEMAND", "1")
+    code = (
+        "import sys, keras_tfcl.export\n"
+        "from keras_tfcl.availability import tensorflow_is_installed\n"
+        "assert tensorflow_is_installed() and 'tensorflow' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_failure_is_one_message(tmp_path):
     (tmp_path / "bad.onnx").write_bytes(b"nonsense")
     done = in_a_new_process("inspect", tmp_path / "bad.onnx")
