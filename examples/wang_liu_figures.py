@@ -100,7 +100,8 @@ def by_temperature(axes: Axes, results: Results, kinds: tuple[str, ...], column:
     label = {"linear_accuracy": "share of test images", "tolerance": "mean cosine within a class"}.get(column, column)
     axes.set(xlabel="temperature (arctanh: 1 / scale)", ylabel=label, title=heading)
     axes.grid(alpha=0.3)
-    axes.legend()
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend()
 
 
 def profiles(axes: Axes, results: Results) -> None:
