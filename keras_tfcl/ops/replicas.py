@@ -63,8 +63,8 @@ def _places(rows: Any) -> tuple[Any, Any]:
 
 
 def _gather(tensor: Any, start: Any, everything: Any) -> Any:
-    # A sum of rows padded with zeros, not `all_gather`: that fails where a worker has one replica ("destinations can
-    # not be empty"), and for strategies of different sizes in one process.
+    # A sum of rows padded with zeros, not `all_gather`: that fails where a worker has a single replica ("destinations
+    # can not be empty", TensorFlow 2.21).
     tensor = tf.cast(tensor, "int32") if tensor.dtype == tf.bool else tensor
     behind = everything - start - tf.shape(tensor)[0]
     padded = tf.pad(tensor, [[start, behind], *[[0, 0]] * (len(tensor.shape) - 1)])

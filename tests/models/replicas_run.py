@@ -1,6 +1,6 @@
 """Run by test_replicas.py in processes of its own: trains on one device, on replicas or as a worker; prints results.
 
-python replicas_run.py SETTING CASE...      SETTING: "workers", or numbers of replicas such as "1,2,4"
+python replicas_run.py SETTING CASE...      SETTING: "workers", or numbers of replicas such as "1,2"
                                             CASE: a name in CASES
 """
 

@@ -64,7 +64,8 @@ def test_two_replicas():
 
 @pytest.mark.slow
 def test_two_and_four_replicas_in_every_case():
-    result = results(start("1,2,4", *CASES))
+    # In processes of their own: TensorFlow refuses collectives of two sizes in one.
+    result = results(start("1,2", *CASES)) | results(start("4", *CASES))
     for case in CASES:
         assert_equal_training(result["1", case], result["2", case])
         assert_equal_training(result["1", case], result["4", case])
