@@ -30,7 +30,10 @@ SUITE = [
     "tests/testing/test_loss_conformance.py",
     "tests/losses/test_loss_keras_contract.py",
     "tests/callbacks/test_temperature_schedule.py",
+    "tests/ops/test_tiled_info_nce.py",
+    "tests/ops/test_tiled_thresholds.py",
 ]
+TILED = "tests/ops/test_tiled_info_nce.py"
 
 
 class Mutation(NamedTuple):
@@ -182,6 +185,59 @@ MUTATIONS = [
         "ops.where(valid, losses, 0.0)",
         "tests/losses/test_loss_poles.py",
     ),
+    Mutation(
+        "tile: same id as negative",
+        "ops/tiled/tiles.py",
+        "compared & same, compared & ~same",
+        "compared & same, compared",
+        TILED,
+    ),
+    Mutation("tile: an embedding with itself", "ops/tiled/tiles.py", " & (other.position != mine.own)", "", TILED),
+    Mutation(
+        "tile: other view counted twice", "ops/tiled/tiles.py", "positive &= other.position != partner", "pass", TILED
+    ),
+    Mutation(
+        "tile: padding compared", "ops/tiled/tiles.py", "compared = mine.exists & other.exists & ", "compared = ", TILED
+    ),
+    Mutation("tile: detached slope", "ops/tiled/tiles.py", "(term.slope / term.power)", "1.0", TILED),
+    Mutation("tile: gradient of columns", "ops/tiled/loops.py", "return of_rows + of_columns", "return of_rows", TILED),
+    Mutation("tile: rows for columns", "ops/tiled/loops.py", "tf.matmul(h, z[j]))", "tf.matmul(h, z[i]))", TILED),
+    Mutation(
+        "tile: diagonal",
+        "ops/tiled/loops.py",
+        "_finish(kernel, _loop(0, _blocks(z), diagonal, sums))",
+        "_finish(kernel, sums)",
+        TILED,
+    ),
+    Mutation(
+        "tile: slope of arctanh", "ops/tiled/forms.py", "(2.0 + 2.0 * POLE_SHIFT) * q", "(1.0 + POLE_SHIFT) * q", TILED
+    ),
+    Mutation("tile: shift kept", "ops/tiled/sums.py", " - self.form.shift(power, sums.dtype)", "", TILED),
+    Mutation(
+        "tile: power of online sums",
+        "ops/tiled/sums.py",
+        "power * self.form.logit_slope(product)",
+        "self.form.logit_slope(product)",
+        TILED,
+    ),
+    Mutation(
+        "tile: distance of views",
+        "ops/tiled/from_sums.py",
+        "tf.reduce_sum(tf.square(units - other), 1) / 2.0",
+        "tf.reduce_sum(tf.square(units - other), 1)",
+        TILED,
+    ),
+    Mutation(
+        "tile: number of negatives", "ops/tiled/runs.py", "total - excluded - positives", "total - excluded", TILED
+    ),
+    Mutation(
+        "tile: order of rows",
+        "ops/tiled/info_nce.py",
+        "tf.gather(x, _inverse(rows.order))",
+        "tf.gather(x, rows.order)",
+        TILED,
+    ),
+    Mutation("tile: threshold one too low", "ops/tiled/thresholds.py", "axis=1) >= k\n", "axis=1) > k\n", TILED),
 ]
 
 

@@ -1,7 +1,7 @@
 """Times this library's losses beside others', each in a fresh process: `python examples/speed/losses.py`.
 
-Writes examples/results/speed_losses.csv, .md and .png. Other libraries run in the environment given by `--peers`
-(`make bench` builds it); without it they are left out.
+Writes examples/results/speed_losses.csv, .md and .png after each measurement; `--resume` keeps what they hold. Other
+libraries run in the environment given by `--peers` (`make bench` builds it); without it they are left out.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ import csv
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,21 @@ from contestants import CONTESTANTS
 
 RESULTS = Path(__file__).parents[1] / "results"
 DENSE_BYTES = 2e9  # a dense form is left out where one matrix is larger: it makes several
-FIELDS = ["name", "objective", "N", "D", "seconds", "low", "high", "MiB", "value_error", "gradient_error", "note"]
+FIELDS = [
+    "name",
+    "objective",
+    "N",
+    "D",
+    "seconds",
+    "low",
+    "high",
+    "MiB",
+    "buffers",
+    "first",
+    "value_error",
+    "gradient_error",
+    "note",
+]
 
 
 def main() -> None:
@@ -30,11 +46,15 @@ def main() -> None:
     parser.add_argument("--dimensions", type=int, nargs="+", default=[128, 512])
     parser.add_argument("--names", nargs="+", default=list(CONTESTANTS), choices=list(CONTESTANTS))
     parser.add_argument("--timeout", type=float, default=300, help="seconds for one measurement")
+    parser.add_argument("--resume", action="store_true", help="measure only what the table lacks")
     arguments = parser.parse_args()
-    rows = []
+    rows = read() if arguments.resume else []
+    done = {(row["name"], row["N"], row["D"]) for row in rows}
     for dimension in arguments.dimensions:
         for count in arguments.pairs:
             for name in arguments.names:
+                if (name, count, dimension) in done:
+                    continue
                 rows.append(measure(name, count, dimension, arguments.peers, arguments.timeout))
                 print(*(f"{key}={value}" for key, value in rows[-1].items() if value != ""), flush=True)
                 write(rows)
@@ -51,20 +71,41 @@ def measure(name: str, count: int, dimension: int, peers: str | None, timeout: f
     if where == "peers" and peers is None:
         return row | {"note": "left out: no --peers"}
     command = [sys.executable if where == "own" else peers, str(Path(__file__).with_name("worker.py"))]
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    try:
-        done = subprocess.run(
-            [*command, name, str(count), str(dimension)],
-            capture_output=True, text=True, timeout=timeout, env=environment, check=False,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        return row | {"note": f"more than {timeout:.0f} s"}
+    with tempfile.TemporaryDirectory() as folder:
+        dump = f"--xla_dump_to={folder} --xla_dump_hlo_as_text"
+        environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "XLA_FLAGS": dump}
+        try:
+            done = subprocess.run(
+                [*command, name, str(count), str(dimension)],
+                capture_output=True, text=True, timeout=timeout, env=environment, check=False,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            return row | {"note": f"more than {timeout:.0f} s"}
+        row["buffers"] = assigned_buffers(Path(folder))
     if done.returncode:
         return row | {"note": (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1][:100]}
     result = json.loads(done.stdout.strip().splitlines()[-1])
     if "bytes" in result:
         row["MiB"] = round(result["bytes"] / 2**20, 1)
     return row | {key: float(f"{result[key]:.3g}") for key in FIELDS if key in result}
+
+
+def assigned_buffers(folder: Path) -> float | str:
+    """MiB that XLA's buffer assignment holds, of the largest program compiled; "" without XLA."""
+    texts = [path.read_text() for path in folder.glob("*buffer-assignment.txt")]
+    sizes = [int(size) for text in texts for size in re.findall(r"Total bytes used: (\d+)", text)]
+    return round(max(sizes) / 2**20, 1) if sizes else ""
+
+
+def read() -> list[dict[str, Any]]:
+    """The rows of an earlier run."""
+    with (RESULTS / "speed_losses.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    numbers = [name for name in FIELDS if name not in ("name", "objective", "note")]
+    return [
+        row | {key: float(row[key]) if key not in ("N", "D") else int(row[key]) for key in numbers if row[key]}
+        for row in rows
+    ]
 
 
 def write(rows: list[dict[str, Any]]) -> None:
@@ -98,18 +139,18 @@ class replaced:
 def markdown(rows: list[dict[str, Any]]) -> str:
     lines = [
         f"Value and gradient, float32, {os.cpu_count()} cores of {platform.machine()}, one fresh process a line. "
-        "Median seconds (lowest to highest), peak extra memory of the process (compiler included), relative error "
-        "of value and gradient against float64.",
+        "Median seconds (lowest to highest); peak extra memory of the process while it runs, with the compiled program "
+        "and what its compiler left behind; memory of the program alone by XLA's buffer assignment; seconds of the "
+        "first call, which compiles; relative error of value and gradient against float64.",
         "",
-        "| objective | what | N | D | seconds | MiB | value error | gradient error |",
-        "|---|---|---|---|---|---|---|---|",
+        "| objective | what | N | D | seconds | MiB | XLA MiB | first call | value error | gradient error |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in sorted(rows, key=lambda r: (r["D"], r["N"], r["objective"])):
         seconds = row["note"] or f"{row['seconds']} ({row['low']} to {row['high']})"
         cells = [row["objective"], row["name"], row["N"], row["D"], seconds]
-        lines.append(
-            "| " + " | ".join(map(str, [*cells, row["MiB"], row["value_error"], row["gradient_error"]])) + " |"
-        )
+        cells += [row[key] for key in ("MiB", "buffers", "first", "value_error", "gradient_error")]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -123,9 +164,7 @@ def plot(rows: list[dict[str, Any]], target: Path) -> None:
     figure, axes = pyplot.subplots(1, 2, figsize=(12, 5), layout="constrained")
     for axis, field, label in zip(axes, ("seconds", "MiB"), ("seconds", "peak extra memory (MiB)"), strict=True):
         for name in CONTESTANTS:
-            points = [
-                (r["N"], r[field]) for r in rows if r["name"] == name and r["D"] == dimension and r["seconds"] != ""
-            ]
+            points = [(r["N"], r[field]) for r in rows if r["name"] == name and r["D"] == dimension and r[field] != ""]
             points = [(n, y) for n, y in points if y > 0]
             if points:
                 own = name.startswith("keras_tfcl")

@@ -6,9 +6,8 @@ import random
 from numbers import Integral, Real
 from typing import Any
 
-import tensorflow as tf
-
 from keras_tfcl.losses import EmbeddingLoss
+from keras_tfcl.ops.replicas import several_workers
 from keras_tfcl.validation import positive_integer
 
 
@@ -37,8 +36,7 @@ def checked_seed(seed: int | None) -> int:
     """The seed, or a random one; raises ValueError where each of several workers would draw its own."""
     if seed is not None:
         return seed
-    resolver = tf.distribute.get_strategy().cluster_resolver
-    if resolver is not None and len(resolver.cluster_spec().as_dict().get("worker", ())) > 1:
+    if several_workers():
         raise ValueError(
             "Several workers need one seed, or each would shuffle in its own order. Received: seed=None. Pass seed=0."
         )

@@ -124,4 +124,6 @@ class TrainingStep(Embedder):
         ids = y if self.supervised else ops.arange(ops.shape(y_pred)[0], dtype="int32")
         for metric in self.id_metrics:
             metric.update_state(ids, y_pred, sample_weight)
-        return super().compute_metrics(x, ids if y is None else y, y_pred, sample_weight)
+        logs = super().compute_metrics(x, ids if y is None else y, y_pred, sample_weight)
+        # Keras 3 averages the logs of several workers over axis 0, which scalars do not have.
+        return {name: ops.reshape(value, (1,)) for name, value in logs.items()} if replicas.several_workers() else logs

@@ -13,6 +13,13 @@ def replica_count() -> int:
     return 1 if context is None else context.num_replicas_in_sync
 
 
+def several_workers() -> bool:
+    """Whether replicas live in several processes."""
+    resolver = tf.distribute.get_strategy().cluster_resolver
+    jobs = {} if resolver is None else resolver.cluster_spec().as_dict()
+    return sum(len(jobs.get(job, ())) for job in ("chief", "worker")) > 1
+
+
 def gather(*tensors: Any) -> tuple[Any, ...]:
     """The rows of all replicas, replica by replica, of each tensor `(B, ...)`; replicas may have unequal B.
 
@@ -21,17 +28,13 @@ def gather(*tensors: Any) -> tuple[Any, ...]:
     """
     if replica_count() == 1:
         return tensors
-    context = tf.distribute.get_replica_context()
-    return tuple(_with_row_shape(context.all_gather(tensor, axis=0), tensor) for tensor in tensors)
+    start, everything = _places(tf.shape(tensors[0])[0])
+    return tuple(_gather(tensor, start, everything) for tensor in tensors)
 
 
 def first_row(rows: Any) -> Any:
     """Where this replica's `rows` start among the gathered ones, int32."""
-    if replica_count() == 1:
-        return tf.constant(0)
-    context = tf.distribute.get_replica_context()
-    counts = context.all_gather(tf.reshape(tf.cast(rows, "int32"), [1]), axis=0)
-    return tf.reduce_sum(counts[: context.replica_id_in_sync_group])
+    return tf.constant(0) if replica_count() == 1 else _places(rows)[0]
 
 
 def total(value: Any) -> Any:
@@ -52,5 +55,18 @@ def with_value_of_all(share: Any) -> Any:
     return share + tf.stop_gradient(total(share) / replica_count() - share)
 
 
-def _with_row_shape(gathered: Any, tensor: Any) -> Any:
+def _places(rows: Any) -> tuple[Any, Any]:
+    """Where this replica's rows start, and the number of all replicas' rows."""
+    mine = tf.one_hot(tf.distribute.get_replica_context().replica_id_in_sync_group, replica_count(), dtype="int32")
+    counts = total(mine * tf.cast(rows, "int32"))  # (R,)
+    return tf.reduce_sum(mine * tf.cumsum(counts, exclusive=True)), tf.reduce_sum(counts)
+
+
+def _gather(tensor: Any, start: Any, everything: Any) -> Any:
+    # A sum of rows padded with zeros, not `all_gather`: that fails where a worker has a single replica ("destinations
+    # can not be empty", TensorFlow 2.21).
+    tensor = tf.cast(tensor, "int32") if tensor.dtype == tf.bool else tensor
+    behind = everything - start - tf.shape(tensor)[0]
+    padded = tf.pad(tensor, [[start, behind], *[[0, 0]] * (len(tensor.shape) - 1)])
+    gathered = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, padded)
     return tf.ensure_shape(gathered, [None, *tensor.shape[1:]])

@@ -36,9 +36,16 @@ def open_clip(torch, x, labels):
     yield "open_clip_siglip", SigLipLoss()(a, b, torch.tensor(10.0), torch.tensor(-10.0))
 
 
+def declare_vision_operators(torch):
+    """Lets a torchvision built for CUDA be imported beside a torch built for CPUs; no loss uses what it lacks."""
+    for name in ("nms", "qnms"):
+        torch.library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float threshold) -> Tensor")
+
+
 def main(source, target):
     import torch
 
+    declare_vision_operators(torch)
     data, results = np.load(source), {}
     labels = torch.tensor(data["labels"])
     for package in (pytorch_metric_learning, lightly, open_clip):

@@ -1,6 +1,7 @@
-"""Run by test_replicas.py in processes of its own: trains on one device, on replicas or as a worker; prints the result.
+"""Run by test_replicas.py in processes of its own: trains on one device, on replicas or as a worker; prints results.
 
-python replicas_run.py SETTING CASE...      SETTING: "workers", or numbers of replicas such as "1,2,4"
+python replicas_run.py SETTING CASE...      SETTING: "workers", or numbers of replicas such as "1,2"
+                                            CASE: a name in CASES
 """
 
 import json
@@ -12,13 +13,13 @@ import tensorflow as tf
 
 import keras_tfcl
 
-ROWS, BATCH, FEATURES = 24, 8, 6
+ROWS, BATCH, FEATURES = 24, 8, 16
 RNG = np.random.default_rng(0)
 FIRST = RNG.normal(size=(ROWS, FEATURES)).astype("float32")
 VIEWS = (FIRST, FIRST + RNG.normal(size=FIRST.shape).astype("float32"))
 # Labels that give the first half of each batch fewer anchors with a positive than the second.
 LABELS = np.tile([0, 1, 2, 3, 4, 5, 5, 5], 3)
-KERNEL = RNG.normal(size=(FEATURES, 4)).astype("float32")
+KERNEL = RNG.normal(size=(FEATURES, 12)).astype("float32")
 
 INFONCE = keras_tfcl.InfoNCE, {"temperature": 0.2}
 CASES = {
@@ -45,7 +46,7 @@ def train(case, strategy):
     (loss, arguments), options = CASES[case]
     with strategy.scope():
         kernel = keras.initializers.Constant(KERNEL)
-        encoder = keras.Sequential([keras.Input((FEATURES,)), keras.layers.Dense(4, kernel_initializer=kernel)])
+        encoder = keras.Sequential([keras.Input((FEATURES,)), keras.layers.Dense(12, kernel_initializer=kernel)])
         model = keras_tfcl.ContrastiveModel(encoder, seed=0, **options)
         metrics = [keras_tfcl.ContrastiveAccuracy(), keras_tfcl.Uniformity()]
         model.compile(keras.optimizers.SGD(1.0), loss=loss(**arguments), metrics=metrics)
@@ -73,8 +74,9 @@ def main(setting, *cases):
             else tf.distribute.get_strategy()
             for n in numbers
         }
-    results = {name: {case: train(case, strategy) for case in cases} for name, strategy in strategies.items()}
-    print("RESULT", json.dumps(results))
+    for case in cases:
+        for name, strategy in strategies.items():
+            print("RESULT", json.dumps([name, case, train(case, strategy)]), flush=True)
 
 
 if __name__ == "__main__":

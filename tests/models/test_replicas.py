@@ -30,7 +30,8 @@ def start(*arguments, **environment):
 def results(process):
     output, errors = process.communicate(timeout=900)
     assert process.returncode == 0, errors[-3000:]
-    return json.loads(output.split("RESULT", 1)[1])
+    runs = [json.loads(line.removeprefix("RESULT")) for line in output.splitlines() if line.startswith("RESULT")]
+    return {(name, case): result for name, case, result in runs}
 
 
 def assert_equal_training(one, several):
@@ -58,15 +59,16 @@ def compare(one, several):
 def test_two_replicas():
     result = results(start("1,2", "infonce", "arctanh"))
     for case in ("infonce", "arctanh"):
-        assert_equal_training(result["1"][case], result["2"][case])
+        assert_equal_training(result["1", case], result["2", case])
 
 
 @pytest.mark.slow
 def test_two_and_four_replicas_in_every_case():
-    result = results(start("1,2,4", *CASES))
+    # In processes of their own: TensorFlow refuses collectives of two sizes in one.
+    result = results(start("1,2", *CASES)) | results(start("4", *CASES))
     for case in CASES:
-        assert_equal_training(result["1"][case], result["2"][case])
-        assert_equal_training(result["1"][case], result["4"][case])
+        assert_equal_training(result["1", case], result["2", case])
+        assert_equal_training(result["1", case], result["4", case])
 
 
 @pytest.mark.slow
@@ -77,11 +79,11 @@ def test_two_workers():
         start("workers", *cases, TF_CONFIG=json.dumps({"cluster": {"worker": addresses}, "task": task}))
         for task in ({"type": "worker", "index": 0}, {"type": "worker", "index": 1})
     ]
-    one = results(start("1", *cases))["1"]
+    one = results(start("1", *cases))
     for worker in workers:
-        result = results(worker)["workers"]
+        result = results(worker)
         for case in cases:
-            assert_equal_training(one[case], result[case])
+            assert_equal_training(one["1", case], result["workers", case])
 
 
 def free_ports(number):

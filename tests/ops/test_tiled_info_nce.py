@@ -107,7 +107,7 @@ REWEIGHTED = [(1.0, 0.0, False), (0.5, 0.1, False), (2.0, 0.1, True), (0.0, 0.2,
 
 
 @pytest.mark.parametrize(("beta", "tau_plus", "detach"), REWEIGHTED)
-@pytest.mark.parametrize("scaling", [0.3, "arctanh"])
+@pytest.mark.parametrize("scaling", [0.3, 0.02, "arctanh"])
 def test_reweighted_equals_the_dense_form(scaling, beta, tau_plus, detach):
     z, ids = RNG.normal(size=(11, 2, 6)).astype("float32"), RNG.integers(0, 7, 11)
     weights = RNG.uniform(size=(11, 2)).astype("float32")

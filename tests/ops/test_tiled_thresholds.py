@@ -10,13 +10,14 @@ from keras_tfcl.ops.tiled.thresholds import kth_largest
 RNG = np.random.default_rng(0)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("jit", [False, True])
 def test_equals_a_sort_with_a_k_for_each_row(dtype, jit):
-    values = RNG.normal(size=(7, 50)).astype(dtype)
+    values = RNG.uniform(-1, 1, (7, 50)).astype(dtype)
     values[1] = 0.25  # all tied
     values[2, ::3] = 0.0
-    values[3] = -np.abs(values[3])  # no sign change
+    values[3] = -np.abs(values[3])
+    values[3, :2] = np.nextafter(dtype(1), dtype(2)), -np.nextafter(dtype(1), dtype(2))  # rounded beyond the ends
     values[4, :40] = -2.0  # excluded
     k = np.array([1, 25, 17, 50, 10, 2, 49], "int32")
     found = tf.function(kth_largest, jit_compile=jit)(values, k)

@@ -7,6 +7,8 @@ import keras_tfcl
 from keras_tfcl.testing import parametrize_with_checks
 
 STOPS = "its gradient is stopped on purpose: "
+# What depends on how a scaling and a choice of negatives work together; the rest depends on one of them.
+OF_THE_PAIR = ("gradient", "poles", "block_size", "duplicates", "same_id_is_no_negative", "attraction", "dtypes")
 # What depends on who is compared with whom; the rest is checked once for each loss, on the default batch.
 OF_THE_LAYOUT = ("gradient", "reductions", "batch_permutation", "view_swap", "duplicates", "perfect_below_random")
 
@@ -59,6 +61,7 @@ GRID = {
     for scaling, make_scaling in SCALINGS.items()
     for negatives, make_negatives in NEGATIVES.items()
 }
+EACH_ONCE = {name: loss for name, loss in GRID.items() if name.startswith("temperature-") or name.endswith("-all")}
 
 
 def layout(views, ids):
@@ -88,7 +91,13 @@ def test_other_arguments(loss, check):
 
 
 @pytest.mark.slow
-@parametrize_with_checks(GRID, expected_failures=expected_failures)
+@parametrize_with_checks(EACH_ONCE, expected_failures=expected_failures)
+def test_each_scaling_and_each_choice_of_negatives(loss, check):
+    check(loss)
+
+
+@pytest.mark.slow
+@parametrize_with_checks(GRID, expected_failures=expected_failures, only=OF_THE_PAIR)
 def test_scaling_and_negatives(loss, check):
     check(loss)
 
