@@ -31,7 +31,8 @@ class OnnxEncoder:
     per process and keep it.
 
     Args:
-        path: a file written by `export_onnx`, or any ONNX file with one `(batch, D)` output and no external data.
+        path: a file written by `export_onnx`, or any ONNX file with one `(batch, D)` output and no data outside it.
+            What `export_onnx` puts beside a file of more than 2 GiB is read if size and hash are those recorded.
         providers: `"auto"` (CUDA where this onnxruntime has it, then the CPU), a name such as `"cpu"`, `"cuda"` or
             `"CUDAExecutionProvider"`, or a list, in order of preference, of names or of pairs `(name, options)` such as
             `("cuda", {"device_id": 1, "arena_extend_strategy": "kSameAsRequested"})`.
