@@ -16,7 +16,7 @@ def encoder(*layers):
 
 def build(model=None, **options):
     model = keras_tfcl.ContrastiveModel(model or encoder(), seed=0, **options)
-    model.compile("sgd", loss="infonce")
+    model.compile("sgd", loss="infonce", run_eagerly=True)
     return model
 
 
