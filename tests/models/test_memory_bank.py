@@ -51,7 +51,10 @@ def reference(views, epochs):
     return means, kernel.numpy(), np.stack([bank[row] for row in range(ROWS)])
 
 
-@pytest.mark.parametrize(("count", "options"), [(2, {"jit_compile": True}), (1, {"run_eagerly": True})])
+@pytest.mark.parametrize(
+    ("count", "options"),
+    [pytest.param(2, {"jit_compile": True}, marks=pytest.mark.slow), (1, {"run_eagerly": True})],
+)
 def test_training_with_a_memory_bank(count, options):
     views = VIEWS[:count]
     model = build(count, **options)

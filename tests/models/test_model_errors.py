@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 import keras_tfcl
+from keras_tfcl.models.checks import check_replicas
 
 X = np.random.default_rng(0).normal(size=(16, 4)).astype("float32")
 
@@ -16,7 +17,7 @@ def encoder(*layers):
 
 def build(model=None, **options):
     model = keras_tfcl.ContrastiveModel(model or encoder(), seed=0, **options)
-    model.compile("sgd", loss="infonce")
+    model.compile("sgd", loss="infonce", run_eagerly=True)
     return model
 
 
@@ -106,3 +107,13 @@ def test_losses_that_compare_nothing():
     model = keras_tfcl.ContrastiveModel(encoder(), momentum=0.5, queue_size=16, queue="instances", seed=0)
     model.compile("sgd", loss=keras_tfcl.InfoNCE(cross_view_only=True))
     fit_fails(r"needs the view of each candidate.*memory banks have no views", (X, X), model=model)
+
+
+def test_what_several_replicas_cannot_train():
+    with pytest.raises(ValueError, match=r"Received: 2 replicas and an encoder that is not built.*keras\.Input"):
+        check_replicas(2, built=False, jit_compile="auto")
+    with pytest.raises(
+        ValueError, match=r"jit_compile=True under a strategy of 2 replicas\. Leave jit_compile at 'auto'"
+    ):
+        check_replicas(2, built=True, jit_compile=True)
+    check_replicas(2, built=True, jit_compile="auto")

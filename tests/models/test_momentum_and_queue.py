@@ -68,8 +68,11 @@ def moco(steps, queue_size, labels=None, cross_view_only=False):
 
 @pytest.mark.parametrize(
     ("options", "labels", "cross_view_only"),
-    [({"jit_compile": True}, None, False), ({"run_eagerly": True}, LABELS, False), ({"run_eagerly": True}, None, True)],
-    ids=["self-supervised", "labels", "cross_view_only"],
+    [
+        pytest.param({"jit_compile": True}, None, False, id="self-supervised"),
+        pytest.param({"run_eagerly": True}, LABELS, False, id="labels"),
+        pytest.param({"run_eagerly": True}, None, True, id="cross_view_only", marks=pytest.mark.slow),
+    ],
 )
 def test_training_is_moco(options, labels, cross_view_only):
     """Six steps: the queue is full after two, and turned over twice."""
