@@ -161,16 +161,22 @@ def plot(rows: list[dict[str, Any]], target: Path) -> None:
     from matplotlib import pyplot
 
     dimension = rows[0]["D"]
-    figure, axes = pyplot.subplots(1, 2, figsize=(12, 5), layout="constrained")
+    counts = sorted({row["N"] for row in rows})
+    colors = dict(zip(CONTESTANTS, pyplot.get_cmap("tab20").colors, strict=False))
+    figure, axes = pyplot.subplots(1, 2, figsize=(13, 5), layout="constrained")
     for axis, field, label in zip(axes, ("seconds", "MiB"), ("seconds", "peak extra memory (MiB)"), strict=True):
         for name in CONTESTANTS:
             points = [(r["N"], r[field]) for r in rows if r["name"] == name and r["D"] == dimension and r[field] != ""]
-            points = [(n, y) for n, y in points if y > 0]
-            if points:
-                own = name.startswith("keras_tfcl")
-                axis.loglog(*zip(*points, strict=True), marker="o", linewidth=2.5 if own else 1, label=name)
+            own = name.startswith("keras_tfcl")
+            style = {"linewidth": 3 if own else 1.2, "linestyle": ":" if name == "matrix products alone" else "-"}
+            axis.loglog(
+                *zip(*points, strict=True) if points else ([], []), "o", color=colors[name], label=name, **style
+            )
+        axis.set_xticks(counts, [f"{count:,}" for count in counts])
+        axis.minorticks_off()
+        axis.grid(alpha=0.3)
         axis.set(xlabel=f"pairs N (D = {dimension})", ylabel=label)
-    axes[0].legend(fontsize=8)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=9)
     with replaced(target) as path:
         figure.savefig(path, dpi=120, format="png")
     pyplot.close(figure)
