@@ -146,8 +146,8 @@ class ContrastiveModel(TrainingStep):
             loss: a contrastive Keras loss or its name, such as `"arctanh_infonce"`.
             metrics: list of metrics of embeddings.
             **kwargs: as in Keras. Where a layer computes in float16 the loss is scaled, unless `auto_scale_loss=False`.
-                `jit_compile` is "auto" by default: XLA where every layer supports it, and not with more than one
-                replica, where it cannot be.
+                `jit_compile` is "auto" by default: XLA where every layer supports it, but, as in Keras, not on a
+                machine without GPU and not with more than one replica, where it cannot be.
         """
         loss = losses_module.get(loss)
         optimizer = keras.optimizers.get(optimizer)
