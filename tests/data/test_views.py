@@ -47,7 +47,9 @@ def test_rows_left_over():
     """Left out in training, unless they are all there is; a smaller batch in validation."""
     sizes = [len(views[0]) for (views,) in read(pipeline().batches(X, batch_size=4))]
     assert sizes == [4, 4]
-    assert [len(views[0]) for (views,) in read(pipeline().batches(X, batch_size=40))] == [10]
+    assert [len(views[0]) for (views,) in read(pipeline().batches(X))] == [10]
+    with pytest.raises(ValueError, match="batch_size=40 for 10 rows"):
+        pipeline().batches(X, batch_size=40)
     validation = pipeline().batches(X, batch_size=4, training=False)
     assert validation.cardinality() == 3
     assert [len(views[0]) for (views,) in read(validation)] == [4, 4, 2]
