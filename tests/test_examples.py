@@ -26,7 +26,9 @@ def run(code_or_script, *arguments, folder):
 
 @needs_mlxtend
 @pytest.mark.parametrize(
-    "loss", [["--loss", "arctanh"], ["--loss", "hard", "--temperature", "0.3"]], ids=lambda a: a[1]
+    "loss",
+    [["--loss", "arctanh"], pytest.param(["--loss", "hard", "--temperature", "0.3"], marks=pytest.mark.slow)],
+    ids=lambda a: a[1],
 )
 def test_demo(loss, tmp_path):
     arguments = [*loss, "--epochs", "1", "--limit", "256", "--batch-size", "64", "--output", str(tmp_path / "out")]

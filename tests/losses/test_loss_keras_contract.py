@@ -75,7 +75,13 @@ def test_config_holds_every_argument(name):
     assert arguments <= set(loss.get_config())
 
 
-@pytest.mark.parametrize("name", [name for name in LOSSES if name != "infonce"])  # fit needs a scalar
+SAVED_FAST = ("hard", "learnable")  # an object and a variable to save; the others take as long, the same way
+
+
+@pytest.mark.parametrize(
+    "name",  # but infonce: fit needs a scalar
+    [pytest.param(n, marks=[] if n in SAVED_FAST else [pytest.mark.slow]) for n in LOSSES if n != "infonce"],
+)
 def test_save_and_load_inside_a_model(name, tmp_path):
     encoder = keras.Sequential([keras.Input((5,)), keras.layers.Dense(8), keras.layers.Reshape((2, 4))])
     encoder.compile("adam", loss=LOSSES[name])

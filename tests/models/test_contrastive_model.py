@@ -73,7 +73,10 @@ def test_predict_gives_normalised_features_of_the_encoder():
 
 
 @pytest.mark.parametrize("options", [{"jit_compile": True}, {"jit_compile": False}, {"run_eagerly": True}], ids=str)
-@pytest.mark.parametrize("loss", ["infonce", "arctanh_infonce", "hard_negative_infonce"])
+@pytest.mark.parametrize(
+    "loss",
+    ["arctanh_infonce", *(pytest.param(n, marks=pytest.mark.slow) for n in ("infonce", "hard_negative_infonce"))],
+)
 def test_ways_to_run_give_one_result(loss, options):
     expected = fit(build(loss, jit_compile=False), epochs=2)["loss"]
     np.testing.assert_allclose(fit(build(loss, **options), epochs=2)["loss"], expected, rtol=1e-4)
