@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -79,9 +80,9 @@ def test_two_workers():
         start("workers", *cases, TF_CONFIG=json.dumps({"cluster": {"worker": addresses}, "task": task}))
         for task in ({"type": "worker", "index": 0}, {"type": "worker", "index": 1})
     ]
-    one = results(start("1", *cases))
-    for worker in workers:
-        result = results(worker)
+    with ThreadPoolExecutor() as pool:  # all at once: a worker whose pipe is full would keep the other waiting
+        one, *both = pool.map(results, [start("1", *cases), *workers])
+    for result in both:
         for case in cases:
             assert_equal_training(one["1", case], result["workers", case])
 
