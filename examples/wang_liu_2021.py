@@ -60,7 +60,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--data", default="fashion_mnist", help="a zip of images, or a name load_images knows")
     parser.add_argument("--images", type=int, default=10_000, help="training images")
     parser.add_argument("--test-images", type=int, default=5_000)
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--precision", default="float32", choices=["float32", "mixed_bfloat16", "mixed_float16"])
@@ -151,21 +151,20 @@ def train(
 
 
 def build_encoder(shape: tuple[int, ...]) -> keras.Model:
-    """A residual net of 12 million multiply-adds for 32 x 32 images and 0.3 million weights; input 0..255."""
+    """A residual net; input 0..255. Of 32 x 32 images: 7 million multiply-adds and 0.3 million weights."""
     layers = keras.layers
     inputs = keras.Input(shape, name="image")
     x = layers.Rescaling(1 / 127.5, offset=-1)(inputs)
     x = convolve(x, 32, strides=2)
-    for filters, strides in ((32, 1), (64, 2), (128, 2)):
-        x = residual(layers.ReLU()(x), filters, strides)
+    for filters in (64, 128):
+        x = residual(layers.ReLU()(x), filters, strides=2)
     x = layers.GlobalAveragePooling2D()(layers.ReLU()(x))
     return keras.Model(inputs, layers.Activation("linear", dtype="float32")(x), name="encoder")
 
 
 def residual(x: keras.KerasTensor, filters: int, strides: int) -> keras.KerasTensor:
     inner = convolve(keras.layers.ReLU()(convolve(x, filters, strides)), filters)
-    short = x if strides == 1 else convolve(x, filters, strides, size=1)
-    return keras.layers.Add()([inner, short])
+    return keras.layers.Add()([inner, convolve(x, filters, strides, size=1)])
 
 
 def convolve(x: keras.KerasTensor, filters: int, strides: int = 1, size: int = 3) -> keras.KerasTensor:

@@ -16,7 +16,7 @@ from keras_tfcl.diagnostics import SimilarityProfile, plot_similarity_profile
 NEAREST = [f"n{i + 1}" for i in range(10)]
 SPREAD = (
     "A finding holds (yes) if each difference it rests on exceeds its standard deviation over seeds, fails (no) if one "
-    "is below minus that, and is open otherwise."
+    "is below minus that, and is unclear otherwise."
 )
 SETS = {"cifar10_jpeg": "CIFAR-10 (re-encoded as JPEG)", "fashion_mnist": "Fashion-MNIST", "mnist5k": "MNIST, 5,000"}
 
@@ -133,7 +133,7 @@ def report(rows: list[dict[str, Any]], results: Results, picture: str) -> str:
         ours = " | ".join(str(own[c]) if c in own else "" for c in columns)
         paper = " | ".join(str(value) for value in PAPER.get(name, ("", "", "")))
         lines.append(f"| {name} | {own['linear_accuracy'].seeds} | {ours} | {paper} |")
-    lines += ["", "## The paper's findings", "", SPREAD, "", "| finding | here | holds |", "|---|---|---|"]
+    lines += ["", "## Findings", "", SPREAD, "", "| finding | here | holds |", "|---|---|---|"]
     lines += [f"| {f.claim} | {f.here} | {f.holds} |" for f in findings(results)]
     return "\n".join([*lines, "", f"![Figures 4 to 9]({picture})", ""])
 

@@ -1,9 +1,10 @@
-"""What Wang and Liu 2021 report for CIFAR-10, and whether the rows here say the same."""
+"""What Wang and Liu 2021 report for CIFAR-10, whether the rows here say the same, and where arctanh lands."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -25,6 +26,7 @@ PAPER = {
 TEMPERATURES = ("0.07", "0.3", "0.7", "1.0")  # those of the paper's table
 INFONCE = [f"infonce {t}" for t in ("0.07", "0.1", "0.2", "0.3", "0.5", "0.7", "1.0")]
 HARD = [f"hard {t}" for t in TEMPERATURES]
+ARCTANH = [f"arctanh {c}" for c in ("1", "2", "4", "8", "11.31")]  # 11.31: the square root of 128 dimensions
 
 
 class Summary(NamedTuple):
@@ -42,13 +44,16 @@ class Summary(NamedTuple):
         deviation = math.hypot(self.deviation, other.deviation)
         return Summary(self.mean - other.mean, deviation, min(self.seeds, other.seeds))
 
+    def __abs__(self) -> Summary:
+        return Summary(abs(self.mean), self.deviation, self.seeds)
+
 
 Results = dict[str, dict[str, Summary]]
 Judgement = tuple[str, list[Summary]]  # what is seen here, and differences that are above 0 if the claim holds
 
 
 class Finding(NamedTuple):
-    """A claim of the paper, the figures here that bear on it, and "yes", "no" or "open"."""
+    """A claim, the figures here that bear on it, and "yes", "no" or "unclear"."""
 
     claim: str
     here: str
@@ -59,7 +64,7 @@ def findings(results: Results) -> list[Finding]:
     """The claims whose settings are all among `results`.
 
     One holds if each difference it rests on exceeds its standard deviation over seeds, and fails if one is below minus
-    that; else it is open.
+    that; else it is unclear.
     """
     judged = [(claim, *judge(results)) for claim, needed, judge in CLAIMS if set(needed) <= set(results)]
     return [Finding(claim, here, verdict(differences)) for claim, here, differences in judged]
@@ -68,7 +73,7 @@ def findings(results: Results) -> list[Finding]:
 def verdict(differences: list[Summary]) -> str:
     if all(d.mean > d.deviation for d in differences):
         return "yes"
-    return "no" if any(d.mean < -d.deviation for d in differences) else "open"
+    return "no" if any(d.mean < -d.deviation for d in differences) else "unclear"
 
 
 def uniformity_falls(results: Results) -> Judgement:
@@ -113,6 +118,30 @@ def hard_mends_simple(results: Results) -> Judgement:
     return compared(results, "hard-simple", "simple")
 
 
+def arctanh_beats_the_best(results: Results) -> Judgement:
+    return compared(results, "arctanh 2", max(INFONCE, key=lambda name: results[name]["linear_accuracy"]))
+
+
+def scale_hides_temperature(results: Results, column: str) -> Judgement:
+    """Whether arctanh departs from InfoNCE at temperature 1 / scale by at most half of what its scale changes."""
+    values = [results[name][column] for name in ARCTANH]
+    departures = [value - at_temperature_of(results, name, column) for name, value in zip(ARCTANH, values, strict=True)]
+    span = max(values) - min(values)
+    here = f"arctanh - InfoNCE at scale 1, 2, 4, 8, 11.31: {', '.join(map(str, departures))}; over scales: {span}"
+    return here, [span - size - size for size in map(abs, departures)]
+
+
+def at_temperature_of(results: Results, arctanh: str, column: str) -> Summary:
+    """InfoNCE at temperature 1 / scale of an arctanh setting, between two measured ones linear in the logarithm."""
+    place = -math.log(float(arctanh.rpartition(" ")[2]))
+    places = [math.log(float(name.rpartition(" ")[2])) for name in INFONCE]
+    above = next(i for i in range(1, len(places)) if places[i] >= place - 1e-9)
+    share = (place - places[above - 1]) / (places[above] - places[above - 1])
+    low, high = (results[INFONCE[i]][column] for i in (above - 1, above))
+    mean, deviation = (share * b + (1 - share) * a for a, b in zip(low[:2], high[:2], strict=True))
+    return Summary(mean, deviation, min(low.seeds, high.seeds))
+
+
 CLAIMS: list[tuple[str, list[str], Callable[[Results], Judgement]]] = [
     ("uniformity falls as the temperature grows", INFONCE, uniformity_falls),
     ("tolerance rises as the temperature grows", INFONCE, tolerance_rises),
@@ -122,6 +151,21 @@ CLAIMS: list[tuple[str, list[str], Callable[[Results], Judgement]]] = [
     ("at temperature 1 hard negatives are more accurate than all", INFONCE + HARD, hard_is_better_at_one),
     ("the simple loss is the least accurate", [*INFONCE, "simple"], simple_is_worst),
     ("hard negatives mend the simple loss", ["simple", "hard-simple"], hard_mends_simple),
+    (
+        "not in the paper: arctanh with scale 2, untuned, beats the best temperature",
+        [*INFONCE, *ARCTANH],
+        arctanh_beats_the_best,
+    ),
+    (
+        "not in the paper: arctanh's scale is a temperature in hiding, by uniformity",
+        [*INFONCE, *ARCTANH],
+        partial(scale_hides_temperature, column="uniformity"),
+    ),
+    (
+        "not in the paper: arctanh's scale is a temperature in hiding, by accuracy",
+        [*INFONCE, *ARCTANH],
+        partial(scale_hides_temperature, column="linear_accuracy"),
+    ),
 ]
 
 
