@@ -1,6 +1,7 @@
 """Callbacks that judge embeddings, or steer or guard their loss, while they are trained."""
 
 from keras_tfcl.callbacks.collapse_monitor import CollapseMonitor, CollapseWarning
+from keras_tfcl.callbacks.embedding_images import EmbeddingImages
 from keras_tfcl.callbacks.embedding_projector import EmbeddingProjector
 from keras_tfcl.callbacks.faults import Fault, find_faults
 from keras_tfcl.callbacks.health import Health, embedding_health
@@ -12,6 +13,7 @@ from keras_tfcl.models.stop_on_non_finite import StopOnNonFinite
 __all__ = [
     "CollapseMonitor",
     "CollapseWarning",
+    "EmbeddingImages",
     "EmbeddingProjector",
     "Fault",
     "Health",

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_tfcl.callbacks.pictures import are_images, picture_sheet
 from keras_tfcl.models import embed_instances
 from keras_tfcl.validation import positive_integer
 
@@ -84,7 +85,7 @@ class EmbeddingProjector(keras.callbacks.Callback):
         self._replace("embeddings.tsv", "\n".join(lines).encode())
         self._replace("metadata.tsv", "\n".join(_plain(label) for label in self.labels).encode())
         config = 'tensor_name: "embeddings" tensor_path: "embeddings.tsv" metadata_path: "metadata.tsv"'
-        if _are_images(self.x):
+        if are_images(self.x):
             sheet, (height, width) = sprite(self.x)
             self._replace("sprite.png", tf.io.encode_png(sheet).numpy())
             config += f' sprite {{ image_path: "sprite.png" single_image_dim: {width} single_image_dim: {height} }}'
@@ -119,16 +120,9 @@ def sprite(images: Any) -> tuple[np.ndarray, tuple[int, int]]:
     size = tuple(min(length, LARGEST_SPRITE // side) for length in images.shape[1:3])
     if size != images.shape[1:3]:
         images = tf.image.resize(images, size, antialias=True).numpy()
-    height, width = size
-    sheet = np.zeros((side * height, side * width, images.shape[-1]), "uint8")
-    for place, image in enumerate(np.clip(np.round(images), 0, 255).astype("uint8")):
-        row, column = divmod(place, side)
-        sheet[row * height : (row + 1) * height, column * width : (column + 1) * width] = image
-    return sheet, (height, width)
-
-
-def _are_images(x: Any) -> bool:
-    return getattr(x, "ndim", 0) == 4 and x.shape[-1] in (1, 3)
+    sheet = picture_sheet(images, side)
+    missing = side * size[0] - len(sheet)  # rows of pictures, to make it square
+    return np.pad(sheet, ((0, missing), (0, 0), (0, 0))), size
 
 
 def _plain(label: Any) -> str:

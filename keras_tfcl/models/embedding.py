@@ -76,9 +76,31 @@ def embed_views(
     def made(start: int, batch: Any) -> tuple:
         if isinstance(batch, tuple):
             return batch
-        return tuple(_view(augmenter, batch, (seed, start * views + view)) for view in range(views))
+        return make_views(augmenter, batch, views, (seed, start * views))
 
     return np.concatenate([_embed(model, made(*batch)) for batch in _batches(instances, batch_size)])
+
+
+def make_views(augmenter: Callable[..., Any], batch: Any, views: int = 2, seed: tuple[int, int] = (0, 0)) -> tuple:
+    """Random views of a batch.
+
+    Args:
+        augmenter: as for `embed_views`.
+        batch: instances.
+        views: V, the number of views. Defaults to 2.
+        seed: two integers that fix the views, if `augmenter` has a method `augment(x, seed)`; the second one counts on
+            by V. Defaults to (0, 0).
+
+    Returns:
+        A tuple of V batches.
+
+    Example:
+
+    >>> first, second = make_views(keras.layers.GaussianNoise(0.1), np.zeros((5, 4)))
+    >>> first.shape
+    TensorShape([5, 4])
+    """
+    return tuple(_view(augmenter, batch, (seed[0], seed[1] + view)) for view in range(views))
 
 
 def _batches(instances: Any, batch_size: int) -> Any:

@@ -1,6 +1,11 @@
 """The report of healthy, collapsed and broken encoders, read as a browser would."""
 
 import base64
+import html
+import json
+import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 
 import keras
@@ -14,6 +19,7 @@ from keras_tfcl.export.cli import main as keras_tfcl_command
 
 X = np.random.default_rng(0).normal(size=(120, 12)).astype("float32")
 LABELS = np.arange(120) % 3
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 NOISE = keras.layers.GaussianNoise(0.5, seed=0)
 
 
@@ -64,11 +70,16 @@ def read(path):
 
 
 @pytest.fixture(scope="module")
-def healthy_page(tmp_path_factory):
+def healthy_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("report") / "report.html"
     assert write_report(encoder_with(), (X, LABELS), path, NOISE, title="R & D <b>") == "Healthy"
     assert [file.name for file in path.parent.iterdir()] == ["report.html"]
-    return read(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def healthy_page(healthy_file):
+    return read(healthy_file)
 
 
 def test_healthy(healthy_page):
@@ -82,6 +93,29 @@ def test_healthy(healthy_page):
 
 def test_names_are_escaped(healthy_page):
     assert "R & D <b>" in "".join(healthy_page.texts.values())
+
+
+MEASURE = """<script>addEventListener("load", () => { document.title = JSON.stringify({
+    pictures: [...document.images].map(image => image.naturalWidth),
+    verdict: getComputedStyle(document.getElementById("verdict")).color,
+    overflow: document.documentElement.scrollWidth - innerWidth}) })</script>"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+@pytest.mark.parametrize("width", [600, 1400])
+def test_a_browser_shows_all_of_it(healthy_file, tmp_path, width):
+    copy = tmp_path / "page.html"
+    copy.write_text(healthy_file.read_text(encoding="utf-8").replace("</body>", f"{MEASURE}</body>"), encoding="utf-8")
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+    command = [CHROMIUM, *options, f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},900"]
+    done = subprocess.run(
+        [*command, "--virtual-time-budget=5000", "--dump-dom", copy.as_uri()],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    seen = json.loads(html.unescape(re.search(r"<title>(.*?)</title>", done.stdout).group(1)))
+    assert len(seen["pictures"]) == 7 and min(seen["pictures"]) > 300
+    assert seen["overflow"] <= 0
+    assert seen["verdict"] != "rgb(0, 0, 0)"
 
 
 def test_collapsed(tmp_path):
