@@ -42,4 +42,4 @@ $(VENV)-bench/installed:
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-bench build dist runs *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-bench build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

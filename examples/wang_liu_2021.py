@@ -72,11 +72,11 @@ def parse_options() -> argparse.Namespace:
 
 
 def train_all(options: argparse.Namespace) -> None:
-    keras.config.set_dtype_policy(options.precision)
     data = load_data(options.data, options.images, options.test_images)
     constants = {
         "data": data.name,
         "images": len(data.train_images),
+        "test_images": len(data.test_images),
         "epochs": options.epochs,
         "batch_size": options.batch_size,
         "learning_rate": options.learning_rate,
@@ -87,6 +87,7 @@ def train_all(options: argparse.Namespace) -> None:
 
     def measure(setting: str, seed: int) -> dict[str, float | str]:
         started = time.perf_counter()
+        keras.config.set_dtype_policy(options.precision)  # `clear_session` forgets it
         row = dict(pixels()) if setting == "raw pixels" else measure_encoder(setting, seed, data, options)
         row["seconds"] = round(time.perf_counter() - started, 1)
         print(f"{setting}, seed {seed}: {row}", flush=True)

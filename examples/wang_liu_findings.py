@@ -44,6 +44,9 @@ class Summary(NamedTuple):
         deviation = math.hypot(self.deviation, other.deviation)
         return Summary(self.mean - other.mean, deviation, min(self.seeds, other.seeds))
 
+    def twice(self) -> Summary:
+        return Summary(2 * self.mean, 2 * self.deviation, self.seeds)
+
     def __abs__(self) -> Summary:
         return Summary(abs(self.mean), self.deviation, self.seeds)
 
@@ -64,13 +67,15 @@ def findings(results: Results) -> list[Finding]:
     """The claims whose settings are all among `results`.
 
     One holds if each difference it rests on exceeds its standard deviation over seeds, and fails if one is below minus
-    that; else it is unclear.
+    that; else, and with one seed, it is unclear.
     """
     judged = [(claim, *judge(results)) for claim, needed, judge in CLAIMS if set(needed) <= set(results)]
     return [Finding(claim, here, verdict(differences)) for claim, here, differences in judged]
 
 
 def verdict(differences: list[Summary]) -> str:
+    if any(d.seeds < 2 for d in differences):
+        return "unclear"
     if all(d.mean > d.deviation for d in differences):
         return "yes"
     return "no" if any(d.mean < -d.deviation for d in differences) else "unclear"
@@ -102,7 +107,7 @@ def gap_narrows(results: Results) -> Judgement:
 def hard_is_flat(results: Results) -> Judgement:
     ordinary, hard = (along(results, kind, "uniformity") for kind in ("infonce", "hard"))
     spans = [max(values) - min(values) for values in (ordinary, hard)]
-    return f"range {spans[1]}, with all negatives {spans[0]}", [spans[0] - spans[1] - spans[1]]  # at most half
+    return f"range {spans[1]}, with all negatives {spans[0]}", [spans[0] - spans[1].twice()]  # at most half
 
 
 def hard_is_better_at_one(results: Results) -> Judgement:
@@ -128,7 +133,7 @@ def scale_hides_temperature(results: Results, column: str) -> Judgement:
     departures = [value - at_temperature_of(results, name, column) for name, value in zip(ARCTANH, values, strict=True)]
     span = max(values) - min(values)
     here = f"arctanh - InfoNCE at scale 1, 2, 4, 8, 11.31: {', '.join(map(str, departures))}; over scales: {span}"
-    return here, [span - size - size for size in map(abs, departures)]
+    return here, [span - size.twice() for size in map(abs, departures)]
 
 
 def at_temperature_of(results: Results, arctanh: str, column: str) -> Summary:

@@ -21,10 +21,10 @@ def fraction(name: str, value: Any, remedy: str) -> float:
     return float(value)
 
 
-def positive_integer(name: str, value: Any, remedy: str) -> int:
-    """Returns `value` as an int; raises ValueError unless it is an integer of at least 1."""
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"`{name}` must be an integer of at least 1. Received: {name}={value!r}. {remedy}")
+def positive_integer(name: str, value: Any, remedy: str, least: int = 1) -> int:
+    """Returns `value` as an int; raises ValueError unless it is an integer of at least `least`."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+        raise ValueError(f"`{name}` must be an integer of at least {least}. Received: {name}={value!r}. {remedy}")
     return int(value)
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 
@@ -109,8 +110,31 @@ def test_findings_are_judged_by_the_rows(script, rows):
     claim = "hard negatives mend the simple loss"
     few = [row for row in rows if row["setting"] in ("simple", "hard-simple")]
     assert list(judged(few)) == [claim]
+    assert judged([row for row in few if row["seed"] == 0])[claim] == "unclear"  # one seed has no spread
     noisy = [dict(row, linear_accuracy=row["seed"] + (row["setting"] == "hard-simple") / 10) for row in few]
     assert judged(noisy)[claim] == "unclear"  # 0.1 ahead, with a deviation over seeds of 1 each
+
+
+def test_every_run_has_the_precision_of_its_row(script, tmp_path, monkeypatch):
+    """Keras forgets the policy between runs."""
+    example = importlib.import_module("wang_liu_2021")
+    seen = []
+
+    def measure(setting, seed, data, options):
+        seen.append(keras.config.dtype_policy().name)
+        return {"linear_accuracy": 0.5}
+
+    images, labels = np.zeros((4, 8, 8, 3), "uint8"), np.zeros(4, int)
+    data = example.ImageData("made", "photos", images, labels, images, labels, class_names=("a",))
+    monkeypatch.setattr(example, "load_data", lambda *args: data)
+    monkeypatch.setattr(example, "measure_encoder", measure)
+    output = ["--output", str(tmp_path / "runs.csv"), "--settings", "untrained", "simple"]
+    monkeypatch.setattr(sys, "argv", ["wang_liu_2021.py", *output, "--precision", "mixed_bfloat16", "--seeds", "2"])
+    try:
+        example.train_all(example.parse_options())
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert seen == ["mixed_bfloat16"] * 4
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import numpy as np
 from keras_tfcl.callbacks.faults import Fault, find_faults
 from keras_tfcl.callbacks.health import Health, embedding_health
 from keras_tfcl.models import embed_instances, embed_views
+from keras_tfcl.models.embedding import check_views_can_be_made
 from keras_tfcl.validation import positive_integer
 
 LOGGED = ("effective_rank", "positive_cosine", "negative_cosine", "saturated", "hardest_share")
@@ -66,6 +67,9 @@ class CollapseMonitor(keras.callbacks.Callback):
         self.faults: list[Fault] = []
         if len(keras.tree.flatten(self.x)[0]) < 2:
             raise ValueError("`x` must hold at least two instances. Received: fewer. Use some hundreds.")
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        check_views_can_be_made(self.model, self.x, self.augmenter)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if (epoch + 1) % self.every:

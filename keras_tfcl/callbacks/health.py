@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from keras_tfcl.metrics import EffectiveRank
 
@@ -25,11 +26,10 @@ class Health:
         positive_cosine: of the two views of an instance.
         negative_cosine: of different instances.
         saturated: share of anchors whose softmax lies for more than 0.99 on one candidate; NaN without a scaling.
-        hardest_share: the nearest negative's share of the negatives' softmax, 1 / negatives if all are alike; NaN
-            without a scaling.
-        twins: share of instances of which the set has another copy: cosine above 0.9995, without
-            augmentation and around the mean; NaN if
-            unaltered instances were not given.
+        hardest_share: the largest share that one negative has of the negatives' gradient with respect to cosines,
+            1 / negatives if all are alike; NaN without a scaling. It is the nearest negative's.
+        twins: share of instances of which the set has another copy: cosine above 0.9995, without augmentation and
+            around the mean; NaN if unaltered instances were not given.
         finite: whether every embedding was finite. If not, all figures are NaN.
     """
 
@@ -52,7 +52,7 @@ def embedding_health(views: Any, scaling: Any = None, instances: Any = None) -> 
 
     Args:
         views: embeddings `(N, V, D)` of V >= 2 views, as the loss sees them; need not be normalised.
-        scaling: function from cosines to logits, such as `loss.scaling`. Defaults to None: no softmax.
+        scaling: TensorFlow function from cosines to logits, such as `loss.scaling`. Defaults to None: no softmax.
         instances: embeddings `(N, F)` of the same instances, unaltered. Defaults to None.
 
     Returns:
@@ -78,7 +78,7 @@ def embedding_health(views: Any, scaling: Any = None, instances: Any = None) -> 
         nothing = float("nan")
         return Health(len(views), views.shape[2], *[nothing] * 6, finite=False)
     rank = EffectiveRank()
-    rank.update_state(np.arange(len(views)), views)
+    rank.update_state(np.arange(len(views)), views[:, 0])
     cosines = _unit(views[:, 0]) @ _unit(views[:, 1]).T  # (N, N), positives on the diagonal
     negative = ~np.eye(len(views), dtype=bool)
     saturated, hardest = (float("nan"),) * 2 if scaling is None else _softmax_figures(cosines, scaling)
@@ -95,12 +95,17 @@ def embedding_health(views: Any, scaling: Any = None, instances: Any = None) -> 
 
 
 def _softmax_figures(cosines: np.ndarray, scaling: Any) -> tuple[float, float]:
-    logits = np.array(scaling(cosines), "float64")  # a copy: a tensor's array is read-only
+    cosines = tf.constant(cosines)
+    with tf.GradientTape() as tape:
+        tape.watch(cosines)
+        scaled = scaling(cosines)
+    slope = np.asarray(tape.gradient(scaled, cosines), "float64")  # of logits by cosines: constant but for arctanh
+    logits = np.array(scaled, "float64")  # a copy: a tensor's array is read-only
     weight = np.exp(logits - logits.max(axis=1, keepdims=True))
     saturated = np.mean(weight.max(axis=1) / weight.sum(axis=1) > SATURATED)
     np.fill_diagonal(logits, -np.inf)
-    weight = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return float(saturated), float(np.mean(1 / weight.sum(axis=1)))
+    gradient = np.exp(logits - logits.max(axis=1, keepdims=True)) * slope
+    return float(saturated), float(np.mean(gradient.max(axis=1) / gradient.sum(axis=1)))
 
 
 def _twins(instances: Any) -> float:

@@ -71,7 +71,8 @@ class KNNEvaluation(LabelledEvaluation):
         name: key in the logs. Defaults to `"knn_accuracy"`.
 
     Raises:
-        ValueError: at construction, for sets that are empty, infinite or of unequal lengths, or for numbers below 1.
+        ValueError: at construction, for sets that are empty, infinite, unbatched or of unequal lengths, or for numbers
+            below 1; when training starts, for a model of several encoders.
         ImportError: at construction, without scikit-learn.
 
     Example:

@@ -25,6 +25,14 @@ class LabelledEvaluation(keras.callbacks.Callback):
         self.train_x, self.train_labels = labelled_set("train", train)
         self.val_x, self.val_labels = labelled_set("val", val)
 
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        count = len(getattr(self.model, "encoders", (self.model,)))
+        if count > 1:
+            raise ValueError(
+                f"`{type(self).__name__}` evaluates one encoder. Received: a model of {count}. Embed with one of them, "
+                "model.encoders[0].predict(x), and call keras_tfcl.callbacks.knn_accuracy or linear_accuracy."
+            )
+
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if (epoch + 1) % self.every == 0 and logs is not None:
             logs[self.name] = self.evaluate()
@@ -54,8 +62,8 @@ def checked_rows(name: str, embeddings: Any, labels: Any) -> tuple[np.ndarray, n
     if not np.isfinite(rows).all():
         raise ValueError(
             f"`{name}_embeddings` must be finite. Received: NaN or Inf in {int((~np.isfinite(rows)).any(1).sum())} of "
-            f"{len(rows)} rows. The training has diverged: lower the learning rate, or stop it with "
-            "keras.callbacks.TerminateOnNaN()."
+            f"{len(rows)} rows. The training has diverged: lower the learning rate, and put "
+            "keras_tfcl.callbacks.StopOnNonFinite() first among the callbacks to learn where."
         )
     return rows.reshape(len(rows), -1), labels
 
@@ -92,6 +100,8 @@ def _read(name: str, dataset: tf.data.Dataset) -> tuple[Any, np.ndarray]:
     spec = dataset.element_spec
     if not isinstance(spec, tuple) or len(spec) != 2:
         raise ValueError(f"`{name}` must be a tf.data.Dataset of (x, labels) batches. Received: elements of {spec}.")
+    if spec[1].shape.rank == 0:
+        raise ValueError(f"`{name}` must come in batches. Received: single elements, {spec}. Add .batch(256).")
     if int(dataset.cardinality()) == tf.data.INFINITE_CARDINALITY:
         raise ValueError(f"`{name}` must be finite. Received: an infinite dataset. Leave out repeat(), or use take(n).")
     batches = list(dataset.as_numpy_iterator())

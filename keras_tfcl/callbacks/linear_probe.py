@@ -79,8 +79,8 @@ class LinearProbe(LabelledEvaluation):
         name: key in the logs. Defaults to `"linear_accuracy"`.
 
     Raises:
-        ValueError: at construction, for sets that are empty, infinite or of unequal lengths, or for numbers out of
-            range.
+        ValueError: at construction, for sets that are empty, infinite, unbatched or of unequal lengths, or for numbers
+            out of range; when training starts, for a model of several encoders.
         ImportError: at construction, without scikit-learn.
 
     Example:

@@ -45,8 +45,8 @@ class TemperatureSchedule(keras.callbacks.Callback):
             is one too, its steps being epochs here. Defaults to `cosine_temperature`.
 
     Raises:
-        ValueError: when training starts, if `schedule` is no function or the loss has another scaling; and if the
-            schedule gives anything but a positive finite number.
+        ValueError: if `schedule` is no function; when training starts, if the loss has another scaling; in training, if
+            the schedule gives anything but a positive finite number.
 
     Example:
 

@@ -11,7 +11,7 @@ import numpy as np
 from keras_tfcl.callbacks import Fault, Health, embedding_health, find_faults
 from keras_tfcl.diagnostics.measured import ROWS, Measured, measure
 from keras_tfcl.diagnostics.spread import Spread, uniform_sphere, uniformity_tolerance
-from keras_tfcl.scaling import Arctanh, Temperature
+from keras_tfcl.scaling import Arctanh
 
 CLUSTERED = 0.75  # of the even sphere's uniformity; Wang and Liu's table has 0.75 at temperature 1
 EVEN = 0.95  # the same table has 0.98 at temperature 0.07, where accuracy fell
@@ -85,21 +85,21 @@ def suggestion_from(measured: Measured) -> Suggestion:
     figures = f"Uniformity is {spread.uniformity:.2f}, {share:.0%} of the {even:.2f} of evenly spread embeddings"
     if np.isfinite(spread.tolerance):
         figures += f"; the mean cosine within a class is {spread.tolerance:.2f}"
-    if share < CLUSTERED:
-        losses = (
-            _scaled(measured.scaling, 0.5),
-            f"HardNegativeInfoNCE({_temperature(measured.scaling) or 0.5:g}, alpha=0.1)",
-        )
+    if faults:  # "temperature too small", all others are dealt with
+        losses = _scaled(measured.scaling, 2.0)
+        advice = "One negative has most of the gradient, whatever the spread: try a larger temperature."
+    elif share < CLUSTERED:
+        losses = (*_scaled(measured.scaling, 0.5), _hard(measured.scaling))
         advice = (
             "Instances are hardly told apart: train longer, or try a smaller temperature, "
             "or hard negatives at the same one."
         )
-    elif share > EVEN or faults:
-        losses = (_scaled(measured.scaling, 2.0), "HardNegativeInfoNCE(1.0, alpha=0.1)")
+    elif share > EVEN:
+        losses = (*_scaled(measured.scaling, 2.0), "HardNegativeInfoNCE(1.0, alpha=0.1)")
         advice = "There is little room left for semantic neighbours: try a larger temperature, or hard negatives at 1."
     else:
         losses, advice = (), "Both are in the range where the paper's accuracies were best: keep the loss."
-    return Suggestion(f"{figures}. {advice}", losses, health, spread, even, tuple(faults))
+    return Suggestion(f"{figures}. {advice}", tuple(losses), health, spread, even, tuple(faults))
 
 
 def _of_faults(health: Health, spread: Spread, even: float, faults: list[Fault]) -> Suggestion:
@@ -107,12 +107,24 @@ def _of_faults(health: Health, spread: Spread, even: float, faults: list[Fault])
     return Suggestion(text, (), health, spread, even, tuple(faults))
 
 
-def _temperature(scaling: Any) -> float | None:
-    return scaling.temperature if isinstance(scaling, Temperature) else None
+def _temperature(scaling: Any) -> float:
+    """Of a scaling that has one, be it fixed, scheduled or learned, as it is now; else the usual 0.2."""
+    return float(getattr(scaling, "temperature", 0.2))
 
 
-def _scaled(scaling: Any, factor: float) -> str:
-    """The loss with `factor` times the temperature; an arctanh's scale is an inverse temperature at cosine 0."""
+def _scaled(scaling: Any, factor: float) -> list[str]:
+    """The loss with `factor` times the temperature, from 0.05 to 1; none if the present one is beyond that already.
+
+    An arctanh's scale is an inverse temperature at cosine 0.
+    """
     if isinstance(scaling, Arctanh):
-        return f"ArctanhInfoNCE(scale={scaling.scale / factor:.3g})"
-    return f"InfoNCE({min(1.0, max(0.05, (_temperature(scaling) or 0.2) * factor)):.3g})"
+        return [f"ArctanhInfoNCE(scale={scaling.scale / factor:.3g})"]
+    now = _temperature(scaling)
+    other = min(1.0, max(0.05, now * factor))
+    return [f"InfoNCE({other:.3g})"] if (other > now) == (factor > 1) and other != now else []
+
+
+def _hard(scaling: Any) -> str:
+    if isinstance(scaling, Arctanh):
+        return "HardNegativeInfoNCE(None, alpha=0.1)"  # the temperature None is the arctanh with scale 2
+    return f"HardNegativeInfoNCE({_temperature(scaling):.3g}, alpha=0.1)"

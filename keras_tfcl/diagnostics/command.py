@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         data = instances if labels is None else (instances, labels)
         title = f"{Path(options.model).name} on {Path(options.data).name}"
         verdict = write_report(model, data, options.output, augmenter, title, options.rows)
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, TypeError, RuntimeError, OSError, ImportError) as error:
         parser.error(str(error))
     print(f"{verdict}. Written: {options.output}")
     return 0 if verdict == "Healthy" else 1

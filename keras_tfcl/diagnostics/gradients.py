@@ -52,7 +52,7 @@ def gradient_profile(
     Args:
         scalings: temperatures, `"arctanh"`, or `keras_tfcl.Scaling`s.
         negatives: M, at least 1. Defaults to 1.
-        points: number of cosines, at least 3, evenly spaced and without -1 and 1 themselves. Defaults to 201.
+        points: number of cosines, evenly spaced and without -1 and 1 themselves. Defaults to 201.
 
     Returns:
         A list of `GradientProfile`. Within about 1e-4 of the poles the library's guarded arctanh leaves its formula.

@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_tfcl.diagnostics.figures import new_axes
 from keras_tfcl.diagnostics.rows import unit_rows
-from keras_tfcl.validation import positive_number
+from keras_tfcl.validation import positive_integer, positive_number
 
 BLOCK = 2048
 
@@ -50,7 +50,7 @@ def uniformity_tolerance(
         `Spread`.
 
     Raises:
-        ValueError: for another shape, NaN or Inf, labels of another length, `t` not positive.
+        ValueError: for another shape, NaN or Inf, labels of another length, `t` not positive, `most` below 2.
 
     Example:
 
@@ -62,7 +62,7 @@ def uniformity_tolerance(
     positive_number("t", t, "Use t=2.0, as in the paper.")
     rows = _one_row_each(embeddings)
     labels = np.arange(len(rows)) if labels is None else _checked_labels(labels, len(rows))
-    if most is not None and len(rows) > most:
+    if most is not None and len(rows) > positive_integer("most", most, "Use most=10_000.", least=2):
         chosen = np.random.default_rng(seed).choice(len(rows), most, replace=False)
         rows, labels = rows[chosen], labels[chosen]
     squared_length = np.sum(rows**2, axis=1)  # 1, or 0 for a zero row

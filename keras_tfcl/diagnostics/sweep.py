@@ -69,38 +69,39 @@ def temperature_sweep(
     Args:
         make_model: function of a loss that gives a new `ContrastiveModel`, compiled with that loss, with an augmenter.
         x: instances to train on.
-        held_out: `(instances, labels)` to measure on. The kNN accuracy classifies the second half of them by the 20
-            nearest of the first.
+        held_out: `(instances, labels)` to measure on. The kNN accuracy classifies a random half of them by the 20
+            nearest of the other half.
         path: of the CSV file.
         temperatures: positive numbers. Default to those of Wang and Liu, and some between.
         seeds: integers; each seeds Python, NumPy and TensorFlow. Defaults to 0 alone.
         epochs, batch_size: of `fit`.
 
     Returns:
-        Rows with `setting` (the temperature), `seed`, `epochs`, `batch_size`, `instances`, the columns of
-        `embedding_figures`, `knn_accuracy` and `loss` (of the last epoch).
+        Rows with `setting` (the temperature), `seed`, `epochs`, `batch_size`, `instances`, `held_out` (their numbers),
+        the columns of `embedding_figures`, `knn_accuracy` and `loss` (of the last epoch).
 
     Raises:
-        ValueError: if the file was made with other epochs, batch size or number of instances; bad temperatures.
+        ValueError: if the file was made with other epochs, batch size or numbers of instances; bad temperatures.
         ImportError: without scikit-learn.
 
     Reference: Wang and Liu 2021, "Understanding the Behaviour of Contrastive Loss", arXiv 2012.09740.
     """
     losses = {f"{temperature:g}": InfoNCE(temperature) for temperature in temperatures}
     instances, labels = held_out
-    half = len(labels) // 2
+    labels = np.asarray(labels)
+    known, asked = np.array_split(np.random.default_rng(0).permutation(len(labels)), 2)  # labels often come sorted
 
     def measure(setting: str, seed: int) -> dict[str, float]:
         keras.utils.set_random_seed(seed)
         model = make_model(losses[setting])
         fitted = model.fit(x, batch_size=batch_size, epochs=epochs, verbose=0)
         features = model.predict(instances, batch_size=batch_size, verbose=0)
-        accuracy = knn_accuracy(features[:half], labels[:half], features[half:], labels[half:])
+        accuracy = knn_accuracy(features[known], labels[known], features[asked], labels[asked])
         figures = embedding_figures(model, instances, labels)
         return {**figures, "knn_accuracy": round(accuracy, 4), "loss": round(fitted.history["loss"][-1], 5)}
 
     rows = len(keras.tree.flatten(x)[0])
-    constants = {"epochs": epochs, "batch_size": batch_size, "instances": rows}
+    constants = {"epochs": epochs, "batch_size": batch_size, "instances": rows, "held_out": len(labels)}
     return run_table(path, list(losses), seeds, measure, constants)
 
 

@@ -65,13 +65,8 @@ def embed_views(
     >>> embed_views(encoder, (first, second)).shape
     (5, 2, 3)
     """
+    check_views_can_be_made(model, instances, augmenter)
     augmenter = augmenter or getattr(model, "augmenter", None)
-    if not isinstance(instances, tuple) and augmenter is None:
-        raise ValueError(
-            "Two different views of each instance are needed. Received: instances without views, and no augmenter. "
-            "Pass `augmenter=`, for example keras_tfcl.layers.image_augmenter('photos', image_shape), or ready-made "
-            "views as a tuple: (view_1, view_2)."
-        )
 
     def made(start: int, batch: Any) -> tuple:
         if isinstance(batch, tuple):
@@ -79,6 +74,16 @@ def embed_views(
         return make_views(augmenter, batch, views, (seed, start * views))
 
     return np.concatenate([_embed(model, made(*batch)) for batch in _batches(instances, batch_size)])
+
+
+def check_views_can_be_made(model: keras.Model, instances: Any, augmenter: Any = None) -> None:
+    """Raises ValueError for instances that are no views while there is no augmenter."""
+    if not isinstance(instances, tuple) and augmenter is None and getattr(model, "augmenter", None) is None:
+        raise ValueError(
+            "Two different views of each instance are needed. Received: instances without views, and no augmenter. "
+            "Pass `augmenter=`, for example keras_tfcl.layers.image_augmenter('photos', image_shape), or ready-made "
+            "views as a tuple: (view_1, view_2)."
+        )
 
 
 def make_views(augmenter: Callable[..., Any], batch: Any, views: int = 2, seed: tuple[int, int] = (0, 0)) -> tuple:

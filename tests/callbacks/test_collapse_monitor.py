@@ -96,7 +96,7 @@ def test_what_is_missing_is_named():
     encoder = keras.Sequential([keras.Input((8,)), keras.layers.Dense(16)])
     encoder.compile("sgd", "mse", run_eagerly=True)
     with pytest.raises(ValueError, match="Two different views of each instance are needed"):
-        encoder.fit(X, np.zeros((64, 16)), verbose=0, callbacks=[CollapseMonitor(X)])
+        encoder.fit(X, np.zeros((64, 16)), verbose=0, callbacks=[CollapseMonitor(X, every=10)])  # before it trains
     with pytest.raises(ValueError, match="at least two instances"):
         CollapseMonitor(X[:1])
     with pytest.raises(ValueError, match=r"`every` must be an integer of at least 1. Received: every=0"):

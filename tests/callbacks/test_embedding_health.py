@@ -21,34 +21,40 @@ def healthy(seed=0, count=N):
     return views_of(np.random.default_rng(seed).normal(size=(count, D)))
 
 
-def by_hand(views, logit):
+def by_hand(views, logit, slope):
     unit = views / np.linalg.norm(views, axis=-1, keepdims=True)
     count = len(unit)
     positive = negative = saturated = hardest = 0.0
     for i in range(count):
         weights = [math.exp(logit(unit[i, 0] @ unit[j, 1])) for j in range(count)]
-        others = [w for j, w in enumerate(weights) if j != i]
+        pulls = [w * slope(unit[i, 0] @ unit[j, 1]) for j, w in enumerate(weights) if j != i]
         positive += unit[i, 0] @ unit[i, 1] / count
         negative += sum(unit[i, 0] @ unit[j, 1] for j in range(count) if j != i) / (count * (count - 1))
         saturated += (max(weights) / sum(weights) > 0.99) / count
-        hardest += max(others) / sum(others) / count
+        hardest += max(pulls) / sum(pulls) / count
     return positive, negative, saturated, hardest
 
 
 @pytest.mark.parametrize(
-    ("scaling", "logit"),
+    ("scaling", "logit", "slope"),
     [
-        (Temperature(0.1), lambda s: s / 0.1),
-        (Temperature(1.0), lambda s: s),
-        (Arctanh(2.0), lambda s: math.log((1 + s) / (1 - s))),
+        (Temperature(0.1), lambda s: s / 0.1, lambda s: 10),
+        (Temperature(1.0), lambda s: s, lambda s: 1),
+        (Arctanh(2.0), lambda s: math.log((1 + s) / (1 - s)), lambda s: 2 / (1 - s**2)),
     ],
 )
-def test_equals_loops(scaling, logit):
+def test_equals_loops(scaling, logit, slope):
     views = healthy()
     health = embedding_health(views * np.linspace(0.1, 100, N)[:, None, None], scaling)
     measured = health.positive_cosine, health.negative_cosine, health.saturated, health.hardest_share
-    assert measured == pytest.approx(by_hand(views, logit), rel=1e-4)
+    assert measured == pytest.approx(by_hand(views, logit, slope), rel=1e-4)
     assert (health.rows, health.dimension) == (N, D)
+
+
+def test_the_rank_is_that_of_as_many_rows_as_there_are_instances():
+    """Views that have nothing in common span twice as many directions as instances."""
+    views = np.random.default_rng(8).normal(size=(20, 2, 200))
+    assert 15 < embedding_health(views).effective_rank <= 20
 
 
 def test_without_a_scaling_there_is_no_softmax():

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import keras_tfcl
 from keras_tfcl.callbacks import KNNEvaluation, knn_accuracy
 
 
@@ -138,12 +139,26 @@ def test_diverged_embeddings_are_named(sets):
             {"val": tf.data.Dataset.from_tensors((np.ones((3, 6)), [0, 1, 2])).repeat()},
             "`val` must be finite. Received: an infinite dataset",
         ),
+        (
+            {"val": tf.data.Dataset.from_tensor_slices((np.ones((3, 6)), [0, 1, 2]))},
+            r"`val` must come in batches. Received: single elements.*batch\(256\)",
+        ),
     ],
 )
 def test_bad_arguments_are_named_at_construction(sets, change, message):
     arguments = {"train": sets[0], "val": sets[1], **change}
     with pytest.raises(ValueError, match=message):
         KNNEvaluation(**arguments)
+
+
+def test_a_model_of_two_encoders_is_refused_before_it_trains(sets):
+    encoders = tuple(keras.Sequential([keras.Input((6,)), keras.layers.Dense(3)]) for _ in range(2))
+    model = keras_tfcl.ContrastiveModel(encoders)
+    model.compile("sgd", keras_tfcl.InfoNCE(0.5))
+    x = sets[0][0].astype("float32")
+    with pytest.raises(ValueError, match=r"`KNNEvaluation` evaluates one encoder. Received: a model of 2"):
+        model.fit((x, x), verbose=0, callbacks=[KNNEvaluation(*sets)])
+    assert int(model.optimizer.iterations) == 0
 
 
 def test_sizes_that_differ_are_named(sets):

@@ -118,6 +118,30 @@ def test_a_browser_shows_all_of_it(healthy_file, tmp_path, width):
     assert seen["verdict"] != "rgb(0, 0, 0)"
 
 
+def test_accuracy_of_data_sorted_by_class(tmp_path):
+    labels = np.repeat(np.arange(4), 30)
+    x = (10 * np.eye(12)[labels] + X).astype("float32")
+    write_report(encoder_with(), (x, labels), tmp_path / "r.html", NOISE)
+    cell = re.search(r"kNN accuracy</th><td>([\d.]+)", (tmp_path / "r.html").read_text(encoding="utf-8"))
+    assert float(cell.group(1)) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "message"),
+    [
+        ((X, np.eye(3)[LABELS]), {}, r"120 instances and 360 labels.*argmax"),
+        ((X, X), {}, r"120 instances and 1440 labels"),
+        (((X, X), LABELS), {}, r"unaltered instances of one encoder. Received: a tuple of 2"),
+        (X, {"augmenter": None}, r"Received: a model without augmenter"),
+        (X, {"rows": 1}, r"`rows` must be an integer of at least 2. Received: rows=1"),
+    ],
+)
+def test_what_is_no_labelled_set_is_named(tmp_path, data, options, message):
+    with pytest.raises(ValueError, match=f"(?s){message}"):
+        write_report(encoder_with(), data, tmp_path / "r.html", **{"augmenter": NOISE, **options})
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_collapsed(tmp_path):
     assert write_report(encoder_with(100.0), X, tmp_path / "r.html", NOISE) == "Collapsed"
     page = read(tmp_path / "r.html")
@@ -166,6 +190,17 @@ def test_command_names_what_it_cannot_read(tmp_path, capsys, arrays, message):
     assert not (tmp_path / "r.html").exists()
 
 
+def test_command_without_network(tmp_path, capsys, monkeypatch):
+    def load_images(*args, **kwargs):
+        raise RuntimeError("cifar10 could not be downloaded")
+
+    monkeypatch.setattr("keras_tfcl.diagnostics.command.load_images", load_images)
+    keras_tfcl.ContrastiveModel(encoder_with(), augmenter=NOISE).save(tmp_path / "run.keras")
+    with pytest.raises(SystemExit) as stop:
+        main([str(tmp_path / "run.keras"), "cifar10", "-o", str(tmp_path / "r.html")])
+    assert stop.value.code == 2 and "could not be downloaded" in capsys.readouterr().err
+
+
 class Fixed(keras.Model):
     """Gives the rows it is fed, so that a test decides on the embeddings."""
 
@@ -190,10 +225,23 @@ def test_suggests_by_the_figures():
     for found in (too_even, cramped):
         assert f"{found.spread.uniformity:.2f}" in found.text and f"{found.even:.2f}" in found.text
     assert suggestion(even, loss=keras_tfcl.ArctanhInfoNCE(8.0)).losses[0] == "ArctanhInfoNCE(scale=4)"
+    learned = keras_tfcl.ContrastiveLoss(keras_tfcl.LearnableTemperature(0.03))
+    assert suggestion(even, loss=learned).losses[0] == "InfoNCE(0.06)"
+    at_the_end = suggestion(clustered + np.eye(32, dtype="float32")[0], loss=keras_tfcl.InfoNCE(0.05))
+    assert at_the_end.losses == ("HardNegativeInfoNCE(0.05, alpha=0.1)",)
     labelled = suggestion(even, np.arange(400) % 2)
     assert f"mean cosine within a class is {labelled.spread.tolerance:.2f}" in labelled.text
     for expression in (*too_even.losses, *cramped.losses):
         assert eval(f"keras_tfcl.{expression}", {"keras_tfcl": keras_tfcl})  # each can be pasted
+
+
+def test_a_temperature_too_small_is_not_made_smaller():
+    """Around a common direction uniformity is far from even, which alone would ask for a smaller temperature."""
+    points = np.random.default_rng(3).normal(size=(100, 16)).astype("float32") + 1
+    found = suggestion(points, loss=keras_tfcl.InfoNCE(0.003), noise=0.3)
+    assert [fault.name for fault in found.faults] == ["temperature too small"]
+    assert found.spread.uniformity < 0.75 * found.even
+    assert found.losses == ("InfoNCE(0.05)",) and "larger temperature" in found.text
 
 
 def test_faults_come_before_losses():

@@ -63,6 +63,8 @@ def test_the_even_sphere(dimension):
 
 def test_a_sample_estimates_the_whole():
     points = np.random.default_rng(2).normal(size=(6000, 8)) + 0.5
+    with pytest.raises(ValueError, match=r"`most` must be an integer of at least 2. Received: most=1"):
+        uniformity_tolerance(points, most=1)
     whole, sample = uniformity_tolerance(points), uniformity_tolerance(points, most=1500)
     assert sample.rows == 1500 and whole.rows == 6000
     assert sample.uniformity == pytest.approx(whole.uniformity, rel=0.02)

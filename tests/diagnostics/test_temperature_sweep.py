@@ -39,6 +39,13 @@ def sweep(tmp_path_factory):
     return rows, again, trained, path
 
 
+def test_accuracy_of_data_sorted_by_class(tmp_path):
+    labels = np.repeat(np.arange(2), 32)
+    x = (10 * np.eye(6)[labels] + X).astype("float32")
+    (row,) = temperature_sweep(make_model, x, (x, labels), tmp_path / "s.csv", [0.5], epochs=1, batch_size=32)
+    assert row["knn_accuracy"] > 0.9 and row["held_out"] == 64
+
+
 def test_one_run_a_row_and_none_twice(sweep):
     rows, again, trained, _ = sweep
     assert rows == again and trained == [0.1, 1.0, 0.1, 1.0]
