@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from keras_tfcl.export.convert import convert, supported_opsets
-from keras_tfcl.export.description import describe
+from keras_tfcl.export.description import describe, describe_preprocessing
+from keras_tfcl.export.drafts import check_target
 from keras_tfcl.export.errors import ParityError, ParityWarning, VerificationError
+from keras_tfcl.export.images import image_rule
 from keras_tfcl.export.lint import hints, lint_layers
 from keras_tfcl.export.metadata import KEY, check_notes, dump_metadata
 from keras_tfcl.export.outside import choose_outside, store_outside
@@ -71,8 +73,10 @@ def export_onnx(
         input_dtype: type of the float inputs in the file, converted to the model's inside, such as "uint8" for pixels.
         opset: ONNX operator set, from 13 to the newest that tf2onnx writes (18 with tf2onnx 1.17).
         samples: rows of real input to compare on besides synthetic ones: an array, a tuple of arrays, or a dict by
-            input name. Needed for a subclassed model that was never called. They are not stored.
-        notes: what else a server should know, stored in the metadata as JSON, at most 32 KiB.
+            input name. Needed for a subclassed model that was never called, or that holds an `Embedding`, whose
+            input type it does not record. They are not stored.
+        notes: what else a server should know, stored in the metadata as JSON, at most 32 KiB. `notes["image"]` says
+            how pictures become rows: a dict with `range`, `size`, `resize` or `interpolation`.
         allow_mismatch: write the file with a `ParityWarning` although its embeddings differ.
         progress: called with the name of each stage as it starts, such as `print`. The conversion can take a minute.
 
@@ -83,6 +87,7 @@ def export_onnx(
         UnsupportedLayerError: a layer is known to convert wrongly; the message names it and what to do instead.
         UnsupportedOpError: an operation has no ONNX counterpart.
         ModelInputError, ModelOutputError: the model is not a function from arrays to one embedding.
+        InputError: `samples` do not fit, or no server could read pictures by `notes["image"]`.
         ParityError: the embeddings differ and `allow_mismatch` is False.
         VerificationError: the file is not valid, or rows of a batch influence one another.
         TypeError, ValueError, FileNotFoundError: an argument is wrong.
@@ -103,6 +108,7 @@ def export_onnx(
     source = read_source(
         model, projector=projector, samples=samples, preprocessing=preprocessing, input_dtype=input_dtype
     )
+    _check_image_note(source, notes or {}, path)
     with computing_in_float32(source.layers) as precision:
         converted = _convert(source, precision, normalize, opset, samples, progress)
     facts = describe(model, converted.source, dimension=converted.dimension, normalize=normalize)
@@ -143,12 +149,14 @@ def _check_arguments(path: str | os.PathLike[str], opset: int, notes: Mapping[st
             f"opset={opset!r}. Use 17, which every onnxruntime since 1.12 reads."
         )
     check_notes(notes)
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"`path` must be in a folder that exists. Received: {path}. Make {path.parent} first.")
-    if path.is_dir():
-        raise IsADirectoryError(f"`path` must name a file. Received: the folder {path}. Use {path / 'encoder.onnx'}.")
-    return path
+    check_target(Path(path))
+    return Path(path)
+
+
+def _check_image_note(source: Source, notes: Mapping[str, Any], path: Path) -> None:
+    """Refuse a note on pictures by which no server could read one."""
+    if "image" in notes and len(source.inputs) == 1 and len(source.inputs[0].shape) == 4:
+        image_rule(source.inputs, {"preprocessing": describe_preprocessing(source), "notes": notes}, path)
 
 
 def _convert(

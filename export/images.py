@@ -94,9 +94,10 @@ def image_rule(inputs: tuple[InputSpec, ...], metadata: Mapping[str, Any], path:
     and from `notes["image"]`, where a user may say `range`, `size`, `resize` and `interpolation`.
 
     Raises:
-        InputError: the encoder does not take images alone, or the file does not say what range its pixels have.
+        InputError: the encoder does not take images alone, or the file does not say what range its pixels have, or
+            says something that no picture can follow.
     """
-    recorded = {**(metadata.get("preprocessing") or {}), **((metadata.get("notes") or {}).get("image") or {})}
+    recorded = {**(metadata.get("preprocessing") or {}), **_note(metadata, path)}
     spec = inputs[0]
     first = recorded.get("layout") in ("channels_first", "NCHW")
     axes = spec.shape[1:] if len(spec.shape) == 4 else ()
@@ -113,12 +114,23 @@ def image_rule(inputs: tuple[InputSpec, ...], metadata: Mapping[str, Any], path:
             f'again with notes={{"image": {{"range": [0, 255]}}}}, or whatever it is, or give arrays.'
         )
     resize, interpolation = recorded.get("resize", "crop"), recorded.get("interpolation", "bilinear")
+    if not _holds(spec.dtype, *span):
+        raise InputError(
+            f"The range must give each pixel a whole number that {spec.dtype} holds. Received: {list(span)} for the "
+            f"input {spec} of {path}. Export again with floats as input, or with the range [0, 255] and "
+            f"preprocessing=keras.layers.Rescaling(1 / 255)."
+        )
     if resize not in RESIZE_RULES or interpolation not in ("bilinear", "nearest"):
         raise InputError(
             f"The file must record a resize rule of {list(RESIZE_RULES)} by 'bilinear' or 'nearest'. Received: "
             f"{resize!r} by {interpolation!r} in {path}. Resize yourself and give arrays."
         )
     size = recorded.get("size") or [None, None]
+    if not _is_size(size):
+        raise InputError(
+            f"The file must record the `size` of its pictures as [height, width]. Received: {size!r} in the metadata "
+            f'of {path}. Export again with notes={{"image": {{"size": [224, 224]}}}}, or whatever it is.'
+        )
     height, width = height or size[0], width or size[1]
     return ImageRule(height, width, channels, spec.dtype, *map(float, span), first, resize, interpolation)
 
@@ -128,9 +140,34 @@ def is_image(item: Any) -> bool:
     return isinstance(item, (str, os.PathLike, bytes, bytearray)) or type(item).__module__.startswith("PIL.")
 
 
+def _note(metadata: Mapping[str, Any], path: object) -> Mapping[str, Any]:
+    """Return what the user says of the pictures."""
+    note = (metadata.get("notes") or {}).get("image") or {}
+    if not isinstance(note, Mapping):
+        raise InputError(
+            f'notes["image"] must be a dict with `range`, `size`, `resize` or `interpolation`. Received: {note!r} in '
+            f'the metadata of {path}. Export again with notes={{"image": {{"range": [0, 255]}}}}, or give arrays.'
+        )
+    return note
+
+
 def _is_range(span: Any) -> bool:
     numbers = isinstance(span, (list, tuple)) and len(span) == 2 and all(isinstance(x, (int, float)) for x in span)
     return numbers and span[0] < span[1]
+
+
+def _is_size(size: Any) -> bool:
+    pair = isinstance(size, (list, tuple)) and len(size) == 2
+    return pair and all(side is None or (type(side) is int and side > 0) for side in size)
+
+
+def _holds(dtype: str, low: float, high: float) -> bool:
+    """Whether an input type keeps the 256 values of a pixel; an integer type would cut [0, 1] down to black."""
+    if np.dtype(dtype).kind == "f":
+        return True
+    values = low + np.arange(256) * ((high - low) / 255)
+    with np.errstate(invalid="ignore"):
+        return np.array_equal(values.astype(dtype), values)
 
 
 def _decoded(image: Any, name: str, max_pixels: int) -> Any:

@@ -13,6 +13,7 @@ SCHEMA = 1
 _MOST_NOTES = 1 << 15
 _TYPES = {  # of what readers use; a file from elsewhere may hold anything
     "inputs": list,
+    "preprocessing": dict,
     "dimension": int,
     "normalized": bool,
     "projector": str,

@@ -84,6 +84,11 @@ def _decoded(
     """Read pictures in several threads, `step` of them at a time."""
     with ThreadPoolExecutor() as pool:
         while batch := list(itertools.islice(pictures, step)):
+            if numbers := [item for item in batch if not is_image(item)]:
+                raise InputError(
+                    f"Pictures must be paths, bytes of files or Pillow images alone. Received: "
+                    f"{type(numbers[0]).__name__} among them. Give pixels as PIL.Image.fromarray(pixels)."
+                )
             yield split_inputs(_stacked(list(pool.map(read_image, batch)), specs), specs)
 
 

@@ -178,6 +178,9 @@ BAD_RULES = {
     "no range": ({"range": None}, {}, "`range`"),
     "range upside down": ({"range": [1, 0]}, {}, "`range`"),
     "range of text": ({"range": ["a", "b"]}, {}, "`range`"),
+    "range in text": ({"range": None}, {"image": "RGB"}, r'notes\["image"\] must be a dict'),
+    "size is one number": ({"range": [0, 1]}, {"image": {"size": 224}}, r"\[height, width\]"),
+    "size of nothing": ({"range": [0, 1]}, {"image": {"size": [0, 224]}}, r"\[height, width\]"),
     "unknown resize": ({"range": [0, 1]}, {"image": {"resize": "melt"}}, "resize rule"),
     "unknown interpolation": ({"range": [0, 1]}, {"image": {"interpolation": "lanczos"}}, "resize rule"),
 }
@@ -187,6 +190,27 @@ BAD_RULES = {
 def test_files_without_a_usable_rule(tmp_path, preprocessing, notes, text):
     with pytest.raises(InputError, match=text):
         make(tmp_path / "x.onnx", preprocessing=preprocessing, notes=notes).read_image(picture())
+
+
+@pytest.mark.parametrize("span", [[0, 1], [-1, 1], [-128, 127]])
+def test_a_range_that_the_input_type_cannot_hold_is_refused_rather_than_black(tmp_path, span):
+    encoder = make(tmp_path / "x.onnx", kind=TensorProto.UINT8, notes={"image": {"range": span}})
+    with pytest.raises(InputError, match=r"that uint8 holds.*Received: \[.*Rescaling"):
+        encoder.read_image(picture())
+
+
+def test_integers_that_hold_the_range(tmp_path):
+    encoder = make(tmp_path / "x.onnx", kind=TensorProto.INT8, notes={"image": {"range": [-128, 127]}})
+    np.testing.assert_array_equal(encoder.read_image(picture()), picture().astype("int16") - 128)
+
+
+def test_pixels_among_pictures_are_refused_rather_than_scaled(encoder):
+    """In a list alone they are rows as they are."""
+    files, pixels = [as_bytes(picture())], picture()
+    np.testing.assert_array_equal(encoder.encode([pixels]), pixels.reshape(1, -1))
+    with pytest.raises(InputError, match=r"Received: ndarray among them.*fromarray"):
+        encoder.encode([*files, pixels])
+    np.testing.assert_array_equal(encoder.encode([*files, Image.fromarray(pixels)])[1], pixels.ravel())
 
 
 def test_encoders_of_other_things_take_no_pictures(tmp_path):
