@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,10 +79,19 @@ class _UnusableProbe(Exception):
 def _cast_samples(source: Source, samples: Any) -> list[np.ndarray]:
     if samples is None:
         return []
-    arrays = split_inputs(samples, source.inputs)
+    arrays = split_inputs(_by_public_name(source, samples), source.inputs)
     if len(arrays[0]) == 0:
         raise ModelInputError("`samples` must hold at least one row. Received: none. Leave it out or give rows.")
     return [cast_input(array, spec) for array, spec in zip(arrays, source.inputs, strict=True)]
+
+
+def _by_public_name(source: Source, samples: Any) -> Any:
+    """Rename a dict with the keys that the model takes, which are not always the names of the file's inputs."""
+    structure = source.structure
+    if not isinstance(samples, Mapping) or not isinstance(structure, Mapping) or set(samples) != set(structure):
+        return samples
+    keys = require("keras", "tf").tree.flatten({key: key for key in samples})  # Keras flattens a dict in its own order
+    return {spec.name: samples[key] for spec, key in zip(source.inputs, keys, strict=True)}
 
 
 def _in_batches(arrays: list[np.ndarray]) -> Iterator[list[np.ndarray]]:

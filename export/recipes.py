@@ -16,7 +16,7 @@ _MAX_BYTES = 1 << 28  # what a file from elsewhere may make a reader allocate
 
 @dataclass(frozen=True)
 class Recipe:
-    """Uniform values in [low, high) of one input; integers begin each row with 1, so that none is padding alone.
+    """Uniform values in [low, high) of one input; a row of integers begins with 1, so that it is not padding alone.
 
     `RandomState` is used because NumPy froze its stream: all versions give the same numbers (NEP 19).
     """
@@ -33,7 +33,8 @@ class Recipe:
         if np.dtype(self.dtype).kind == "f":
             return generator.uniform(self.low, self.high, self.shape).astype(self.dtype)
         rows = generator.randint(int(self.low), int(self.high), self.shape)
-        rows[:, :1] = min(1, int(self.high) - 1)
+        if rows.ndim > 1:
+            rows[:, :1] = min(1, int(self.high) - 1)
         return rows.astype(self.dtype)
 
     def to_dict(self) -> dict[str, Any]:

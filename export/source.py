@@ -50,8 +50,18 @@ class Source:
 
     @property
     def layers(self) -> list[keras.Layer]:
-        """Every layer at every depth."""
-        return [layer for stage in self.stages for layer in stage._flatten_layers()]
+        """Every layer at every depth, each once, in the order of its model. Keras' own walk turns nested ones round."""
+        found: dict[int, keras.Layer] = {}
+
+        def visit(layer: keras.Layer) -> None:
+            if id(layer) not in found:
+                found[id(layer)] = layer
+                for inner in layer._layers:
+                    visit(inner)
+
+        for stage in self.stages:
+            visit(stage)
+        return list(found.values())
 
     @property
     def weights(self) -> list[keras.Variable]:

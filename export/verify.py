@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from keras_tfcl.export.description import describe_preprocessing
 from keras_tfcl.export.encoder import OnnxEncoder
 from keras_tfcl.export.errors import (
     BatchInvarianceError,
@@ -71,12 +72,28 @@ def verify_onnx(path: str | os.PathLike[str], model: Any, samples: Any = None, *
         source = replace(source, inputs=_with_dtypes(source.inputs, encoder.inputs))
     with computing_in_float32(source.layers):
         probes = make_probes(source, normalize=metadata["normalized"], samples=samples)
+    if source.inputs != encoder.inputs:
+        raise VerificationError(
+            f"The file must take the inputs of the model, {'; '.join(map(str, source.inputs))}. Received: "
+            f"{'; '.join(map(str, encoder.inputs))}. {_remedy(metadata, source, preprocessing)}"
+        )
     parity = check_file(path, source, probes)
     if not parity.passed:
-        same = metadata.get("weights_sha256") == hash_weights(source.weights)
-        remedy = "Export again." if same else "The weights of the model are not those in the file: export again."
-        raise ParityError(mismatch_text(parity, remedy))
+        raise ParityError(mismatch_text(parity, _remedy(metadata, source, preprocessing)))
     return parity
+
+
+def _remedy(metadata: Mapping[str, Any], source: Source, preprocessing: Any) -> str:
+    """Say why a file may not be that of a model: layers before the encoder that were not given again, or weights."""
+    same = metadata.get("weights_sha256") == hash_weights(source.weights)
+    remedy = "Export again." if same else "The weights of the model are not those in the file: export again."
+    if preprocessing is not None:
+        return remedy
+    give = "give the same to verify_onnx(path, model, preprocessing=...) in Python."
+    inside = (metadata.get("preprocessing") or {}).get("inside") or []
+    if len(inside) > len(describe_preprocessing(source)["inside"]):
+        return f"The export had `preprocessing`: {give}"
+    return f"{remedy} If the export had `preprocessing`, {give}"
 
 
 def _with_dtypes(wanted: Sequence[InputSpec], received: Sequence[InputSpec]) -> tuple[InputSpec, ...]:

@@ -6,7 +6,7 @@ import onnxruntime
 import pytest
 
 import keras_tfcl
-from keras_tfcl.export import OnnxEncoder, ParityError, export_onnx, verify_onnx
+from keras_tfcl.export import InputError, OnnxEncoder, ParityError, VerificationError, export_onnx, verify_onnx
 
 layers = keras.layers
 
@@ -84,7 +84,52 @@ def test_wrong_options_are_named(encoder, tmp_path):
         export_onnx(encoder, path, notes=["RGB"])
     with pytest.raises(ValueError, match="`notes`"):
         export_onnx(encoder, path, notes={"text": "x" * 40_000})
+    for note in ("RGB", {"range": [0, 1], "size": 8}, {"range": [1, 0]}, {"resize": "stretch"}):
+        with pytest.raises(InputError, match=r"Received: .*encoder\.onnx"):
+            export_onnx(encoder, path, notes={"image": note})
+    with pytest.raises(InputError, match="that uint8 holds"):
+        export_onnx(encoder, path, input_dtype="uint8", notes={"image": {"range": [0, 1]}})
     assert list(tmp_path.iterdir()) == []
+
+
+NESTED = {
+    "back to pixels, then again to 1": ([255.0, 1 / 255], None),
+    "as EfficientNet": ([1 / 255, [2.0, 3.0, 4.0]], [0, 255]),
+}
+
+
+@pytest.mark.parametrize(("scales", "span"), NESTED.values(), ids=NESTED)
+def test_layers_of_nested_models_are_recorded_in_their_order(scales, span, tmp_path):
+    inner = keras.Sequential([*map(layers.Rescaling, scales), layers.GlobalAveragePooling2D()])
+    export_onnx(keras.Sequential([keras.Input((8, 8, 3)), inner, layers.Dense(4)]), tmp_path / "encoder.onnx")
+    facts = OnnxEncoder(tmp_path / "encoder.onnx").metadata["preprocessing"]
+    assert facts["range"] == span
+    assert [step["scale"] for step in facts["inside"]] == scales
+
+
+FRONTS = {
+    "one that is recorded": (lambda: layers.Rescaling(1 / 255), ParityError, "The export had `preprocessing`"),
+    "one that is not": (lambda: layers.Lambda(lambda x: x / 9), ParityError, "again. If the export had `prep"),
+    "one with weights": (
+        lambda: layers.BatchNormalization(gamma_initializer="zeros"),
+        ParityError,
+        "in the file: export again. If the export had",
+    ),
+    "one with other inputs": (
+        lambda: keras.Sequential([keras.Input((None, None, 3)), layers.Resizing(8, 8)]),
+        VerificationError,
+        r"Received: .*any, any.*The export had `preprocessing`",
+    ),
+}
+
+
+@pytest.mark.parametrize(("front", "error", "text"), FRONTS.values(), ids=FRONTS)
+def test_verify_asks_for_the_preprocessing_of_the_export(encoder, tmp_path, front, error, text):
+    front = front()
+    path = export_onnx(encoder, tmp_path / "encoder.onnx", normalize=False, preprocessing=front).path
+    with pytest.raises(error, match=text):
+        verify_onnx(path, encoder)
+    assert verify_onnx(path, encoder, preprocessing=front).passed
 
 
 def test_notes_objective_and_size_of_the_metadata(tmp_path):

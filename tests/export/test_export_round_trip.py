@@ -150,6 +150,32 @@ def test_automatic_names_of_several_inputs_do_not_depend_on_the_process(tmp_path
     assert [spec.name for spec in report.inputs] == ["input_0", "input_1"]
 
 
+def test_one_id_a_row(tmp_path):
+    model = keras.Sequential([keras.Input((), dtype="int32"), layers.Embedding(40, 4)])
+    export_onnx(model, tmp_path / "encoder.onnx", normalize=False)
+    x = np.array([3, 0, 39], "int32")
+    expected = model.predict(x, verbose=0)
+    np.testing.assert_allclose(run(tmp_path / "encoder.onnx", features=x), expected, atol=1e-5)
+
+
+class TakesDict(keras.Model):
+    """Sums what the keys in its hands hold."""
+
+    def call(self, inputs):
+        return sum(
+            keras.ops.mean(values, axis=(1, 2)) * (i + 1) for i, (_, values) in enumerate(sorted(inputs.items()))
+        )
+
+
+@pytest.mark.parametrize("names", [{"pixels": "image"}, {"right eye": "right_eye", "left eye": "left_eye"}])
+def test_samples_by_the_keys_that_the_model_takes(names, tmp_path):
+    samples = {key: np.full((2, 4, 4, 3), i + 1, "float32") for i, key in enumerate(names)}
+    export_onnx(TakesDict(), tmp_path / "encoder.onnx", normalize=False, samples=samples)
+    expected = sum((i + 1) * samples[key][:, 0, 0] for i, key in enumerate(sorted(samples)))
+    given = {names[key]: samples[key] for key in sorted(names)}
+    np.testing.assert_allclose(run(tmp_path / "encoder.onnx", **given), expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("called", [True, False])
 def test_subclassed_model_in_inference_mode(called, tmp_path):
     model = TrainsByDefault()
