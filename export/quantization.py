@@ -65,14 +65,15 @@ def quantize(
     if mode not in _MODES:
         raise ValueError(f"`mode` must be one of {list(_MODES)}. Received: mode={mode!r}.")
     parent = open_parent(path, out)
-    rows = check_rows(parent, samples, min_recall)
     if mode == "auto":
         mode = "static" if convolves_most(require("onnx", "quantize").load(parent.path)) else "dynamic"
+    halved = mode == "static" and calibration is None
+    rows = check_rows(parent, samples, min_recall, halved)
     if mode == "dynamic":
         return write_variant(parent, out, mode, rows, min_recall, lambda *files: _dynamic(parent.path, *files))
-    if calibration is None:
-        kept = {name: array[1::2] for name, array in rows.items()}
-        calibration, rows = {name: array[::2] for name, array in rows.items()}, check_rows(parent, kept, min_recall)
+    if halved:
+        calibration = {name: array[::2] for name, array in rows.items()}
+        rows = {name: array[1::2] for name, array in rows.items()}
     ranges = _calibration_rows(parent, calibration)
     return write_variant(parent, out, mode, rows, min_recall, lambda *files: _static(parent.path, ranges, *files))
 
@@ -141,7 +142,9 @@ def _calibration_rows(parent: OnnxEncoder, calibration: Any) -> Rows:
     arrays = split_inputs(calibration, parent.inputs)
     if len(arrays[0]) == 0:
         raise ValueError("`calibration` must hold at least one row. Received: none. Give some hundreds of real rows.")
-    return {spec.name: cast_input(array, spec) for spec, array in zip(parent.inputs, arrays, strict=True)}
+    rows = {spec.name: cast_input(array, spec) for spec, array in zip(parent.inputs, arrays, strict=True)}
+    parent.encode(rows)  # rows that cannot be embedded are to be named here, not blamed on the tools
+    return rows
 
 
 def _reader(tools: Any, rows: Rows) -> Any:

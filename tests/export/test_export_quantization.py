@@ -16,6 +16,7 @@ from keras_tfcl.export import (
     InputError,
     ModelFileError,
     OnnxEncoder,
+    ParityWarning,
     QuantizationError,
     RecallError,
     quantize,
@@ -183,6 +184,32 @@ def test_metadata_names_the_parent(dense, tmp_path, mode):
         quantize(out, tmp_path / "again.onnx", samples=rows())
 
 
+def test_a_mismatch_of_the_parent_is_not_forgotten(dense, tmp_path):
+    model = onnx.load(dense)
+    facts = json.loads(model.metadata_props[0].value) | {"parity": {"passed": False, "max_abs_diff": 0.5}}
+    helper.set_model_props(model, {"keras_tfcl": json.dumps(facts)})
+    onnx.save(model, tmp_path / "parent.onnx")
+    with pytest.warns(ParityWarning):
+        to_float16(tmp_path / "parent.onnx", tmp_path / "half.onnx", samples=rows())
+    with pytest.warns(ParityWarning, match=r"half\.onnx.*0\.5"):
+        OnnxEncoder(tmp_path / "half.onnx")
+
+
+@pytest.mark.parametrize("given", ["samples", "calibration"])
+def test_rows_that_the_parent_cannot_embed_are_what_is_blamed(tmp_path, given):
+    nodes = [
+        helper.make_node("Cast", ["x"], ["ids"], to=TensorProto.INT64),
+        helper.make_node("Gather", ["table", "ids"], ["words"]),
+        helper.make_node("ReduceMean", ["words"], ["mean"], axes=[1], keepdims=0),
+        helper.make_node("MatMul", ["mean", "a"], ["body"]),
+    ]
+    path = save(tmp_path / "x.onnx", nodes, (6,), {"table": weights(9, 32), "a": weights(32, 16)})
+    good, bad = np.random.default_rng(3).integers(0, 9, (40, 6)), np.full((40, 6), 9)
+    with pytest.raises(InputError, match="index ranges"):
+        quantize(path, tmp_path / "y.onnx", mode="static", **{"samples": good, "calibration": good, given: bad})
+    assert [file.name for file in tmp_path.iterdir()] == ["x.onnx"]
+
+
 def test_too_low_a_recall_keeps_the_old_file(dense, tmp_path):
     out = tmp_path / "int8.onnx"
     out.write_bytes(b"old")
@@ -196,7 +223,12 @@ BAD = {
     "mode": (dict(mode="int4"), ValueError, "`mode`"),
     "recall above 1": (dict(min_recall=95), ValueError, "from 0 to 1"),
     "few rows": (dict(samples=rows(2)), ValueError, "at least 3 rows"),
-    "few rows for the gate": (dict(samples=rows(20), min_recall=0.5), ValueError, "at least 21 rows"),
+    "few rows for the gate": (dict(samples=rows(20), min_recall=0.5), ValueError, "at least 21 rows. Received: 20"),
+    "few rows to halve": (
+        dict(samples=rows(40), min_recall=0.5, mode="static"),
+        ValueError,
+        "at least 42 rows, as static mode without `calibration` compares every second one. Received: 40",
+    ),
     "wrong shape": (dict(samples=np.zeros((30, 7))), InputError, "shape"),
     "no calibration": (dict(mode="static", calibration=rows(0)), ValueError, "`calibration`"),
 }
