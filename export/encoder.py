@@ -117,7 +117,8 @@ class OnnxEncoder:
         Args:
             x: an array `(N, ...)`; for several inputs a tuple of arrays in order, or a dict by input name. Floats are
                 rounded to the input's type; integers are converted when every value stays exact. For an image encoder
-                also a list of pictures, as `read_image` takes them; `batch_size` of them are decoded at a time.
+                also a list of pictures: paths, bytes of files or Pillow images, decoded by the rule in the file,
+                `batch_size` of them at a time. Arrays are rows as they are: turn pixels into one by `read_image`.
             batch_size: rows per run; default: that of the encoder.
             progress: draw a progress bar on stderr, where `rich` is installed.
 
@@ -263,7 +264,7 @@ class OnnxEncoder:
         return embeddings
 
     def _run(self, batch: Batch, size: int, first_row: int) -> np.ndarray:
-        """Embed a batch padded to `size` rows, and return those of the batch."""
+        """Embed a batch padded to `size` rows, and return those of the batch in float32."""
         rows = len(batch[0])
         feed = {
             spec.name: pad_rows(cast_input(array, spec, first_row), size)
@@ -281,7 +282,8 @@ class OnnxEncoder:
                 f"Expected one embedding of length {self._dimension} per row. Received: shape {embeddings.shape} for "
                 f"{size} rows from {self._path}. Export again."
             )
-        return embeddings[:rows]
+        with np.errstate(over="ignore"):  # beyond float32 it becomes infinite, which the caller checks
+            return embeddings[:rows].astype(np.float32, copy=False)
 
 
 def _positive(name: str, value: int) -> int:

@@ -83,13 +83,13 @@ def choose_providers(ort: ModuleType, providers: Providers) -> dict[str, dict[st
 
 
 def startable_providers(ort: ModuleType, wanted: Mapping[str, dict[str, Any]]) -> list[Any]:
-    """Return those of `wanted` that this build can try, always ending in the CPU, with their libraries loaded."""
+    """Return those of `wanted` that this build can try, in order, and the CPU; with their libraries loaded."""
     built = ort.get_available_providers()
     if _NEEDS_CUDA & set(wanted) & set(built) and hasattr(ort, "preload_dlls"):
         with contextlib.redirect_stdout(io.StringIO()):  # it reports missing libraries by print
             ort.preload_dlls()
-    chosen = {name: options for name, options in wanted.items() if name in built and name != _CPU}
-    chosen[_CPU] = wanted.get(_CPU, {})
+    chosen = {name: options for name, options in wanted.items() if name in built}
+    chosen.setdefault(_CPU, {})  # the last, unless the caller placed it
     return [(name, options) if options else name for name, options in chosen.items()]
 
 

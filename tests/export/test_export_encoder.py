@@ -3,6 +3,7 @@
 import json
 import pickle
 import threading
+import types
 import warnings
 from importlib import metadata
 
@@ -23,18 +24,19 @@ from keras_tfcl.export import (
     ProviderWarning,
     export_onnx,
 )
+from keras_tfcl.export.providers import choose_providers, startable_providers
 
 layers = keras.layers
 MATRIX = np.random.default_rng(0).normal(size=(6, 4)).astype("float32")
 
 
-def write(path, nodes, inputs, output=("batch", 4), initializers=(), metadata_text=None):
+def write(path, nodes, inputs, output=("batch", 4), initializers=(), metadata_text=None, output_type=TensorProto.FLOAT):
     """Write an ONNX file by hand, so that the encoder is tested without the exporter."""
     graph = helper.make_graph(
         nodes,
         "by hand",
         [helper.make_tensor_value_info(name, kind, shape) for name, kind, shape in inputs],
-        [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, output)],
+        [helper.make_tensor_value_info("embedding", output_type, output)],
         initializers,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
@@ -183,6 +185,20 @@ def test_infinite_embeddings_are_not_returned(tmp_path):
         encoder.encode(np.array([[1, 1, 1, 1]] * 3 + [[1, 0, 1, 1]]), batch_size=2)
 
 
+@pytest.mark.parametrize("kind", [TensorProto.DOUBLE, TensorProto.FLOAT16])
+def test_embeddings_are_float32_whatever_the_file_gives(tmp_path, kind):
+    nodes = [helper.make_node("Identity", ["features"], ["embedding"])]
+    path = write(tmp_path / "x.onnx", nodes, [("features", kind, ("batch", 4))], output_type=kind)
+    encoder = OnnxEncoder(path)
+    x = np.ones((3, 4))
+    for embeddings in (encoder.encode(x), next(encoder.encode_iter(iter(x)))):
+        assert embeddings.dtype == np.float32
+        np.testing.assert_array_equal(embeddings, x)
+    if kind == TensorProto.DOUBLE:
+        with pytest.raises(NonFiniteError, match="row 2"):
+            encoder.encode(x * [[1], [1], [1e39]])
+
+
 def test_index_out_of_range_is_an_input_error_without_noise(tmp_path, capfd):
     nodes = [
         helper.make_node("Gather", ["table", "tokens"], ["vectors"]),
@@ -221,6 +237,16 @@ class TestProviders:
             warnings.simplefilter("error")
             encoder = OnnxEncoder(linear(tmp_path / "linear.onnx"), providers=name, strict_providers=True)
         assert encoder.providers == ("CPUExecutionProvider",)
+
+    @pytest.mark.parametrize("names", [["cuda", "cpu"], ["cpu", "cuda"]])
+    def test_the_order_is_that_of_the_caller(self, names):
+        """A build for CUDA, pretended."""
+        full = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+        ort = types.SimpleNamespace(
+            get_available_providers=lambda: list(full.values()), get_all_providers=lambda: list(full.values())
+        )
+        assert startable_providers(ort, choose_providers(ort, names)) == [full[name] for name in names]
+        assert startable_providers(ort, choose_providers(ort, "cuda")) == [full["cuda"], full["cpu"]]
 
     @pytest.mark.parametrize("name", ["cuda", ["CUDAExecutionProvider", "cpu"], ("tensorrt", "cuda")])
     def test_cuda_without_a_gpu_warns_or_raises(self, tmp_path, name):
