@@ -1,6 +1,7 @@
 """The command `keras-tfcl`. One file holds one command; `app` lists them.
 
-Exit codes: 0, done; 1, a check failed or a file was refused, with the reason in one line; 2, the command line is wrong.
+Exit codes: 0, done; 1, a check failed or a file was refused, with the reason in one line; 2, the command line is wrong,
+or `diagnose` cannot read what it was given.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ def doctor(
     Example: keras-tfcl doctor --json
     """
     report = check_environment()
-    show(report, as_json)
+    show(report, as_json, ok=not report.problems)
     if debug and not as_json:
         print(report.debug)
     if report.problems:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from keras_tfcl.export.cli.keras_file import load_model
-from keras_tfcl.export.cli.options import AsJson, NewOnnxFile, read_input, show
+from keras_tfcl.export.cli.options import AsJson, NewOnnxFile, read_rows, show
 from keras_tfcl.export.exporter import export_onnx
 
 
@@ -37,7 +37,7 @@ def export(
 
     Example: keras-tfcl export run.keras encoder.onnx --samples images.npy
     """
-    rows = None if samples is None else read_input([samples])
+    rows = None if samples is None else read_rows(samples)
     report = export_onnx(
         load_model(model),
         out,

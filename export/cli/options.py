@@ -26,14 +26,30 @@ Threads = Annotated[int | None, typer.Option(min=1, help="Threads inside one run
 Samples = Annotated[Path | None, typer.Option(exists=True, help="Real rows: a .npy file, or a folder of images.")]
 
 
-def show(report: Any, as_json: bool) -> None:
-    """Print a report: its text, or its `to_dict()` as JSON."""
-    print(json.dumps(report.to_dict() | {"ok": True}) if as_json else report)
+def show(report: Any, as_json: bool, ok: bool = True) -> None:
+    """Print a report: its text, or its `to_dict()` as JSON with `ok`, False for an exit code of 1."""
+    print(json.dumps(report.to_dict() | {"ok": ok}) if as_json else report)
 
 
 def providers_of(names: Sequence[str]) -> str | list[str]:
     """Return what `OnnxEncoder` takes for the names given on the command line."""
     return list(names) or "auto"
+
+
+def read_rows(path: Path) -> np.ndarray:
+    """Return the rows of a `.npy` file, mapped into memory.
+
+    Raises:
+        InputError: it is another file.
+    """
+    try:
+        if path.suffix != ".npy":
+            raise ValueError(f"its suffix is {path.suffix!r}")
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise InputError(
+            f"Expected a .npy file of numbers. Received: {path}: {error}. Save one array by numpy.save."
+        ) from error
 
 
 def read_input(paths: Sequence[Path]) -> np.ndarray | list[Path]:
@@ -43,12 +59,7 @@ def read_input(paths: Sequence[Path]) -> np.ndarray | list[Path]:
         InputError: it is neither, or a folder holds no images.
     """
     if len(paths) == 1 and paths[0].suffix == ".npy":
-        try:
-            return np.load(paths[0], mmap_mode="r", allow_pickle=False)
-        except (ValueError, EOFError) as error:
-            raise InputError(
-                f"Expected a .npy file of numbers. Received: {paths[0]}: {error}. Save it again."
-            ) from error
+        return read_rows(paths[0])
     files = [file for path in paths for file in (_images_in(path) if path.is_dir() else [path])]
     if not files or any(file.suffix == ".npy" for file in files):
         raise InputError(

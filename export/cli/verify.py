@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from keras_tfcl.export.cli.keras_file import load_model
-from keras_tfcl.export.cli.options import AsJson, OnnxFile, Provider, providers_of, read_input, show
+from keras_tfcl.export.cli.options import AsJson, OnnxFile, Provider, providers_of, read_rows, show
 from keras_tfcl.export.errors import ParityError
 from keras_tfcl.export.probe_check import check_probes
 from keras_tfcl.export.verify import verify_onnx
@@ -35,8 +35,10 @@ def verify(
     """
     if samples is not None and model is None:
         raise typer.BadParameter("--samples goes with --model.")
+    if provider and model is not None:
+        raise typer.BadParameter("--provider goes without --model, which compares on the CPU.")
     if model is not None:
-        show(verify_onnx(file, load_model(model), None if samples is None else read_input([samples])), as_json)
+        show(verify_onnx(file, load_model(model), None if samples is None else read_rows(samples)), as_json)
         return
     parity = check_probes(file, providers_of(provider))
     if not parity.passed:

@@ -1,5 +1,6 @@
 """The command `keras-tfcl`: what it prints, its exit codes, and that serving commands never load TensorFlow."""
 
+import dataclasses
 import json
 import os
 import re
@@ -189,6 +190,16 @@ def test_inspect(run, file):
     assert "weights_sha256" in text and content["sha256"] in text
 
 
+@pytest.mark.parametrize("problems", [(), ("two wheels",)])
+def test_doctor_says_in_json_what_its_exit_code_says(run, monkeypatch, problems):
+    from keras_tfcl.export.cli import doctor
+
+    report = dataclasses.replace(doctor.check_environment(), problems=problems)
+    monkeypatch.setattr(doctor, "check_environment", lambda: report)
+    code, out, _ = run("doctor", "--json")
+    assert (code, json.loads(out)["ok"]) == (bool(problems), not problems)
+
+
 def test_quantize(run, file, pixels, tmp_path):
     code, out, _ = run("quantize", file, tmp_path / "int8.onnx", "--samples", pixels, "--json")
     assert code == 0
@@ -243,6 +254,12 @@ def test_export_and_verify(run, saved, tmp_path):
     assert (code, printed) == (1, "")
     assert "weights of the model are not those in the file" in err
     assert run("verify", out, "--samples", path)[0] == 2
+    code, _, err = run("verify", out, "--model", path, "--provider", "cuda")
+    assert (code, "--provider goes without --model" in err) == (2, True)
+    np.savez(tmp_path / "rows.npz", x=x)
+    for arguments in (["verify", out, "--model", path], ["export", path, tmp_path / "no.onnx"]):
+        code, _, err = run(*arguments, "--samples", tmp_path / "rows.npz")
+        assert (code, "Expected a .npy file" in err) == (1, True)
 
 
 def test_verify_finds_a_file_that_gives_other_embeddings_here(run, saved, tmp_path):
