@@ -104,8 +104,8 @@ def gap_narrows(results: Results) -> Judgement:
     return listed(gaps), falls(gaps)
 
 
-def hard_is_flat(results: Results) -> Judgement:
-    ordinary, hard = (along(results, kind, "uniformity") for kind in ("infonce", "hard"))
+def hard_is_flat(results: Results, column: str) -> Judgement:
+    ordinary, hard = (along(results, kind, column) for kind in ("infonce", "hard"))
     spans = [max(values) - min(values) for values in (ordinary, hard)]
     return f"range {spans[1]}, with all negatives {spans[0]}", [spans[0] - spans[1].twice()]  # at most half
 
@@ -152,7 +152,16 @@ CLAIMS: list[tuple[str, list[str], Callable[[Results], Judgement]]] = [
     ("tolerance rises as the temperature grows", INFONCE, tolerance_rises),
     ("accuracy is best at a temperature between the extremes (there 0.2 to 0.3)", INFONCE, best_between),
     ("the gap between positive and nearest negative narrows as the temperature grows", INFONCE, gap_narrows),
-    ("with hard negatives uniformity depends on the temperature less than half as much", INFONCE + HARD, hard_is_flat),
+    (
+        "with hard negatives uniformity depends on the temperature less than half as much",
+        INFONCE + HARD,
+        partial(hard_is_flat, column="uniformity"),
+    ),
+    (
+        "with hard negatives accuracy depends on the temperature less than half as much",
+        INFONCE + HARD,
+        partial(hard_is_flat, column="linear_accuracy"),
+    ),
     ("at temperature 1 hard negatives are more accurate than all", INFONCE + HARD, hard_is_better_at_one),
     ("the simple loss is the least accurate", [*INFONCE, "simple"], simple_is_worst),
     ("hard negatives mend the simple loss", ["simple", "hard-simple"], hard_mends_simple),
