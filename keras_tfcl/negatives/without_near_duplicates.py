@@ -17,7 +17,8 @@ class WithoutNearDuplicates(Negatives):
     A negative counts only if its cosine is below `1 - margin`; among those that are left, `negatives` chooses or
     weighs as it would without the guard, so `HardNegatives(top_k=64)` keeps the 64 hardest of them. Off unless you ask
     for it: early in training, or after a collapse, embeddings are alike without being duplicates, and the guard would
-    take their repulsion away. Candidates with the anchor's own id never are negatives, guard or not.
+    take their repulsion away. Candidates with the anchor's own id never are negatives, guard or not. All
+    pairs are computed at once, never in tiles.
 
     Args:
         margin: number in (0, 2). Defaults to 0.05: cosines of 0.95 and more are left out.

@@ -7,6 +7,7 @@ import tensorflow as tf
 from hypothesis import strategies as st
 
 import keras_tfcl
+from keras_tfcl.ops.tiled import tile_forms
 from keras_tfcl.testing import reference
 
 RNG = np.random.default_rng(0)
@@ -132,6 +133,29 @@ def test_learnable_temperature_gets_its_gradient(initial):
     assert gradients[1] == pytest.approx(gradients[0], rel=1e-5)
 
 
+@pytest.mark.parametrize("jit", [False, True])
+def test_scheduled_temperature_is_the_dense_form_without_a_second_trace(jit):
+    z, ids = tf.constant(RNG.normal(size=(9, 2, 5)).astype("float32")), np.arange(9)
+    scaling = keras_tfcl.ScheduledTemperature()
+    dense, loss = (keras_tfcl.ContrastiveLoss(scaling, block_size=size) for size in ("dense", 5))
+    traces = []
+
+    @tf.function(jit_compile=jit)
+    def tiled(z):
+        traces.append(1)
+        with tf.GradientTape() as tape:
+            tape.watch(z)
+            value = loss(ids, z)
+        return value, tape.gradient(value, z)
+
+    for temperature in (0.3, 0.05, 0.004):
+        scaling.temperature.assign(temperature)
+        for a, e in zip(tiled(z), losses_and_gradient(dense, ids, z, 1.0), strict=True):
+            assert_close(a.numpy(), e, 3e-5)
+    assert len(traces) == 1
+    assert tile_forms(scaling, "all") is not None
+
+
 @pytest.mark.parametrize("with_views", [False, True])
 @pytest.mark.parametrize("negatives", ["all", keras_tfcl.HardNegatives(top_k=4)])
 def test_candidates_of_their_own(negatives, with_views):
@@ -156,7 +180,30 @@ def test_candidates_of_their_own(negatives, with_views):
         assert_close(tiled, dense)
 
 
-@pytest.mark.parametrize("scaling", [0.001, 0.01, 0.0125, 0.013, 10.0, "arctanh", keras_tfcl.Arctanh(20.0)])
+def test_an_anchor_whose_own_place_is_masked_out_still_has_its_negative():
+    a, c = RNG.normal(size=(1, 4)).astype("float32"), RNG.normal(size=(3, 4)).astype("float32")
+    choices = {"self_index": [0], "candidate_mask": [False, True, True], "scaling": 0.5}
+    dense, tiled = (
+        keras_tfcl.ops.contrastive_loss(a, c, [0], [0, 0, 1], block_size=size, **choices) for size in ("dense", 4)
+    )
+    assert float(dense[0]) > 0
+    np.testing.assert_allclose(tiled, dense, rtol=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [0.0125, 1 / 64])
+def test_gradients_of_small_cotangents_keep_their_digits(temperature):
+    """Of large sums and small weights, as a large batch has them: no denormal on the way."""
+    z = RNG.normal(size=(1, 1, 8)) + 0.05 * RNG.normal(size=(20, 2, 8))
+    loss = [keras_tfcl.InfoNCE(temperature, block_size=size, reduction=None) for size in ("dense", 16)]
+    weight = np.float32(1e-9)
+    dense, tiled = (losses_and_gradient(one, np.arange(20), z.astype("float32"), weight)[1] / weight for one in loss)
+    assert_close(tiled, dense, 1e-4)
+
+
+EXTREMES = [0.001, 0.01, 0.0125, 1 / 64, 10.0, "arctanh", *map(keras_tfcl.Arctanh, (8.8, 10.5, 20.0))]
+
+
+@pytest.mark.parametrize("scaling", EXTREMES)
 def test_poles_and_extremes_are_finite(scaling):
     row = np.array([[3.0, 4.0, 0.0]], "float32") / 5
     z = np.concatenate([row, row, row * 2, -row, np.zeros((1, 3), "float32"), RNG.normal(size=(3, 3))]).astype(

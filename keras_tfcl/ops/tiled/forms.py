@@ -50,11 +50,14 @@ class TemperatureForm:
         return power * self.weight(product, power)
 
     def shift(self, power: float, dtype: Any) -> Any:
-        """Centres the exponents in float32's range: they lie in [-2 * power / t, 0] before."""
-        return tf.minimum(power * self._top(dtype), 73.0)
+        """Centres the exponents in float32's range, -87 to 88: they lie in [-2 * power / t, 0] before.
+
+        Beyond 56 it would be too much: the gradient divides by sums of many weights, and by their number once more.
+        """
+        return tf.minimum(power * self._top(dtype), 56.0)
 
     def span(self, power: float) -> float:
-        """Half the range of `power * logit`: weights of all pairs fit in float32 up to 80."""
+        """Half the range of `power * logit`, from which `sums.choose_sums` chooses."""
         return power * self.largest
 
     def lowest(self, dtype: Any) -> Any:

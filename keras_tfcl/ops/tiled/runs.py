@@ -94,8 +94,11 @@ def count_pairs(
         mask: bool, False for candidates that do not count; their groups are left out already (`leave_out`).
     """
     same = _run_length(*groups)
-    own_group = tf.gather(groups[1], tf.maximum(own, 0))
+    own_place = tf.maximum(own, 0)
+    own_group = tf.gather(groups[1], own_place)
     is_candidate = own >= 0
+    if mask is not None:  # what is masked out is no candidate, so it is not left out once more
+        is_candidate &= tf.gather(mask, own_place)
     own_same = tf.logical_and(is_candidate, own_group == groups[0])
     if views is None:
         excluded, excluded_same = tf.cast(is_candidate, "int32"), tf.cast(own_same, "int32")
@@ -105,7 +108,7 @@ def count_pairs(
             view_groups = view_groups[0], leave_out(view_groups, mask)
         width = tf.cast(tf.shape(groups[0])[0] + tf.shape(groups[1])[0] + 1, "int64")
         keys = [tf.cast(g, "int64") * width + tf.cast(v, "int64") for g, v in zip(groups, view_groups, strict=True)]
-        other_view = tf.gather(view_groups[1], tf.maximum(own, 0)) != view_groups[0]
+        other_view = tf.gather(view_groups[1], own_place) != view_groups[0]
         # The own embedding is left out once: as itself where its views differ, else with its view.
         excluded = _run_length(*view_groups) + tf.cast(tf.logical_and(is_candidate, other_view), "int32")
         excluded_same = _run_length(*joint_group_numbers(*keys)) + tf.cast(

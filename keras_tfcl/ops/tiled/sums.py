@@ -74,6 +74,8 @@ class Online:
 
 
 def choose_sums(form: Any, largest_power: float, dtype: Any) -> FixedShift | Online:
-    """`FixedShift` where all weights fit in float32: temperatures down to 0.0125, arctanh up to scale 10."""
-    limit = 80.0 if dtype == tf.float32 else 300.0
+    """`FixedShift` where float32 holds all weights, their slopes (the slope of arctanh adds e^16 at its pole) and what
+    the gradient divides by: temperatures down to 1/64, arctanh up to scale 8.8.
+    """
+    limit = 64.0 if dtype == tf.float32 else 300.0
     return FixedShift(form) if form.span(largest_power) <= limit else Online(form)
