@@ -45,8 +45,8 @@ class ContrastiveLoss(EmbeddingLoss):
             with V >= 2; both directions count. Defaults to False: all are compared with all.
         block_size: edge of the tiles of the similarity matrix that are computed at a time; `"dense"` for all of it at
             once, in float64; or `"auto"`, the default: dense up to 256 embeddings (B * V), one tile up to 2048, tiles
-            of 512 beyond, or where the batch size is not known. Smaller tiles save memory, larger ones time. A
-            `Scaling` or `Negatives` of your own is always dense.
+            of 512 beyond, or where the batch size is not known. Smaller tiles save memory, larger ones time.
+            `DynamicTemperature`, `WithoutNearDuplicates`, and a `Scaling` or `Negatives` of your own are always dense.
         reduction: `"sum_over_batch_size"` (the mean over anchors with a positive, the default), `"mean"` (the same),
             `"sum"`, `"mean_with_sample_weight"`, or `"none"` / None for the loss of every anchor.
         name: name of the loss.
@@ -110,7 +110,7 @@ class ContrastiveLoss(EmbeddingLoss):
     def _tiled(self, ids: Any, y_pred: Any, views: int, **choices: Any) -> AnchorLosses:
         if self.cross_view_only and views == 2:
             both = tiled.two_view_info_nce(y_pred[:, 0], y_pred[:, 1], ids, **choices)
-            return AnchorLosses(*(ops.stack(pair, axis=1) for pair in zip(*both, strict=True)))
+            return AnchorLosses(*(ops.reshape(ops.stack(pair, axis=1), (-1,)) for pair in zip(*both, strict=True)))
         anchors, ids, view = self._anchors(ids, y_pred, views)
         return tiled.self_info_nce(anchors, ids, views=views, view=view, **choices)
 
@@ -127,6 +127,10 @@ class ContrastiveLoss(EmbeddingLoss):
             candidate_mask=candidates.present,
             **choices,
         )
+
+    @property
+    def _requirement(self) -> str:
+        return "a positive and a negative (another id)" if self.decoupled else "a positive"
 
     def get_config(self) -> dict[str, Any]:
         return {

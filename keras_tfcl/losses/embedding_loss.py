@@ -160,11 +160,12 @@ class EmbeddingLoss(keras.losses.Loss):
 
     def _checked_candidates(self, candidates: Candidates, y_pred: Any) -> Candidates:
         embeddings, ids = ops.convert_to_tensor(candidates.embeddings), as_ids(candidates.ids, "candidates.ids")
-        counts = embeddings.shape[0], ids.shape[0]
-        if len(embeddings.shape) != 2 or embeddings.shape[1] != y_pred.shape[-1] or counts[0] not in (None, counts[1]):
+        rows, count = embeddings.shape[0], ids.shape[0]
+        fits = len(embeddings.shape) == 2 and embeddings.shape[1] == y_pred.shape[-1]
+        if not fits or (rows is not None and count is not None and rows != count):
             raise ValueError(
                 "`candidates` must hold embeddings (C, D), D as in `y_pred`, and one id for each. Received: embeddings "
-                f"of shape {tuple(embeddings.shape)} and {counts[1]} ids for y_pred of shape {tuple(y_pred.shape)}."
+                f"of shape {tuple(embeddings.shape)} and {count} ids for y_pred of shape {tuple(y_pred.shape)}."
             )
         if self.cross_view_only and candidates.views is None:
             raise ValueError(
@@ -178,10 +179,15 @@ class EmbeddingLoss(keras.losses.Loss):
             return
         self._warned = True
         warnings.warn(
-            f"{self.name}: no embedding of this batch has a positive, so its loss is 0 and teaches nothing. Give "
-            "several views of each instance (y_pred of shape (B, V, D)), or ids that repeat within the batch.",
+            f"{self.name}: no embedding of this batch has {self._requirement}, so its loss is 0 and teaches nothing. "
+            "Give several views of each instance (y_pred of shape (B, V, D)), or ids that repeat within the batch.",
             stacklevel=4,
         )
+
+    @property
+    def _requirement(self) -> str:
+        """What an anchor must have to have a loss."""
+        return "a positive"
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "dtype": self.dtype, "cross_view_only": self.cross_view_only}

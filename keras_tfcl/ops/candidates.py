@@ -30,18 +30,23 @@ class Candidates(NamedTuple):
     present: Any = None
 
     def and_also(self, others: Candidates) -> Candidates:
-        """These candidates and others behind them, among which no anchor stands."""
-        present = None
-        if others.present is not None:
-            mine = ops.ones(ops.shape(self.ids), "bool") if self.present is None else self.present
-            present = ops.concatenate([mine, others.present])
+        """These candidates and others behind them, among which no anchor stands. With views only if both have them."""
+        views = present = None
+        if self.views is not None and others.views is not None:
+            views = ops.concatenate([ops.cast(self.views, "int32"), ops.cast(others.views, "int32")])
+        if self.present is not None or others.present is not None:
+            present = ops.concatenate([_presence(self), _presence(others)])
         return Candidates(
             ops.concatenate([self.embeddings, ops.cast(others.embeddings, self.embeddings.dtype)]),
             ops.concatenate([self.ids, ops.cast(others.ids, self.ids.dtype)]),
             self.self_index,
-            ops.concatenate([self.views, ops.cast(others.views, self.views.dtype)]),
+            views,
             present,
         )
+
+
+def _presence(candidates: Candidates) -> Any:
+    return ops.ones(ops.shape(candidates.ids), "bool") if candidates.present is None else candidates.present
 
 
 def batch_candidates(ids: Any, embeddings: Any) -> Candidates:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from keras import ops
 
 from keras_tfcl.ops import tiled
@@ -50,17 +51,19 @@ def contrastive_loss(
         negatives: `"all"` or a `keras_tfcl.Negatives`.
         decoupled: leave the positives out of the denominator (Yeh et al. 2022, arXiv 2110.06848).
         self_index: integer `(A,)`: where each anchor stands among the candidates (-1: nowhere), so that it is not
-            compared with itself. Known when `candidates` is left out.
+            compared with itself. Goes with `candidates`: without them it is known.
         anchor_views, candidate_views: integer `(A,)`, `(C,)`: if given, only pairs of different views are compared.
+            Without `candidates` the anchors' suffice, with them both are needed.
         candidate_mask: bool `(C,)`: if given, only candidates where it is True are compared. Goes with `candidates`.
-        block_size: edge of the tiles; `"dense"` for no tiles; or `"auto"`, the default, which decides by A and C. A
-            `Scaling` or `Negatives` of your own is always dense.
+        block_size: edge of the tiles; `"dense"` for no tiles; or `"auto"`, the default, which decides by A and C.
+            `DynamicTemperature`, `WithoutNearDuplicates`, and a `Scaling` or `Negatives` of your own are always dense.
 
     Returns:
         `(A,)`, float64 if dense, differentiable in anchors and candidates.
 
     Raises:
-        ValueError: for ids that are no integers, or that do not go with the embeddings.
+        ValueError: for ids that are no integers, numbers of ids, places, views or masks that do not go with the
+            embeddings, arguments that go with `candidates` without them, and choices of negatives that do not exist.
 
     Example:
 
@@ -75,10 +78,18 @@ def contrastive_loss(
             "`contrastive_loss` needs `anchor_ids`, and `candidate_ids` exactly when `candidates` is given. Received: "
             f"anchor_ids={_given(anchor_ids)}, candidates={_given(candidates)}, candidate_ids={_given(candidate_ids)}."
         )
-    anchors, anchor_ids = ops.convert_to_tensor(anchors), as_ids(anchor_ids, "anchor_ids")
     alone = candidates is None
+    if alone:
+        _check_alone(self_index=self_index, candidate_views=candidate_views, candidate_mask=candidate_mask)
+    else:
+        _check_views(anchor_views, candidate_views)
+    _check_negatives(negatives)
+    anchors, anchor_ids = ops.convert_to_tensor(anchors), as_ids(anchor_ids, "anchor_ids")
     candidates = anchors if alone else ops.convert_to_tensor(candidates)
     candidate_ids = anchor_ids if alone else as_ids(candidate_ids, "candidate_ids")
+    _check_shapes("anchors", anchors, anchor_ids=anchor_ids, self_index=self_index, anchor_views=anchor_views)
+    of_candidates = {"candidate_views": candidate_views, "candidate_mask": candidate_mask}
+    _check_shapes("candidates", candidates, candidate_ids=candidate_ids, **of_candidates)
     block = choose_block(check_block_size(block_size), anchors.shape[0], candidates.shape[0])
     forms = tiled.tile_forms(scaling, negatives)
     if block is not None and forms is not None:
@@ -98,6 +109,40 @@ def contrastive_loss(
         candidate_mask=candidate_mask,
     )
     return info_nce(anchors, candidates, pairs, scaling=scaling, negatives=negatives, decoupled=decoupled).loss
+
+
+def _check_alone(**of_candidates: Any) -> None:
+    given = [name for name, value in of_candidates.items() if value is not None]
+    if given:
+        raise ValueError(
+            "Without `candidates` every anchor is compared with the other anchors, whose places and views are known. "
+            f"Received: {', '.join(given)}. Leave them out, or give `candidates` and `candidate_ids`."
+        )
+
+
+def _check_views(anchor_views: Any, candidate_views: Any) -> None:
+    if (anchor_views is None) != (candidate_views is None):
+        raise ValueError(
+            "`anchor_views` and `candidate_views` are compared with one another: give both or none. Received: "
+            f"anchor_views={_given(anchor_views)}, candidate_views={_given(candidate_views)}."
+        )
+
+
+def _check_negatives(negatives: Any) -> None:
+    if not (hasattr(negatives, "log_sum") or (isinstance(negatives, str) and negatives == "all")):
+        raise ValueError(
+            "`negatives` must be 'all' or a keras_tfcl.Negatives such as HardNegatives(alpha=0.1). "
+            f"Received: negatives={negatives!r}."
+        )
+
+
+def _check_shapes(whose: str, embeddings: Any, **values: Any) -> None:
+    rows = embeddings.shape[0]
+    for name, shape in ((name, np.shape(value)) for name, value in values.items() if value is not None):
+        if len(shape) != 1 or (None not in (rows, shape[0]) and rows != shape[0]):
+            raise ValueError(
+                f"`{name}` must have shape ({rows},), an entry for each of the {whose}. Received: {tuple(shape)}."
+            )
 
 
 def _given(value: Any) -> str:

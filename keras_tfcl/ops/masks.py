@@ -54,6 +54,7 @@ def pair_masks(
         columns = ops.arange(ops.shape(candidate_ids)[0], dtype="int32")
         allowed = ops.expand_dims(ops.cast(self_index, "int32"), 1) != ops.expand_dims(columns, 0)
     if anchor_views is not None:
+        anchor_views, candidate_views = ops.cast(anchor_views, "int32"), ops.cast(candidate_views, "int32")
         other_view = ops.expand_dims(anchor_views, 1) != ops.expand_dims(candidate_views, 0)
         allowed = ops.logical_and(allowed, other_view)
     if candidate_mask is not None:
@@ -102,7 +103,8 @@ def _whole_numbers(ids: tf.Tensor, dtype: str, name: str) -> tf.Tensor:
     if not tf.executing_eagerly():
         raise ValueError(f"`{name}` must be integer ids. Received: dtype={dtype}. {remedy}")
     values = tf.cast(ids, "float64").numpy()
-    broken = values[values != np.floor(values)]  # NaN is unequal to itself
+    whole = (values == np.floor(values)) & (np.abs(values) < 2.0**63)  # neither NaN nor Inf, and fits in int64
+    broken = values[~whole]
     if broken.size:
         raise ValueError(f"`{name}` must be integer ids. Received: dtype={dtype} with the value {broken[0]}. "
                          "Contrastive losses compare ids for equality; they are no regression targets.")  # fmt: skip

@@ -19,13 +19,13 @@ MORE = RNG.normal(size=(6, D))
 PRESENT = np.array([True] * 6 + [True, False, True, True, False, True])
 
 
-def candidates(z=Z, more=MORE, present=PRESENT, self_index=(0, 1, 2, 3, 4, 5)):
+def candidates(z=Z, more=MORE, present=PRESENT, self_index=(0, 1, 2, 3, 4, 5), views="int32"):
     """The anchors themselves and six others, two of which are places that hold nothing."""
     return Candidates(
         tf.concat([tf.reshape(z, [-1, D]), more], 0),
         np.array([5, 5, 9, 9, 5, 5, 9, 9, 5, 7, 7, 8], "int64"),
         None if self_index is None else np.array(self_index, "int32"),
-        np.array([0, 1] * 6, "int32"),
+        np.array([0, 1] * 6, views),
         present,
     )
 
@@ -217,6 +217,41 @@ def test_no_candidate_at_all():
             result = loss.against(IDS, z, nothing)
         assert float(result) == 0
         np.testing.assert_array_equal(tape.gradient(result, z), np.zeros_like(Z))
+
+
+@pytest.mark.parametrize("block_size", ["dense", 4])
+def test_views_of_any_integer_dtype(block_size):
+    loss = losses.InfoNCE(0.2, cross_view_only=True, block_size=block_size)
+    assert float(loss.against(IDS, Z, candidates(views="int64"))) == float(loss.against(IDS, Z, candidates()))
+
+
+def test_ids_of_unknown_length():
+    loss, c = losses.InfoNCE(0.2), candidates()
+
+    @tf.function(input_signature=[tf.TensorSpec([None], "int64")])
+    def against(ids):
+        return loss.against(IDS, Z, c._replace(ids=ids))
+
+    assert float(against(c.ids)) == pytest.approx(float(loss.against(IDS, Z, c)))
+
+
+@pytest.mark.parametrize("mine", [None, [True, False]])
+@pytest.mark.parametrize("theirs", [None, [False, True, True]])
+def test_and_also_keeps_who_is_present(mine, theirs):
+    def some(present, count, views):
+        present = None if present is None else np.array(present)
+        return Candidates(np.ones((count, D)), np.arange(count), views=views, present=present)
+
+    both = some(mine, 2, np.array([0, 1])).and_also(some(theirs, 3, np.array([0, 1, 0], "int32")))
+    np.testing.assert_array_equal(both.views, [0, 1, 0, 1, 0])
+    if mine is None and theirs is None:
+        assert both.present is None
+    else:
+        np.testing.assert_array_equal(both.present, (mine or [True] * 2) + (theirs or [True] * 3))
+    for views in ((None, None), (np.array([0, 1]), None), (None, np.array([0, 1, 0]))):
+        both = some(mine, 2, views[0]).and_also(some(theirs, 3, views[1]))
+        assert both.views is None
+        np.testing.assert_array_equal(both.ids, [0, 1, 0, 1, 2])
 
 
 def test_bad_candidates():

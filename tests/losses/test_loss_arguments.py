@@ -100,7 +100,9 @@ def test_length_mismatch(compiled):
         loss(np.arange(3), Z)
 
 
-@pytest.mark.parametrize("bad", [[0.5, 1.0, 2.0, 3.0], [0.0, float("nan"), 1.0, 2.0]])
+@pytest.mark.parametrize(
+    "bad", [[0.5, 1.0, 2.0, 3.0], [0.0, np.nan, 1.0, 2.0], [np.inf, np.inf, 0, 1], [0, 1, 2, 1e300]]
+)
 def test_ids_that_are_no_integers(bad):
     with pytest.raises(ValueError, match=r"`y_true` must be integer ids\. Received: dtype=float64 with the value"):
         keras_tfcl.InfoNCE()(np.array(bad), Z)
@@ -142,3 +144,27 @@ def test_functional_form_needs_ids():
         keras_tfcl.ops.contrastive_loss(Z[:, 0], Z[:, 1], IDS)
     with pytest.raises(ValueError, match=r"`scaling` must be a positive finite number\. Received: scaling=0"):
         keras_tfcl.ops.contrastive_loss(Z[:, 0], anchor_ids=IDS, scaling=0)
+
+
+THREE = {"candidates": Z[:3, 1], "candidate_ids": [0, 1, 2]}
+
+
+@pytest.mark.parametrize("block_size", ["dense", 2])
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        ({"anchor_ids": [0]}, r"`anchor_ids` must have shape \(4,\), .* the anchors\. Received: \(1,\)"),
+        ({**THREE, "candidate_ids": IDS}, r"`candidate_ids` must have shape \(3,\), .* candidates\. Received: \(4,\)"),
+        ({**THREE, "self_index": [0]}, r"`self_index` must have shape \(4,\), .* the anchors\. Received: \(1,\)"),
+        ({**THREE, "candidate_mask": True}, r"`candidate_mask` must have shape \(3,\), .* Received: \(\)"),
+        ({"negatives": "hard"}, r"`negatives` must be 'all' or .*HardNegatives.* Received: negatives='hard'"),
+        ({"negatives": None}, r"`negatives` must be 'all' or .* Received: negatives=None"),
+        ({"candidate_mask": [True] * 4}, r"Without `candidates`.*Received: candidate_mask\. Leave"),
+        ({"self_index": IDS, "candidate_views": IDS}, r"Received: self_index, candidate_views\. Leave"),
+        ({**THREE, "candidate_views": [0, 1, 0]}, r"`anchor_views` and `candidate_views`.*anchor_views=not given"),
+        ({**THREE, "anchor_views": [0, 1, 0, 1]}, r"`anchor_views` and `candidate_views`.*candidate_views=not given"),
+    ],
+)  # fmt: skip
+def test_functional_form_refuses_the_same_in_both_forms(choices, message, block_size):
+    with pytest.raises(ValueError, match=message):
+        keras_tfcl.ops.contrastive_loss(Z[:, 0], **{"anchor_ids": IDS, **choices}, block_size=block_size)

@@ -175,6 +175,16 @@ def test_no_positive_at_all(name, jit):
     assert tf.function(loss, jit_compile=jit)(np.arange(6), x) == 0
 
 
+@pytest.mark.parametrize("block_size", ["dense", 4])
+def test_no_negative_at_all(block_size):
+    """A decoupled loss has then nothing to say, and says what is missing."""
+    loss = keras_tfcl.DecoupledInfoNCE(block_size=block_size)
+    with pytest.warns(UserWarning, match="no embedding of this batch has a positive and a negative .another id., so"):
+        value, gradient = value_and_gradient(loss, batch("none"), np.zeros(6, int))
+    assert value == 0
+    assert (gradient == 0).all()
+
+
 def test_one_instance():
     """Two views: a positive and no negative, so nothing to tell apart: log 1. One view: no positive."""
     x = batch("none")

@@ -128,9 +128,7 @@ def cross_info_nce(
     if candidate_mask is not None:
         groups = groups[0], leave_out(groups, candidate_mask)
     own = tf.fill(tf.shape(groups[0]), -1) if self_index is None else tf.cast(self_index, "int32")
-    views = (
-        None if anchor_views is None else (tf.convert_to_tensor(anchor_views), tf.convert_to_tensor(candidate_views))
-    )
+    views = None if anchor_views is None else (tf.cast(anchor_views, "int32"), tf.cast(candidate_views, "int32"))
     counts = count_pairs(groups, views, own, tf.shape(y)[0], candidate_mask)
     rows = _sorted_side(x, groups, own, views, counts)
     swapped = None if views is None else views[::-1]

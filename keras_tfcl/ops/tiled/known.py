@@ -16,7 +16,7 @@ def tile_forms(scaling: Any, negatives: Any) -> tuple[Any, NegativesForm] | None
     `keep`, `log_sum`), and not `tile_form`, is unknown.
     """
     form = _scaling_form(scaling)
-    negatives_form = NegativesForm() if isinstance(negatives, str) else _form(negatives, ("keep", "log_sum"))
+    negatives_form = NegativesForm() if negatives == "all" else _form(negatives, ("keep", "log_sum"))
     return None if form is None or negatives_form is None else (form, negatives_form)
 
 
