@@ -6,7 +6,7 @@ import keras
 
 from keras_tfcl import negatives as negatives_module
 from keras_tfcl.losses.embedding_loss import EmbeddingLoss
-from keras_tfcl.negatives import Negatives
+from keras_tfcl.negatives import Negatives, WithoutNearDuplicates
 from keras_tfcl.ops.masks import Pairs
 from keras_tfcl.ops.pair_sums import simple_losses
 from keras_tfcl.validation import positive_number
@@ -57,10 +57,13 @@ class SimpleContrastiveLoss(EmbeddingLoss):
         super().__init__(cross_view_only, reduction, name, dtype)
         self.weight = None if weight is None else positive_number("weight", weight, "None takes 1 / negatives.")
         self.negatives = negatives_module.get(negatives)
-        if type(self.negatives).log_sum is not Negatives.log_sum:
+        chooser = self.negatives
+        while isinstance(chooser, WithoutNearDuplicates):  # it hands its `log_sum` on
+            chooser = chooser.negatives
+        if type(chooser).log_sum is not Negatives.log_sum:
             raise ValueError(
                 "`negatives` of SimpleContrastiveLoss must choose, as 'all' and HardNegatives do: it sums cosines, and "
-                f"has no exponentials to weigh. Received: negatives={type(self.negatives).__name__}."
+                f"has no exponentials to weigh. Received: negatives={type(chooser).__name__}."
             )
 
     def losses_of_pairs(self, similarity: Any, pairs: Pairs) -> Any:

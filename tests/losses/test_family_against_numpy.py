@@ -46,6 +46,11 @@ LOSSES = {
         reference_family.sigmoid_loss,
         {"scale": 4.0, "bias": -1.0},
     ),
+    "hard_simple_guarded": (  # a guard that leaves nothing out
+        keras_tfcl.SimpleContrastiveLoss(negatives=keras_tfcl.WithoutNearDuplicates(1e-9, hard(top_k=2))),
+        reference_family.simple_loss,
+        {"top_k": 2},
+    ),
     "dcl": (keras_tfcl.DecoupledInfoNCE(0.2), reference.contrastive_loss, {"temperature": 0.2, "decoupled": True}),
     "dclw": (
         keras_tfcl.DecoupledInfoNCE(0.2, sigma=0.5),
@@ -90,6 +95,18 @@ def test_cross_view_only(name):
     loss = type(loss).from_config({**loss.get_config(), "cross_view_only": True})
     expected = function(LABELS["two_each"], embeddings(3).numpy(), cross_view_only=True, **options)
     np.testing.assert_allclose(loss(LABELS["two_each"], embeddings(3)), expected.losses.mean(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("block_size", ["dense", 4])
+@pytest.mark.parametrize("views", [2, 3])
+def test_cross_view_only_of_weighted_decoupled(views, block_size):
+    """Every anchor has one positive and five negatives for each other view: -w s+ / t + log sum exp(s / t)."""
+    loss = keras_tfcl.DecoupledInfoNCE(0.2, 0.5, cross_view_only=True, block_size=block_size, reduction=None)
+    geometry = reference.Geometry(np.arange(6), embeddings(views).numpy(), cross_view_only=True)
+    rows = [(geometry.cosines[i, p].mean(), geometry.cosines[i, n]) for i, p, n in geometry.anchors()]
+    mean = np.exp([s / 0.5 for s, _ in rows]).mean()
+    expected = [-(2 - np.exp(s / 0.5) / mean) * s / 0.2 + np.log(np.exp(n / 0.2).sum()) for s, n in rows]
+    np.testing.assert_allclose(loss(np.arange(6), embeddings(views)), np.reshape(expected, (6, views)), rtol=1e-5)
 
 
 def test_gradient_of_the_sigmoid_scale_and_bias():

@@ -13,6 +13,12 @@ import keras_tfcl
             lambda: keras_tfcl.SimpleContrastiveLoss(negatives=keras_tfcl.ReweightedNegatives()),
             r"must choose, as 'all' and HardNegatives do.*Received: negatives=ReweightedNegatives",
         ),
+        (
+            lambda: keras_tfcl.SimpleContrastiveLoss(
+                negatives=keras_tfcl.WithoutNearDuplicates(0.05, keras_tfcl.ReweightedNegatives())
+            ),
+            r"must choose, as 'all' and HardNegatives do.*Received: negatives=ReweightedNegatives",
+        ),
         (lambda: keras_tfcl.SigmoidContrastiveLoss(0), r"`scale` must be a positive.*Received: scale=0\. SigLIP"),
         (lambda: keras_tfcl.SigmoidContrastiveLoss(bias="a"), r"`bias` must be a finite number\. Received: bias='a'"),
         (lambda: keras_tfcl.DecoupledInfoNCE(0.1, sigma=0), r"`sigma` must be a positive.*Received: sigma=0.*0\.5"),
