@@ -47,6 +47,11 @@ def variant(loss: keras.losses.Loss, **changes: Any) -> keras.losses.Loss:
     return type(loss).from_config({**copy.get_config(), **changes}) if changes else copy
 
 
+def reduced(loss: keras.losses.Loss) -> keras.losses.Loss:
+    """The loss, or where it gives one value an anchor, a copy that gives their mean."""
+    return variant(loss, reduction="sum_over_batch_size") if loss.reduction in (None, "none") else loss
+
+
 def value_and_gradient(loss: Any, ids: Any, embeddings: Any) -> tuple[np.ndarray, np.ndarray]:
     """Of the loss in eager mode, as float64 NumPy; without its warnings about batches without positives."""
     x = tf.convert_to_tensor(embeddings)

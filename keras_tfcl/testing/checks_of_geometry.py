@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_tfcl.testing.batch import Batch, require, require_close, value_and_gradient, variant
+from keras_tfcl.testing.batch import Batch, reduced, require, require_close, value_and_gradient, variant
 
 
 def check_batch_permutation(loss: keras.losses.Loss, batch: Batch) -> None:
@@ -52,7 +52,7 @@ def check_gradient(loss: keras.losses.Loss, batch: Batch) -> None:
 
     A loss that stops gradients on purpose fails, and should be expected to.
     """
-    loss = variant(loss, dtype="float64")
+    loss = variant(reduced(loss), dtype="float64")
     _, gradient = value_and_gradient(loss, *batch)
     for seed in range(5):
         direction = np.random.default_rng(seed).normal(size=batch.embeddings.shape)
@@ -65,6 +65,7 @@ def check_gradient(loss: keras.losses.Loss, batch: Batch) -> None:
 
 def check_poles(loss: keras.losses.Loss, batch: Batch) -> None:
     """Equal, opposite, duplicated and zero embeddings give finite values and gradients, in half precision too."""
+    loss = reduced(loss)
     for name, x in _poles(batch).items():
         for dtype in ("float16", "bfloat16", "float32"):
             value, gradient = value_and_gradient(loss, batch.ids, tf.cast(x, dtype))

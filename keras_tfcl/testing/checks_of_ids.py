@@ -7,7 +7,7 @@ from unittest import SkipTest
 import keras
 import numpy as np
 
-from keras_tfcl.testing.batch import Batch, require, require_close, value_and_gradient, variant
+from keras_tfcl.testing.batch import Batch, reduced, require, require_close, value_and_gradient, variant
 
 
 def check_integer_ids(loss: keras.losses.Loss, batch: Batch) -> None:
@@ -30,7 +30,7 @@ def check_attraction(loss: keras.losses.Loss, batch: Batch) -> None:
 
 def check_same_id_is_no_negative(loss: keras.losses.Loss, batch: Batch) -> None:
     """Spreading out a class, orthogonal to all others, never lowers the loss: equal ids do not repel."""
-    size = max(batch.embeddings.shape[-1], 3)
+    loss, size = reduced(loss), max(batch.embeddings.shape[-1], 3)
     ids, x = np.array([0, 0, 1, 1]), _in_layout(np.repeat(np.eye(2, size), 2, axis=0), batch, views=2)
     perfect, _ = value_and_gradient(loss, ids, x)
     for seed in range(3):
@@ -46,6 +46,7 @@ def check_perfect_below_random(loss: keras.losses.Loss, batch: Batch) -> None:
     codes = np.eye(max(compact.max() + 1, 2))[compact]
     if batch.has_views:
         codes = np.repeat(codes[:, None], batch.embeddings.shape[1], axis=1)
+    loss = reduced(loss)
     perfect, _ = value_and_gradient(loss, batch.ids, codes)
     random, _ = value_and_gradient(loss, batch.ids, batch.embeddings)
     require(perfect < random, f"perfect embeddings have loss {perfect:.6g}, random ones {random:.6g}.")

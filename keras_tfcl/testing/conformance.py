@@ -91,10 +91,11 @@ def parametrize_with_checks(
     import pytest  # only here: the suite runs without it
 
     named = losses.items() if isinstance(losses, Mapping) else [(loss.name, loss) for loss in losses]
+    only = [*CHECKS] if only is None else list(only)  # read once: it may be a generator
     parameters = []
     for loss_name, loss in named:
         expected = expected_failures(loss) if callable(expected_failures) else expected_failures or {}
-        for name in _known([*CHECKS] if only is None else only, expected):
+        for name in _known(only, expected):
             marks = [pytest.mark.xfail(reason=expected[name], strict=True)] if name in expected else []
             check = partial(_call, name=name, batch=batch)
             parameters.append(pytest.param(loss, check, marks=marks, id=f"{loss_name}-{name}"))

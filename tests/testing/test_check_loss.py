@@ -219,3 +219,13 @@ def test_own_batch():
 @parametrize_with_checks([OwnNTXent()], only=["rotation", "gradient"])
 def test_decorator(loss, check):
     check(loss)
+
+
+def test_only_may_be_a_generator():
+    mark = parametrize_with_checks([OwnNTXent(name="a"), OwnNTXent(name="b")], only=(name for name in ["rotation"]))
+    assert [parameters.id for parameters in mark.mark.args[1]] == ["a-rotation", "b-rotation"]
+
+
+def test_a_loss_without_reduction():
+    each = ["poles", "same_id_is_no_negative", "perfect_below_random", "gradient"]
+    assert set(check_loss(OwnNTXent(reduction=None), only=each).values()) == {"passed"}
