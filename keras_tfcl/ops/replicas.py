@@ -65,7 +65,8 @@ def _places(rows: Any) -> tuple[Any, Any]:
 def _gather(tensor: Any, start: Any, everything: Any) -> Any:
     # A sum of rows padded with zeros, not `all_gather`: that fails where a worker has a single replica ("destinations
     # can not be empty", TensorFlow 2.21).
-    tensor = tf.cast(tensor, "int32") if tensor.dtype == tf.bool else tensor
+    if tensor.dtype.is_bool or tensor.dtype.is_integer:
+        tensor = tf.cast(tensor, "int64")  # collectives add up no bool, and no integers such as uint8
     behind = everything - start - tf.shape(tensor)[0]
     padded = tf.pad(tensor, [[start, behind], *[[0, 0]] * (len(tensor.shape) - 1)])
     gathered = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, padded)

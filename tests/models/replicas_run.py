@@ -17,8 +17,8 @@ ROWS, BATCH, FEATURES = 24, 8, 16
 RNG = np.random.default_rng(0)
 FIRST = RNG.normal(size=(ROWS, FEATURES)).astype("float32")
 VIEWS = (FIRST, FIRST + RNG.normal(size=FIRST.shape).astype("float32"))
-# Labels that give the first half of each batch fewer anchors with a positive than the second.
-LABELS = np.tile([0, 1, 2, 3, 4, 5, 5, 5], 3)
+# Labels that give the first half of each batch fewer anchors with a positive than the second; uint8 as CIFAR's are.
+LABELS = np.tile(np.array([0, 1, 2, 3, 4, 5, 5, 5], "uint8"), 3)
 KERNEL = RNG.normal(size=(FEATURES, 12)).astype("float32")
 
 INFONCE = keras_tfcl.InfoNCE, {"temperature": 0.2}
