@@ -18,7 +18,7 @@ class ContrastiveAccuracy(keras.metrics.Mean):
 
     Every embedding of the batch is an anchor; its candidates are all others of the batch, so the task gets harder with
     the batch: compare runs of equal batch size only. It is the accuracy of the contrastive task, not of a classifier
-    (see `KNNEvaluation`). Ties count against the anchor, so a collapsed encoder has accuracy 0, not 1.
+    (see `KNNEvaluation`). Ties count against the anchor, so a collapsed encoder has accuracy 0, not 1; so does NaN.
 
     Anchors without a positive don't count. The result is the mean over the anchors of all batches since the last
     reset, and 0 if there was none.
@@ -56,7 +56,8 @@ class ContrastiveAccuracy(keras.metrics.Mean):
         positive = ops.logical_and(pairs.same_id, ops.logical_not(pairs.same_embedding))
         # A cosine is never below -1: -2 loses against every positive.
         best = ops.max(ops.where(positive, similarity, -2 * ops.ones_like(similarity)), axis=1, keepdims=True)
-        as_near = similarity >= best - TIE[keras.backend.standardize_dtype(similarity.dtype)]
+        tie = TIE[keras.backend.standardize_dtype(similarity.dtype)]
+        as_near = ops.logical_not(similarity < best - tie)  # not `>=`: NaN is as near as any
         ahead = ops.sum(ops.cast(ops.logical_and(as_near, ops.logical_not(pairs.same_id)), "int32"), axis=1)  # (N,)
         has_positive = ops.cast(ops.any(positive, axis=1), similarity.dtype)
         super().update_state(ahead < self.k, sample_weight=pairs.weight * has_positive)

@@ -166,6 +166,15 @@ def test_a_zero_row_has_no_direction(metric, expected):
     assert streamed(metric, [([4, 4], np.array([[0.0, 0.0], [3.0, 4.0]], "float32"), None)]) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("rows", [slice(None), [2], [2, 5]])
+def test_nan_is_no_hit(rows):
+    """Two views of three instances, each on an axis of its own; NaN counts against every anchor that it meets."""
+    embeddings = np.repeat(np.eye(3, dtype="float32"), 2, axis=0)
+    assert streamed(ContrastiveAccuracy(), [(np.arange(6) // 2, embeddings, None)]) == 1.0
+    embeddings[rows] = np.nan
+    assert streamed(ContrastiveAccuracy(), [(np.arange(6) // 2, embeddings, None)]) == 0.0
+
+
 def test_who_defines_positives():
     assert Alignment.positives_by_id and ContrastiveAccuracy.positives_by_id
     assert not Uniformity.positives_by_id and not Tolerance.positives_by_id
