@@ -197,9 +197,14 @@ def _collect(examples: tf.data.Dataset, size: tuple[int, int] | None) -> Split:
     return np.concatenate(images), np.concatenate(labels)
 
 
-def _common_size(examples: tf.data.Dataset, sample: int = 64) -> tuple[int, int]:
-    sizes = {tuple(image.shape[:2]) for image, _ in examples.take(sample).as_numpy_iterator()}
-    return sizes.pop() if len(sizes) == 1 else (DEFAULT_SIDE, DEFAULT_SIDE)
+def _common_size(examples: tf.data.Dataset) -> tuple[int, int]:
+    """The size that all images have, or the default as soon as two differ. Decodes images only if it must."""
+    known = examples.element_spec[0].shape[:2]
+    if known.is_fully_defined():
+        return tuple(known)
+    sizes = examples.map(lambda image, label: tf.shape(image)[:2], tf.data.AUTOTUNE).as_numpy_iterator()
+    first = tuple(next(sizes).tolist())
+    return first if all(tuple(size.tolist()) == first for size in sizes) else (DEFAULT_SIDE, DEFAULT_SIDE)
 
 
 def _fit(image: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:

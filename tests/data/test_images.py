@@ -138,6 +138,13 @@ def test_sizes_that_differ_are_cropped_to_a_square(labelled, image_size, side):
     assert any((image == np.array([255, 0, 0])).all() for image in everything)
 
 
+def test_every_size_counts_not_the_first_few(labelled):
+    for i in range(70):
+        write(labelled / "cat" / f"more{i}.png", np.full((10, 10, 3), i))
+    write(labelled / "dog" / "z.png", np.zeros((12, 10, 3)))
+    assert load_images(f"folder:{labelled}").train_images.shape[1:] == (64, 64, 3)
+
+
 def test_grey_folders_get_one_channel(labelled):
     for path in labelled.glob("*/*.png"):
         write(path, np.full((10, 10), 40))
