@@ -103,7 +103,7 @@ def parse_options() -> argparse.Namespace:
 
 def chosen_loss(options: argparse.Namespace) -> keras_tfcl.ContrastiveLoss:
     if options.loss == "infonce":
-        return keras_tfcl.InfoNCE(options.temperature or 0.1)
+        return keras_tfcl.InfoNCE(0.1 if options.temperature is None else options.temperature)
     if options.loss == "hard":
         return keras_tfcl.HardNegativeInfoNCE(options.temperature)
     return keras_tfcl.ArctanhInfoNCE()

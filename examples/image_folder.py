@@ -5,7 +5,8 @@
     python examples/image_folder.py --tiny        # a few seconds, to see that it runs
 
 The names of the folders are labels, and serve evaluation only. The digits show the way and no more: small, centred and
-much alike, they are told apart best by their raw pixels. Needs the extras tf, data, evaluation, export and serve.
+much alike, they are told apart best by their raw pixels. Writes encoder.onnx to runs/image_folder/, into a folder named
+after that of the images. Needs the extras tf, data, evaluation, export and serve.
 """
 
 import sys
@@ -24,7 +25,9 @@ from keras_tfcl.layers import image_augmenter
 TINY = "--tiny" in sys.argv
 FOLDERS = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
 EPOCHS, BATCH, SIDE = (1, 64, 16) if TINY else (20, 128, 32)
-OUTPUT = Path("runs/image_folder")
+# One for each folder and setting: a backup must not be taken up by another run.
+NAME = "_".join(Path(FOLDERS[0]).resolve().parts[1:]) if FOLDERS else "digits"
+OUTPUT = Path("runs/image_folder") / (f"{NAME}-tiny" if TINY else NAME)
 
 
 def write_digits(folder: Path) -> None:

@@ -1,6 +1,8 @@
 """The demo and the README's own code, as a new user runs them."""
 
+import argparse
 import csv
+import importlib
 import importlib.util
 import re
 import shutil
@@ -41,6 +43,19 @@ def test_demo(loss, tmp_path):
     assert rows.shape == (2, encoder.dimension)
 
 
+@pytest.mark.parametrize(("temperature", "expected"), [(None, 0.1), (0.5, 0.5), (0.0, None)])
+def test_temperature_of_the_demo(temperature, expected, monkeypatch):
+    """0 is no default, but the mistake that the loss names."""
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    options = argparse.Namespace(loss="infonce", temperature=temperature)
+    demo = importlib.import_module("demo")
+    if expected is None:
+        with pytest.raises(ValueError, match="temperature"):
+            demo.chosen_loss(options)
+    else:
+        assert demo.chosen_loss(options).get_config()["temperature"] == expected
+
+
 @needs_mlxtend
 def test_code_of_the_readme(tmp_path):
     """All Python blocks, one after the other, in one process."""
@@ -76,6 +91,8 @@ def test_scripts(script, tmp_path):
         assert {"raw pixels", "untrained encoder", "trained encoder"} <= set(figures)
         assert all(0.1 < accuracy <= 1 for accuracy in figures.values())
     assert SCRIPTS[script] in output
+    if script == "image_folder.py":  # its backup is not that of another folder or setting
+        assert (tmp_path / "runs" / "image_folder" / "digits-tiny" / "encoder.onnx").exists()
     assert len((ROOT / "examples" / script).read_text().splitlines()) <= 120
 
 
