@@ -47,7 +47,7 @@ class ViewPipeline:
         """Returns a tf.data.Dataset (for a PyDataset or generator: a generator's dataset) of batches of views.
 
         Args:
-            x: an array or a structure of arrays with one row an instance; a tuple of arrays: ready-made views; or a
+            x: an array or a dict of arrays with one row an instance; a tuple of arrays: ready-made views; or a
                 `tf.data.Dataset`, `keras.utils.PyDataset` or generator of batches `x`, `(x, y)` or
                 `(x, y, sample_weight)`, which brings its own y and batch size.
             y: labels, one a row.
@@ -59,12 +59,14 @@ class ViewPipeline:
             step: gives the number of the step that an epoch starts with.
         """
         check_not_empty(x)
+        if brings_batches(x):
+            check_nothing_beside(x, y, sample_weight)
         if isinstance(x, tf.data.Dataset):
             return self._augmented(x, x.cardinality(), step)
         if isinstance(x, keras.utils.PyDataset):
             return _AugmentedPyDataset(x, self, step)
         if isinstance(x, Iterator):
-            return (self._views(element, (self.seed, step() + i)) for i, element in enumerate(x))
+            return self._of_iterator(x, step)
         arrays = _pack(x, y, sample_weight)
         if training and batch_size is not None:
             check_batch_size(batch_size, row_count(arrays))
@@ -100,6 +102,11 @@ class ViewPipeline:
             dataset = dataset.apply(tf.data.experimental.assert_cardinality(int(count)))
         return dataset.prefetch(tf.data.AUTOTUNE)
 
+    def _of_iterator(self, elements: Iterator, step: Callable) -> Iterator:
+        first = step()  # once: it moves on while Keras reads ahead in a thread
+        for i, element in enumerate(elements):
+            yield self._views(element, (self.seed, first + i))
+
     def _views(self, batch: Any, seed: tuple) -> tuple:
         """`((view_1, ..., view_V), y, sample_weight)` of one batch, without y and sample_weight where not given."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
@@ -129,7 +136,9 @@ class _AugmentedPyDataset(keras.utils.PyDataset):
     """Augments the batches of another PyDataset, in its workers."""
 
     def __init__(self, dataset: keras.utils.PyDataset, pipeline: ViewPipeline, step: Callable[[], int]) -> None:
-        super().__init__(dataset.workers, dataset.use_multiprocessing, dataset.max_queue_size)
+        # TensorFlow hangs in a forked process: its workers are threads where there is something to augment.
+        processes = dataset.use_multiprocessing and pipeline.augmenter is None
+        super().__init__(dataset.workers, processes, dataset.max_queue_size)
         self._dataset, self._pipeline, self._step = dataset, pipeline, step
         self._first_step = step()
 
@@ -172,6 +181,16 @@ def check_not_empty(x: Any) -> None:
     count = x.cardinality() if isinstance(x, tf.data.Dataset) else getattr(x, "num_batches", None)
     if brings_batches(x) and count is not None and int(count) == 0:
         raise ValueError("`x` must hold at least one batch. Received: an empty data set. Check what filters it.")
+
+
+def check_nothing_beside(x: Any, y: Any, sample_weight: Any) -> None:
+    """Raises ValueError for y or sample_weight beside a source of batches."""
+    received = [name for name, value in (("y", y), ("sample_weight", sample_weight)) if value is not None]
+    if received:
+        raise ValueError(
+            "A source of batches brings y and sample_weight itself, in elements (x, y) or (x, y, sample_weight). "
+            f"Received: {' and '.join(received)} beside a {type(x).__name__}. Put them into its elements."
+        )
 
 
 def check_batch_size(batch_size: int, rows: int) -> None:

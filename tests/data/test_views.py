@@ -116,6 +116,23 @@ def test_sources_that_bring_their_own_batches(kind, with_labels):
             np.testing.assert_array_equal(rest[0], Y[5 * i : 5 * i + 5])
 
 
+def test_views_of_a_generator_do_not_depend_on_when_it_is_read():
+    """The step moves on while Keras reads ahead."""
+    steps = iter(range(3, 100))
+    seen = [views for (views,) in pipeline().batches(iter([X] * 3), step=lambda: next(steps))]
+    expected = read(pipeline().batches(tf.data.Dataset.from_tensors(X).repeat(3), step=lambda: 3))
+    np.testing.assert_array_equal(np.array(seen), np.array([views for (views,) in expected]))
+
+
+def test_no_augmentation_in_forked_processes():
+    class Batches(keras.utils.PyDataset):
+        num_batches = 2
+
+    source = Batches(workers=2, use_multiprocessing=True)
+    assert not pipeline().batches(source).use_multiprocessing
+    assert pipeline(augmenter=None).batches(source).use_multiprocessing
+
+
 @pytest.mark.parametrize("as_dataset", [False, True])
 @pytest.mark.parametrize("y", [None, Y])
 def test_ready_made_views_pass_unchanged(as_dataset, y):
