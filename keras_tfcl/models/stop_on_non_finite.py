@@ -84,6 +84,10 @@ _LEARN_MORE_SLOWLY = (
     "Lower the learning rate, warm it up, or clip gradients (clipnorm=1.0); under mixed_float16 use mixed_bfloat16, "
     "whose range is float32's."
 )
+_RUINED_OR_SPREAD = (
+    "Either the gradient of the step before ruined the weights, or the encoder overflows on some row and batch "
+    "normalisation spreads that to all."
+)
 _GO_ON = "The weights in memory may be ruined: go on from the last checkpoint, which has not been overwritten."
 
 
@@ -95,7 +99,7 @@ def _remedy(failure: Any) -> str:
     if failure.bad_inputs:
         return _LOOK_AT_INPUTS
     if failure.bad_embeddings == failure.instances:
-        return f"Weights are ruined already, by the gradient of the step before. {_LEARN_MORE_SLOWLY}"
+        return f"{_RUINED_OR_SPREAD} {_LEARN_MORE_SLOWLY}"
     if failure.bad_embeddings:
         return f"The encoder overflows on these rows. {_LEARN_MORE_SLOWLY}"
     return f"The loss itself overflowed: raise its temperature, or look at sample_weight. {_LEARN_MORE_SLOWLY}"

@@ -54,6 +54,20 @@ def test_names_weights_that_are_ruined():
         fit(model)
 
 
+def test_names_a_row_that_spreads():
+    """The very first step: no gradient before it ruined anything. One row overflows, and with it the batch's mean."""
+    layers = [keras.layers.Dense(3, kernel_initializer="ones"), keras.layers.BatchNormalization()]
+    encoder = keras.Sequential([keras.Input((4,)), *layers])
+    model = keras_tfcl.ContrastiveModel(encoder, seed=0)
+    model.compile("sgd", loss=keras_tfcl.InfoNCE(0.1), jit_compile=False)
+    x = X.copy()
+    x[5] = 3e38
+    with pytest.raises(
+        FloatingPointError, match=r"step 0.*all finite\. .* in 16 of 16.*or the encoder overflows on some"
+    ):
+        fit(model, x)
+
+
 def test_names_several_batches_with_steps_per_execution():
     model = build(steps_per_execution=4, jit_compile=False)
     with pytest.raises(FloatingPointError, match=r"epoch 1, batches 1 to 4 \(optimizer step 1\)"):
