@@ -6,15 +6,17 @@ import keras
 
 
 class EpochStart(keras.callbacks.Callback):
-    """Notes the optimizer's step as an epoch starts: the input pipeline, which reads late, would race with training."""
+    """Notes the batches so far as an epoch starts: the input pipeline, which reads late, would race with training."""
 
     def __init__(self, optimizer: keras.optimizers.Optimizer) -> None:
         super().__init__()
-        self.step = _iterations(optimizer)
+        self.step = _batches(optimizer)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        self.step = _iterations(self.model.optimizer)
+        self.step = _batches(self.model.optimizer)
 
 
-def _iterations(optimizer: keras.optimizers.Optimizer) -> int:
-    return int(optimizer.iterations.numpy())  # not int() alone: under tf.distribute it is a MirroredVariable
+def _batches(optimizer: keras.optimizers.Optimizer) -> int:
+    # Not `iterations`: that counts updates, of which gradient accumulation makes one in several batches.
+    counted = getattr(optimizer, "inner_optimizer", optimizer)._iterations
+    return int(counted.numpy())  # not int() alone: under tf.distribute it is a MirroredVariable
