@@ -109,10 +109,26 @@ def check_labels(y: Any, supervised: bool) -> None:
     )
 
 
-def check_several_views(views: int) -> None:
-    """Raises ValueError for a single view without labels."""
-    if views < 2:
+def check_no_split(arguments: dict[str, Any]) -> None:
+    """Raises ValueError for a `validation_split` among the arguments of `fit`."""
+    if arguments.get("validation_split"):
         raise ValueError(
-            "Without labels an instance's positives are its other views. Received: data with one view of each "
-            "instance. Pass two views, x=(view_1, view_2), or use supervised=True with labels."
+            "`fit` cannot split off validation data. Received: validation_split="
+            f"{arguments['validation_split']!r}. Split x yourself: fit(x[:n], validation_data=x[n:])."
         )
+
+
+def check_several_views(views: int, memory_bank: bool = False) -> None:
+    """Raises ValueError for a single view without labels; a memory bank takes no part where it is called."""
+    if views >= 2:
+        return
+    if memory_bank:
+        raise ValueError(
+            "`evaluate` and `validation_data` compare the views of a batch with one another, since the memory bank has "
+            "no entries for their instances. Received: data with one view of each instance. Pass ready-made views, "
+            "validation_data=((view_1, view_2),); or leave it out and use a callback such as KNNEvaluation."
+        )
+    raise ValueError(
+        "Without labels an instance's positives are its other views. Received: data with one view of each "
+        "instance. Pass two views, x=(view_1, view_2), or use supervised=True with labels."
+    )

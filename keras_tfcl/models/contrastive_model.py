@@ -11,7 +11,9 @@ from keras_tfcl.data.views import ViewPipeline, brings_batches, row_count
 from keras_tfcl.models.checks import (
     check_loss_compares,
     check_memory,
+    check_no_split,
     check_replicas,
+    check_several_views,
     checked_seed,
     checked_views,
 )
@@ -62,7 +64,7 @@ class ContrastiveModel(TrainingStep):
         **kwargs: of `keras.Model`.
 
     What `fit`, `evaluate` and `validation_data` take as x:
-        one array, tensor or structure of them: instances, one a row;
+        an array, tensor or dict of them: instances, one a row;
         a tuple of V arrays: ready-made views (in `validation_data`: `((view_1, view_2),)` or `((view_1, view_2), y)`);
         a `tf.data.Dataset`, `PyDataset` or generator of batches `x`, `(x, y)`, `((view_1, ..., view_V),)` or
         `((view_1, ..., view_V), y)`, each with an optional `sample_weight` after y.
@@ -138,13 +140,21 @@ class ContrastiveModel(TrainingStep):
 
     # Compilation
 
-    def compile(self, optimizer: Any = "rmsprop", loss: Any = None, metrics: Any = None, **kwargs: Any) -> None:
+    def compile(
+        self,
+        optimizer: Any = "rmsprop",
+        loss: Any = None,
+        metrics: Any = None,
+        weighted_metrics: Any = None,
+        **kwargs: Any,
+    ) -> None:
         """Configures training as `keras.Model.compile` does.
 
         Args:
             optimizer: as in Keras.
             loss: a contrastive Keras loss or its name, such as `"arctanh_infonce"`.
             metrics: list of metrics of embeddings.
+            weighted_metrics: list of metrics that get `sample_weight`.
             **kwargs: as in Keras. Where a layer computes in float16 the loss is scaled, unless `auto_scale_loss=False`.
                 `jit_compile` is "auto" by default: XLA where every layer supports it, but, as in Keras, not on a
                 machine without GPU and not with more than one replica, where it cannot be.
@@ -157,14 +167,14 @@ class ContrastiveModel(TrainingStep):
         if self.momentum is not None or replicas > 1:
             check_loss_compares(loss)
         if replicas > 1:
-            check_replicas(replicas, self.built, kwargs.get("jit_compile"))
+            check_replicas(replicas, self.built and self.parts_built, kwargs.get("jit_compile"))
         # What is trained inside the loss, such as a learnable temperature, belongs to the model's variables.
-        self.loss_layers = [part for part in vars(loss).values() if isinstance(part, keras.Layer)]
-        metrics = keras.tree.flatten(metrics or [])
-        self.id_metrics = [m for m in metrics if getattr(m, "positives_by_id", False)]
-        others = [m for m in metrics if m not in self.id_metrics]
-        super().compile(optimizer=optimizer, loss=loss, metrics=others, **kwargs)
-        if self.built:
+        loss_layers = [part for part in vars(loss).values() if isinstance(part, keras.Layer)]
+        by_id, others = _split(metrics)
+        weighted_by_id, weighted_others = _split(weighted_metrics)
+        self.compiled_with(loss_layers, by_id, weighted_by_id)
+        super().compile(optimizer=optimizer, loss=loss, metrics=others, weighted_metrics=weighted_others, **kwargs)
+        if self.parts_built:
             self.optimizer.build(self.trainable_variables)  # so that a model saved before training loads again
 
     def _computes_in_float16(self) -> bool:
@@ -173,9 +183,9 @@ class ContrastiveModel(TrainingStep):
 
     def get_compile_config(self) -> dict[str, Any]:
         config = super().get_compile_config()
-        if self.id_metrics:
-            ours = [keras.saving.serialize_keras_object(metric) for metric in self.id_metrics]
-            config["metrics"] = [*ours, *(config["metrics"] or [])]
+        for name, ours in (("metrics", self.id_metrics), ("weighted_metrics", self.weighted_id_metrics)):
+            if ours:
+                config[name] = [*map(keras.saving.serialize_keras_object, ours), *config[name]]
         return config
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
@@ -208,6 +218,7 @@ class ContrastiveModel(TrainingStep):
         are left out of that epoch. `validation_data` is made into views too, the same ones each time.
         """
         self._assert_compile_called("fit")
+        check_no_split(kwargs)
         start = EpochStart(self.optimizer)
         if self.instance_bank is not None and not brings_batches(x):
             y = self.instance_bank.numbers(row_count(x), y)
@@ -227,15 +238,20 @@ class ContrastiveModel(TrainingStep):
         self, x: Any = None, y: Any = None, batch_size: int | None = None, *, sample_weight: Any = None, **kwargs: Any
     ) -> Any:
         """Loss and metrics on x, as `keras.Model.evaluate`; see the class for what x may be."""
-        dataset = self._pipeline.batches(x, y, sample_weight, batch_size=batch_size, training=False)
-        return super().evaluate(dataset, **kwargs)
+        return super().evaluate(self._evaluated(x, y, sample_weight, batch_size), **kwargs)
 
     def _validation(self, data: Any, batch_size: int | None) -> Any:
         if isinstance(data, (tuple, list)):
             x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(tuple(data))
         else:
             x, y, sample_weight = data, None, None
-        return self._pipeline.batches(x, y, sample_weight, batch_size=batch_size, training=False)
+        return self._evaluated(x, y, sample_weight, batch_size)
+
+    def _evaluated(self, x: Any, y: Any, sample_weight: Any, batch_size: int | None) -> Any:
+        batches = self._pipeline.batches(x, y, sample_weight, batch_size=batch_size, training=False)
+        if isinstance(batches, tf.data.Dataset) and not self.supervised:
+            check_several_views(len(batches.element_spec[0]), self.instance_bank is not None)
+        return batches
 
     # Saving
 
@@ -263,8 +279,7 @@ class ContrastiveModel(TrainingStep):
         super().load_own_variables(load_seeds(self, store))
 
     def build_from_config(self, config: dict[str, Any]) -> None:
-        # Encoder and projector come out of their own configurations built.
-        self.built = all(part is None or part.built for part in (*self.encoders, *self.projectors))
+        self.built = self.parts_built  # encoder and projector come out of their own configurations built
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> ContrastiveModel:
@@ -273,6 +288,13 @@ class ContrastiveModel(TrainingStep):
             for name in ("encoder", "projector", "augmenter")
         }
         return cls(**{**config, **parts})
+
+
+def _split(metrics: Any) -> tuple[list[Any], list[Any]]:
+    """Metrics of the loss's positives, and others."""
+    metrics = keras.tree.flatten(metrics or [])
+    by_id = [metric for metric in metrics if getattr(metric, "positives_by_id", False)]
+    return by_id, [metric for metric in metrics if metric not in by_id]
 
 
 def _scaled(optimizer: Any) -> Any:

@@ -40,6 +40,11 @@ class Embedder(keras.Model):
         """The projector of each encoder."""
         return self.projector if isinstance(self.projector, tuple) else (self.projector,) * len(self.encoders)
 
+    @property
+    def parts_built(self) -> bool:
+        """Whether encoders and projectors have their weights; after `predict` a model is `built` without projector."""
+        return all(part is None or part.built for part in (*self.encoders, *self.projectors))
+
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Instances give L2-normalised features `(B, F)`; a tuple of V views gives their projections `(B, V, D)`."""
         if not isinstance(inputs, tuple) and len(self.encoders) == 1:

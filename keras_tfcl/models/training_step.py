@@ -29,12 +29,30 @@ class TrainingStep(Embedder):
         self.supervised = supervised
         self.loss_layers: list[keras.Layer] = []
         self.id_metrics: list[keras.Metric] = []
+        self.weighted_id_metrics: list[keras.Metric] = []
         self.first_failure = FirstFailure()
         self.remember_in(Memory())
 
     def remember_in(self, memory: Memory) -> None:
         """Sets the parts that hold what earlier steps leave behind."""
         self.key_encoder, self.key_queue, self.instance_bank = memory
+
+    def compiled_with(self, loss_layers: list, id_metrics: list, weighted_id_metrics: list) -> None:
+        """Sets what `compile` brings besides Keras' own parts, in place of what an earlier `compile` brought.
+
+        Filled anew, not set: of lists that are set Keras keeps the old parts too, and a built model takes no new ones.
+        """
+        locked = self._tracker.locked
+        self._tracker.unlock()
+        for held, parts in (
+            (self.loss_layers, loss_layers),
+            (self.id_metrics, id_metrics),
+            (self.weighted_id_metrics, weighted_id_metrics),
+        ):
+            held.clear()
+            held.extend(parts)
+        if locked:
+            self._tracker.lock()
 
     def train_step(self, data: Any) -> dict[str, Any]:
         """One step: loss, gradients, update of the weights, then of what the model remembers. Returns the logs."""
@@ -107,7 +125,7 @@ class TrainingStep(Embedder):
         if self.supervised or (self.instance_bank is not None and training):
             check_labels(y, self.supervised)
             return as_ids(y)
-        check_several_views(z.shape[1])
+        check_several_views(z.shape[1], self.instance_bank is not None)
         rows = ops.shape(z)[0]
         return replicas.first_row(rows) + ops.arange(rows, dtype="int32")
 
@@ -123,6 +141,8 @@ class TrainingStep(Embedder):
         )
         ids = y if self.supervised else ops.arange(ops.shape(y_pred)[0], dtype="int32")
         for metric in self.id_metrics:
+            metric.update_state(ids, y_pred)
+        for metric in self.weighted_id_metrics:
             metric.update_state(ids, y_pred, sample_weight)
         logs = super().compute_metrics(x, ids if y is None else y, y_pred, sample_weight)
         # Keras 3 averages the logs of several workers over axis 0, which scalars do not have.

@@ -13,6 +13,7 @@ from keras_tfcl.testing import reference
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (48, 8, 8, 1), "uint8")
 LABELS = np.arange(48) % 3
+VIEWS = (IMAGES.astype("float32"), IMAGES[::-1].astype("float32"))
 
 
 def build(
@@ -184,6 +185,53 @@ def test_metrics_get_ids_or_labels():
     assert set(result) == {"loss", "contrastive_accuracy", "alignment", "tolerance", "uniformity"}
 
 
+def test_weights_reach_weighted_metrics_alone():
+    """As in Keras. Both kinds of metrics, those of ids and those of labels."""
+    metrics = [keras_tfcl.Alignment(), keras_tfcl.Tolerance()]
+    weighted = [keras_tfcl.Alignment(name="a"), keras_tfcl.Tolerance(name="t")]
+    model = build(metrics=metrics, weighted_metrics=weighted)
+    views, weight = (IMAGES[:16].astype("float32"), IMAGES[16:32].astype("float32")), np.arange(16.0)
+    result = model.evaluate(views, LABELS[:16], sample_weight=weight, batch_size=16, verbose=0, return_dict=True)
+    z = model(views)
+    for one, other, sample_weight in (("alignment", "tolerance", None), ("a", "t", weight)):
+        for name, metric, ids in (
+            (one, keras_tfcl.Alignment(), np.arange(16)),
+            (other, keras_tfcl.Tolerance(), LABELS),
+        ):
+            metric.update_state(ids[:16], z, sample_weight)
+            assert result[name] == pytest.approx(float(metric.result()), rel=1e-4)
+    config = keras.saving.deserialize_keras_object(model.get_compile_config())
+    for key, expected in (("metrics", metrics), ("weighted_metrics", weighted)):
+        assert [metric.name for metric in config[key]] == [metric.name for metric in expected]
+
+
+def test_compile_again(tmp_path):
+    """Nothing is left of an earlier loss and earlier metrics: not in the logs, nor in what is trained and saved."""
+    loss = keras_tfcl.ContrastiveLoss(keras_tfcl.LearnableTemperature(0.5))
+    model = build(loss, metrics=[keras_tfcl.ContrastiveAccuracy()], run_eagerly=True)
+    fit(model, VIEWS)
+    model.compile("adam", loss=keras_tfcl.InfoNCE(0.1), metrics=[keras_tfcl.Uniformity()], run_eagerly=True)
+    assert set(fit(model, VIEWS)) == {"loss", "uniformity"}
+    assert not any(v is loss.scaling.log_scale for v in model.variables)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert int(loaded.optimizer.iterations) == 3
+    model.compile("adam", loss=loss, metrics=[keras_tfcl.Alignment()], run_eagerly=True)
+    assert any(v is loss.scaling.log_scale for v in model.trainable_variables)
+    assert set(fit(model, VIEWS)) == {"loss", "alignment"}
+
+
+@pytest.mark.filterwarnings("ignore:.*unbuilt state")
+def test_compile_after_predict():
+    """The encoder is built by then and locked, the projector is not."""
+    encoder = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(6)])
+    model = keras_tfcl.ContrastiveModel(encoder, projector=keras_tfcl.ProjectionHead((8, 4)))
+    model.predict(VIEWS[0], verbose=0)
+    loss = keras_tfcl.ContrastiveLoss(keras_tfcl.LearnableTemperature(0.5))
+    model.compile("adam", loss=loss, metrics=[keras_tfcl.ContrastiveAccuracy()], run_eagerly=True)
+    assert np.isfinite(fit(model, VIEWS)["loss"]).all()
+
+
 def test_save_load_and_go_on(tmp_path):
     """A run that is saved and loaded goes on with the losses it would have had."""
     metrics = [keras_tfcl.ContrastiveAccuracy(), keras_tfcl.Uniformity()]
@@ -250,6 +298,14 @@ def test_seed_reproduces():
     first, again, other = (fit(build(seed=seed), epochs=2)["loss"] for seed in (3, 3, 4))
     assert first == again
     assert first != other
+
+
+def test_accumulated_gradients_do_not_repeat_an_epoch():
+    """At learning rate 0 losses differ by the order alone."""
+    model = build()
+    model.compile(keras.optimizers.SGD(0.0, gradient_accumulation_steps=6), loss="infonce", run_eagerly=True)
+    first, second = fit(model, VIEWS, epochs=2)["loss"]
+    assert first != second
 
 
 def test_steps_per_execution():

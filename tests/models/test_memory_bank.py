@@ -87,6 +87,16 @@ def test_evaluation_needs_no_bank():
     assert model.evaluate(data, verbose=0) == pytest.approx(plain.evaluate(data, verbose=0))
 
 
+def test_evaluation_of_one_view_is_refused_before_the_first_step():
+    model = build(views=1, run_eagerly=True)
+    message = r"compare the views of a batch.*one view of each instance\. Pass ready-made views.*KNNEvaluation"
+    for data in (VIEWS[0], ((VIEWS[0],),)):
+        with pytest.raises(ValueError, match=message):
+            model.fit(VIEWS[:1], validation_data=data, verbose=0)
+    assert not model.instance_bank.seen.numpy().any()
+    model.fit(VIEWS[:1], validation_data=(VIEWS,), verbose=0)
+
+
 def test_save_load_and_go_on(tmp_path):
     model = build(run_eagerly=True)
     settings = {"batch_size": BATCH, "shuffle": False, "verbose": 0}

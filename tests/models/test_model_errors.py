@@ -79,6 +79,16 @@ def test_too_little_data():
     assert np.isfinite(build().fit((X, X + 1), verbose=0).history["loss"]).all()  # the default of 32 adapts
 
 
+def test_what_keras_would_drop_or_misname():
+    dataset = tf.data.Dataset.from_tensor_slices(((X, X),)).batch(8)
+    message = r"Received: {} beside a .*Dataset\. Put them into its elements"
+    fit_fails(message.format("sample_weight"), dataset, sample_weight=X[:, 0])
+    fit_fails(message.format("y"), (X, X), validation_data=(dataset, X[:, 0]))
+    with pytest.raises(ValueError, match=message.format("y")):
+        build().evaluate(dataset, X[:, 0], verbose=0)
+    fit_fails(r"cannot split off.*Received: validation_split=0\.2\. Split x yourself", (X, X), validation_split=0.2)
+
+
 def test_shapes_of_outputs():
     with pytest.raises(ValueError, match=r"encoder must give one vector.*output \(None, 4, 1\)"):
         build(encoder(keras.layers.Reshape((4, 1))))
