@@ -91,8 +91,8 @@ def suggestion_from(measured: Measured) -> Suggestion:
     elif share < CLUSTERED:
         losses = (*_scaled(measured.scaling, 0.5), _hard(measured.scaling))
         advice = (
-            "Instances are hardly told apart: train longer, or try a smaller temperature, "
-            "or hard negatives at the same one."
+            "Embeddings stay in clusters, which suits tasks whose classes are like them. To tell instances apart "
+            "better, train longer, or try a smaller temperature, or hard negatives at the same one."
         )
     elif share > EVEN:
         losses = (*_scaled(measured.scaling, 2.0), "HardNegativeInfoNCE(1.0, alpha=0.1)")

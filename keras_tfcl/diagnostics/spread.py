@@ -115,6 +115,8 @@ def plot_uniformity_tolerance(spreads: Mapping[str, Spread], dimension: int | No
     if dimension is not None:
         axes.axvline(uniform_sphere(dimension), color="grey", linestyle="--", label=f"even sphere, D = {dimension}")
         axes.legend()
+    axes.set_xlim(left=0.0)  # so that a collapse is at the top left
+    axes.set_ylim(np.nanmin([0.0, *(spread.tolerance for spread in spreads.values())]), 1.05)
     return axes
 
 

@@ -132,6 +132,7 @@ def test_plots_show_the_numbers():
     axes = plot_uniformity_tolerance({"mine": measured}, dimension=D)
     np.testing.assert_allclose(axes.collections[0].get_offsets()[0], [measured.uniformity, measured.tolerance])
     assert axes.get_lines()[0].get_xdata()[0] == uniform_sphere(D)
+    assert axes.get_xlim()[0] == 0 and axes.get_ylim()[1] > 1  # where a collapse would be is in the picture
     share = singular_spectrum(rows())
     np.testing.assert_array_equal(plot_singular_spectrum(share).get_lines()[0].get_ydata(), share)
 
