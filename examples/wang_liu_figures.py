@@ -15,8 +15,8 @@ from keras_tfcl.diagnostics import SimilarityProfile, plot_similarity_profile
 
 NEAREST = [f"n{i + 1}" for i in range(10)]
 SPREAD = (
-    "A finding holds (yes) if each difference it rests on exceeds its standard deviation over seeds, fails (no) if one "
-    "is below minus that, and is unclear otherwise, as it is with one seed."
+    "A finding holds (yes) if each difference it rests on, taken by seed, exceeds its standard deviation over seeds, "
+    "fails (no) if one is below minus that, and is unclear otherwise, as it is with one seed."
 )
 SETS = {"cifar10_jpeg": "CIFAR-10 (re-encoded as JPEG)", "fashion_mnist": "Fashion-MNIST", "mnist5k": "MNIST, 5,000"}
 
@@ -40,11 +40,7 @@ def summarize(rows: list[dict[str, Any]]) -> Results:
     for setting in dict.fromkeys(row["setting"] for row in rows):
         own = [row for row in rows if row["setting"] == setting]
         columns = [name for name, value in own[0].items() if isinstance(value, (int, float))]
-        values = {name: np.array([row[name] for row in own], "float64") for name in columns}
-        results[setting] = {
-            name: Summary(float(v.mean()), float(v.std(ddof=1)) if len(v) > 1 else 0.0, len(v))
-            for name, v in values.items()
-        }
+        results[setting] = {name: Summary({row["seed"]: float(row[name]) for row in own}) for name in columns}
     return results
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
@@ -29,26 +31,41 @@ HARD = [f"hard {t}" for t in TEMPERATURES]
 ARCTANH = [f"arctanh {c}" for c in ("1", "2", "4", "8", "11.31")]  # 11.31: the square root of 128 dimensions
 
 
-class Summary(NamedTuple):
-    """Mean and standard deviation over seeds (of one seed: 0), and the number of seeds."""
+@dataclass(frozen=True)
+class Summary:
+    """A number for each seed, shown as their mean ± standard deviation."""
 
-    mean: float
-    deviation: float
-    seeds: int
+    by_seed: Mapping[int, float]
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.by_seed.values())
+
+    @property
+    def deviation(self) -> float:
+        """Over seeds; of one seed: 0."""
+        return statistics.stdev(self.by_seed.values()) if self.seeds > 1 else 0.0
+
+    @property
+    def seeds(self) -> int:
+        return len(self.by_seed)
 
     def __str__(self) -> str:
         return f"{self.mean:.3f} ± {self.deviation:.3f}" if self.seeds > 1 else f"{self.mean:.3f}"
 
-    def __sub__(self, other: Summary) -> Summary:
-        """The difference; its deviation as if both were independent."""
-        deviation = math.hypot(self.deviation, other.deviation)
-        return Summary(self.mean - other.mean, deviation, min(self.seeds, other.seeds))
+    def __lt__(self, other: Summary) -> bool:
+        return self.mean < other.mean
 
-    def twice(self) -> Summary:
-        return Summary(2 * self.mean, 2 * self.deviation, self.seeds)
+    def __sub__(self, other: Summary) -> Summary:
+        """By seed: runs of one seed share initial weights, order and views, and much of their luck."""
+        both = self.by_seed.keys() & other.by_seed.keys()
+        return Summary({seed: self.by_seed[seed] - other.by_seed[seed] for seed in sorted(both)})
 
     def __abs__(self) -> Summary:
-        return Summary(abs(self.mean), self.deviation, self.seeds)
+        return self.times(-1.0) if self.mean < 0 else self
+
+    def times(self, factor: float) -> Summary:
+        return Summary({seed: factor * value for seed, value in self.by_seed.items()})
 
 
 Results = dict[str, dict[str, Summary]]
@@ -66,8 +83,8 @@ class Finding(NamedTuple):
 def findings(results: Results) -> list[Finding]:
     """The claims whose settings are all among `results`.
 
-    One holds if each difference it rests on exceeds its standard deviation over seeds, and fails if one is below minus
-    that; else, and with one seed, it is unclear.
+    One holds if each difference it rests on, taken by seed, exceeds its standard deviation, and fails if one is below
+    minus that; else, and with one seed, it is unclear.
     """
     judged = [(claim, *judge(results)) for claim, needed, judge in CLAIMS if set(needed) <= set(results)]
     return [Finding(claim, here, verdict(differences)) for claim, here, differences in judged]
@@ -107,7 +124,7 @@ def gap_narrows(results: Results) -> Judgement:
 def hard_is_flat(results: Results, column: str) -> Judgement:
     ordinary, hard = (along(results, kind, column) for kind in ("infonce", "hard"))
     spans = [max(values) - min(values) for values in (ordinary, hard)]
-    return f"range {spans[1]}, with all negatives {spans[0]}", [spans[0] - spans[1].twice()]  # at most half
+    return f"range {spans[1]}, with all negatives {spans[0]}", [spans[0] - spans[1].times(2)]  # at most half
 
 
 def hard_is_better_at_one(results: Results) -> Judgement:
@@ -135,7 +152,7 @@ def scale_hides_temperature(results: Results, column: str) -> Judgement:
     departures = [value - at_temperature_of(results, name, column) for name, value in zip(ARCTANH, values, strict=True)]
     span = max(values) - min(values)
     here = f"arctanh - InfoNCE at scale 1, 2, 4, 8, 11.31: {', '.join(map(str, departures))}; over scales: {span}"
-    return here, [span - size.twice() for size in map(abs, departures)]
+    return here, [span - size.times(2) for size in map(abs, departures)]
 
 
 def at_temperature_of(results: Results, arctanh: str, column: str) -> Summary:
@@ -145,8 +162,7 @@ def at_temperature_of(results: Results, arctanh: str, column: str) -> Summary:
     above = next(i for i in range(1, len(places)) if places[i] >= place - 1e-9)
     share = (place - places[above - 1]) / (places[above] - places[above - 1])
     low, high = (results[INFONCE[i]][column] for i in (above - 1, above))
-    mean, deviation = (share * b + (1 - share) * a for a, b in zip(low[:2], high[:2], strict=True))
-    return Summary(mean, deviation, min(low.seeds, high.seeds))
+    return low - (low - high).times(share)
 
 
 CLAIMS: list[tuple[str, list[str], Callable[[Results], Judgement]]] = [
@@ -202,7 +218,7 @@ def best_of(results: Results, names: list[str]) -> str:
 def compared(results: Results, better: str, worse: str) -> Judgement:
     """Linear accuracies of two settings, the first above the second if the claim holds."""
     first, second = (results[name]["linear_accuracy"] for name in (better, worse))
-    return f"{better}: {first}; {worse}: {second}", [first - second]
+    return f"{better}: {first}; {worse}: {second}; by seed {first - second}", [first - second]
 
 
 def along(results: Results, kind: str, column: str) -> list[Summary]:

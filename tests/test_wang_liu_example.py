@@ -113,8 +113,13 @@ def test_findings_are_judged_by_the_rows(script, rows):
     few = [row for row in rows if row["setting"] in ("simple", "hard-simple")]
     assert list(judged(few)) == [claim]
     assert judged([row for row in few if row["seed"] == 0])[claim] == "unclear"  # one seed has no spread
-    noisy = [dict(row, linear_accuracy=row["seed"] + (row["setting"] == "hard-simple") / 10) for row in few]
-    assert judged(noisy)[claim] == "unclear"  # 0.1 ahead, with a deviation over seeds of 1 each
+
+    def ahead_by(*values):
+        return [dict(row, linear_accuracy=row["seed"] + values[row["seed"]] * len(row["setting"])) for row in few]
+
+    gain = len("hard-simple") - len("simple")
+    assert judged(ahead_by(0.3 / gain, -0.1 / gain, 0.1 / gain))[claim] == "unclear"  # 0.1 ± 0.2
+    assert judged(ahead_by(0.1 / gain, 0.11 / gain, 0.12 / gain))[claim] == "yes"  # though the seeds are 1 apart
 
 
 def test_every_run_has_the_precision_of_its_row(script, tmp_path, monkeypatch):
