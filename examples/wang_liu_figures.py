@@ -53,6 +53,14 @@ def title(rows: list[dict[str, Any]]) -> str:
     )
 
 
+def command(row: dict[str, Any]) -> str:
+    """The command that makes such rows."""
+    data = "PATH/cifar10_jpeg.zip" if row["data"] == "cifar10_jpeg" else row["data"]
+    names = ("images", "test_images", "epochs", "batch_size", "learning_rate", "precision")
+    options = " ".join(f"--{name.replace('_', '-')} {row[name]}" for name in names)
+    return f"python examples/wang_liu_2021.py --data {data} {options}"
+
+
 def curve(results: Results, kind: str, column: str) -> tuple[list[float], list[Summary]]:
     """Values of a column by temperature for "infonce" and "hard", by 1 / scale for "arctanh" and "hard arctanh"."""
     found = [(float(name.rpartition(" ")[2]), name) for name in results if _kind(name) == kind]
@@ -108,7 +116,10 @@ def profiles(axes: Axes, results: Results) -> None:
         drawn[name] = SimilarityProfile(own["positive"].mean, np.array([own[n].mean for n in NEAREST]), 0.0, 0)
     if drawn:
         plot_similarity_profile(drawn, axes)
-        axes.legend(fontsize=7, ncol=2)
+        for line in axes.get_lines():
+            line.set_linestyle("--" if line.get_label().startswith("arctanh") else "-")  # colours repeat
+        axes.set_ylim(bottom=axes.get_ylim()[0] - 0.15)  # room for the legend
+        axes.legend(fontsize=7, ncol=2, loc="lower right")
     axes.set_title("Figure 8: positive and nearest negatives")
 
 
@@ -116,8 +127,8 @@ def report(rows: list[dict[str, Any]], results: Results, picture: str) -> str:
     lines = [
         "# Wang and Liu 2021 on a small scale",
         "",
-        f"{title(rows)}; learning rate {rows[0]['learning_rate']}, {rows[0]['precision']}. Written by "
-        "`python examples/wang_liu_2021.py --draw` from the CSV file beside this page. Mean ± standard deviation over "
+        f"{title(rows)}; accuracies on {rows[0]['test_images']:,} test images. Trained by `{command(rows[0])}`; this "
+        "page and its picture hold nothing but the CSV file beside them (`--draw`). Mean ± standard deviation over "
         "seeds. The paper trained a ResNet-18 on all of CIFAR-10 for 200 epochs with a memory bank: compare how the "
         "figures move from setting to setting, not the figures.",
         "",

@@ -46,7 +46,14 @@ def rows():
             noisy = {name: round(v + rng.normal() / 1e4, 6) for name, v in own.items()}
             if setting == "raw pixels":
                 noisy = {name: v if name.endswith("accuracy") else "" for name, v in noisy.items()}
-            constants = {"data": "mnist5k", "images": 4000, "epochs": 2, "batch_size": 64, "learning_rate": 0.002}
+            constants = {
+                "data": "mnist5k",
+                "images": 4000,
+                "test_images": 1000,
+                "epochs": 2,
+                "batch_size": 64,
+                "learning_rate": 0.002,
+            }
             made.append({"setting": setting, "seed": seed, **constants, "precision": "float32", **noisy})
     return made
 
@@ -92,6 +99,7 @@ def test_the_page_has_the_paper_beside_the_rows(script, rows, tmp_path):
     mean, deviation = by_hand(rows, "infonce 0.3", "linear_accuracy")
     assert cells[:3] == ["infonce 0.3", "3", f"{mean:.3f} ± {deviation:.3f}"]
     assert cells[-3:] == ["83.27", "3.6", "0.178"]  # Table 1 of the paper
+    assert "python examples/wang_liu_2021.py --data mnist5k --images 4000 --test-images 1000 --epochs 2" in text
     assert "MNIST, 5,000" in text and "4,000 images" in text and "3 seeds" in text
 
 
