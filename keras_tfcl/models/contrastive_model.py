@@ -17,6 +17,7 @@ from keras_tfcl.models.checks import (
     checked_seed,
     checked_views,
 )
+from keras_tfcl.models.compile_arguments import scaled_optimizer, split_metrics
 from keras_tfcl.models.embedder import joined_network
 from keras_tfcl.models.epoch_start import EpochStart
 from keras_tfcl.models.memory import make_memory
@@ -162,7 +163,7 @@ class ContrastiveModel(TrainingStep):
         loss = losses_module.get(loss)
         optimizer = keras.optimizers.get(optimizer)
         if kwargs.get("auto_scale_loss", True) and self._computes_in_float16():
-            optimizer = _scaled(optimizer)
+            optimizer = scaled_optimizer(optimizer)
         replicas = self.distribute_strategy.num_replicas_in_sync
         if self.momentum is not None or replicas > 1:
             check_loss_compares(loss)
@@ -170,8 +171,8 @@ class ContrastiveModel(TrainingStep):
             check_replicas(replicas, self.built and self.parts_built, kwargs.get("jit_compile"))
         # What is trained inside the loss, such as a learnable temperature, belongs to the model's variables.
         loss_layers = [part for part in vars(loss).values() if isinstance(part, keras.Layer)]
-        by_id, others = _split(metrics)
-        weighted_by_id, weighted_others = _split(weighted_metrics)
+        by_id, others = split_metrics(metrics)
+        weighted_by_id, weighted_others = split_metrics(weighted_metrics)
         self.compiled_with(loss_layers, by_id, weighted_by_id)
         super().compile(optimizer=optimizer, loss=loss, metrics=others, weighted_metrics=weighted_others, **kwargs)
         if self.parts_built:
@@ -288,19 +289,6 @@ class ContrastiveModel(TrainingStep):
             for name in ("encoder", "projector", "augmenter")
         }
         return cls(**{**config, **parts})
-
-
-def _split(metrics: Any) -> tuple[list[Any], list[Any]]:
-    """Metrics of the loss's positives, and others."""
-    metrics = keras.tree.flatten(metrics or [])
-    by_id = [metric for metric in metrics if getattr(metric, "positives_by_id", False)]
-    return by_id, [metric for metric in metrics if metric not in by_id]
-
-
-def _scaled(optimizer: Any) -> Any:
-    """The optimizer, with dynamic loss scaling."""
-    scales = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
-    return optimizer if scales else keras.optimizers.LossScaleOptimizer(optimizer, name="loss_scale_optimizer")
 
 
 def _guarded(callbacks: list[Any]) -> list[Any]:
