@@ -99,7 +99,7 @@ def _softmax_figures(cosines: np.ndarray, scaling: Any) -> tuple[float, float]:
     with tf.GradientTape() as tape:
         tape.watch(cosines)
         scaled = scaling(cosines)
-    slope = np.asarray(tape.gradient(scaled, cosines), "float64")  # of logits by cosines: constant but for arctanh
+    slope = np.asarray(tape.gradient(scaled, cosines), "float64")  # of logits by cosines; constant for a temperature
     logits = np.array(scaled, "float64")  # a copy: a tensor's array is read-only
     weight = np.exp(logits - logits.max(axis=1, keepdims=True))
     saturated = np.mean(weight.max(axis=1) / weight.sum(axis=1) > SATURATED)
