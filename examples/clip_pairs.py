@@ -87,8 +87,8 @@ model.compile(
     # Only images with captions are compared, both ways, at a temperature that is learned.
     loss=keras_tfcl.ContrastiveLoss(keras_tfcl.LearnableTemperature(0.07), cross_view_only=True),
 )
-# Captions repeat in a batch: equal ids make every image with the same caption a positive, not a false negative.
-ids = np.unique(train_text, return_inverse=True)[1]
-model.fit((data.train_images, tokens(train_text)), ids, batch_size=BATCH, epochs=EPOCHS, verbose=2)
+# Captions repeat in a batch: equal labels make every image with the same caption a positive, not a false negative.
+same_caption = np.unique(train_text, return_inverse=True)[1]
+model.fit((data.train_images, tokens(train_text)), same_caption, batch_size=BATCH, epochs=EPOCHS, verbose=2)
 report("trained")
 print(f"temperature learned: {float(model.loss.scaling.temperature):.3f} (started at 0.07)")

@@ -3,7 +3,6 @@
 `OnnxEncoder` needs NumPy and onnxruntime alone; nothing here imports TensorFlow, Keras or ONNX before a call needs it.
 """
 
-from keras_tfcl.export.encoder import OnnxEncoder
 from keras_tfcl.export.errors import (
     BatchInvarianceError,
     ExportError,
@@ -22,13 +21,14 @@ from keras_tfcl.export.errors import (
     UnsupportedOpError,
     VerificationError,
 )
-from keras_tfcl.export.exporter import export_onnx
-from keras_tfcl.export.inputs import InputSpec
-from keras_tfcl.export.parity import Parity
-from keras_tfcl.export.probe_check import check_probes
-from keras_tfcl.export.quantization import quantize, to_float16
+from keras_tfcl.export.export import export_onnx
+from keras_tfcl.export.quantize import quantize, to_float16
 from keras_tfcl.export.recall import Recall, compare_neighbours
 from keras_tfcl.export.report import ExportReport
+from keras_tfcl.export.runtime.encoder import OnnxEncoder
+from keras_tfcl.export.runtime.golden_rows import check_probes
+from keras_tfcl.export.runtime.inputs import InputSpec
+from keras_tfcl.export.runtime.parity import Parity
 from keras_tfcl.export.variant import VariantReport
 from keras_tfcl.export.verify import verify_onnx
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_tfcl.export.requirements import require
+from keras_tfcl.export.runtime.requirements import require
 
 _CONVOLUTIONS = ("Conv", "ConvTranspose")
 _PRODUCTS = ("MatMul", "Gemm")

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from keras_tfcl.export.parity import unit_rows
-from keras_tfcl.export.requirements import require
+from keras_tfcl.export.runtime.parity import unit_rows
+from keras_tfcl.export.runtime.requirements import require
 
 DEPTHS = (1, 10, 100)
 _BLOCK = 512  # rows whose similarities to all others are held at once

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from keras_tfcl.export.inputs import InputSpec
-from keras_tfcl.export.parity import Parity
+from keras_tfcl.export.runtime.inputs import InputSpec
+from keras_tfcl.export.runtime.parity import Parity
 
 
 @dataclass(frozen=True)

@@ -11,16 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from keras_tfcl.export.drafts import check_target, written_beside
-from keras_tfcl.export.encoder import OnnxEncoder
 from keras_tfcl.export.errors import ExportError, ModelFileError, QuantizationError, RecallError
-from keras_tfcl.export.inputs import cast_input, split_inputs
-from keras_tfcl.export.metadata import KEY, dump_metadata
-from keras_tfcl.export.probe_check import dump_probes, load_probes
-from keras_tfcl.export.publish import write_synced
 from keras_tfcl.export.recall import Recall, compare_neighbours, latency
-from keras_tfcl.export.recipes import Recipe
-from keras_tfcl.export.requirements import require
+from keras_tfcl.export.runtime.drafts import check_target, written_beside
+from keras_tfcl.export.runtime.encoder import OnnxEncoder
+from keras_tfcl.export.runtime.generators import Recipe
+from keras_tfcl.export.runtime.golden_rows import dump_probes, load_probes
+from keras_tfcl.export.runtime.inputs import cast_input, split_inputs
+from keras_tfcl.export.runtime.metadata import KEY, dump_metadata
+from keras_tfcl.export.runtime.publish import write_synced
+from keras_tfcl.export.runtime.requirements import require
 
 Rows = dict[str, np.ndarray]  # one array for each input of the encoder
 _GATE = 10  # the k of `min_recall`

@@ -10,8 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from keras_tfcl.export.description import describe_preprocessing
-from keras_tfcl.export.encoder import OnnxEncoder
 from keras_tfcl.export.errors import (
     BatchInvarianceError,
     ExportError,
@@ -19,14 +17,16 @@ from keras_tfcl.export.errors import (
     ParityError,
     VerificationError,
 )
-from keras_tfcl.export.inputs import InputSpec
-from keras_tfcl.export.metadata import KEY
-from keras_tfcl.export.parity import MIN_COSINE, RELATIVE_TOLERANCE, Parity, compare
-from keras_tfcl.export.precision import computing_in_float32
-from keras_tfcl.export.probes import Probe, make_probes
-from keras_tfcl.export.requirements import require
-from keras_tfcl.export.source import Source, hash_weights, read_source
-from keras_tfcl.export.structure import find_batch_reductions, load_checked
+from keras_tfcl.export.keras_to_onnx.graph_check import find_batch_reductions, load_checked
+from keras_tfcl.export.keras_to_onnx.model_card import describe_preprocessing
+from keras_tfcl.export.keras_to_onnx.precision import computing_in_float32
+from keras_tfcl.export.keras_to_onnx.reference_rows import Probe, make_probes
+from keras_tfcl.export.keras_to_onnx.source import Source, hash_weights, read_source
+from keras_tfcl.export.runtime.encoder import OnnxEncoder
+from keras_tfcl.export.runtime.inputs import InputSpec
+from keras_tfcl.export.runtime.metadata import KEY
+from keras_tfcl.export.runtime.parity import MIN_COSINE, RELATIVE_TOLERANCE, Parity, compare
+from keras_tfcl.export.runtime.requirements import require
 
 _WIDE = 32  # rows in the batch that shows whether rows influence one another
 _MOST_NUMBERS = 8_000_000  # in one input of that batch; large images get fewer rows

@@ -55,7 +55,7 @@ MUTATIONS = [
         "mask of self-pairs", "ops/masks.py", "ops.expand_dims(columns, 0)\n", "ops.expand_dims(columns + 1, 0)\n"
     ),
     Mutation("mask of views", "ops/masks.py", "allowed = ops.logical_and(allowed, other_view)", "pass"),
-    Mutation("same id as negative", "ops/masks.py", "ops.logical_and(allowed, ops.logical_not(same_id))", "allowed"),
+    Mutation("same id as negative", "ops/masks.py", "ops.logical_and(allowed, ops.logical_not(same_label))", "allowed"),
     Mutation("positives in DCL", "ops/info_nce.py", "    if decoupled:", "    if False:"),
     Mutation("temperature squared", "ops/scaling.py", "dtype=similarity.dtype)", "dtype=similarity.dtype) ** 2"),
     Mutation(
@@ -131,10 +131,10 @@ MUTATIONS = [
     Mutation("rows without positive in the mean", "losses/reduction.py", "else valid)", "else ops.ones_like(valid))"),
     Mutation("sample weights ignored", "losses/reduction.py", "losses * weight", "losses * valid"),
     Mutation(
-        "ids cast to float",
+        "labels cast to float",
         "ops/masks.py",
-        "    anchor_ids, candidate_ids = ops.convert_to_tensor(anchor_ids), ops.convert_to_tensor(candidate_ids)",
-        "    anchor_ids, candidate_ids = ops.cast(anchor_ids, 'float32'), ops.cast(candidate_ids, 'float32')",
+        "    anchor_labels, candidate_labels = ops.convert_to_tensor(anchor_labels), ops.convert_to_tensor(candidate_labels)",  # noqa: E501
+        "    anchor_labels, candidate_labels = ops.cast(anchor_labels, 'float32'), ops.cast(candidate_labels, 'float32')",  # noqa: E501
         "tests/losses/test_loss_keras_contract.py",
     ),
     Mutation(

@@ -56,7 +56,7 @@ class Block(layers.Layer):
 
 @keras.saving.register_keras_serializable("export_matrix")
 class TextEncoder(keras.Model):
-    """Token ids of any length, padded with 0; positions, two blocks, mean over the tokens that are not padding."""
+    """Token labels of any length, padded with 0; positions, two blocks, mean over the tokens that are not padding."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -64,9 +64,9 @@ class TextEncoder(keras.Model):
         self.blocks = [Block(), Block()]
         self.out = layers.Dense(8)
 
-    def call(self, ids: Any, training: bool = True) -> Any:
-        keep = ops.not_equal(ids, 0)
-        x = self.tokens(ids) + self.positions(ops.arange(ops.shape(ids)[1]))
+    def call(self, labels: Any, training: bool = True) -> Any:
+        keep = ops.not_equal(labels, 0)
+        x = self.tokens(labels) + self.positions(ops.arange(ops.shape(labels)[1]))
         for block in self.blocks:
             x = block(x, attention_mask=ops.expand_dims(keep, 1))
         weight = ops.expand_dims(ops.cast(keep, x.dtype), 2)
@@ -74,8 +74,8 @@ class TextEncoder(keras.Model):
 
 
 def text_encoder() -> keras.Model:
-    ids = keras.Input((None,), dtype="int32")  # declares what a subclassed model does not: ids of any length
-    return keras.Model(ids, TextEncoder()(ids))
+    labels = keras.Input((None,), dtype="int32")  # declares what a subclassed model does not: labels of any length
+    return keras.Model(labels, TextEncoder()(labels))
 
 
 def vision_transformer() -> keras.Model:
@@ -103,17 +103,17 @@ def small_cnn(*front: Any) -> keras.Model:
 
 
 def two_inputs(as_dict: bool) -> keras.Model:
-    ids, keep = keras.Input((None,), dtype="int32", name="ids"), keras.Input((None,), dtype="bool", name="keep")
-    hidden = layers.Embedding(40, 8)(ids)
+    labels, keep = keras.Input((None,), dtype="int32", name="labels"), keras.Input((None,), dtype="bool", name="keep")
+    hidden = layers.Embedding(40, 8)(labels)
     hidden = layers.MultiHeadAttention(2, 4)(hidden, hidden, attention_mask=ops.expand_dims(keep, 1))
-    inputs = {"ids": ids, "keep": keep} if as_dict else [ids, keep]
+    inputs = {"labels": labels, "keep": keep} if as_dict else [labels, keep]
     return keras.Model(inputs, layers.Dense(8)(layers.GlobalAveragePooling1D()(hidden)))
 
 
 def two_arrays(as_dict: bool) -> Callable[[np.random.Generator], Any]:
     def rows(generator: np.random.Generator) -> Any:
-        ids = tokens()(generator)
-        return {"ids": ids, "keep": ids > 0} if as_dict else [ids, ids > 0]
+        labels = tokens()(generator)
+        return {"labels": labels, "keep": labels > 0} if as_dict else [labels, labels > 0]
 
     return rows
 

@@ -104,10 +104,10 @@ def vectors(*shape: int) -> Rows:
 
 
 def tokens(length: int = 13, vocabulary: int = 40) -> Rows:
-    """Five rows of ids of different lengths, padded with 0."""
+    """Five rows of labels of different lengths, padded with 0."""
 
     def rows(generator: np.random.Generator) -> np.ndarray:
-        ids = generator.integers(1, vocabulary, (5, length))
-        return np.where(np.arange(length) < generator.integers(1, length + 1, (5, 1)), ids, 0).astype("int32")
+        labels = generator.integers(1, vocabulary, (5, length))
+        return np.where(np.arange(length) < generator.integers(1, length + 1, (5, 1)), labels, 0).astype("int32")
 
     return rows

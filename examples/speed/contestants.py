@@ -20,8 +20,8 @@ def tfcl(views: np.ndarray, **choices: Any) -> Callable[[], Any]:
     import keras_tfcl
 
     loss = keras_tfcl.ContrastiveLoss(**{"scaling": TEMPERATURE, **choices})
-    ids = tf.range(len(views))
-    return _tensorflow(lambda z: loss(ids, z), np.stack([views[:, 0], views[:, 1]], 1))
+    labels = tf.range(len(views))
+    return _tensorflow(lambda z: loss(labels, z), np.stack([views[:, 0], views[:, 1]], 1))
 
 
 def tf_dense(views: np.ndarray) -> Callable[[], Any]:
@@ -98,8 +98,8 @@ def metric_learning(views: np.ndarray) -> Callable[[], Any]:
     import torch
     from pytorch_metric_learning.losses import NTXentLoss
 
-    loss, ids = NTXentLoss(temperature=TEMPERATURE), torch.arange(len(views)).repeat(2)
-    return _torch(lambda a, b: loss(torch.cat([a, b]), ids), views)
+    loss, labels = NTXentLoss(temperature=TEMPERATURE), torch.arange(len(views)).repeat(2)
+    return _torch(lambda a, b: loss(torch.cat([a, b]), labels), views)
 
 
 def open_clip(views: np.ndarray) -> Callable[[], Any]:

@@ -79,7 +79,7 @@ def _point(health: Health) -> Fault:
         "encoder has collapsed to a point.",
         "If the loss falls all the same, BatchNormalization's moving averages lag behind: give it momentum=0.9, or "
         "train for more steps. Else use a loss with negatives and a batch of at least 64, lower the learning rate, and "
-        "put BatchNormalization into the encoder or its projector; where labels are ids, not all may be equal.",
+        "put BatchNormalization into the encoder or its projector; where labels are labels, not all may be equal.",
     )
 
 
@@ -106,7 +106,7 @@ def _duplicates(health: Health) -> Fault:
     return Fault(
         "duplicates",
         f"{health.twins:.1%} of the instances have a copy in the same set: copies are pushed apart as negatives.",
-        "Remove copies from the data, give copies one id, or use "
+        "Remove copies from the data, give copies one label, or use "
         "ContrastiveLoss(..., negatives=WithoutNearDuplicates()).",
     )
 

@@ -14,7 +14,7 @@ class ArctanhInfoNCE(ContrastiveLoss):
 
     Formula, for scale 2: `loss_i = -mean over p of log( w(s_ip) / (sum over j != i of w(s_ij)) )` with
     `w(s) = (1 + s) / (1 - s)`. Against a temperature, the gradient neither vanishes at moderate similarities nor stays
-    at perfect alignment. See `ContrastiveLoss` for ids, shapes, numerics and errors, and
+    at perfect alignment. See `ContrastiveLoss` for labels, shapes, numerics and errors, and
     `keras_tfcl.ops.arctanh_logits` for the poles: identical views, duplicates and antipodes give finite losses and
     gradients. With respect to the cosine, the positive's gradient at s = 1 is its limit -Z/2 (scale 2, Z the sum of the
     negatives' w), and a negative's is bounded by `scale / 2 * 10^6`.

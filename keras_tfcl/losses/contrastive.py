@@ -17,13 +17,13 @@ from keras_tfcl.ops.info_nce import AnchorLosses, info_nce
 
 @keras.saving.register_keras_serializable(package="keras_tfcl")
 class ContrastiveLoss(EmbeddingLoss):
-    """InfoNCE in its general form: any scaling of the cosine, any choice of negatives, positives by id.
+    """InfoNCE in its general form: any scaling of the cosine, any choice of negatives, positives by label.
 
     Formula, for each anchor i with logits `l_ij` of the cosines, positives P and chosen negatives N:
 
         loss_i = -mean over p in P of  log( exp(l_ip) / (sum over P and N of exp(l_ij)) )
 
-    **Who is positive.** Two embeddings are a positive pair when their ids are equal and they are not the same
+    **Who is positive.** Two embeddings are a positive pair when their labels are equal and they are not the same
     embedding; all other pairs are negatives. `y_true` = row numbers with several views: SimCLR. `y_true` = class
     labels: SupCon. Anchors without a positive give 0 loss and 0 gradient and leave the mean; if no anchor of a batch
     has a positive the loss is 0 (outside `tf.function` that earns one warning).
@@ -53,7 +53,7 @@ class ContrastiveLoss(EmbeddingLoss):
         dtype: dtype of the result. Defaults to `keras.backend.floatx()`.
 
     Call arguments:
-        y_true: integer ids `(B,)` or `(B, 1)`; kept as integers, so ids above 2^24 stay distinct.
+        y_true: integer labels `(B,)` or `(B, 1)`; kept as integers, so labels above 2^24 stay distinct.
         y_pred: float embeddings `(B, D)`, or `(B, V, D)` for V views of each instance.
         sample_weight: weight of each anchor, `(B,)` or `(B, V)`.
 
@@ -61,7 +61,7 @@ class ContrastiveLoss(EmbeddingLoss):
         A scalar, or for reduction None `(B,)` or `(B, V)`.
 
     Raises:
-        ValueError: for arguments out of range, wrong shapes, ids that are no integers, non-finite embeddings.
+        ValueError: for arguments out of range, wrong shapes, labels that are no integers, non-finite embeddings.
 
     Example:
 
@@ -91,46 +91,48 @@ class ContrastiveLoss(EmbeddingLoss):
         self.decoupled = decoupled
         self.block_size = check_block_size(block_size)
 
-    def _losses(self, ids: Any, y_pred: Any, views: int, candidates: Candidates | None) -> AnchorLosses:
+    def _losses(self, labels: Any, y_pred: Any, views: int, candidates: Candidates | None) -> AnchorLosses:
         rows = None if y_pred.shape[0] is None else y_pred.shape[0] * views
         block = choose_block(self.block_size, rows, rows if candidates is None else candidates.embeddings.shape[0])
         forms = tiled.tile_forms(self.scaling, self.negatives)
         if block is None or forms is None:
-            return self._dense(ids, y_pred, views, candidates)
+            return self._dense(labels, y_pred, views, candidates)
         choices = {"form": forms[0], "negatives": forms[1], "block": block, "decoupled": self.decoupled}
         compare = self._tiled if candidates is None else partial(self._tiled_against, candidates)
-        return compare(ids, y_pred, views, **choices)
+        return compare(labels, y_pred, views, **choices)
 
-    def _dense(self, ids: Any, y_pred: Any, views: int, candidates: Candidates | None) -> AnchorLosses:
-        anchors, others, pairs = self._pairs(ids, y_pred, views, candidates)
+    def _dense(self, labels: Any, y_pred: Any, views: int, candidates: Candidates | None) -> AnchorLosses:
+        anchors, others, pairs = self._pairs(labels, y_pred, views, candidates)
         return info_nce(
             anchors, others, pairs, scaling=self.scaling, negatives=self.negatives, decoupled=self.decoupled
         )
 
-    def _tiled(self, ids: Any, y_pred: Any, views: int, **choices: Any) -> AnchorLosses:
+    def _tiled(self, labels: Any, y_pred: Any, views: int, **choices: Any) -> AnchorLosses:
         if self.cross_view_only and views == 2:
-            both = tiled.two_view_info_nce(y_pred[:, 0], y_pred[:, 1], ids, **choices)
+            both = tiled.two_view_info_nce(y_pred[:, 0], y_pred[:, 1], labels, **choices)
             return AnchorLosses(*(ops.reshape(ops.stack(pair, axis=1), (-1,)) for pair in zip(*both, strict=True)))
-        anchors, ids, view = self._anchors(ids, y_pred, views)
-        return tiled.self_info_nce(anchors, ids, views=views, view=view, **choices)
+        anchors, labels, view = self._anchors(labels, y_pred, views)
+        return tiled.self_info_nce(anchors, labels, views=views, view=view, **choices)
 
-    def _tiled_against(self, candidates: Candidates, ids: Any, y_pred: Any, views: int, **choices: Any) -> AnchorLosses:
-        anchors, ids, view = self._anchors(ids, y_pred, views)
+    def _tiled_against(
+        self, candidates: Candidates, labels: Any, y_pred: Any, views: int, **choices: Any
+    ) -> AnchorLosses:
+        anchors, labels, view = self._anchors(labels, y_pred, views)
         return tiled.cross_info_nce(
             anchors,
             candidates.embeddings,
-            ids,
-            candidates.ids,
+            labels,
+            candidates.labels,
             self_index=candidates.self_index,
             anchor_views=view,
             candidate_views=None if view is None else candidates.views,
-            candidate_mask=candidates.present,
+            candidate_mask=candidates.mask,
             **choices,
         )
 
     @property
     def _requirement(self) -> str:
-        return "a positive and a negative (another id)" if self.decoupled else "a positive"
+        return "a positive and a negative (another label)" if self.decoupled else "a positive"
 
     def get_config(self) -> dict[str, Any]:
         return {

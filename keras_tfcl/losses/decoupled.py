@@ -25,7 +25,7 @@ class DecoupledInfoNCE(ContrastiveLoss):
 
     The weight makes distant positives count more; its mean is 1, and no gradient flows through it. InfoNCE with one
     positive is softplus of DCL, so DCL's gradient does not fade as the batch shrinks. May be negative. See
-    `ContrastiveLoss` for ids, shapes, numerics and errors.
+    `ContrastiveLoss` for labels, shapes, numerics and errors.
 
     Args:
         temperature: positive number. Defaults to 0.1.
@@ -52,11 +52,11 @@ class DecoupledInfoNCE(ContrastiveLoss):
         self.temperature = self.scaling.temperature
         self.sigma = None if sigma is None else positive_number("sigma", sigma, "The authors use 0.5.")
 
-    def _losses(self, ids: Any, y_pred: Any, views: int, candidates: Candidates | None) -> AnchorLosses:
-        losses, valid = super()._losses(ids, y_pred, views, candidates)
+    def _losses(self, labels: Any, y_pred: Any, views: int, candidates: Candidates | None) -> AnchorLosses:
+        losses, valid = super()._losses(labels, y_pred, views, candidates)
         if self.sigma is None:
             return AnchorLosses(losses, valid)
-        similarity, pairs = self._similarity(ids, y_pred, views, candidates)
+        similarity, pairs = self._similarity(labels, y_pred, views, candidates)
         positive = masked_mean(similarity, pairs.positive)
         # Compared with given candidates, the anchors of all replicas make one batch.
         total = None if candidates is None else replicas.total

@@ -10,16 +10,16 @@ from keras import ops
 from keras_tfcl.losses.reduction import reduce_losses
 from keras_tfcl.ops.candidates import Candidates
 from keras_tfcl.ops.info_nce import AnchorLosses
-from keras_tfcl.ops.masks import Pairs, as_ids, pair_masks
+from keras_tfcl.ops.masks import Pairs, as_labels, pair_masks
 from keras_tfcl.ops.similarity import cosine_similarity
 
 
 class EmbeddingLoss(keras.losses.Loss):
-    """Base class of losses of embeddings with ids: what all losses of this library share.
+    """Base class of losses of embeddings with labels: what all losses of this library share.
 
-    It checks the arguments, splits all pairs into positives (equal ids, not the same embedding) and negatives, never
-    casts ids to float, and reduces over the anchors that have a positive. A subclass gives the losses of the anchors
-    from their cosines; everything of `ContrastiveLoss` about ids, shapes, numerics and errors holds for it too:
+    It checks the arguments, splits all pairs into positives (equal labels, not the same embedding) and negatives, never
+    casts labels to float, and reduces over the anchors that have a positive. A subclass gives the losses of the anchors
+    from their cosines; everything of `ContrastiveLoss` about labels, shapes, numerics and errors holds for it too:
 
     >>> @keras.saving.register_keras_serializable(package="docs")
     ... class Quadratic(keras_tfcl.losses.EmbeddingLoss):
@@ -49,7 +49,7 @@ class EmbeddingLoss(keras.losses.Loss):
         self._warned = False
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        # Keras' own __call__ would cast the ids to float: 2048 and 2049 are one number in float16.
+        # Keras' own __call__ would cast the labels to float: 2048 and 2049 are one number in float16.
         with keras.name_scope(self.name):
             losses, valid = self._anchor_losses(y_true, y_pred)
             return reduce_losses(losses, valid, sample_weight, self.reduction)
@@ -62,7 +62,7 @@ class EmbeddingLoss(keras.losses.Loss):
         expects.
 
         Args:
-            y_true: integer ids of the anchors, `(B,)` or `(B, 1)`.
+            y_true: integer labels of the anchors, `(B,)` or `(B, 1)`.
             y_pred: float embeddings of the anchors, `(B, D)` or `(B, V, D)`.
             candidates: `keras_tfcl.ops.Candidates`.
             sample_weight: weight of each anchor, `(B,)` or `(B, V)`.
@@ -100,57 +100,57 @@ class EmbeddingLoss(keras.losses.Loss):
 
     def _anchor_losses(self, y_true: Any, y_pred: Any, candidates: Candidates | None = None) -> AnchorLosses:
         y_pred = ops.convert_to_tensor(y_pred)
-        ids = as_ids(y_true)
-        self._check(ids, y_pred)
+        labels = as_labels(y_true)
+        self._check(labels, y_pred)
         if candidates is not None:
             candidates = self._checked_candidates(candidates, y_pred)
         views = 1 if len(y_pred.shape) == 2 else y_pred.shape[1]
-        losses, valid = self._losses(ids, y_pred, views, candidates)
+        losses, valid = self._losses(labels, y_pred, views, candidates)
         self._warn_without_positives(valid)
         shape = ops.shape(y_pred)[:-1]
         return AnchorLosses(ops.cast(ops.reshape(losses, shape), self.dtype), ops.reshape(valid, shape))
 
-    def _losses(self, ids: Any, y_pred: Any, views: int, candidates: Candidates | None) -> AnchorLosses:
-        similarity, pairs = self._similarity(ids, y_pred, views, candidates)
+    def _losses(self, labels: Any, y_pred: Any, views: int, candidates: Candidates | None) -> AnchorLosses:
+        similarity, pairs = self._similarity(labels, y_pred, views, candidates)
         losses = self.losses_of_pairs(similarity, pairs)
         valid = ops.any(pairs.positive, axis=1)
         finite = ops.all(ops.isfinite(similarity))  # a choice of negatives must not hide a NaN
         return AnchorLosses(ops.where(finite, ops.where(valid, losses, 0.0), float("nan")), valid)
 
-    def _similarity(self, ids: Any, y_pred: Any, views: int, candidates: Candidates | None) -> tuple[Any, Pairs]:
-        anchors, others, pairs = self._pairs(ids, y_pred, views, candidates)
+    def _similarity(self, labels: Any, y_pred: Any, views: int, candidates: Candidates | None) -> tuple[Any, Pairs]:
+        anchors, others, pairs = self._pairs(labels, y_pred, views, candidates)
         alone = others is anchors  # cast once: two half-precision gradients would be rounded twice
         anchors = ops.cast(anchors, "float64")
         return cosine_similarity(anchors, anchors if alone else ops.cast(others, "float64")), pairs
 
-    def _pairs(self, ids: Any, y_pred: Any, views: int, candidates: Candidates | None) -> tuple[Any, Any, Pairs]:
+    def _pairs(self, labels: Any, y_pred: Any, views: int, candidates: Candidates | None) -> tuple[Any, Any, Pairs]:
         """Anchors `(A, D)`, candidates `(C, D)` (the same object if they are the anchors), and their pairs."""
-        anchors, ids, view = self._anchors(ids, y_pred, views)
+        anchors, labels, view = self._anchors(labels, y_pred, views)
         if candidates is None:
-            candidates = Candidates(anchors, ids, ops.arange(ops.shape(anchors)[0], dtype="int32"), view)
+            candidates = Candidates(anchors, labels, ops.arange(ops.shape(anchors)[0], dtype="int32"), view)
         pairs = pair_masks(
-            ids,
-            candidates.ids,
+            labels,
+            candidates.labels,
             self_index=candidates.self_index,
             anchor_views=view,
             candidate_views=candidates.views,
-            candidate_mask=candidates.present,
+            candidate_mask=candidates.mask,
         )
         return anchors, candidates.embeddings, pairs
 
-    def _anchors(self, ids: Any, y_pred: Any, views: int) -> tuple[Any, Any, Any]:
-        """Embeddings `(B * V, D)`, instance by instance, their ids and, if only other views count, their views."""
+    def _anchors(self, labels: Any, y_pred: Any, views: int) -> tuple[Any, Any, Any]:
+        """Embeddings `(B * V, D)`, instance by instance, their labels and, if only other views count, their views."""
         anchors = ops.reshape(y_pred, (-1, y_pred.shape[-1]))
         view = ops.arange(ops.shape(anchors)[0], dtype="int32") % views if self.cross_view_only else None
-        return anchors, ops.repeat(ids, views), view
+        return anchors, ops.repeat(labels, views), view
 
-    def _check(self, ids: Any, y_pred: Any) -> None:
+    def _check(self, labels: Any, y_pred: Any) -> None:
         check_embeddings(y_pred)
-        rows, count = y_pred.shape[0], ids.shape[0]
+        rows, count = y_pred.shape[0], labels.shape[0]
         if rows is not None and count is not None and rows != count:
             raise ValueError(
-                "`y_true` must hold one id for each row of `y_pred`. Received: "
-                f"{count} ids for y_pred of shape {tuple(y_pred.shape)}."
+                "`y_true` must hold one label for each row of `y_pred`. Received: "
+                f"{count} labels for y_pred of shape {tuple(y_pred.shape)}."
             )
         if self.cross_view_only and (len(y_pred.shape) == 2 or y_pred.shape[1] == 1):
             raise ValueError(
@@ -159,20 +159,23 @@ class EmbeddingLoss(keras.losses.Loss):
             )
 
     def _checked_candidates(self, candidates: Candidates, y_pred: Any) -> Candidates:
-        embeddings, ids = ops.convert_to_tensor(candidates.embeddings), as_ids(candidates.ids, "candidates.ids")
-        rows, count = embeddings.shape[0], ids.shape[0]
+        embeddings, labels = (
+            ops.convert_to_tensor(candidates.embeddings),
+            as_labels(candidates.labels, "candidates.labels"),
+        )
+        rows, count = embeddings.shape[0], labels.shape[0]
         fits = len(embeddings.shape) == 2 and embeddings.shape[1] == y_pred.shape[-1]
         if not fits or (rows is not None and count is not None and rows != count):
             raise ValueError(
-                "`candidates` must hold embeddings (C, D), D as in `y_pred`, and one id for each. Received: embeddings "
-                f"of shape {tuple(embeddings.shape)} and {count} ids for y_pred of shape {tuple(y_pred.shape)}."
+                "`candidates` must hold embeddings (C, D), D as in `y_pred`, and one label each. Received: embeddings "
+                f"of shape {tuple(embeddings.shape)} and {count} labels for y_pred of shape {tuple(y_pred.shape)}."
             )
         if self.cross_view_only and candidates.views is None:
             raise ValueError(
                 "`cross_view_only=True` needs the view of each candidate. Received: candidates without views. Pass "
                 "Candidates(..., views=...), or use a loss with cross_view_only=False (memory banks have no views)."
             )
-        return candidates._replace(embeddings=embeddings, ids=ids)
+        return candidates._replace(embeddings=embeddings, labels=labels)
 
     def _warn_without_positives(self, valid: Any) -> None:
         if self._warned or not tf.executing_eagerly() or bool(ops.any(valid)):
@@ -180,7 +183,7 @@ class EmbeddingLoss(keras.losses.Loss):
         self._warned = True
         warnings.warn(
             f"{self.name}: no embedding of this batch has {self._requirement}, so its loss is 0 and teaches nothing. "
-            "Give several views of each instance (y_pred of shape (B, V, D)), or ids that repeat within the batch.",
+            "Give several views of each instance (y_pred of shape (B, V, D)), or labels that repeat within the batch.",
             stacklevel=4,
         )
 

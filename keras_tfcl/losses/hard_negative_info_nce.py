@@ -15,7 +15,7 @@ class HardNegativeInfoNCE(ContrastiveLoss):
 
     Of an anchor's n negatives those with `s >= the k-th largest` count, `k = ceil(alpha * n)` or `top_k`, never more
     than n; ties stay, positives always stay. The choice flattens the dependence on the temperature and favours larger
-    ones. See `ContrastiveLoss` for the formula, ids, shapes, numerics and errors.
+    ones. See `ContrastiveLoss` for the formula, labels, shapes, numerics and errors.
 
     Args:
         temperature: positive number, or None for arctanh logits. Defaults to 0.1.

@@ -13,7 +13,7 @@ class InfoNCE(ContrastiveLoss):
     """InfoNCE with a temperature: NT-Xent with two views, SupCon with labels, CLIP with `cross_view_only=True`.
 
     Formula: `loss_i = -mean over p of log( exp(s_ip / t) / (sum over j != i of exp(s_ij / t)) )`, s the cosine, t the
-    temperature, p the positives of i. See `ContrastiveLoss` for ids, shapes, numerics and errors.
+    temperature, p the positives of i. See `ContrastiveLoss` for labels, shapes, numerics and errors.
 
     Against the authors' code: SimCLR's returns the sum of its two views' means, twice this mean; SupCon's multiplies by
     `t / base_temperature`, which is 1 at its defaults.
@@ -30,7 +30,7 @@ class InfoNCE(ContrastiveLoss):
 
     >>> loss = keras_tfcl.InfoNCE(temperature=0.5)
     >>> z = np.array([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.1, 1.0]], "float32")
-    >>> round(float(loss(np.array([0, 0, 1, 1]), z)), 4)  # class labels as ids
+    >>> round(float(loss(np.array([0, 0, 1, 1]), z)), 4)  # class labels
     0.2899
 
     References: van den Oord et al. 2018 (CPC), arXiv 1807.03748; Chen et al. 2020 (SimCLR), arXiv 2002.05709; Khosla et

@@ -23,7 +23,7 @@ class SigmoidContrastiveLoss(EmbeddingLoss):
 
     It is a sum over candidates, so it grows with the batch. SigLIP's loss is this with `cross_view_only=True` and
     `y_pred` of shape `(B, 2, D)`: the mean over both directions equals the authors' `1/B * sum` over the matrix. See
-    `ContrastiveLoss` for ids, shapes, numerics and errors.
+    `ContrastiveLoss` for labels, shapes, numerics and errors.
 
     Scale and bias are trained with the embeddings and saved by `ContrastiveModel`. A plain Keras model knows nothing of
     a loss's variables: there they stay as they are.

@@ -22,7 +22,8 @@ class SimpleContrastiveLoss(EmbeddingLoss):
 
     It is what InfoNCE tends to as its temperature grows: `t (M + 1) / M * (InfoNCE_t - log(M + 1))` goes to it for
     one positive, M negatives and the default weight 1 / M. Alone it leaves embeddings far from uniform; with
-    `HardNegatives` (HardSimple) it rivals a tuned temperature. May be negative. See `ContrastiveLoss` for ids, shapes,
+    `HardNegatives` (HardSimple) it rivals a tuned temperature. May be negative. See `ContrastiveLoss` for labels,
+    shapes,
     numerics and errors.
 
     Args:

@@ -13,7 +13,7 @@ from keras_tfcl.validation import positive_number
 
 @keras.saving.register_keras_serializable(package="keras_tfcl")
 class Alignment(keras.metrics.Mean):
-    """Mean distance of positive pairs, `mean |u - v|^alpha` over pairs of equal ids; 0 when all positives coincide.
+    """Mean distance of positive pairs, `mean |u - v|^alpha` over pairs of equal labels; 0 when all positives coincide.
 
     u and v are L2-normalised, so a distance lies in [0, 2]; with `alpha=2` the metric is `2 - 2 * mean cosine`. An
     embedding is not paired with itself. A collapsed encoder has alignment 0 as well: read it with `Uniformity`.
@@ -27,7 +27,7 @@ class Alignment(keras.metrics.Mean):
         dtype: dtype of the running sums. Defaults to float32.
 
     Call arguments:
-        y_true: integer ids `(B,)` or `(B, 1)`: row numbers, or labels for supervised positives.
+        y_true: integer labels `(B,)` or `(B, 1)`: row numbers, or labels for supervised positives.
         y_pred: embeddings `(B, D)` or `(B, V, D)`, any float dtype, need not be normalised.
         sample_weight: `(B,)`; a pair weighs the product of its rows' weights.
 
@@ -45,7 +45,7 @@ class Alignment(keras.metrics.Mean):
     Uniformity on the Hypersphere", arXiv 2005.10242.
     """
 
-    positives_by_id = True
+    positives_by_label = True
 
     def __init__(self, alpha: float = 2.0, name: str = "alignment", dtype: Any = None) -> None:
         super().__init__(name=name, dtype=dtype)
@@ -53,7 +53,7 @@ class Alignment(keras.metrics.Mean):
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
         pairs = batch_pairs(y_true, y_pred, sample_weight)
-        positive = ops.logical_and(pairs.same_id, ops.logical_not(pairs.same_embedding))
+        positive = ops.logical_and(pairs.same_label, ops.logical_not(pairs.same_embedding))
         distance = ops.power(pairs.squared_distance, self.alpha / 2)
         super().update_state(ops.ravel(distance), sample_weight=pairs.pair_weights(positive))
 

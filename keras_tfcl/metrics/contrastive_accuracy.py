@@ -29,7 +29,7 @@ class ContrastiveAccuracy(keras.metrics.Mean):
         dtype: dtype of the running sums. Defaults to float32.
 
     Call arguments:
-        y_true: integer ids `(B,)` or `(B, 1)`: row numbers, or labels for supervised positives.
+        y_true: integer labels `(B,)` or `(B, 1)`: row numbers, or labels for supervised positives.
         y_pred: embeddings `(B, D)` or `(B, V, D)`, any float dtype, need not be normalised.
         sample_weight: `(B,)`, the weight of a row as anchor.
 
@@ -44,7 +44,7 @@ class ContrastiveAccuracy(keras.metrics.Mean):
     1.0
     """
 
-    positives_by_id = True
+    positives_by_label = True
 
     def __init__(self, k: int = 1, name: str = "contrastive_accuracy", dtype: Any = None) -> None:
         super().__init__(name=name, dtype=dtype)
@@ -53,12 +53,12 @@ class ContrastiveAccuracy(keras.metrics.Mean):
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
         pairs = batch_pairs(y_true, y_pred, sample_weight)
         similarity = pairs.similarity
-        positive = ops.logical_and(pairs.same_id, ops.logical_not(pairs.same_embedding))
+        positive = ops.logical_and(pairs.same_label, ops.logical_not(pairs.same_embedding))
         # A cosine is never below -1: -2 loses against every positive.
         best = ops.max(ops.where(positive, similarity, -2 * ops.ones_like(similarity)), axis=1, keepdims=True)
         tie = TIE[keras.backend.standardize_dtype(similarity.dtype)]
         as_near = ops.logical_not(similarity < best - tie)  # not `>=`: NaN is as near as any
-        ahead = ops.sum(ops.cast(ops.logical_and(as_near, ops.logical_not(pairs.same_id)), "int32"), axis=1)  # (N,)
+        ahead = ops.sum(ops.cast(ops.logical_and(as_near, ops.logical_not(pairs.same_label)), "int32"), axis=1)  # (N,)
         has_positive = ops.cast(ops.any(positive, axis=1), similarity.dtype)
         super().update_state(ahead < self.k, sample_weight=pairs.weight * has_positive)
 

@@ -35,7 +35,7 @@ class EffectiveRank(keras.Metric):
         dtype: dtype of the running sums. Defaults to float64, which small singular values need.
 
     Call arguments:
-        y_true: ids or labels; they don't change the result.
+        y_true: labels; they don't change the result.
         y_pred: embeddings `(B, D)` or `(B, V, D)`, any float dtype, need not be normalised.
         sample_weight: `(B,)`, the weight of a row.
 
@@ -52,7 +52,7 @@ class EffectiveRank(keras.Metric):
     Reference: Roy and Vetterli 2007, "The effective rank: A measure of effective dimensionality", EUSIPCO.
     """
 
-    positives_by_id = False
+    positives_by_label = False
 
     def __init__(self, dimension: int | None = None, name: str = "effective_rank", dtype: Any = "float64") -> None:
         super().__init__(name=name, dtype=dtype)

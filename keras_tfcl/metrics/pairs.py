@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from keras import ops
 
-from keras_tfcl.ops.masks import as_ids
+from keras_tfcl.ops.masks import as_labels
 from keras_tfcl.ops.similarity import l2_normalize
 
 
@@ -17,7 +17,7 @@ class BatchPairs(NamedTuple):
     squared_distance: Any  # (N, N), |u - v|^2
     same_embedding: Any  # (N, N) bool, the diagonal
     same_instance: Any  # (N, N) bool, embeddings of one row
-    same_id: Any  # (N, N) bool, the diagonal included
+    same_label: Any  # (N, N) bool, the diagonal included
     weight: Any  # (N,), each embedding's weight
 
     def pair_weights(self, selected: Any) -> Any:
@@ -30,7 +30,7 @@ def batch_pairs(y_true: Any, y_pred: Any, sample_weight: Any = None) -> BatchPai
     """Normalises the embeddings of a batch and compares all with all.
 
     Args:
-        y_true: integer ids or labels `(B,)` or `(B, 1)`, compared as integers.
+        y_true: integer labels `(B,)` or `(B, 1)`, compared as integers.
         y_pred: embeddings `(B, D)` or `(B, V, D)`, any float dtype.
         sample_weight: one weight a row, `(B,)` or `(B, 1)`. Defaults to 1.
 
@@ -38,7 +38,7 @@ def batch_pairs(y_true: Any, y_pred: Any, sample_weight: Any = None) -> BatchPai
         `BatchPairs`, float32 (float64 for float64 embeddings).
 
     Raises:
-        ValueError: for ids that are no integers, embeddings of another rank, lengths that differ.
+        ValueError: for labels that are no integers, embeddings of another rank, lengths that differ.
 
     Example:
 
@@ -46,12 +46,12 @@ def batch_pairs(y_true: Any, y_pred: Any, sample_weight: Any = None) -> BatchPai
     >>> pairs.similarity.numpy()[0]
     array([1., 0., 1., 0.], dtype=float32)
     """
-    ids, embeddings = as_ids(y_true), _embeddings(y_pred)
-    _check_length("y_true", ids, embeddings)
+    labels, embeddings = as_labels(y_true), _embeddings(y_pred)
+    _check_length("y_true", labels, embeddings)
     views = ops.shape(embeddings)[1] if len(embeddings.shape) == 3 else 1
     embeddings = l2_normalize(ops.reshape(embeddings, (-1, embeddings.shape[-1])))  # (N, D)
-    rows = ops.repeat(ops.arange(ops.shape(ids)[0]), views)  # (N,)
-    ids = ops.repeat(ids, views)  # (N,)
+    rows = ops.repeat(ops.arange(ops.shape(labels)[0]), views)  # (N,)
+    labels = ops.repeat(labels, views)  # (N,)
     similarity = ops.matmul(embeddings, ops.transpose(embeddings))
     squared_norm = ops.sum(ops.square(embeddings), axis=-1)  # 1, or 0 for a zero row
     distance = ops.expand_dims(squared_norm, 1) + ops.expand_dims(squared_norm, 0) - 2 * similarity
@@ -61,7 +61,7 @@ def batch_pairs(y_true: Any, y_pred: Any, sample_weight: Any = None) -> BatchPai
         squared_distance=ops.maximum(distance, 0),  # rounding may leave -1e-7 for equal embeddings
         same_embedding=_equal(position),
         same_instance=_equal(rows),
-        same_id=_equal(ids),
+        same_label=_equal(labels),
         weight=_weights(sample_weight, rows, embeddings, views),
     )
 
@@ -103,5 +103,5 @@ def _check_length(name: str, values: Any, embeddings: Any) -> None:
     if None not in (received, expected) and received != expected:
         raise ValueError(
             f"`{name}` must have one entry for each row of `y_pred`. Received: {received} entries for {expected} rows. "
-            "Views of one instance share an id: stack them as (B, V, D)."
+            "Views of one instance share an label: stack them as (B, V, D)."
         )

@@ -43,12 +43,12 @@ class Tolerance(keras.metrics.Mean):
     Reference: Wang and Liu 2021, "Understanding the Behaviour of Contrastive Loss", arXiv 2012.09740, eq. 11.
     """
 
-    positives_by_id = False
+    positives_by_label = False
 
     def __init__(self, name: str = "tolerance", dtype: Any = None) -> None:
         super().__init__(name=name, dtype=dtype)
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
         pairs = batch_pairs(y_true, y_pred, sample_weight)
-        same_class = ops.logical_and(pairs.same_id, ops.logical_not(pairs.same_instance))
+        same_class = ops.logical_and(pairs.same_label, ops.logical_not(pairs.same_instance))
         super().update_state(ops.ravel(pairs.similarity), sample_weight=pairs.pair_weights(same_class))

@@ -22,7 +22,8 @@ class Uniformity(keras.metrics.Mean):
     `2 t - log 0F1(; D/2; t^2)`: for `t=2` that is 3.88 for D = 64 and 3.94 for D = 128. The sign is Wang and Liu's;
     Wang and Isola's loss is its negative.
 
-    The mean runs over pairs of embeddings of **different instances** (rows of `y_pred`), whatever their ids: views of
+    The mean runs over pairs of embeddings of **different instances** (rows of `y_pred`), whatever their labels: views
+    of
     one instance are no independent samples and are left out. Pairs are formed within each batch; the kernel's mean is
     taken over the pairs of all batches since the last reset, then the logarithm. Of shuffled batches that mean is an
     unbiased estimate of the mean over all pairs, and a million embeddings never make 10^12 of them: memory is (B V)^2
@@ -34,7 +35,7 @@ class Uniformity(keras.metrics.Mean):
         dtype: dtype of the running sums. Defaults to float32.
 
     Call arguments:
-        y_true: integer ids or labels `(B,)` or `(B, 1)`; they don't change the result.
+        y_true: integer labels `(B,)` or `(B, 1)`; they don't change the result.
         y_pred: embeddings `(B, D)` or `(B, V, D)`, any float dtype, need not be normalised.
         sample_weight: `(B,)`; a pair weighs the product of its rows' weights.
 
@@ -51,7 +52,7 @@ class Uniformity(keras.metrics.Mean):
     References: Wang and Isola 2020, arXiv 2005.10242; Wang and Liu 2021, arXiv 2012.09740, eq. 10.
     """
 
-    positives_by_id = False
+    positives_by_label = False
 
     def __init__(self, t: float = 2.0, name: str = "uniformity", dtype: Any = None) -> None:
         super().__init__(name=name, dtype=dtype)

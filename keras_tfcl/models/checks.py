@@ -95,7 +95,7 @@ def check_replicas(replicas: int, built: bool, jit_compile: Any) -> None:
 
 
 def check_labels(y: Any, supervised: bool) -> None:
-    """Raises ValueError where ids are to come from y and there is none."""
+    """Raises ValueError where labels are to come from y and there is none."""
     if y is not None:
         return
     if supervised:

@@ -10,8 +10,8 @@ import keras
 def split_metrics(metrics: Any) -> tuple[list[Any], list[Any]]:
     """Metrics of the loss's positives, and others."""
     metrics = keras.tree.flatten(metrics or [])
-    by_id = [metric for metric in metrics if getattr(metric, "positives_by_id", False)]
-    return by_id, [metric for metric in metrics if metric not in by_id]
+    by_label = [metric for metric in metrics if getattr(metric, "positives_by_label", False)]
+    return by_label, [metric for metric in metrics if metric not in by_label]
 
 
 def scaled_optimizer(optimizer: Any) -> Any:

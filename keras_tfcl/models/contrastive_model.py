@@ -33,7 +33,7 @@ class ContrastiveModel(TrainingStep):
 
     In training each instance becomes V views (made by `augmenter` in the input pipeline, or given), each view a feature
     vector of the encoder and a projection of it; the loss sees the projections `(B, V, D)` with the row numbers of the
-    batch, or with `supervised=True` the labels, as ids. `predict` gives the encoder's features, L2-normalised, without
+    batch, or with `supervised=True` the given labels. `predict` gives the encoder's features, L2-normalised, without
     the projector; with several encoders it takes a tuple and gives one. `model.encoder` is the trained encoder itself.
 
     Under `tf.distribute` (made and compiled in a strategy's scope) embeddings of all replicas are compared, as if one
@@ -48,7 +48,7 @@ class ContrastiveModel(TrainingStep):
         augmenter: function from a batch of instances to a batch with one random view of each, such as
             `keras_tfcl.layers.image_augmenter("photos", (32, 32, 3))`. Needed unless the data holds ready-made views.
         views: number of views of each instance. Defaults to 2.
-        supervised: take `y` as the ids, so that instances of one label are positives. Defaults to False: only the views
+        supervised: take `y` as labels, so that instances of one label are positives. Defaults to False: only the views
             of one instance are. Labels that are given all the same go to the metrics.
         seed: integer that fixes order and views. Defaults to a random one, drawn from Python's generator (so
             `keras.utils.set_random_seed` fixes it) and kept when the model is saved.
@@ -70,8 +70,9 @@ class ContrastiveModel(TrainingStep):
         a `tf.data.Dataset`, `PyDataset` or generator of batches `x`, `(x, y)`, `((view_1, ..., view_V),)` or
         `((view_1, ..., view_V), y)`, each with an optional `sample_weight` after y.
 
-    Metrics of `keras_tfcl.metrics` get what they are about: `Alignment` and `ContrastiveAccuracy` the ids that define
-    the loss's positives, all others the labels if there are any, else the ids.
+    Metrics of `keras_tfcl.metrics` get what they are about: `Alignment` and `ContrastiveAccuracy` the labels that
+    define
+    the loss's positives, all others the labels if there are any, else the labels.
 
     Raises:
         ValueError: for instances without augmenter and without views, a wrong rank of encoder or projector output,
@@ -171,9 +172,9 @@ class ContrastiveModel(TrainingStep):
             check_replicas(replicas, self.built and self.parts_built, kwargs.get("jit_compile"))
         # What is trained inside the loss, such as a learnable temperature, belongs to the model's variables.
         loss_layers = [part for part in vars(loss).values() if isinstance(part, keras.Layer)]
-        by_id, others = split_metrics(metrics)
+        by_label, others = split_metrics(metrics)
         weighted_by_id, weighted_others = split_metrics(weighted_metrics)
-        self.compiled_with(loss_layers, by_id, weighted_by_id)
+        self.compiled_with(loss_layers, by_label, weighted_by_id)
         super().compile(optimizer=optimizer, loss=loss, metrics=others, weighted_metrics=weighted_others, **kwargs)
         if self.parts_built:
             self.optimizer.build(self.trainable_variables)  # so that a model saved before training loads again
@@ -184,7 +185,7 @@ class ContrastiveModel(TrainingStep):
 
     def get_compile_config(self) -> dict[str, Any]:
         config = super().get_compile_config()
-        for name, ours in (("metrics", self.id_metrics), ("weighted_metrics", self.weighted_id_metrics)):
+        for name, ours in (("metrics", self.label_metrics), ("weighted_metrics", self.weighted_label_metrics)):
             if ours:
                 config[name] = [*map(keras.saving.serialize_keras_object, ours), *config[name]]
         return config
@@ -193,7 +194,7 @@ class ContrastiveModel(TrainingStep):
         self.compile(**keras.saving.deserialize_keras_object(config))
 
     def _maybe_symbolic_build(self, *args: Any, **kwargs: Any) -> None:
-        # Keras' own averages a batch over the replicas to see its shapes, which makes floats of ids and fails on them.
+        # Keras' own averages a batch over the replicas to see its shapes, which casts labels to float and fails.
         # There is nothing to build: `compile` asks for a built model where there are several replicas.
         if self.distribute_strategy.num_replicas_in_sync == 1:
             super()._maybe_symbolic_build(*args, **kwargs)

@@ -55,7 +55,7 @@ class InstanceBank(keras.layers.Layer):
         return Candidates(
             ops.scatter_update(self.entries, batch.places, batch.entries),
             ops.arange(self.size, dtype="int64"),
-            present=ops.scatter_update(self.seen, batch.places, ops.ones_like(batch.places[:, 0], "bool")),
+            mask=ops.scatter_update(self.seen, batch.places, ops.ones_like(batch.places[:, 0], "bool")),
         )
 
     def remember(self, instances: Any, embeddings: Any) -> None:

@@ -12,7 +12,7 @@ from keras_tfcl.ops.candidates import Candidates
 class KeyQueue(keras.layers.Layer):
     """The keys of the latest steps, first in, first out, as further candidates (MoCo). Empty at the start.
 
-    Places that hold no key yet are not compared. Keys and ids are weights without gradient, so they are saved with the
+    Empty slots are not compared. Keys and labels are weights without gradient, so they are saved with the
     model. Under `tf.distribute` every replica stores the keys of all.
 
     Args:
@@ -28,7 +28,7 @@ class KeyQueue(keras.layers.Layer):
         self.size = size
         state = {"initializer": "zeros", "trainable": False, "autocast": False}
         self.keys = self.add_weight(name="keys", shape=(size, features), dtype="float32", **state)
-        self.ids = self.add_weight(name="ids", shape=(size,), dtype="int64", **state)
+        self.labels = self.add_weight(name="labels", shape=(size,), dtype="int64", **state)
         self.stored = self.add_weight(name="stored", shape=(), dtype="int64", **state)  # keys since the beginning
         self.built = True
 
@@ -37,21 +37,21 @@ class KeyQueue(keras.layers.Layer):
         place = ops.arange(self.size, dtype="int64")
         return Candidates(
             ops.convert_to_tensor(self.keys),
-            ops.convert_to_tensor(self.ids),
+            ops.convert_to_tensor(self.labels),
             views=ops.cast(place % views, "int32"),
-            present=place < self.stored,
+            mask=place < self.stored,
         )
 
-    def push(self, keys: Any, ids: Any) -> None:
-        """Stores keys `(B, V, D)` of all replicas, with the ids `(B,)` of their instances, in place of the oldest."""
+    def push(self, keys: Any, labels: Any) -> None:
+        """Stores keys `(B, V, D)` of all replicas with their labels `(B,)`, in place of the oldest."""
         views, features = keys.shape[1:]
         self.check_batch(None, views)
-        keys, ids = replicas.gather(ops.reshape(keys, (-1, features)), ops.repeat(ops.cast(ids, "int64"), views))
-        keys, ids = keys[: self.size], ids[: self.size]
+        keys, labels = replicas.gather(ops.reshape(keys, (-1, features)), ops.repeat(ops.cast(labels, "int64"), views))
+        keys, labels = keys[: self.size], labels[: self.size]
         count = ops.cast(ops.shape(keys)[0], "int64")
         places = ops.expand_dims((self.stored + ops.arange(count, dtype="int64")) % self.size, 1)
         self.keys.assign(ops.scatter_update(self.keys, places, ops.cast(keys, "float32")))
-        self.ids.assign(ops.scatter_update(self.ids, places, ids))
+        self.labels.assign(ops.scatter_update(self.labels, places, labels))
         self.stored.assign_add(count)
 
     def check_batch(self, rows: int | None, views: int) -> None:

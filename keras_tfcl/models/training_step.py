@@ -12,7 +12,7 @@ from keras_tfcl.models.first_failure import FirstFailure
 from keras_tfcl.models.memory import Memory
 from keras_tfcl.ops import replicas
 from keras_tfcl.ops.candidates import Candidates, batch_candidates
-from keras_tfcl.ops.masks import as_ids
+from keras_tfcl.ops.masks import as_labels
 
 
 class TrainingStep(Embedder):
@@ -20,7 +20,7 @@ class TrainingStep(Embedder):
 
     Args:
         encoder, projector: of `Embedder`.
-        supervised: take labels as ids.
+        supervised: take labels as labels.
         **kwargs: of `keras.Model`.
     """
 
@@ -28,8 +28,8 @@ class TrainingStep(Embedder):
         super().__init__(encoder, projector, **kwargs)
         self.supervised = supervised
         self.loss_layers: list[keras.Layer] = []
-        self.id_metrics: list[keras.Metric] = []
-        self.weighted_id_metrics: list[keras.Metric] = []
+        self.label_metrics: list[keras.Metric] = []
+        self.weighted_label_metrics: list[keras.Metric] = []
         self.first_failure = FirstFailure()
         self.remember_in(Memory())
 
@@ -37,7 +37,7 @@ class TrainingStep(Embedder):
         """Sets the parts that hold what earlier steps leave behind."""
         self.key_encoder, self.key_queue, self.instance_bank = memory
 
-    def compiled_with(self, loss_layers: list, id_metrics: list, weighted_id_metrics: list) -> None:
+    def compiled_with(self, loss_layers: list, label_metrics: list, weighted_label_metrics: list) -> None:
         """Sets what `compile` brings besides Keras' own parts, in place of what an earlier `compile` brought.
 
         Filled anew, not set: of lists that are set Keras keeps the old parts too, and a built model takes no new ones.
@@ -46,8 +46,8 @@ class TrainingStep(Embedder):
         self._tracker.unlock()
         for held, parts in (
             (self.loss_layers, loss_layers),
-            (self.id_metrics, id_metrics),
-            (self.weighted_id_metrics, weighted_id_metrics),
+            (self.label_metrics, label_metrics),
+            (self.weighted_label_metrics, weighted_label_metrics),
         ):
             held.clear()
             held.extend(parts)
@@ -62,7 +62,7 @@ class TrainingStep(Embedder):
         self._track(loss, z)
         self.first_failure.note(self.optimizer.iterations, x, z, loss)
         self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
-        self._remember(self._ids(y, z), z, keys)
+        self._remember(self._labels(y, z), z, keys)
         return self.compute_metrics(x, y, z, sample_weight)
 
     def loss_and_gradients(self, x: tuple, y: Any, sample_weight: Any, keys: Any) -> tuple[Any, Any, list[Any]]:
@@ -92,39 +92,39 @@ class TrainingStep(Embedder):
             training: whether a memory bank takes part.
             keys: `(B, V, D)` of the key encoder. Defaults to what it makes of x.
         """
-        ids = self._ids(y, y_pred, training)
+        labels = self._labels(y, y_pred, training)
         if keys is None and self.key_encoder is not None:
             keys = self.key_encoder(x, training=training)
-        candidates = self._candidates(ids, y_pred, keys, training)
+        candidates = self._candidates(labels, y_pred, keys, training)
         if candidates is None:
-            return super().compute_loss(x=x, y=ids, y_pred=y_pred, sample_weight=sample_weight, training=training)
-        loss = self.loss.against(ids, y_pred, candidates, sample_weight)
+            return super().compute_loss(x=x, y=labels, y_pred=y_pred, sample_weight=sample_weight, training=training)
+        loss = self.loss.against(labels, y_pred, candidates, sample_weight)
         regularisers = [ops.sum(more) / replicas.replica_count() for more in self.losses]
         return ops.sum([loss, *regularisers]) if regularisers else loss
 
-    def _candidates(self, ids: Any, z: Any, keys: Any, training: bool) -> Candidates | None:
+    def _candidates(self, labels: Any, z: Any, keys: Any, training: bool) -> Candidates | None:
         """What a batch is compared with; None: the batch itself, a symmetric problem that the loss knows to halve."""
         if self.instance_bank is not None and training:
-            return self.instance_bank.candidates(ids, z)
+            return self.instance_bank.candidates(labels, z)
         if keys is None and replicas.replica_count() == 1:
             return None
-        candidates = batch_candidates(ids, z if keys is None else keys)
-        return candidates if self.key_queue is None else candidates.and_also(self.key_queue.candidates(keys.shape[1]))
+        candidates = batch_candidates(labels, z if keys is None else keys)
+        return candidates if self.key_queue is None else candidates.concat(self.key_queue.candidates(keys.shape[1]))
 
-    def _remember(self, ids: Any, z: Any, keys: Any) -> None:
+    def _remember(self, labels: Any, z: Any, keys: Any) -> None:
         if self.key_encoder is not None:
             self.key_encoder.follow()
         if self.key_queue is not None:
-            # Without labels a key of an earlier step is nobody's positive: ids of a batch are not negative.
-            self.key_queue.push(keys, ids if self.supervised else -ops.ones_like(ids))
+            # Without labels a key of an earlier step is nobody's positive: labels of a batch are not negative.
+            self.key_queue.push(keys, labels if self.supervised else -ops.ones_like(labels))
         if self.instance_bank is not None:
-            self.instance_bank.remember(ids, z)
+            self.instance_bank.remember(labels, z)
 
-    def _ids(self, y: Any, z: Any, training: bool = True) -> Any:
+    def _labels(self, y: Any, z: Any, training: bool = True) -> Any:
         """Who is whose positive, `(B,)`: labels, instance numbers, or rows of the batch of all replicas."""
         if self.supervised or (self.instance_bank is not None and training):
             check_labels(y, self.supervised)
-            return as_ids(y)
+            return as_labels(y)
         check_several_views(z.shape[1], self.instance_bank is not None)
         rows = ops.shape(z)[0]
         return replicas.first_row(rows) + ops.arange(rows, dtype="int32")
@@ -139,11 +139,11 @@ class TrainingStep(Embedder):
         y, y_pred, sample_weight = keras.tree.map_structure(
             lambda value: None if value is None else replicas.gather(value)[0], (y, y_pred, sample_weight)
         )
-        ids = y if self.supervised else ops.arange(ops.shape(y_pred)[0], dtype="int32")
-        for metric in self.id_metrics:
-            metric.update_state(ids, y_pred)
-        for metric in self.weighted_id_metrics:
-            metric.update_state(ids, y_pred, sample_weight)
-        logs = super().compute_metrics(x, ids if y is None else y, y_pred, sample_weight)
+        labels = y if self.supervised else ops.arange(ops.shape(y_pred)[0], dtype="int32")
+        for metric in self.label_metrics:
+            metric.update_state(labels, y_pred)
+        for metric in self.weighted_label_metrics:
+            metric.update_state(labels, y_pred, sample_weight)
+        logs = super().compute_metrics(x, labels if y is None else y, y_pred, sample_weight)
         # Keras 3 averages the logs of several workers over axis 0, which scalars do not have.
         return {name: ops.reshape(value, (1,)) for name, value in logs.items()} if replicas.several_workers() else logs

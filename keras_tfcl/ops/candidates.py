@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from keras import ops
 
 from keras_tfcl.ops import replicas
-from keras_tfcl.ops.masks import as_ids
+from keras_tfcl.ops.masks import as_labels
 from keras_tfcl.ops.similarity import at_least_float32
 
 
@@ -16,49 +16,49 @@ class Candidates(NamedTuple):
 
     Attributes:
         embeddings: `(C, D)`, any float dtype, need not be normalised.
-        ids: integer `(C,)`, equal to an anchor's id where it is its positive.
+        labels: integer `(C,)`, equal to an anchor's id where it is its positive.
         self_index: int32 `(A,)`, where each anchor stands among the candidates (-1: nowhere), so that it is not
             compared with itself. None: no anchor is a candidate.
         views: integer `(C,)`, the view of each candidate, 0 to V - 1; needed for `cross_view_only`.
-        present: bool `(C,)`, False for places that hold nothing yet; they are not compared. None: all hold something.
+        mask: bool `(C,)`, the valid mask: False for slots that are empty; they are not compared. None: all are valid.
     """
 
     embeddings: Any
-    ids: Any
+    labels: Any
     self_index: Any = None
     views: Any = None
-    present: Any = None
+    mask: Any = None
 
-    def and_also(self, others: Candidates) -> Candidates:
+    def concat(self, others: Candidates) -> Candidates:
         """These candidates and others behind them, among which no anchor stands. With views only if both have them."""
-        views = present = None
+        views = mask = None
         if self.views is not None and others.views is not None:
             views = ops.concatenate([ops.cast(self.views, "int32"), ops.cast(others.views, "int32")])
-        if self.present is not None or others.present is not None:
-            present = ops.concatenate([_presence(self), _presence(others)])
+        if self.mask is not None or others.mask is not None:
+            mask = ops.concatenate([_valid(self), _valid(others)])
         return Candidates(
             ops.concatenate([self.embeddings, ops.cast(others.embeddings, self.embeddings.dtype)]),
-            ops.concatenate([self.ids, ops.cast(others.ids, self.ids.dtype)]),
+            ops.concatenate([self.labels, ops.cast(others.labels, self.labels.dtype)]),
             self.self_index,
             views,
-            present,
+            mask,
         )
 
 
-def _presence(candidates: Candidates) -> Any:
-    return ops.ones(ops.shape(candidates.ids), "bool") if candidates.present is None else candidates.present
+def _valid(candidates: Candidates) -> Any:
+    return ops.ones(ops.shape(candidates.labels), "bool") if candidates.mask is None else candidates.mask
 
 
-def batch_candidates(ids: Any, embeddings: Any) -> Candidates:
+def batch_candidates(labels: Any, embeddings: Any) -> Candidates:
     """The embeddings of a batch, of all replicas, as candidates of this replica's part of it.
 
     Args:
-        ids: integer `(B,)`, of this replica's instances.
+        labels: integer `(B,)`, of this replica's instances.
         embeddings: `(B, V, D)`, of this replica: the anchors themselves, or one key for each of them.
     """
     views, features = embeddings.shape[1:]
     rows = ops.reshape(at_least_float32(embeddings), (-1, features))  # (B * V, D), instance by instance
     count = ops.shape(rows)[0]
     self_index = replicas.first_row(count) + ops.arange(count, dtype="int32")
-    rows, ids = replicas.gather(rows, ops.repeat(as_ids(ids), views))
-    return Candidates(rows, ids, self_index, ops.arange(ops.shape(rows)[0], dtype="int32") % views)
+    rows, labels = replicas.gather(rows, ops.repeat(as_labels(labels), views))
+    return Candidates(rows, labels, self_index, ops.arange(ops.shape(rows)[0], dtype="int32") % views)

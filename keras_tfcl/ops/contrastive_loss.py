@@ -11,14 +11,14 @@ from keras import ops
 from keras_tfcl.ops import tiled
 from keras_tfcl.ops.block_size import check_block_size, choose_block
 from keras_tfcl.ops.info_nce import ChoosesNegatives, info_nce
-from keras_tfcl.ops.masks import as_ids, pair_masks
+from keras_tfcl.ops.masks import as_labels, pair_masks
 
 
 def contrastive_loss(
     anchors: Any,
     candidates: Any = None,
-    anchor_ids: Any = None,
-    candidate_ids: Any = None,
+    anchor_labels: Any = None,
+    candidate_labels: Any = None,
     *,
     scaling: float | str | Callable[[Any], Any] = 0.1,
     negatives: str | ChoosesNegatives = "all",
@@ -31,7 +31,7 @@ def contrastive_loss(
 ) -> Any:
     """The general InfoNCE loss of each anchor against a set of candidates, for training loops of your own.
 
-    Formula, with logits `l_ij` of the cosines, P the positives of anchor i (equal ids, not the same embedding) and N
+    Formula, with logits `l_ij` of the cosines, P the positives of anchor i (equal labels, not the same embedding) and N
     its chosen negatives:
 
         loss_i = -mean over p in P of  log( exp(l_ip) / (sum over P and N of exp(l_ij)) )
@@ -45,8 +45,8 @@ def contrastive_loss(
     Args:
         anchors: embeddings `(A, D)`, any float dtype, need not be normalised.
         candidates: embeddings `(C, D)`. Defaults to the anchors themselves, self-pairs excluded.
-        anchor_ids: integer `(A,)`: who is whose positive.
-        candidate_ids: integer `(C,)`; needed exactly when `candidates` is given.
+        anchor_labels: integer `(A,)`: who is whose positive.
+        candidate_labels: integer `(C,)`; needed exactly when `candidates` is given.
         scaling: a temperature, `"arctanh"`, or any function of the cosines such as a `keras_tfcl.Scaling`.
         negatives: `"all"` or a `keras_tfcl.Negatives`.
         decoupled: leave the positives out of the denominator (Yeh et al. 2022, arXiv 2110.06848).
@@ -62,21 +62,22 @@ def contrastive_loss(
         `(A,)`, float64 if dense, differentiable in anchors and candidates.
 
     Raises:
-        ValueError: for ids that are no integers, numbers of ids, places, views or masks that do not go with the
+        ValueError: for labels that are no integers, numbers of labels, places, views or masks that do not go with the
             embeddings, arguments that go with `candidates` without them, and choices of negatives that do not exist.
 
     Example:
 
     >>> z = np.array([[1.0, 0.0], [1.0, 0.1], [-1.0, 0.0]], "float32")
-    >>> contrastive_loss(z, anchor_ids=[0, 0, 1], scaling=0.5).numpy().round(4)
+    >>> contrastive_loss(z, anchor_labels=[0, 0, 1], scaling=0.5).numpy().round(4)
     array([0.0183, 0.0185, 0.    ])
 
     References: van den Oord et al. 2018, arXiv 1807.03748; Khosla et al. 2020 (SupCon), arXiv 2004.11362.
     """
-    if anchor_ids is None or (candidates is None) != (candidate_ids is None):
+    if anchor_labels is None or (candidates is None) != (candidate_labels is None):
         raise ValueError(
-            "`contrastive_loss` needs `anchor_ids`, and `candidate_ids` exactly when `candidates` is given. Received: "
-            f"anchor_ids={_given(anchor_ids)}, candidates={_given(candidates)}, candidate_ids={_given(candidate_ids)}."
+            "`contrastive_loss` needs `anchor_labels`, and `candidate_labels` exactly when `candidates` is given. "
+            f"Received: anchor_labels={_given(anchor_labels)}, candidates={_given(candidates)}, "
+            f"candidate_labels={_given(candidate_labels)}."
         )
     alone = candidates is None
     if alone:
@@ -84,25 +85,25 @@ def contrastive_loss(
     else:
         _check_views(anchor_views, candidate_views)
     _check_negatives(negatives)
-    anchors, anchor_ids = ops.convert_to_tensor(anchors), as_ids(anchor_ids, "anchor_ids")
+    anchors, anchor_labels = ops.convert_to_tensor(anchors), as_labels(anchor_labels, "anchor_labels")
     candidates = anchors if alone else ops.convert_to_tensor(candidates)
-    candidate_ids = anchor_ids if alone else as_ids(candidate_ids, "candidate_ids")
-    _check_shapes("anchors", anchors, anchor_ids=anchor_ids, self_index=self_index, anchor_views=anchor_views)
+    candidate_labels = anchor_labels if alone else as_labels(candidate_labels, "candidate_labels")
+    _check_shapes("anchors", anchors, anchor_labels=anchor_labels, self_index=self_index, anchor_views=anchor_views)
     of_candidates = {"candidate_views": candidate_views, "candidate_mask": candidate_mask}
-    _check_shapes("candidates", candidates, candidate_ids=candidate_ids, **of_candidates)
+    _check_shapes("candidates", candidates, candidate_labels=candidate_labels, **of_candidates)
     block = choose_block(check_block_size(block_size), anchors.shape[0], candidates.shape[0])
     forms = tiled.tile_forms(scaling, negatives)
     if block is not None and forms is not None:
         choices = {"form": forms[0], "negatives": forms[1], "block": block, "decoupled": decoupled}
         if alone:
-            return tiled.self_info_nce(anchors, anchor_ids, view=anchor_views, **choices).loss
+            return tiled.self_info_nce(anchors, anchor_labels, view=anchor_views, **choices).loss
         return tiled.cross_info_nce(
-            anchors, candidates, anchor_ids, candidate_ids, self_index=self_index, anchor_views=anchor_views,
+            anchors, candidates, anchor_labels, candidate_labels, self_index=self_index, anchor_views=anchor_views,
             candidate_views=candidate_views, candidate_mask=candidate_mask, **choices,
         ).loss  # fmt: skip
     pairs = pair_masks(
-        anchor_ids,
-        candidate_ids,
+        anchor_labels,
+        candidate_labels,
         self_index=ops.arange(ops.shape(anchors)[0], dtype="int32") if alone else self_index,
         anchor_views=anchor_views,
         candidate_views=anchor_views if alone else candidate_views,
@@ -116,7 +117,7 @@ def _check_alone(**of_candidates: Any) -> None:
     if given:
         raise ValueError(
             "Without `candidates` every anchor is compared with the other anchors, whose places and views are known. "
-            f"Received: {', '.join(given)}. Leave them out, or give `candidates` and `candidate_ids`."
+            f"Received: {', '.join(given)}. Leave them out, or give `candidates` and `candidate_labels`."
         )
 
 

@@ -1,4 +1,4 @@
-"""Who is compared with whom: positives and negatives from ids."""
+"""Who is compared with whom: positives and negatives from labels."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ class Pairs(NamedTuple):
 
 
 def pair_masks(
-    anchor_ids: Any,
-    candidate_ids: Any,
+    anchor_labels: Any,
+    candidate_labels: Any,
     *,
     self_index: Any = None,
     anchor_views: Any = None,
     candidate_views: Any = None,
     candidate_mask: Any = None,
 ) -> Pairs:
-    """Splits all pairs by the rule: positive = equal ids and not the same embedding; negative = different ids.
+    """Splits all pairs by the rule: positive = equal labels and not the same embedding; negative = different labels.
 
     Args:
-        anchor_ids: integer `(A,)`.
-        candidate_ids: integer `(C,)`.
+        anchor_labels: integer `(A,)`.
+        candidate_labels: integer `(C,)`.
         self_index: integer `(A,)`, the position of each anchor among the candidates, or -1 where it is not one of them;
             None if no anchor is a candidate. That pair is neither positive nor negative.
         anchor_views, candidate_views: integer `(A,)` and `(C,)`. If given, pairs of equal views are neither positive
@@ -47,11 +47,11 @@ def pair_masks(
            [ True, False, False],
            [False, False, False]])
     """
-    anchor_ids, candidate_ids = ops.convert_to_tensor(anchor_ids), ops.convert_to_tensor(candidate_ids)
-    same_id = ops.expand_dims(anchor_ids, 1) == ops.expand_dims(candidate_ids, 0)  # (A, C)
-    allowed = ops.ones_like(same_id)
+    anchor_labels, candidate_labels = ops.convert_to_tensor(anchor_labels), ops.convert_to_tensor(candidate_labels)
+    same_label = ops.expand_dims(anchor_labels, 1) == ops.expand_dims(candidate_labels, 0)  # (A, C)
+    allowed = ops.ones_like(same_label)
     if self_index is not None:
-        columns = ops.arange(ops.shape(candidate_ids)[0], dtype="int32")
+        columns = ops.arange(ops.shape(candidate_labels)[0], dtype="int32")
         allowed = ops.expand_dims(ops.cast(self_index, "int32"), 1) != ops.expand_dims(columns, 0)
     if anchor_views is not None:
         anchor_views, candidate_views = ops.cast(anchor_views, "int32"), ops.cast(candidate_views, "int32")
@@ -59,11 +59,11 @@ def pair_masks(
         allowed = ops.logical_and(allowed, other_view)
     if candidate_mask is not None:
         allowed = ops.logical_and(allowed, ops.expand_dims(candidate_mask, 0))
-    return Pairs(ops.logical_and(allowed, same_id), ops.logical_and(allowed, ops.logical_not(same_id)))
+    return Pairs(ops.logical_and(allowed, same_label), ops.logical_and(allowed, ops.logical_not(same_label)))
 
 
-def as_ids(y_true: Any, name: str = "y_true") -> Any:
-    """Turns what a user gives as ids into an integer tensor `(B,)`, never by way of a float.
+def as_labels(y_true: Any, name: str = "y_true") -> Any:
+    """Turns what a user gives as labels into an integer tensor `(B,)`, never by way of a float.
 
     Args:
         y_true: integers or booleans `(B,)` or `(B, 1)`. Floats are taken only where their values can be seen (outside
@@ -76,21 +76,21 @@ def as_ids(y_true: Any, name: str = "y_true") -> Any:
     Raises:
         ValueError: for any other rank, for non-integers, for strings.
     """
-    ids = y_true if tf.is_tensor(y_true) else tf.convert_to_tensor(_plain(y_true))
-    dtype = keras.backend.standardize_dtype(ids.dtype)
-    if ids.shape.rank == 2 and ids.shape[1] == 1:
-        ids = tf.squeeze(ids, axis=1)
-    if ids.shape.rank != 1:
+    labels = y_true if tf.is_tensor(y_true) else tf.convert_to_tensor(_plain(y_true))
+    dtype = keras.backend.standardize_dtype(labels.dtype)
+    if labels.shape.rank == 2 and labels.shape[1] == 1:
+        labels = tf.squeeze(labels, axis=1)
+    if labels.shape.rank != 1:
         raise ValueError(
-            f"`{name}` must be integer ids of shape (B,) or (B, 1), one for each row of `y_pred`. Received: "
-            f"shape={tuple(ids.shape)}. Give one-hot labels as argmax(labels, axis=-1)."
+            f"`{name}` must be integer labels of shape (B,) or (B, 1), one for each row of `y_pred`. Received: "
+            f"shape={tuple(labels.shape)}. Give one-hot labels as argmax(labels, axis=-1)."
         )
     if dtype.startswith("float") or dtype == "bfloat16":
-        ids = _whole_numbers(ids, dtype, name)
+        labels = _whole_numbers(labels, dtype, name)
     elif dtype not in ("bool", "uint64") and not dtype.startswith(("int", "uint")):
-        raise ValueError(f"`{name}` must be integer ids. Received: dtype={dtype}. Number them, for example with "
+        raise ValueError(f"`{name}` must be integer labels. Received: dtype={dtype}. Number them, for example with "
                          "numpy.unique(labels, return_inverse=True)[1].")  # fmt: skip
-    return ids if dtype == "uint64" else tf.cast(ids, "int64")
+    return labels if dtype == "uint64" else tf.cast(labels, "int64")
 
 
 def _plain(values: Any) -> Any:
@@ -98,14 +98,14 @@ def _plain(values: Any) -> Any:
     return values if hasattr(values, "dtype") else np.asarray(values)
 
 
-def _whole_numbers(ids: tf.Tensor, dtype: str, name: str) -> tf.Tensor:
+def _whole_numbers(labels: tf.Tensor, dtype: str, name: str) -> tf.Tensor:
     remedy = f"Cast them before training: {name}.astype('int64')."
     if not tf.executing_eagerly():
-        raise ValueError(f"`{name}` must be integer ids. Received: dtype={dtype}. {remedy}")
-    values = tf.cast(ids, "float64").numpy()
+        raise ValueError(f"`{name}` must be integer labels. Received: dtype={dtype}. {remedy}")
+    values = tf.cast(labels, "float64").numpy()
     whole = (values == np.floor(values)) & (np.abs(values) < 2.0**63)  # neither NaN nor Inf, and fits in int64
     broken = values[~whole]
     if broken.size:
-        raise ValueError(f"`{name}` must be integer ids. Received: dtype={dtype} with the value {broken[0]}. "
-                         "Contrastive losses compare ids for equality; they are no regression targets.")  # fmt: skip
+        raise ValueError(f"`{name}` must be integer labels. Received: dtype={dtype} with the value {broken[0]}. "
+                         "Contrastive losses compare labels for equality; they are no regression targets.")  # fmt: skip
     return tf.cast(values, "int64")

@@ -13,13 +13,13 @@ import tensorflow as tf
 class Batch(NamedTuple):
     """Ids `(B,)` and float64 embeddings `(B, D)` or `(B, V, D)`."""
 
-    ids: np.ndarray
+    labels: np.ndarray
     embeddings: np.ndarray
 
     @classmethod
-    def of(cls, ids: Any, embeddings: Any) -> Batch:
+    def of(cls, labels: Any, embeddings: Any) -> Batch:
         """From anything array-like."""
-        return cls(np.asarray(ids), np.asarray(embeddings, "float64"))
+        return cls(np.asarray(labels), np.asarray(embeddings, "float64"))
 
     @property
     def has_views(self) -> bool:
@@ -28,16 +28,16 @@ class Batch(NamedTuple):
     def flat(self) -> tuple[np.ndarray, np.ndarray]:
         """Id `(N,)` and embedding `(N, D)` of every view; the embeddings are a view on this batch."""
         views = self.embeddings.shape[1] if self.has_views else 1
-        return np.repeat(self.ids, views), self.embeddings.reshape(-1, self.embeddings.shape[-1])
+        return np.repeat(self.labels, views), self.embeddings.reshape(-1, self.embeddings.shape[-1])
 
     def has_positive(self) -> np.ndarray:
         """bool, of the shape of the losses: whether another embedding has this one's id."""
-        ids, _ = self.flat()
-        return ((ids[:, None] == ids).sum(1) > 1).reshape(self.embeddings.shape[:-1])
+        labels, _ = self.flat()
+        return ((labels[:, None] == labels).sum(1) > 1).reshape(self.embeddings.shape[:-1])
 
 
 def default_batch() -> Batch:
-    """Six instances in two views, row numbers as ids."""
+    """Six instances in two views, row numbers as labels."""
     return Batch(np.arange(6), np.random.default_rng(0).normal(size=(6, 2, 5)))
 
 
@@ -52,13 +52,13 @@ def reduced(loss: keras.losses.Loss) -> keras.losses.Loss:
     return variant(loss, reduction="sum_over_batch_size") if loss.reduction in (None, "none") else loss
 
 
-def value_and_gradient(loss: Any, ids: Any, embeddings: Any) -> tuple[np.ndarray, np.ndarray]:
+def value_and_gradient(loss: Any, labels: Any, embeddings: Any) -> tuple[np.ndarray, np.ndarray]:
     """Of the loss in eager mode, as float64 NumPy; without its warnings about batches without positives."""
     x = tf.convert_to_tensor(embeddings)
     with warnings.catch_warnings(), tf.GradientTape() as tape:
         warnings.simplefilter("ignore")
         tape.watch(x)
-        value = loss(ids, x)
+        value = loss(labels, x)
     return _float64(value), _float64(tape.gradient(value, x))
 
 

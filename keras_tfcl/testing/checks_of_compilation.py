@@ -17,9 +17,9 @@ from keras_tfcl.testing.batch import Batch, require, require_close, value_and_gr
 def check_compiled(loss: keras.losses.Loss, batch: Batch) -> None:
     """Eager, graph and XLA agree in value and gradient."""
     x = tf.constant(batch.embeddings, "float32")
-    value, gradient = value_and_gradient(loss, batch.ids, x)
+    value, gradient = value_and_gradient(loss, batch.labels, x)
     for mode, jit in (("tf.function", False), ("XLA", True)):
-        compiled, slope = tf.function(_step(loss, batch.ids), jit_compile=jit)(x)
+        compiled, slope = tf.function(_step(loss, batch.labels), jit_compile=jit)(x)
         require_close(compiled, value, f"{mode} and eager differ in value.")
         require_close(slope, gradient, f"{mode} and eager differ in gradient.")
 
@@ -30,9 +30,11 @@ def check_unknown_batch_size(loss: keras.losses.Loss, batch: Batch) -> None:
     signature = [tf.TensorSpec([None], "int64"), tf.TensorSpec([None, *x.shape[1:]], "float32")]
     compiled = tf.function(loss, input_signature=signature)
     for copies in (1, 2):
-        ids = np.concatenate([batch.ids + k * (batch.ids.max() + 1) for k in range(copies)])
+        labels = np.concatenate([batch.labels + k * (batch.labels.max() + 1) for k in range(copies)])
         rows = np.concatenate([x + 0.1 * k for k in range(copies)])
-        require_close(compiled(ids, rows), loss(ids, rows), f"A batch of {len(ids)} in a trace of unknown size.")
+        require_close(
+            compiled(labels, rows), loss(labels, rows), f"A batch of {len(labels)} in a trace of unknown size."
+        )
 
 
 def check_gpu_lowering(loss: keras.losses.Loss, batch: Batch) -> None:
@@ -44,7 +46,7 @@ def check_gpu_lowering(loss: keras.losses.Loss, batch: Batch) -> None:
 
     def step(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         with keras.StatelessScope(state_mapping=constants):
-            return _step(loss, batch.ids)(x)
+            return _step(loss, batch.labels)(x)
 
     compiled = tf.function(step, jit_compile=True)
     spec = tf.TensorSpec(batch.embeddings.shape, "float32")
@@ -83,7 +85,7 @@ def check_variables(loss: keras.losses.Loss, batch: Batch) -> None:
         loaded = keras.models.load_model(Path(folder) / "model.keras")
     for variable, copy in zip(variables, _variables(loaded.loss), strict=True):
         require_close(copy, variable, f"{variable.name} is not what was saved.", 1e-6)
-    value = [m.evaluate(views, batch_size=len(batch.ids), verbose=0) for m in (model, loaded)]
+    value = [m.evaluate(views, batch_size=len(batch.labels), verbose=0) for m in (model, loaded)]
     require_close(value[1], value[0], "The loaded model evaluates to another loss.")
 
 
@@ -102,11 +104,11 @@ def _variables(loss: keras.losses.Loss) -> list[keras.Variable]:
     return [variable for layer in layers for variable in layer.variables]
 
 
-def _step(loss: keras.losses.Loss, ids: np.ndarray) -> Any:
+def _step(loss: keras.losses.Loss, labels: np.ndarray) -> Any:
     def step(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         with tf.GradientTape() as tape:
             tape.watch(x)
-            value = loss(ids, x)
+            value = loss(labels, x)
         return value, tape.gradient(value, x)
 
     return step

@@ -39,20 +39,20 @@ def check_saving(loss: keras.losses.Loss, batch: Batch) -> None:
     model = keras.Sequential([keras.Input((x[0].size,)), keras.layers.Reshape(x.shape[1:])])
     model.compile("sgd", loss=loss, run_eagerly=True)
     rows = x.reshape(len(x), -1)
-    expected = model.evaluate(rows, batch.ids, batch_size=len(x), verbose=0)
-    require_close(expected, loss(batch.ids, x), "model.evaluate and the loss differ.")
+    expected = model.evaluate(rows, batch.labels, batch_size=len(x), verbose=0)
+    require_close(expected, loss(batch.labels, x), "model.evaluate and the loss differ.")
     with tempfile.TemporaryDirectory() as folder:
         model.save(Path(folder) / "model.keras")
         loaded = keras.models.load_model(Path(folder) / "model.keras")
     require(loaded.loss.get_config() == loss.get_config(), "the loaded model's loss has another configuration.")
-    value = loaded.evaluate(rows, batch.ids, batch_size=len(x), verbose=0)
+    value = loaded.evaluate(rows, batch.labels, batch_size=len(x), verbose=0)
     require_close(value, expected, "The loaded model evaluates to another value.", 1e-6)
 
 
 def check_reductions(loss: keras.losses.Loss, batch: Batch) -> None:
     """Sums and means are those of the losses of the anchors, weighted; anchors without a positive leave the means."""
     valid = batch.has_positive()
-    weight = np.random.default_rng(3).uniform(0.5, 2.0, len(batch.ids))
+    weight = np.random.default_rng(3).uniform(0.5, 2.0, len(batch.labels))
     each = np.asarray(variant(loss, reduction="none")(*batch), "float64")
     require(each.shape == valid.shape, f"reduction='none' gives shape {each.shape}, expected {valid.shape}.")
     every = np.broadcast_to(weight.reshape(-1, *[1] * (valid.ndim - 1)), valid.shape)
@@ -74,8 +74,8 @@ def check_dtypes(loss: keras.losses.Loss, batch: Batch) -> None:
     """Half-precision embeddings lose nothing but their own rounding; gradient and result have the promised dtypes."""
     for dtype in ("float16", "bfloat16", "float32", "float64"):
         x = tf.cast(batch.embeddings, dtype)
-        value, gradient = value_and_gradient(loss, batch.ids, x)
-        exact, slope = value_and_gradient(loss, batch.ids, tf.cast(x, "float64"))
+        value, gradient = value_and_gradient(loss, batch.labels, x)
+        exact, slope = value_and_gradient(loss, batch.labels, tf.cast(x, "float64"))
         require_close(value, exact, f"{dtype} embeddings: value against float64.", 1e-5)
         rounding = max(HALF_PRECISION.get(dtype, 0.0), 1e-5)
         require_close(gradient, slope, f"{dtype} embeddings: gradient against float64.", 2 * rounding)

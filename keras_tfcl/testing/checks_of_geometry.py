@@ -13,10 +13,10 @@ from keras_tfcl.testing.batch import Batch, reduced, require, require_close, val
 
 def check_batch_permutation(loss: keras.losses.Loss, batch: Batch) -> None:
     """Permuting the instances permutes their losses."""
-    order = np.random.default_rng(4).permutation(len(batch.ids))
+    order = np.random.default_rng(4).permutation(len(batch.labels))
     each = variant(loss, reduction="none")
     expected = np.asarray(each(*batch))[order]
-    require_close(each(batch.ids[order], batch.embeddings[order]), expected, "Permuted instances.", 1e-6)
+    require_close(each(batch.labels[order], batch.embeddings[order]), expected, "Permuted instances.", 1e-6)
 
 
 def check_view_swap(loss: keras.losses.Loss, batch: Batch) -> None:
@@ -25,14 +25,14 @@ def check_view_swap(loss: keras.losses.Loss, batch: Batch) -> None:
         raise SkipTest("the batch has a single view")
     each = variant(loss, reduction="none")
     expected = np.asarray(each(*batch))[:, ::-1]
-    require_close(each(batch.ids, batch.embeddings[:, ::-1].copy()), expected, "Exchanged views.", 1e-6)
+    require_close(each(batch.labels, batch.embeddings[:, ::-1].copy()), expected, "Exchanged views.", 1e-6)
 
 
 def check_rescaling(loss: keras.losses.Loss, batch: Batch) -> None:
     """The length of an embedding does not matter: each can be multiplied by a positive factor of its own."""
     factors = np.random.default_rng(5).uniform(0.01, 100.0, (*batch.embeddings.shape[:-1], 1))
     value, gradient = value_and_gradient(loss, *batch)
-    scaled, slope = value_and_gradient(loss, batch.ids, factors * batch.embeddings)
+    scaled, slope = value_and_gradient(loss, batch.labels, factors * batch.embeddings)
     require_close(scaled, value, "Rescaled embeddings.", 1e-6)
     require_close(factors * slope, gradient, "The gradient of rescaled embeddings is not divided by the factor.", 1e-6)
 
@@ -42,7 +42,7 @@ def check_rotation(loss: keras.losses.Loss, batch: Batch) -> None:
     size = batch.embeddings.shape[-1]
     rotation, _ = np.linalg.qr(np.random.default_rng(6).normal(size=(size, size)))
     value, gradient = value_and_gradient(loss, *batch)
-    rotated, slope = value_and_gradient(loss, batch.ids, batch.embeddings @ rotation)
+    rotated, slope = value_and_gradient(loss, batch.labels, batch.embeddings @ rotation)
     require_close(rotated, value, "Rotated embeddings.", 1e-6)
     require_close(slope, gradient @ rotation, "The gradient does not rotate with the embeddings.", 1e-6)
 
@@ -56,7 +56,7 @@ def check_gradient(loss: keras.losses.Loss, batch: Batch) -> None:
     _, gradient = value_and_gradient(loss, *batch)
     for seed in range(5):
         direction = np.random.default_rng(seed).normal(size=batch.embeddings.shape)
-        values = [float(loss(batch.ids, batch.embeddings + step * direction)) for step in (1e-5, -1e-5)]
+        values = [float(loss(batch.labels, batch.embeddings + step * direction)) for step in (1e-5, -1e-5)]
         slope, ours = (values[0] - values[1]) / 2e-5, float((gradient * direction).sum())
         scale = np.linalg.norm(gradient) * np.linalg.norm(direction)
         message = f"the gradient gives a slope of {ours:.8g}, finite differences {slope:.8g}."
@@ -68,25 +68,28 @@ def check_poles(loss: keras.losses.Loss, batch: Batch) -> None:
     loss = reduced(loss)
     for name, x in _poles(batch).items():
         for dtype in ("float16", "bfloat16", "float32"):
-            value, gradient = value_and_gradient(loss, batch.ids, tf.cast(x, dtype))
+            value, gradient = value_and_gradient(loss, batch.labels, tf.cast(x, dtype))
             require(np.isfinite(value), f"{name}, {dtype}: the value is {value}.")
             require(np.isfinite(gradient).all(), f"{name}, {dtype}: the gradient is not finite.")
 
 
 def check_duplicates(loss: keras.losses.Loss, batch: Batch) -> None:
-    """Copies of one instance under different ids are finite negatives; copied with its id they are positives."""
-    ids, x = np.concatenate([batch.ids, batch.ids[:1]]), np.concatenate([batch.embeddings, batch.embeddings[:1]])
-    as_positive, gradient = value_and_gradient(variant(loss, reduction="sum"), ids, x)
+    """Copies of one instance under different labels are finite negatives; copied with its id they are positives."""
+    labels, x = (
+        np.concatenate([batch.labels, batch.labels[:1]]),
+        np.concatenate([batch.embeddings, batch.embeddings[:1]]),
+    )
+    as_positive, gradient = value_and_gradient(variant(loss, reduction="sum"), labels, x)
     require(np.isfinite(as_positive), f"a copy with the same id: the value is {as_positive}.")
     require(np.isfinite(gradient).all(), "a copy with the same id: the gradient is not finite.")
-    each = np.asarray(variant(loss, reduction="none")(ids, x))
+    each = np.asarray(variant(loss, reduction="none")(labels, x))
     require_close(each[-1], each[0], "A copy and its original have different losses.", 1e-6)
 
 
 def _poles(batch: Batch) -> dict[str, np.ndarray]:
-    first_of = {i: np.flatnonzero(batch.flat()[0] == i)[0] for i in np.unique(batch.ids)}
+    first_of = {i: np.flatnonzero(batch.flat()[0] == i)[0] for i in np.unique(batch.labels)}
     names = ("equal positives", "opposite positives", "duplicate", "opposite negative", "all equal", "zero", "all zero")
-    poles = {name: Batch(batch.ids, batch.embeddings.copy()) for name in names}
+    poles = {name: Batch(batch.labels, batch.embeddings.copy()) for name in names}
     rows = {name: pole.flat() for name, pole in poles.items()}
     for row, i in enumerate(rows["zero"][0]):
         first = rows["zero"][1][first_of[i]]

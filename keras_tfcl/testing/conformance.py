@@ -9,14 +9,14 @@ from unittest import SkipTest
 
 import keras
 
-from keras_tfcl.testing import checks_of_compilation, checks_of_configuration, checks_of_geometry, checks_of_ids
+from keras_tfcl.testing import checks_of_compilation, checks_of_configuration, checks_of_geometry, checks_of_labels
 from keras_tfcl.testing.batch import Batch, default_batch
 
 Check = Callable[[keras.losses.Loss, Batch], None]
 
 CHECKS: dict[str, Check] = {
     name.removeprefix("check_"): function
-    for module in (checks_of_configuration, checks_of_ids, checks_of_geometry, checks_of_compilation)
+    for module in (checks_of_configuration, checks_of_labels, checks_of_geometry, checks_of_compilation)
     for name, function in vars(module).items()
     if name.startswith("check_")
 }
@@ -31,14 +31,15 @@ def check_loss(
 ) -> dict[str, str]:
     """Holds a contrastive loss to everything this library promises of its own; any Keras loss of embeddings will do.
 
-    The contract: `loss(y_true, y_pred, sample_weight)`, integer ids `(B,)`, embeddings `(B, D)` or `(B, V, D)` that
-    need not be normalised, positives by equal ids. What each check asks stands in its docstring, in `CHECKS`:
+    The contract: `loss(y_true, y_pred, sample_weight)`, integer labels `(B,)`, embeddings `(B, D)` or `(B, V, D)` that
+    need not be normalised, positives by equal labels. What each check asks stands in its docstring, in `CHECKS`:
     configuration and saving, reductions and weights, dtypes, invariances, gradients against finite differences, poles,
-    rows without positives, ids that must not be cast, XLA, variables that are trained and saved.
+    rows without positives, labels that must not be cast, XLA, variables that are trained and saved.
 
     Args:
         loss: an instance of a registered Keras loss.
-        batch: `(ids, embeddings)` to check it on, where it needs other shapes. Each instance needs a positive. Defaults
+        batch: `(labels, embeddings)` to check it on, where it needs other shapes. Each instance needs a positive.
+            Defaults
             to six instances in two views, `(6,)` and `(6, 2, 5)`.
         expected_failures: `{check name: reason}`. These must fail: one that passes is an error too.
         only: names of the checks to run. Defaults to all.

@@ -23,7 +23,7 @@ class Reference(NamedTuple):
 
 
 def contrastive_loss(
-    ids: np.ndarray,
+    labels: np.ndarray,
     embeddings: np.ndarray,
     *,
     temperature: float | None = None,
@@ -37,7 +37,7 @@ def contrastive_loss(
     """The loss of every anchor, and the gradient of `sum(weights * losses) / number of anchors with a positive`.
 
     Args:
-        ids: integers `(B,)`.
+        labels: integers `(B,)`.
         embeddings: floats `(B, D)` or `(B, V, D)`, taken to float64.
         temperature: logits are cosine / temperature; or
         arctanh_scale: logits are scale/2 * log((1 + s + 1e-6) / (1 - s + 1e-6)).
@@ -47,7 +47,7 @@ def contrastive_loss(
         cross_view_only: compare different views only.
         weights: one for each anchor, of the shape of the losses. Defaults to ones.
     """
-    geometry = Geometry(ids, embeddings, cross_view_only)
+    geometry = Geometry(labels, embeddings, cross_view_only)
     s = geometry.cosines
     losses, valid, d_logits = np.zeros(len(s)), np.zeros(len(s), bool), np.zeros_like(s)
     for i, positives, negatives in geometry.anchors():
@@ -73,27 +73,27 @@ class Geometry:
     """Unit rows, their cosines, who is whose positive; and the way back from slopes in the cosines to the embeddings.
 
     Args:
-        ids: integers `(B,)`.
+        labels: integers `(B,)`.
         embeddings: floats `(B, D)` or `(B, V, D)`, taken to float64.
         cross_view_only: compare different views only.
     """
 
-    def __init__(self, ids: np.ndarray, embeddings: np.ndarray, cross_view_only: bool = False) -> None:
+    def __init__(self, labels: np.ndarray, embeddings: np.ndarray, cross_view_only: bool = False) -> None:
         embeddings = np.asarray(embeddings, "float64")
         self.shape = embeddings.shape
         self.views = self.shape[1] if len(self.shape) == 3 else 1
         self.cross_view_only = cross_view_only
         x = embeddings.reshape(-1, self.shape[-1])  # (A, D), instance by instance
-        self.ids = [ids[i // self.views] for i in range(len(x))]
+        self.labels = [labels[i // self.views] for i in range(len(x))]
         self.lengths = [math.sqrt(float(row @ row)) for row in x]
         self.units = [row / (length if length > 0 else 1.0) for row, length in zip(x, self.lengths, strict=True)]
         self.cosines = np.array([[float(a @ b) for b in self.units] for a in self.units])
 
     def anchors(self) -> Iterator[tuple[int, list[int], list[int]]]:
         """Each anchor with its positives and its negatives."""
-        for i, own in enumerate(self.ids):
-            others = [j for j in range(len(self.ids)) if j != i and self._compared(i, j)]
-            yield i, [j for j in others if self.ids[j] == own], [j for j in others if self.ids[j] != own]
+        for i, own in enumerate(self.labels):
+            others = [j for j in range(len(self.labels)) if j != i and self._compared(i, j)]
+            yield i, [j for j in others if self.labels[j] == own], [j for j in others if self.labels[j] != own]
 
     def finish(self, losses: np.ndarray, valid: np.ndarray, d_cosines: np.ndarray, weights: Any = None) -> Reference:
         """The reference, from each anchor's loss and its slopes in the cosines of its row, `(A, A)`."""

@@ -14,7 +14,7 @@ from keras_tfcl.testing.reference import Geometry, Reference, hardest
 
 
 def reweighted_loss(
-    ids: np.ndarray,
+    labels: np.ndarray,
     embeddings: np.ndarray,
     *,
     temperature: float,
@@ -29,7 +29,7 @@ def reweighted_loss(
     loss_i = log(sum_p e_p + N) - mean_p(l_p), e = exp(l), l = s / temperature, imp = exp(beta l), and over M negatives
     N = max((M sum(imp e) / sum(imp) - tau_plus M mean_p(e_p)) / (1 - tau_plus), M exp(-1 / temperature)).
     """
-    geometry = Geometry(ids, embeddings, cross_view_only)
+    geometry = Geometry(labels, embeddings, cross_view_only)
     logits = geometry.cosines / temperature
     losses, valid, slopes = np.zeros(len(logits)), np.zeros(len(logits), bool), np.zeros_like(logits)
     for i, positives, negatives in geometry.anchors():
@@ -50,7 +50,7 @@ def reweighted_loss(
 
 
 def simple_loss(
-    ids: np.ndarray,
+    labels: np.ndarray,
     embeddings: np.ndarray,
     *,
     weight: float | None = None,
@@ -60,7 +60,7 @@ def simple_loss(
     weights: Any = None,
 ) -> Reference:
     """Wang and Liu 2021, eq. 3: -mean_p(s_p) + weight sum_j(s_j); weight defaults to 1 / negatives."""
-    geometry = Geometry(ids, embeddings, cross_view_only)
+    geometry = Geometry(labels, embeddings, cross_view_only)
     s = geometry.cosines
     losses, valid, slopes = np.zeros(len(s)), np.zeros(len(s), bool), np.zeros_like(s)
     for i, positives, negatives in geometry.anchors():
@@ -77,7 +77,7 @@ def simple_loss(
 
 
 def sigmoid_loss(
-    ids: np.ndarray,
+    labels: np.ndarray,
     embeddings: np.ndarray,
     *,
     scale: float,
@@ -86,7 +86,7 @@ def sigmoid_loss(
     weights: Any = None,
 ) -> Reference:
     """SigLIP (Zhai et al. 2023): -sum_j log sigmoid(z_j (scale s_j + bias)), z = 1 for positives, -1 for negatives."""
-    geometry = Geometry(ids, embeddings, cross_view_only)
+    geometry = Geometry(labels, embeddings, cross_view_only)
     s = geometry.cosines
     losses, valid, slopes = np.zeros(len(s)), np.zeros(len(s), bool), np.zeros_like(s)
     for i, positives, negatives in geometry.anchors():
@@ -102,13 +102,13 @@ def sigmoid_loss(
 
 
 def weighted_decoupled_loss(
-    ids: np.ndarray, embeddings: np.ndarray, *, temperature: float, sigma: float, weights: Any = None
+    labels: np.ndarray, embeddings: np.ndarray, *, temperature: float, sigma: float, weights: Any = None
 ) -> Reference:
     """DCLW (Yeh et al. 2022), its weights held constant in the gradient: -w s+ / t + log sum_j exp(s_j / t).
 
     s+ is the mean cosine of the positives, w_i = 2 - exp(s+_i / sigma) / mean(exp(s+ / sigma)).
     """
-    geometry = Geometry(ids, embeddings)
+    geometry = Geometry(labels, embeddings)
     s = geometry.cosines
     losses, valid, slopes = np.zeros(len(s)), np.zeros(len(s), bool), np.zeros_like(s)
     rows = [row for row in geometry.anchors() if row[1] and row[2]]

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 import keras_tfcl
+from keras_tfcl.cli import main as keras_tfcl_command
 from keras_tfcl.diagnostics import suggest_loss, write_report
 from keras_tfcl.diagnostics.command import main
-from keras_tfcl.export.cli import main as keras_tfcl_command
 
 X = np.random.default_rng(0).normal(size=(120, 12)).astype("float32")
 LABELS = np.arange(120) % 3

@@ -76,13 +76,13 @@ def embeddings(views):
 @pytest.mark.filterwarnings("ignore:.*no embedding of this batch has a positive")
 def test_value_and_gradient(name, labels, views):
     loss, function, options = LOSSES[name]
-    x, ids = embeddings(views), LABELS[labels]
+    x, labels = embeddings(views), LABELS[labels]
     weights = np.linspace(0.5, 2.0, 6)
     shaped = weights if views == 1 else np.repeat(weights[:, None], views, axis=1)
-    expected = function(ids, x.numpy(), weights=shaped, **options)
+    expected = function(labels, x.numpy(), weights=shaped, **options)
     with tf.GradientTape() as tape:
         tape.watch(x)
-        value = loss(ids, x, weights)
+        value = loss(labels, x, weights)
     gradient = tape.gradient(value, x)
     mean = (expected.losses * shaped).sum() / max(expected.valid.sum(), 1)
     np.testing.assert_allclose(value, mean, rtol=1e-5, atol=1e-6)
@@ -147,15 +147,15 @@ def test_dynamic_logits_grow_with_the_cosine(ratio):
 def test_near_duplicates_are_left_out():
     """The guard is what removing those rows by hand would be; the hardest are chosen among the rest."""
     x = np.random.default_rng(2).normal(size=(8, 4))
-    x[5], x[6] = x[0] * 3.0, x[1] + 1e-3  # copies under other ids
-    ids = np.array([0, 0, 1, 1, 2, 2, 3, 3])
+    x[5], x[6] = x[0] * 3.0, x[1] + 1e-3  # copies under other labels
+    labels = np.array([0, 0, 1, 1, 2, 2, 3, 3])
     guard = keras_tfcl.WithoutNearDuplicates(0.01, keras_tfcl.HardNegatives(top_k=2))
-    each = keras_tfcl.ContrastiveLoss(0.2, guard, reduction="none", dtype="float64")(ids, x).numpy()
+    each = keras_tfcl.ContrastiveLoss(0.2, guard, reduction="none", dtype="float64")(labels, x).numpy()
     u = x / np.linalg.norm(x, axis=1, keepdims=True)
     s = u @ u.T
     for i in range(8):
-        positive = next(j for j in range(8) if j != i and ids[j] == ids[i])
-        rest = [s[i, j] for j in range(8) if ids[j] != ids[i] and s[i, j] < 0.99]
+        positive = next(j for j in range(8) if j != i and labels[j] == labels[i])
+        rest = [s[i, j] for j in range(8) if labels[j] != labels[i] and s[i, j] < 0.99]
         terms = np.exp(np.array([s[i, positive], *sorted(rest)[-2:]]) / 0.2)
         assert each[i] == pytest.approx(np.log(terms.sum()) - s[i, positive] / 0.2, rel=1e-9)
     assert s[0, 5] > 0.99
@@ -166,11 +166,11 @@ def test_same_id_candidates_are_never_negatives():
     """Whatever the negatives: a candidate with the anchor's id, however near, changes nothing but the positives."""
     x = np.random.default_rng(3).normal(size=(6, 4))
     x[1] = x[0]
-    ids = np.array([0, 0, 1, 1, 2, 2])
+    labels = np.array([0, 0, 1, 1, 2, 2])
     similarity = np.ones((6, 6))
     for negatives in ("all", hard(top_k=6), keras_tfcl.ReweightedNegatives(), keras_tfcl.WithoutNearDuplicates()):
-        kept = keras_tfcl.negatives.get(negatives).keep(similarity, ids[:, None] != ids)
-        assert not np.asarray(kept)[ids[:, None] == ids].any()
-    decoupled = keras_tfcl.DecoupledInfoNCE(0.2, reduction="none", dtype="float64")(ids, x).numpy()
+        kept = keras_tfcl.negatives.get(negatives).keep(similarity, labels[:, None] != labels)
+        assert not np.asarray(kept)[labels[:, None] == labels].any()
+    decoupled = keras_tfcl.DecoupledInfoNCE(0.2, reduction="none", dtype="float64")(labels, x).numpy()
     u = x / np.linalg.norm(x, axis=1, keepdims=True)
     assert decoupled[0] == pytest.approx(-1 / 0.2 + np.log(np.exp(u[2:] @ u[0] / 0.2).sum()), rel=1e-9)

@@ -7,12 +7,12 @@ import tensorflow as tf
 import keras_tfcl
 
 X = np.random.default_rng(0).normal(size=(6, 2, 5))
-IDS = np.arange(6)
+LABELS = np.arange(6)
 
 
 def each(scaling, *arguments, detach=False):
     negatives = keras_tfcl.ReweightedNegatives(*arguments, detach=detach)
-    return keras_tfcl.ContrastiveLoss(scaling, negatives, reduction=None, dtype="float64")(IDS, X).numpy()
+    return keras_tfcl.ContrastiveLoss(scaling, negatives, reduction=None, dtype="float64")(LABELS, X).numpy()
 
 
 def slopes(beta, tau_plus, detach, positive=0.3):
@@ -30,7 +30,7 @@ def slopes(beta, tau_plus, detach, positive=0.3):
 
 @pytest.mark.parametrize("scaling", [0.1, 0.5, "arctanh"])
 def test_hcl_without_weights_and_correction_is_infonce(scaling):
-    plain = keras_tfcl.ContrastiveLoss(scaling, reduction=None, dtype="float64")(IDS, X).numpy()
+    plain = keras_tfcl.ContrastiveLoss(scaling, reduction=None, dtype="float64")(LABELS, X).numpy()
     np.testing.assert_allclose(each(scaling, 0.0, 0.0), plain, rtol=1e-10)
 
 
@@ -87,8 +87,8 @@ def test_clamped_sum_of_negatives_has_no_gradient():
 @pytest.mark.parametrize("scaling", [0.1, 0.5, "arctanh"])
 def test_infonce_is_softplus_of_dcl(scaling):
     arguments = {"reduction": None, "dtype": "float64"}
-    nce = keras_tfcl.ContrastiveLoss(scaling, **arguments)(IDS, X).numpy()
-    dcl = keras_tfcl.ContrastiveLoss(scaling, decoupled=True, **arguments)(IDS, X).numpy()
+    nce = keras_tfcl.ContrastiveLoss(scaling, **arguments)(LABELS, X).numpy()
+    dcl = keras_tfcl.ContrastiveLoss(scaling, decoupled=True, **arguments)(LABELS, X).numpy()
     np.testing.assert_allclose(nce, np.logaddexp(0, dcl), rtol=1e-10)
 
 
@@ -114,14 +114,14 @@ def test_dclw_weights_have_mean_one_and_favour_distant_positives():
 def test_supcon_with_unique_labels_is_nt_xent():
     """Rows as labels, the second view of each row written below the first."""
     stacked = np.concatenate([X[:, 0], X[:, 1]])
-    labelled = keras_tfcl.InfoNCE(0.2, dtype="float64")(np.tile(IDS, 2), stacked)
-    assert float(labelled) == pytest.approx(float(keras_tfcl.InfoNCE(0.2, dtype="float64")(IDS, X)), rel=1e-10)
+    labelled = keras_tfcl.InfoNCE(0.2, dtype="float64")(np.tile(LABELS, 2), stacked)
+    assert float(labelled) == pytest.approx(float(keras_tfcl.InfoNCE(0.2, dtype="float64")(LABELS, X)), rel=1e-10)
 
 
 def test_supcon_floor():
     """L_i >= log |P(i)|; a class of one gives a finite loss and gradient."""
-    ids = np.array([0, 0, 0, 1, 1, 2])
-    losses = keras_tfcl.InfoNCE(0.07, reduction=None, dtype="float64")(ids, X[:, 0]).numpy()
+    labels = np.array([0, 0, 0, 1, 1, 2])
+    losses = keras_tfcl.InfoNCE(0.07, reduction=None, dtype="float64")(labels, X[:, 0]).numpy()
     assert (losses >= np.log([2, 2, 2, 1, 1, 1])).all()
     assert losses[5] == 0
 
@@ -136,6 +136,6 @@ def test_siglip_start():
 
 def test_simclr_reference_is_twice_the_mean():
     """google-research/simclr returns loss_a + loss_b, each the mean over one view's anchors."""
-    losses = keras_tfcl.InfoNCE(0.1, reduction=None, dtype="float64")(IDS, X).numpy()
-    mean = float(keras_tfcl.InfoNCE(0.1, dtype="float64")(IDS, X))
+    losses = keras_tfcl.InfoNCE(0.1, reduction=None, dtype="float64")(LABELS, X).numpy()
+    mean = float(keras_tfcl.InfoNCE(0.1, dtype="float64")(LABELS, X))
     assert losses[:, 0].mean() + losses[:, 1].mean() == pytest.approx(2 * mean)

@@ -14,19 +14,19 @@ from keras_tfcl.ops import Candidates, contrastive_loss
 RNG = np.random.default_rng(0)
 VIEWS, B, D = 2, 3, 4
 Z = RNG.normal(size=(B, VIEWS, D))
-IDS = np.array([5, 9, 5])
+LABELS = np.array([5, 9, 5])
 MORE = RNG.normal(size=(6, D))
-PRESENT = np.array([True] * 6 + [True, False, True, True, False, True])
+MASK = np.array([True] * 6 + [True, False, True, True, False, True])
 
 
-def candidates(z=Z, more=MORE, present=PRESENT, self_index=(0, 1, 2, 3, 4, 5), views="int32"):
+def candidates(z=Z, more=MORE, mask=MASK, self_index=(0, 1, 2, 3, 4, 5), views="int32"):
     """The anchors themselves and six others, two of which are places that hold nothing."""
     return Candidates(
         tf.concat([tf.reshape(z, [-1, D]), more], 0),
         np.array([5, 5, 9, 9, 5, 5, 9, 9, 5, 7, 7, 8], "int64"),
         None if self_index is None else np.array(self_index, "int32"),
         np.array([0, 1] * 6, views),
-        present,
+        mask,
     )
 
 
@@ -34,18 +34,18 @@ def unit(x):
     return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
-def naive(z, more, rule, present=PRESENT, self_index=(0, 1, 2, 3, 4, 5), cross_view_only=False):
+def naive(z, more, rule, mask=MASK, self_index=(0, 1, 2, 3, 4, 5), cross_view_only=False):
     """The loss of each anchor by `rule(positives' cosines, negatives' cosines)`, 0 without positive."""
-    ids = [5, 5, 9, 9, 5, 5, 9, 9, 5, 7, 7, 8]
+    labels = [5, 5, 9, 9, 5, 5, 9, 9, 5, 7, 7, 8]
     others = unit(np.concatenate([z.reshape(-1, D), more]))
     result = []
     for a, anchor in enumerate(unit(z.reshape(-1, D))):
         positives, negatives = [], []
         for c, other in enumerate(others):
             left_out = self_index is not None and self_index[a] == c
-            if left_out or not present[c] or (cross_view_only and a % 2 == c % 2):
+            if left_out or not mask[c] or (cross_view_only and a % 2 == c % 2):
                 continue
-            (positives if ids[c] == IDS[a // 2] else negatives).append(float(anchor @ other))
+            (positives if labels[c] == LABELS[a // 2] else negatives).append(float(anchor @ other))
         result.append(rule(positives, negatives) if positives else 0.0)
     return np.array(result)
 
@@ -117,7 +117,7 @@ def test_value_and_gradient(cls, options, rule, cross_view_only):
     z, more = tf.constant(Z), tf.constant(MORE)
     with tf.GradientTape() as tape:
         tape.watch([z, more])
-        result = loss.against(IDS, z, candidates(z, more), weights)
+        result = loss.against(LABELS, z, candidates(z, more), weights)
     np.testing.assert_allclose(
         result, weights * naive(Z, MORE, rule, cross_view_only=cross_view_only).reshape(B, VIEWS), rtol=1e-6, atol=1e-9
     )
@@ -136,10 +136,10 @@ def test_value_and_gradient(cls, options, rule, cross_view_only):
 @each_loss
 def test_empty_places_are_never_compared(cls, options, rule):
     loss = cls(**options, dtype="float64")
-    other = np.where(PRESENT[6:, None], MORE, 1e3)
-    assert float(loss.against(IDS, Z, candidates())) == float(loss.against(IDS, Z, candidates(more=other)))
-    full = candidates(present=None)
-    assert float(loss.against(IDS, Z, full)) != pytest.approx(float(loss.against(IDS, Z, candidates())), rel=1e-3)
+    other = np.where(MASK[6:, None], MORE, 1e3)
+    assert float(loss.against(LABELS, Z, candidates())) == float(loss.against(LABELS, Z, candidates(more=other)))
+    full = candidates(mask=None)
+    assert float(loss.against(LABELS, Z, full)) != pytest.approx(float(loss.against(LABELS, Z, candidates())), rel=1e-3)
 
 
 @each_loss_once
@@ -147,16 +147,16 @@ def test_anchors_that_are_no_candidates(cls, options, rule):
     loss = cls(**options, reduction="none", dtype="float64")
     index = (0, -1, 2, 3, -1, 5)
     expected = naive(Z, MORE, rule, self_index=index).reshape(B, VIEWS)
-    np.testing.assert_allclose(loss.against(IDS, Z, candidates(self_index=index)), expected, rtol=1e-7)
+    np.testing.assert_allclose(loss.against(LABELS, Z, candidates(self_index=index)), expected, rtol=1e-7)
     expected = naive(Z, MORE, rule, self_index=None).reshape(B, VIEWS)
-    np.testing.assert_allclose(loss.against(IDS, Z, candidates(self_index=None)), expected, rtol=1e-7)
+    np.testing.assert_allclose(loss.against(LABELS, Z, candidates(self_index=None)), expected, rtol=1e-7)
 
 
 @each_loss_once
 def test_reductions_are_those_of_the_loss(cls, options, rule):
     """An anchor without positive leaves the mean."""
     each = naive(Z, MORE, rule)[:4].reshape(2, VIEWS)
-    ids = np.array([5, 9])
+    labels = np.array([5, 9])
     weights = np.array([0.5, 2.0])
     weighted = each * weights[:, None]
     for reduction, expected in [
@@ -165,10 +165,10 @@ def test_reductions_are_those_of_the_loss(cls, options, rule):
         ("mean_with_sample_weight", weighted.sum() / (2 * weights.sum())),
     ]:
         loss = cls(**options, reduction=reduction, dtype="float64")
-        result = loss.against(ids, Z[:2], candidates(self_index=(0, 1, 2, 3)), weights)
+        result = loss.against(labels, Z[:2], candidates(self_index=(0, 1, 2, 3)), weights)
         assert float(result) == pytest.approx(expected, rel=1e-6)
     alone = cls(**options, dtype="float64").against(np.array([5, 9, 1]), Z, candidates())
-    both = cls(**options, dtype="float64").against(ids, Z[:2], candidates(self_index=(0, 1, 2, 3)))
+    both = cls(**options, dtype="float64").against(labels, Z[:2], candidates(self_index=(0, 1, 2, 3)))
     assert float(alone) == pytest.approx(float(both), rel=1e-9)
 
 
@@ -179,8 +179,8 @@ def test_a_batch_against_itself(cls, options):
     for variant in variants:
         loss = cls(**variant)
         z = Z.astype("float32")
-        themselves = Candidates(z.reshape(-1, D), IDS.repeat(2), np.arange(6), np.arange(6) % 2)
-        assert float(loss.against(IDS, z, themselves)) == pytest.approx(float(loss(IDS, z)), rel=1e-5)
+        themselves = Candidates(z.reshape(-1, D), LABELS.repeat(2), np.arange(6), np.arange(6) % 2)
+        assert float(loss.against(LABELS, z, themselves)) == pytest.approx(float(loss(LABELS, z)), rel=1e-5)
 
 
 def test_custom_loss_supports_candidates():
@@ -192,7 +192,7 @@ def test_custom_loss_supports_candidates():
     def rule(positives, negatives):
         return sum((1 - s) ** 2 for s in positives) + sum(s**2 for s in negatives)
 
-    result = Quadratic(reduction="none", dtype="float64").against(IDS, Z, candidates())
+    result = Quadratic(reduction="none", dtype="float64").against(LABELS, Z, candidates())
     np.testing.assert_allclose(result, naive(Z, MORE, rule).reshape(B, VIEWS), rtol=1e-9)
 
 
@@ -200,8 +200,8 @@ def test_custom_loss_supports_candidates():
 def test_functional_form(block_size):
     c = candidates()
     result = contrastive_loss(
-        Z.reshape(-1, D), c.embeddings, IDS.repeat(2), c.ids, scaling="arctanh", self_index=c.self_index,
-        candidate_mask=c.present, block_size=block_size,
+        Z.reshape(-1, D), c.embeddings, LABELS.repeat(2), c.labels, scaling="arctanh", self_index=c.self_index,
+        candidate_mask=c.mask, block_size=block_size,
     )  # fmt: skip
     np.testing.assert_allclose(result, naive(Z, MORE, info_nce(arctanh)), rtol=1e-7)
 
@@ -211,10 +211,10 @@ def test_no_candidate_at_all():
     z = tf.constant(Z)
     for size in ("dense", 4):
         loss = losses.InfoNCE(0.2, block_size=size)
-        nothing = Candidates(np.zeros((8, D)), np.zeros(8, "int64"), present=np.zeros(8, bool))
+        nothing = Candidates(np.zeros((8, D)), np.zeros(8, "int64"), mask=np.zeros(8, bool))
         with tf.GradientTape() as tape, pytest.warns(UserWarning, match="no embedding of this batch has a positive"):
             tape.watch(z)
-            result = loss.against(IDS, z, nothing)
+            result = loss.against(LABELS, z, nothing)
         assert float(result) == 0
         np.testing.assert_array_equal(tape.gradient(result, z), np.zeros_like(Z))
 
@@ -222,45 +222,45 @@ def test_no_candidate_at_all():
 @pytest.mark.parametrize("block_size", ["dense", 4])
 def test_views_of_any_integer_dtype(block_size):
     loss = losses.InfoNCE(0.2, cross_view_only=True, block_size=block_size)
-    assert float(loss.against(IDS, Z, candidates(views="int64"))) == float(loss.against(IDS, Z, candidates()))
+    assert float(loss.against(LABELS, Z, candidates(views="int64"))) == float(loss.against(LABELS, Z, candidates()))
 
 
-def test_ids_of_unknown_length():
+def test_labels_of_unknown_length():
     loss, c = losses.InfoNCE(0.2), candidates()
 
     @tf.function(input_signature=[tf.TensorSpec([None], "int64")])
-    def against(ids):
-        return loss.against(IDS, Z, c._replace(ids=ids))
+    def against(labels):
+        return loss.against(LABELS, Z, c._replace(labels=labels))
 
-    assert float(against(c.ids)) == pytest.approx(float(loss.against(IDS, Z, c)))
+    assert float(against(c.labels)) == pytest.approx(float(loss.against(LABELS, Z, c)))
 
 
 @pytest.mark.parametrize("mine", [None, [True, False]])
 @pytest.mark.parametrize("theirs", [None, [False, True, True]])
 def test_and_also_keeps_who_is_present(mine, theirs):
-    def some(present, count, views):
-        present = None if present is None else np.array(present)
-        return Candidates(np.ones((count, D)), np.arange(count), views=views, present=present)
+    def some(mask, count, views):
+        mask = None if mask is None else np.array(mask)
+        return Candidates(np.ones((count, D)), np.arange(count), views=views, mask=mask)
 
-    both = some(mine, 2, np.array([0, 1])).and_also(some(theirs, 3, np.array([0, 1, 0], "int32")))
+    both = some(mine, 2, np.array([0, 1])).concat(some(theirs, 3, np.array([0, 1, 0], "int32")))
     np.testing.assert_array_equal(both.views, [0, 1, 0, 1, 0])
     if mine is None and theirs is None:
-        assert both.present is None
+        assert both.mask is None
     else:
-        np.testing.assert_array_equal(both.present, (mine or [True] * 2) + (theirs or [True] * 3))
+        np.testing.assert_array_equal(both.mask, (mine or [True] * 2) + (theirs or [True] * 3))
     for views in ((None, None), (np.array([0, 1]), None), (None, np.array([0, 1, 0]))):
-        both = some(mine, 2, views[0]).and_also(some(theirs, 3, views[1]))
+        both = some(mine, 2, views[0]).concat(some(theirs, 3, views[1]))
         assert both.views is None
-        np.testing.assert_array_equal(both.ids, [0, 1, 0, 1, 2])
+        np.testing.assert_array_equal(both.labels, [0, 1, 0, 1, 2])
 
 
 def test_bad_candidates():
     loss = losses.InfoNCE(0.2)
-    with pytest.raises(ValueError, match=r"`candidates` must hold embeddings \(C, D\).*\(5, 3\).*5 ids"):
-        loss.against(IDS, Z, Candidates(np.zeros((5, 3)), np.arange(5)))
-    with pytest.raises(ValueError, match=r"`candidates` must hold embeddings.*\(5, 4\) and 6 ids"):
-        loss.against(IDS, Z, Candidates(np.zeros((5, 4)), np.arange(6)))
-    with pytest.raises(ValueError, match=r"`candidates.ids` must be integer ids\. Received: dtype=float64"):
-        loss.against(IDS, Z, Candidates(np.zeros((5, 4)), np.arange(5) + 0.5))
+    with pytest.raises(ValueError, match=r"`candidates` must hold embeddings \(C, D\).*\(5, 3\).*5 labels"):
+        loss.against(LABELS, Z, Candidates(np.zeros((5, 3)), np.arange(5)))
+    with pytest.raises(ValueError, match=r"`candidates` must hold embeddings.*\(5, 4\) and 6 labels"):
+        loss.against(LABELS, Z, Candidates(np.zeros((5, 4)), np.arange(6)))
+    with pytest.raises(ValueError, match=r"`candidates.labels` must be integer labels\. Received: dtype=float64"):
+        loss.against(LABELS, Z, Candidates(np.zeros((5, 4)), np.arange(5) + 0.5))
     with pytest.raises(ValueError, match="needs the view of each candidate"):
-        losses.InfoNCE(0.2, cross_view_only=True).against(IDS, Z, Candidates(np.zeros((5, 4)), np.arange(5)))
+        losses.InfoNCE(0.2, cross_view_only=True).against(LABELS, Z, Candidates(np.zeros((5, 4)), np.arange(5)))

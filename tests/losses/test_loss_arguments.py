@@ -7,7 +7,7 @@ import tensorflow as tf
 import keras_tfcl
 
 Z = np.random.default_rng(0).normal(size=(4, 2, 3)).astype("float32")
-IDS = np.arange(4)
+LABELS = np.arange(4)
 
 
 @pytest.mark.parametrize("bad", [0, 0.0, -1.0, float("nan"), float("inf"), "0.1", True, None, [0.1]])
@@ -75,27 +75,27 @@ def test_rank_of_y_pred(shape):
     with pytest.raises(
         ValueError, match=r"`y_pred` must hold embeddings of shape .* Received: shape=.*Pool or flatten"
     ):
-        keras_tfcl.InfoNCE()(IDS, np.ones(shape, "float32"))
+        keras_tfcl.InfoNCE()(LABELS, np.ones(shape, "float32"))
 
 
 @pytest.mark.parametrize("shape", [(0, 3), (4, 0, 3), (4, 2, 0)])
 def test_empty_y_pred(shape):
     with pytest.raises(ValueError, match=r"at least one row, view and feature.* Received: shape="):
-        keras_tfcl.InfoNCE()(IDS, np.ones(shape, "float32"))
+        keras_tfcl.InfoNCE()(LABELS, np.ones(shape, "float32"))
 
 
 def test_integer_y_pred():
     with pytest.raises(
         ValueError, match=r"float embeddings\. Received: dtype=int64\. Are `y_true` and `y_pred` exchanged"
     ):
-        keras_tfcl.InfoNCE()(IDS, np.ones((4, 3), "int64"))
+        keras_tfcl.InfoNCE()(LABELS, np.ones((4, 3), "int64"))
 
 
 @pytest.mark.parametrize("compiled", [False, True])
 def test_length_mismatch(compiled):
     loss = tf.function(keras_tfcl.InfoNCE()) if compiled else keras_tfcl.InfoNCE()
     with pytest.raises(
-        ValueError, match=r"one id for each row of `y_pred`\. Received: 3 ids for y_pred of shape \(4, 2, 3\)"
+        ValueError, match=r"one label for each row of `y_pred`\. Received: 3 labels for y_pred of shape \(4, 2, 3\)"
     ):
         loss(np.arange(3), Z)
 
@@ -103,12 +103,12 @@ def test_length_mismatch(compiled):
 @pytest.mark.parametrize(
     "bad", [[0.5, 1.0, 2.0, 3.0], [0.0, np.nan, 1.0, 2.0], [np.inf, np.inf, 0, 1], [0, 1, 2, 1e300]]
 )
-def test_ids_that_are_no_integers(bad):
-    with pytest.raises(ValueError, match=r"`y_true` must be integer ids\. Received: dtype=float64 with the value"):
+def test_labels_that_are_no_integers(bad):
+    with pytest.raises(ValueError, match=r"`y_true` must be integer labels\. Received: dtype=float64 with the value"):
         keras_tfcl.InfoNCE()(np.array(bad), Z)
 
 
-def test_whole_float_ids_are_taken_where_they_can_be_checked():
+def test_whole_float_labels_are_taken_where_they_can_be_checked():
     value = keras_tfcl.InfoNCE()(np.array([3.0, 3.0, 1.0, 1.0]), Z)
     assert value == keras_tfcl.InfoNCE()(np.array([3, 3, 1, 1]), Z)
     with pytest.raises(ValueError, match=r"Received: dtype=float32\. Cast them .*astype\('int64'\)"):
@@ -128,43 +128,45 @@ def test_one_hot_labels():
 @pytest.mark.parametrize("z", [Z[:, 0], Z[:, :1]])
 def test_cross_view_only_needs_views(z):
     with pytest.raises(ValueError, match=r"`y_pred` must have shape \(B, V, D\) with V >= 2\. Received"):
-        keras_tfcl.InfoNCE(cross_view_only=True)(IDS, z)
+        keras_tfcl.InfoNCE(cross_view_only=True)(LABELS, z)
 
 
 @pytest.mark.parametrize("weights", [np.ones(3), np.ones((4, 3)), np.ones((2, 4)), np.ones((1, 2))])
 def test_sample_weight_shape(weights):
     with pytest.raises(ValueError, match=r"`sample_weight` must hold one weight .* Received: shape"):
-        keras_tfcl.InfoNCE()(IDS, Z, sample_weight=weights)
+        keras_tfcl.InfoNCE()(LABELS, Z, sample_weight=weights)
 
 
 def test_functional_form_needs_ids():
-    with pytest.raises(ValueError, match=r"needs `anchor_ids`, and `candidate_ids` exactly when `candidates` is given"):
+    with pytest.raises(
+        ValueError, match=r"needs `anchor_labels`, and `candidate_labels` exactly when `candidates` is given"
+    ):
         keras_tfcl.ops.contrastive_loss(Z[:, 0])
-    with pytest.raises(ValueError, match=r"candidates=given, candidate_ids=not given"):
-        keras_tfcl.ops.contrastive_loss(Z[:, 0], Z[:, 1], IDS)
+    with pytest.raises(ValueError, match=r"candidates=given, candidate_labels=not given"):
+        keras_tfcl.ops.contrastive_loss(Z[:, 0], Z[:, 1], LABELS)
     with pytest.raises(ValueError, match=r"`scaling` must be a positive finite number\. Received: scaling=0"):
-        keras_tfcl.ops.contrastive_loss(Z[:, 0], anchor_ids=IDS, scaling=0)
+        keras_tfcl.ops.contrastive_loss(Z[:, 0], anchor_labels=LABELS, scaling=0)
 
 
-THREE = {"candidates": Z[:3, 1], "candidate_ids": [0, 1, 2]}
+THREE = {"candidates": Z[:3, 1], "candidate_labels": [0, 1, 2]}
 
 
 @pytest.mark.parametrize("block_size", ["dense", 2])
 @pytest.mark.parametrize(
     ("choices", "message"),
     [
-        ({"anchor_ids": [0]}, r"`anchor_ids` must have shape \(4,\), .* the anchors\. Received: \(1,\)"),
-        ({**THREE, "candidate_ids": IDS}, r"`candidate_ids` must have shape \(3,\), .* candidates\. Received: \(4,\)"),
+        ({"anchor_labels": [0]}, r"`anchor_labels` must have shape \(4,\), .* the anchors\. Received: \(1,\)"),
+        ({**THREE, "candidate_labels": LABELS}, r"`candidate_labels` must have shape \(3,\), .* Received: \(4,\)"),
         ({**THREE, "self_index": [0]}, r"`self_index` must have shape \(4,\), .* the anchors\. Received: \(1,\)"),
         ({**THREE, "candidate_mask": True}, r"`candidate_mask` must have shape \(3,\), .* Received: \(\)"),
         ({"negatives": "hard"}, r"`negatives` must be 'all' or .*HardNegatives.* Received: negatives='hard'"),
         ({"negatives": None}, r"`negatives` must be 'all' or .* Received: negatives=None"),
         ({"candidate_mask": [True] * 4}, r"Without `candidates`.*Received: candidate_mask\. Leave"),
-        ({"self_index": IDS, "candidate_views": IDS}, r"Received: self_index, candidate_views\. Leave"),
+        ({"self_index": LABELS, "candidate_views": LABELS}, r"Received: self_index, candidate_views\. Leave"),
         ({**THREE, "candidate_views": [0, 1, 0]}, r"`anchor_views` and `candidate_views`.*anchor_views=not given"),
         ({**THREE, "anchor_views": [0, 1, 0, 1]}, r"`anchor_views` and `candidate_views`.*candidate_views=not given"),
     ],
 )  # fmt: skip
 def test_functional_form_refuses_the_same_in_both_forms(choices, message, block_size):
     with pytest.raises(ValueError, match=message):
-        keras_tfcl.ops.contrastive_loss(Z[:, 0], **{"anchor_ids": IDS, **choices}, block_size=block_size)
+        keras_tfcl.ops.contrastive_loss(Z[:, 0], **{"anchor_labels": LABELS, **choices}, block_size=block_size)

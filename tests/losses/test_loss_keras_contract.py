@@ -11,7 +11,7 @@ import tensorflow as tf
 import keras_tfcl
 
 Z = np.random.default_rng(0).normal(size=(6, 2, 5)).astype("float32")
-IDS = np.array([0, 1, 2, 3, 4, 4])
+LABELS = np.array([0, 1, 2, 3, 4, 4])
 
 
 @keras.saving.register_keras_serializable(package="tests")
@@ -65,7 +65,7 @@ def test_config_round_trip(name):
     assert type(copy) is type(loss)
     assert copy.get_config() == loss.get_config()
     assert (copy.dtype, copy.name, copy.reduction) == (loss.dtype, loss.name, loss.reduction)
-    np.testing.assert_array_equal(copy(IDS, Z), loss(IDS, Z))
+    np.testing.assert_array_equal(copy(LABELS, Z), loss(LABELS, Z))
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -85,21 +85,21 @@ SAVED_FAST = ("hard", "learnable")  # an object and a variable to save; the othe
 def test_save_and_load_inside_a_model(name, tmp_path):
     encoder = keras.Sequential([keras.Input((5,)), keras.layers.Dense(8), keras.layers.Reshape((2, 4))])
     encoder.compile("adam", loss=LOSSES[name])
-    encoder.fit(Z[:, 0], IDS, verbose=0)
+    encoder.fit(Z[:, 0], LABELS, verbose=0)
     encoder.save(tmp_path / "encoder.keras")
     loaded = keras.models.load_model(tmp_path / "encoder.keras")
     assert loaded.loss.get_config() == LOSSES[name].get_config()
-    assert loaded.evaluate(Z[:, 0], IDS, verbose=0) == pytest.approx(encoder.evaluate(Z[:, 0], IDS, verbose=0))
+    assert loaded.evaluate(Z[:, 0], LABELS, verbose=0) == pytest.approx(encoder.evaluate(Z[:, 0], LABELS, verbose=0))
 
 
 def test_dtype_survives():
     """keras.losses.Loss.get_config leaves the dtype out."""
     assert reload(keras_tfcl.InfoNCE(dtype="float16")).dtype == "float16"
-    assert reload(keras_tfcl.InfoNCE(dtype="float64"))(IDS, Z).dtype == tf.float64
+    assert reload(keras_tfcl.InfoNCE(dtype="float64"))(LABELS, Z).dtype == tf.float64
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
-def test_ids_are_never_cast_to_float(dtype):
+def test_labels_are_never_cast_to_float(dtype):
     """keras.losses.Loss.__call__ casts y_true: in float16 2048 == 2049, in float32 2^24 == 2^24 + 1."""
     loss = keras_tfcl.InfoNCE(dtype=dtype)
     near = np.array([2048, 2049, 2**24, 2**24 + 1, 2**53, 2**53 + 1])
@@ -108,10 +108,10 @@ def test_ids_are_never_cast_to_float(dtype):
     np.testing.assert_array_equal(loss(near[:, None], Z), expected)
     encoder = keras.Sequential([keras.Input((5,)), keras.layers.Reshape((1, 5))])
     encoder.compile(loss=keras_tfcl.InfoNCE(reduction="sum"))
-    assert encoder.evaluate(Z[:, 0], near, batch_size=6, verbose=0) == 0  # no two ids are equal: no positives
+    assert encoder.evaluate(Z[:, 0], near, batch_size=6, verbose=0) == 0  # no two labels are equal: no positives
 
 
-def test_ids_of_every_integer_dtype():
+def test_labels_of_every_integer_dtype():
     expected = keras_tfcl.InfoNCE()(np.array([0, 1, 1, 0, 1, 1]), Z)
     for dtype in ("bool", "int8", "uint8", "int32", "uint32", "int64", "uint64"):
         assert keras_tfcl.InfoNCE()(np.array([0, 1, 1, 0, 1, 1], dtype), Z) == expected
@@ -120,9 +120,9 @@ def test_ids_of_every_integer_dtype():
 
 def test_reductions():
     """Rows 2 and 3 have no positive: they weigh nothing in any mean."""
-    ids, z = np.array([0, 0, 1, 2, 3, 3]), Z[:, 0]
+    labels, z = np.array([0, 0, 1, 2, 3, 3]), Z[:, 0]
     weight = np.array([1.0, 2.0, 3.0, 4.0, 0.0, 0.5])
-    each = keras_tfcl.InfoNCE(reduction=None)(ids, z).numpy()
+    each = keras_tfcl.InfoNCE(reduction=None)(labels, z).numpy()
     assert each.shape == (6,)
     assert (each[[2, 3]] == 0).all()
     assert (each[[0, 1, 4, 5]] > 0).all()
@@ -134,18 +134,18 @@ def test_reductions():
         "mean_with_sample_weight": weighted / 3.5,
     }
     for reduction, value in expected.items():
-        assert float(keras_tfcl.InfoNCE(reduction=reduction)(ids, z, weight)) == pytest.approx(value, rel=1e-6)
-    np.testing.assert_allclose(keras_tfcl.InfoNCE(reduction="none")(ids, z, weight), each * weight, rtol=1e-6)
+        assert float(keras_tfcl.InfoNCE(reduction=reduction)(labels, z, weight)) == pytest.approx(value, rel=1e-6)
+    np.testing.assert_allclose(keras_tfcl.InfoNCE(reduction="none")(labels, z, weight), each * weight, rtol=1e-6)
 
 
 def test_weights_of_views():
-    each = keras_tfcl.InfoNCE(reduction=None)(IDS, Z).numpy()
+    each = keras_tfcl.InfoNCE(reduction=None)(LABELS, Z).numpy()
     assert each.shape == (6, 2)
     weights = np.random.default_rng(1).uniform(size=(6, 2))
     for weight in (weights, weights[:, 0], weights[:, :1]):
         expected = (each * (weight if weight.ndim == 2 else weight[:, None])).mean()
-        assert float(keras_tfcl.InfoNCE()(IDS, Z, weight)) == pytest.approx(expected, rel=1e-6)
-    assert float(keras_tfcl.InfoNCE()(IDS, Z, 3.0)) == pytest.approx(3 * each.mean(), rel=1e-6)
+        assert float(keras_tfcl.InfoNCE()(LABELS, Z, weight)) == pytest.approx(expected, rel=1e-6)
+    assert float(keras_tfcl.InfoNCE()(LABELS, Z, 3.0)) == pytest.approx(3 * each.mean(), rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_names(name):
     assert type(keras.losses.get(name)) is type(loss)
     encoder = keras.Sequential([keras.Input((5,)), keras.layers.Dense(4)])
     encoder.compile(loss=name)
-    encoder.fit(Z[:, 0], IDS, verbose=0)
+    encoder.fit(Z[:, 0], LABELS, verbose=0)
     assert keras_tfcl.losses.get(loss) is loss
     assert type(keras_tfcl.losses.get(keras.saving.serialize_keras_object(loss))) is type(loss)
 
@@ -178,11 +178,11 @@ def test_unknown_name():
 
 def test_learnable_temperature_starts_as_a_temperature():
     loss = keras_tfcl.ContrastiveLoss(keras_tfcl.LearnableTemperature(0.2))
-    assert float(loss(IDS, Z)) == pytest.approx(float(keras_tfcl.InfoNCE(0.2)(IDS, Z)), rel=1e-6)
+    assert float(loss(LABELS, Z)) == pytest.approx(float(keras_tfcl.InfoNCE(0.2)(LABELS, Z)), rel=1e-6)
 
 
 def test_extension_by_a_function():
     """ops.contrastive_loss takes any function as scaling; rows of the two views are candidates of each other."""
-    value = keras_tfcl.ops.contrastive_loss(Z[:, 0], Z[:, 1], IDS, IDS, scaling=lambda s: s / 0.1)
-    again = keras_tfcl.ops.contrastive_loss(Z[:, 0], Z[:, 1], IDS, IDS, scaling=0.1)
+    value = keras_tfcl.ops.contrastive_loss(Z[:, 0], Z[:, 1], LABELS, LABELS, scaling=lambda s: s / 0.1)
+    again = keras_tfcl.ops.contrastive_loss(Z[:, 0], Z[:, 1], LABELS, LABELS, scaling=0.1)
     np.testing.assert_array_equal(value, again)

@@ -39,12 +39,12 @@ def batch(kind):
     return x
 
 
-def value_and_gradient(loss, x, ids=None):
+def value_and_gradient(loss, x, labels=None):
     x = tf.convert_to_tensor(x)
-    ids = np.arange(x.shape[0]) if ids is None else ids
+    labels = np.arange(x.shape[0]) if labels is None else labels
     with tf.GradientTape() as tape:
         tape.watch(x)
-        value = loss(ids, x)
+        value = loss(labels, x)
     return value.numpy(), tf.cast(tape.gradient(value, x), "float64").numpy()
 
 
@@ -153,10 +153,10 @@ def test_not_finite_where_only_negatives_would_notice(name, bad):
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_rows_without_positive_have_no_loss_and_leave_the_mean(name):
-    x, ids = batch("none")[:, 0], np.array([0, 0, 1, 1, 2, 3])
-    value, gradient = value_and_gradient(LOSSES[name], x, ids)
+    x, labels = batch("none")[:, 0], np.array([0, 0, 1, 1, 2, 3])
+    value, gradient = value_and_gradient(LOSSES[name], x, labels)
     assert np.isfinite(gradient).all()
-    per_anchor = LOSSES[name].call(ids, tf.constant(x)).numpy()
+    per_anchor = LOSSES[name].call(labels, tf.constant(x)).numpy()
     assert (per_anchor[4:] == 0).all()
     np.testing.assert_allclose(value, per_anchor[:4].mean(), rtol=1e-5)
 
@@ -179,7 +179,9 @@ def test_no_positive_at_all(name, jit):
 def test_no_negative_at_all(block_size):
     """A decoupled loss has then nothing to say, and says what is missing."""
     loss = keras_tfcl.DecoupledInfoNCE(block_size=block_size)
-    with pytest.warns(UserWarning, match="no embedding of this batch has a positive and a negative .another id., so"):
+    with pytest.warns(
+        UserWarning, match="no embedding of this batch has a positive and a negative .another label., so"
+    ):
         value, gradient = value_and_gradient(loss, batch("none"), np.zeros(6, int))
     assert value == 0
     assert (gradient == 0).all()

@@ -31,20 +31,20 @@ def embeddings(views, size, seed=0, dtype="float32"):
     return tf.cast(np.random.default_rng(seed).normal(size=shape), dtype)
 
 
-def value_and_gradient(loss, ids, x, sample_weight=None, jit=None):
+def value_and_gradient(loss, labels, x, sample_weight=None, jit=None):
     def compute(x):
         with tf.GradientTape() as tape:
             tape.watch(x)
-            value = loss(ids, x, sample_weight)
+            value = loss(labels, x, sample_weight)
         return value, tape.gradient(value, x)
 
     return (compute if jit is None else tf.function(compute, jit_compile=jit))(x)
 
 
-def check(loss, options, ids, x, jit=None, value_tolerance=1e-5, gradient_tolerance=1e-5):
-    expected = reference.contrastive_loss(ids, tf.cast(x, "float64").numpy(), **options)
+def check(loss, options, labels, x, jit=None, value_tolerance=1e-5, gradient_tolerance=1e-5):
+    expected = reference.contrastive_loss(labels, tf.cast(x, "float64").numpy(), **options)
     count = max(expected.valid.sum(), 1)
-    value, gradient = value_and_gradient(loss, ids, x, jit=jit)
+    value, gradient = value_and_gradient(loss, labels, x, jit=jit)
     assert gradient.dtype == x.dtype
     np.testing.assert_allclose(value, expected.losses.sum() / count, rtol=value_tolerance, atol=1e-7)
     largest = np.abs(expected.gradient).max()
@@ -107,10 +107,10 @@ def test_cross_view_only_is_clip():
 @pytest.mark.parametrize("name", LOSSES)
 def test_gradient_of_weighted_loss(name):
     loss, options = LOSSES[name]
-    x, ids = embeddings(2, 8), LABELS["rows"]
+    x, labels = embeddings(2, 8), LABELS["rows"]
     weights = np.linspace(0.0, 2.0, B)
-    expected = reference.contrastive_loss(ids, x.numpy(), weights=np.repeat(weights, 2), **options)
-    value, gradient = value_and_gradient(loss, ids, x, weights.astype("float32"))
+    expected = reference.contrastive_loss(labels, x.numpy(), weights=np.repeat(weights, 2), **options)
+    value, gradient = value_and_gradient(loss, labels, x, weights.astype("float32"))
     np.testing.assert_allclose(value, (expected.losses * weights[:, None]).mean(), rtol=1e-5)
     assert np.abs(gradient - expected.gradient).max() <= 1e-5 * np.abs(expected.gradient).max()
 
@@ -120,8 +120,8 @@ def test_lowers_to_xla_for_gpu(name):
     """Needs TensorFlow built with CUDA support, but no GPU."""
     if not tf.test.is_built_with_cuda():
         pytest.skip("this TensorFlow is built without CUDA")
-    ids, x = LABELS["rows"], embeddings(2, 16)
-    compiled = tf.function(lambda x: value_and_gradient(LOSSES[name][0], ids, x), jit_compile=True)
+    labels, x = LABELS["rows"], embeddings(2, 16)
+    compiled = tf.function(lambda x: value_and_gradient(LOSSES[name][0], labels, x), jit_compile=True)
     spec = tf.TensorSpec(x.shape, x.dtype)
     hlo = compiled.experimental_get_compiler_ir(spec)(stage="hlo", platform_name="GPU")
     assert "f64[12,12]" in hlo  # the similarity matrix of 12 views

@@ -33,13 +33,13 @@ def peers(tmp_path_factory):
     return np.load(folder / "output.npz")
 
 
-def check(peers, case, loss, ids):
+def check(peers, case, loss, labels):
     if case not in peers:
         pytest.skip(f"{case.split('_')[0]} is not installed: pip install 'keras-tfcl[peers]'")
     x = tf.constant(X)
     with tf.GradientTape() as tape:
         tape.watch(x)
-        value = loss(ids, x)
+        value = loss(labels, x)
     gradient, expected = tape.gradient(value, x).numpy(), peers[f"{case}_gradient"]
     differences = abs(float(value) / float(peers[case]) - 1), np.abs(gradient - expected).max() / np.abs(expected).max()
     print(f"{case}: value {differences[0]:.1e}, gradient {differences[1]:.1e}")

@@ -176,5 +176,5 @@ def test_nan_is_no_hit(rows):
 
 
 def test_who_defines_positives():
-    assert Alignment.positives_by_id and ContrastiveAccuracy.positives_by_id
-    assert not Uniformity.positives_by_id and not Tolerance.positives_by_id
+    assert Alignment.positives_by_label and ContrastiveAccuracy.positives_by_label
+    assert not Uniformity.positives_by_label and not Tolerance.positives_by_label

@@ -164,7 +164,7 @@ def test_every_source_of_data():
         assert np.isfinite(history["loss"]).all()
 
 
-def test_metrics_get_ids_or_labels():
+def test_metrics_get_labels_or_labels():
     metrics = [
         keras_tfcl.ContrastiveAccuracy(),
         keras_tfcl.Alignment(),
@@ -186,7 +186,7 @@ def test_metrics_get_ids_or_labels():
 
 
 def test_weights_reach_weighted_metrics_alone():
-    """As in Keras. Both kinds of metrics, those of ids and those of labels."""
+    """As in Keras. Both kinds of metrics, those of labels and those of labels."""
     metrics = [keras_tfcl.Alignment(), keras_tfcl.Tolerance()]
     weighted = [keras_tfcl.Alignment(name="a"), keras_tfcl.Tolerance(name="t")]
     model = build(metrics=metrics, weighted_metrics=weighted)
@@ -194,11 +194,11 @@ def test_weights_reach_weighted_metrics_alone():
     result = model.evaluate(views, LABELS[:16], sample_weight=weight, batch_size=16, verbose=0, return_dict=True)
     z = model(views)
     for one, other, sample_weight in (("alignment", "tolerance", None), ("a", "t", weight)):
-        for name, metric, ids in (
+        for name, metric, labels in (
             (one, keras_tfcl.Alignment(), np.arange(16)),
             (other, keras_tfcl.Tolerance(), LABELS),
         ):
-            metric.update_state(ids[:16], z, sample_weight)
+            metric.update_state(labels[:16], z, sample_weight)
             assert result[name] == pytest.approx(float(metric.result()), rel=1e-4)
     config = keras.saving.deserialize_keras_object(model.get_compile_config())
     for key, expected in (("metrics", metrics), ("weighted_metrics", weighted)):

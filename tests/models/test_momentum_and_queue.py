@@ -37,22 +37,22 @@ def fit(model, y=None, **options):
 def moco(steps, queue_size, labels=None, cross_view_only=False):
     """Losses of the steps, final weights of both encoders, the queue from old to new."""
     query, key = tf.Variable(KERNEL, dtype="float64"), tf.constant(KERNEL, "float64")
-    queue, queue_ids, losses = [], [], []
+    queue, queue_names, losses = [], [], []
     for step in range(steps):
         rows = np.arange(step * BATCH, (step + 1) * BATCH) % ROWS
         views = [tf.constant(view[rows], "float64") for view in VIEWS]
-        ids = [("row", r) for r in range(BATCH)] if labels is None else [("label", labels[r]) for r in rows]
+        names = [("row", r) for r in range(BATCH)] if labels is None else [("label", labels[r]) for r in rows]
         keys = [tf.math.l2_normalize(view @ key, axis=1) for view in views]
         with tf.GradientTape() as tape:
             queries = [tf.math.l2_normalize(view @ query, axis=1) for view in views]
             anchors = []
             for i in range(BATCH):
                 for v in range(2):
-                    others = [(keys[w][j], ids[j], w) for j in range(BATCH) for w in range(2) if (j, w) != (i, v)]
-                    others += [(old, name, n % 2) for n, (old, name) in enumerate(zip(queue, queue_ids, strict=True))]
+                    others = [(keys[w][j], names[j], w) for j in range(BATCH) for w in range(2) if (j, w) != (i, v)]
+                    others += [(old, name, n % 2) for n, (old, name) in enumerate(zip(queue, queue_names, strict=True))]
                     others = [other for other in others if not cross_view_only or other[2] != v]
                     logits = tf.stack([tf.tensordot(queries[v][i], k, 1) / TEMPERATURE for k, _, _ in others])
-                    positive = np.array([name == ids[i] for _, name, _ in others])
+                    positive = np.array([name == names[i] for _, name, _ in others])
                     anchors.append(tf.reduce_logsumexp(logits) - tf.reduce_mean(logits[positive]))
             loss = tf.add_n(anchors) / len(anchors)
         query.assign_sub(0.5 * tape.gradient(loss, query))
@@ -61,8 +61,8 @@ def moco(steps, queue_size, labels=None, cross_view_only=False):
         for i in range(BATCH):
             for v in range(2):
                 queue.append(keys[v][i])
-                queue_ids.append("nobody" if labels is None else ids[i])
-        queue, queue_ids = queue[len(queue) - queue_size :], queue_ids[len(queue_ids) - queue_size :]
+                queue_names.append("nobody" if labels is None else names[i])
+        queue, queue_names = queue[len(queue) - queue_size :], queue_names[len(queue_names) - queue_size :]
     return losses, query.numpy(), key.numpy(), np.array(queue)
 
 
@@ -93,13 +93,13 @@ def test_momentum_without_queue():
 
 
 def test_save_load_and_go_on(tmp_path):
-    """Key encoder, queue and its ids are saved: a loaded run has the losses of one that never stopped."""
+    """Key encoder, queue and its labels are saved: a loaded run has the losses of one that never stopped."""
     model = build(supervised=True)
     fit(model, LABELS)
     model.save(tmp_path / "run.keras")
     loaded = keras.models.load_model(tmp_path / "run.keras")
     assert (loaded.momentum, loaded.queue_size, loaded.queue) == (MOMENTUM, QUEUE, "keys")
-    np.testing.assert_array_equal(loaded.key_queue.ids, model.key_queue.ids)
+    np.testing.assert_array_equal(loaded.key_queue.labels, model.key_queue.labels)
     np.testing.assert_allclose(fit(loaded, LABELS), fit(model, LABELS), rtol=1e-5)
 
 

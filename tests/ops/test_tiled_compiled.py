@@ -21,10 +21,10 @@ LOSSES = {
 
 
 def train_step(loss):
-    def step(ids, z):
+    def step(labels, z):
         with tf.GradientTape() as tape:
             tape.watch(z)
-            value = loss(ids, z)
+            value = loss(labels, z)
         return value, tape.gradient(value, z)
 
     return step
@@ -69,9 +69,9 @@ def test_the_second_call_does_not_trace_again(jit):
     step = train_step(keras_tfcl.InfoNCE(block_size=8))
 
     @tf.function(jit_compile=jit)
-    def counted(ids, z):
+    def counted(labels, z):
         traces.append(1)
-        return step(ids, z)
+        return step(labels, z)
 
     for seed in (0, 1):
         z = np.random.default_rng(seed).normal(size=(10, 2, 4)).astype("float32")
@@ -89,8 +89,8 @@ def test_a_batch_of_unknown_size(block):
     dense = train_step(keras_tfcl.InfoNCE(block_size="dense"))
     for count in (5, 12):
         z = tf.constant(np.random.default_rng(count).normal(size=(count, 2, 4)).astype("float32"))
-        ids = tf.range(count, dtype=tf.int64)
-        for a, e in zip(step(ids, z), dense(ids, z), strict=True):
+        labels = tf.range(count, dtype=tf.int64)
+        for a, e in zip(step(labels, z), dense(labels, z), strict=True):
             np.testing.assert_allclose(a, e, rtol=1e-4, atol=2e-6)
 
 
@@ -101,10 +101,10 @@ def peak():
     return int(next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmHWM")).split()[1])
 loss = keras_tfcl.InfoNCE(block_size=int(sys.argv[1]) if sys.argv[1] != "dense" else "dense")
 @tf.function(jit_compile=sys.argv[2] == "xla")
-def step(ids, z):
+def step(labels, z):
     with tf.GradientTape() as tape:
         tape.watch(z)
-        value = loss(ids, z)
+        value = loss(labels, z)
     return tape.gradient(value, z)
 make = lambda n: (tf.range(n), tf.constant(np.random.default_rng(0).normal(size=(n, 2, 32)).astype("float32")))
 step(*make(300))

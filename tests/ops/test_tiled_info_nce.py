@@ -21,16 +21,16 @@ SETTINGS = hypothesis.settings(
 )
 
 
-def losses_and_gradient(loss, ids, z, weights, jit=False):
-    def compute(ids, z):
+def losses_and_gradient(loss, labels, z, weights, jit=False):
+    def compute(labels, z):
         with tf.GradientTape() as tape:
             tape.watch(z)
-            losses = loss(ids, z)
+            losses = loss(labels, z)
             total = tf.reduce_sum(losses * weights)
         return losses, tape.gradient(total, z)
 
     run = tf.function(compute, jit_compile=True) if jit else compute
-    return [x.numpy() for x in run(tf.constant(ids), tf.constant(z))]
+    return [x.numpy() for x in run(tf.constant(labels), tf.constant(z))]
 
 
 def assert_close(actual, expected, tolerance=TOLERANCE):
@@ -38,8 +38,8 @@ def assert_close(actual, expected, tolerance=TOLERANCE):
     np.testing.assert_allclose(actual / scale, expected / scale, rtol=0, atol=tolerance)
 
 
-def weighted_reference(ids, z, weights, **choices):
-    result = reference.contrastive_loss(ids, z, weights=weights, **choices)
+def weighted_reference(labels, z, weights, **choices):
+    result = reference.contrastive_loss(labels, z, weights=weights, **choices)
     return result.losses, result.gradient * max(result.valid.sum(), 1)
 
 
@@ -67,10 +67,10 @@ SLOW_UNDER_XLA = [pytest.param(name, True, marks=pytest.mark.slow) for name in C
 @pytest.mark.parametrize(("name", "jit"), [*((name, False) for name in CHOICES), *SLOW_UNDER_XLA])
 def test_equals_the_reference(name, jit):
     ours, theirs = CHOICES[name]
-    z, ids, weights = RNG.normal(size=(9, 2, 5)).astype("float32"), RNG.integers(0, 6, 9), RNG.uniform(size=(9, 2))
+    z, labels, weights = RNG.normal(size=(9, 2, 5)).astype("float32"), RNG.integers(0, 6, 9), RNG.uniform(size=(9, 2))
     loss = keras_tfcl.ContrastiveLoss(**ours, block_size=7, reduction=None)
-    actual = losses_and_gradient(loss, ids, z, weights.astype("float32"), jit)
-    for a, e in zip(actual, weighted_reference(ids, z, weights, **theirs), strict=True):
+    actual = losses_and_gradient(loss, labels, z, weights.astype("float32"), jit)
+    for a, e in zip(actual, weighted_reference(labels, z, weights, **theirs), strict=True):
         assert_close(a, e, 2e-5 if name == "small temperature" else TOLERANCE)
 
 
@@ -91,7 +91,7 @@ def test_many_shapes_blocks_and_patterns_of_ids(data):
 
 def check_any(data, smallest_block):
     rows, views = data.draw(st.integers(1, 12)), data.draw(st.integers(1, 3))
-    ids = np.array(data.draw(st.lists(st.sampled_from([-5, 0, 3, 2**40]), min_size=rows, max_size=rows)))
+    labels = np.array(data.draw(st.lists(st.sampled_from([-5, 0, 3, 2**40]), min_size=rows, max_size=rows)))
     block, dimension = data.draw(st.integers(smallest_block, 40)), data.draw(st.integers(4, 9))
     ours, theirs = CHOICES[data.draw(st.sampled_from(["temperature", "arctanh", "hard alpha", "decoupled"]))]
     cross = views > 1 and data.draw(st.booleans())
@@ -99,8 +99,8 @@ def check_any(data, smallest_block):
     z, weights = rng.normal(size=(rows, views, dimension)), rng.uniform(size=(rows, views))
     loss = keras_tfcl.ContrastiveLoss(**ours, cross_view_only=cross, block_size=block, reduction=None, dtype="float64")
     # In float64 the comparison shows the algorithm, not the rounding.
-    actual = losses_and_gradient(loss, ids, z, weights)
-    for a, e in zip(actual, weighted_reference(ids, z, weights, **theirs, cross_view_only=cross), strict=True):
+    actual = losses_and_gradient(loss, labels, z, weights)
+    for a, e in zip(actual, weighted_reference(labels, z, weights, **theirs, cross_view_only=cross), strict=True):
         assert_close(a, e, 1e-7)
 
 
@@ -110,32 +110,32 @@ REWEIGHTED = [(1.0, 0.0, False), (0.5, 0.1, False), (2.0, 0.1, True), (0.0, 0.2,
 @pytest.mark.parametrize(("beta", "tau_plus", "detach"), REWEIGHTED)
 @pytest.mark.parametrize("scaling", [0.3, 0.02, "arctanh"])
 def test_reweighted_equals_the_dense_form(scaling, beta, tau_plus, detach):
-    z, ids = RNG.normal(size=(11, 2, 6)).astype("float32"), RNG.integers(0, 7, 11)
+    z, labels = RNG.normal(size=(11, 2, 6)).astype("float32"), RNG.integers(0, 7, 11)
     weights = RNG.uniform(size=(11, 2)).astype("float32")
     results = []
     for block in ("dense", 8):
         negatives = keras_tfcl.ReweightedNegatives(beta, tau_plus, detach)
         loss = keras_tfcl.ContrastiveLoss(scaling, negatives, block_size=block, reduction=None)
-        results.append(losses_and_gradient(loss, ids, z, weights))
+        results.append(losses_and_gradient(loss, labels, z, weights))
     for dense, tiled in zip(*results, strict=True):
         assert_close(tiled, dense)
 
 
 @pytest.mark.parametrize("initial", [0.5, 0.07, 0.02])
 def test_learnable_temperature_gets_its_gradient(initial):
-    z, ids = RNG.normal(size=(20, 2, 6)).astype("float32"), np.arange(20)
+    z, labels = RNG.normal(size=(20, 2, 6)).astype("float32"), np.arange(20)
     gradients = []
     for block in ("dense", 16):
         loss = keras_tfcl.ContrastiveLoss(keras_tfcl.LearnableTemperature(initial), block_size=block)
         with tf.GradientTape() as tape:
-            value = loss(ids, z)
+            value = loss(labels, z)
         gradients.append(tape.gradient(value, loss.scaling.log_scale).numpy())
     assert gradients[1] == pytest.approx(gradients[0], rel=1e-5)
 
 
 @pytest.mark.parametrize("jit", [False, True])
 def test_scheduled_temperature_is_the_dense_form_without_a_second_trace(jit):
-    z, ids = tf.constant(RNG.normal(size=(9, 2, 5)).astype("float32")), np.arange(9)
+    z, labels = tf.constant(RNG.normal(size=(9, 2, 5)).astype("float32")), np.arange(9)
     scaling = keras_tfcl.ScheduledTemperature()
     dense, loss = (keras_tfcl.ContrastiveLoss(scaling, block_size=size) for size in ("dense", 5))
     traces = []
@@ -145,12 +145,12 @@ def test_scheduled_temperature_is_the_dense_form_without_a_second_trace(jit):
         traces.append(1)
         with tf.GradientTape() as tape:
             tape.watch(z)
-            value = loss(ids, z)
+            value = loss(labels, z)
         return value, tape.gradient(value, z)
 
     for temperature in (0.3, 0.05, 0.004):
         scaling.temperature.assign(temperature)
-        for a, e in zip(tiled(z), losses_and_gradient(dense, ids, z, 1.0), strict=True):
+        for a, e in zip(tiled(z), losses_and_gradient(dense, labels, z, 1.0), strict=True):
             assert_close(a.numpy(), e, 3e-5)
     assert len(traces) == 1
     assert tile_forms(scaling, "all") is not None
@@ -161,8 +161,8 @@ def test_scheduled_temperature_is_the_dense_form_without_a_second_trace(jit):
 def test_candidates_of_their_own(negatives, with_views):
     anchors, candidates = RNG.normal(size=(10, 5)).astype("float32"), RNG.normal(size=(33, 5)).astype("float32")
     candidates[4:14] = anchors
-    anchor_ids, candidate_ids = RNG.integers(0, 6, 10), RNG.integers(0, 9, 33)
-    candidate_ids[4:14] = anchor_ids
+    anchor_labels, candidate_labels = RNG.integers(0, 6, 10), RNG.integers(0, 9, 33)
+    candidate_labels[4:14] = anchor_labels
     self_index = np.arange(4, 14)
     self_index[3] = -1
     choices = {"negatives": negatives, "self_index": self_index, "scaling": 0.2}
@@ -173,7 +173,7 @@ def test_candidates_of_their_own(negatives, with_views):
         a, c = tf.constant(anchors), tf.constant(candidates)
         with tf.GradientTape() as tape:
             tape.watch([a, c])
-            losses = keras_tfcl.ops.contrastive_loss(a, c, anchor_ids, candidate_ids, block_size=block, **choices)
+            losses = keras_tfcl.ops.contrastive_loss(a, c, anchor_labels, candidate_labels, block_size=block, **choices)
             total = tf.reduce_sum(losses * tf.cast(tf.range(1, 11), losses.dtype))
         results.append([losses.numpy(), *(g.numpy() for g in tape.gradient(total, [a, c]))])
     for dense, tiled in zip(*results, strict=True):
@@ -209,9 +209,9 @@ def test_poles_and_extremes_are_finite(scaling):
     z = np.concatenate([row, row, row * 2, -row, np.zeros((1, 3), "float32"), RNG.normal(size=(3, 3))]).astype(
         "float32"
     )
-    ids = np.array([0, 0, 1, 1, 2, 2, 3, 3])
+    labels = np.array([0, 0, 1, 1, 2, 2, 3, 3])
     loss = keras_tfcl.ContrastiveLoss(scaling, block_size=3, reduction=None)
-    losses, gradient = losses_and_gradient(loss, ids, z, np.ones(8, "float32"))
+    losses, gradient = losses_and_gradient(loss, labels, z, np.ones(8, "float32"))
     assert np.isfinite(losses).all()
     assert np.isfinite(gradient).all()
 
@@ -232,5 +232,5 @@ def test_near_identical_views_keep_their_digits(angle):
 def test_nan_in_one_embedding_makes_every_loss_nan():
     z = RNG.normal(size=(6, 4)).astype("float32")
     z[2, 1] = np.nan
-    losses = keras_tfcl.ops.contrastive_loss(z, anchor_ids=[0, 0, 1, 1, 2, 2], block_size=2)
+    losses = keras_tfcl.ops.contrastive_loss(z, anchor_labels=[0, 0, 1, 1, 2, 2], block_size=2)
     assert np.isnan(losses).all()

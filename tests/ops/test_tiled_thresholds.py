@@ -29,9 +29,9 @@ def test_equals_a_sort_with_a_k_for_each_row(dtype, jit):
 def test_ties_stay_and_k_above_the_number_of_negatives_keeps_all(top_k):
     rows = RNG.normal(size=(6, 4)).astype("float32")
     z = np.concatenate([rows, rows, rows[:1], rows[:1]])  # every negative has a copy, one of them four
-    ids = np.array([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1, 2, 3])
+    labels = np.array([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1, 2, 3])
     results = [
-        keras_tfcl.HardNegativeInfoNCE(0.2, top_k=top_k, block_size=block, reduction=None)(ids, z).numpy()
+        keras_tfcl.HardNegativeInfoNCE(0.2, top_k=top_k, block_size=block, reduction=None)(labels, z).numpy()
         for block in ("dense", 4)
     ]
     np.testing.assert_allclose(results[1], results[0], rtol=1e-5, atol=1e-6)

@@ -12,7 +12,7 @@ from keras_tfcl.testing import CHECKS, check_loss, parametrize_with_checks
 class OwnNTXent(keras.losses.Loss):
     """What a careful user would write, without anything of this library."""
 
-    cast_ids = False
+    cast_labels = False
     sign = 1.0
     count_all = False
     normalize = True
@@ -22,13 +22,13 @@ class OwnNTXent(keras.losses.Loss):
         self.temperature = temperature
 
     def __call__(self, y_true, y_pred, sample_weight=None):
-        ids = tf.reshape(tf.convert_to_tensor(y_true), [-1])
-        if self.cast_ids:
-            ids = tf.cast(ids, self.dtype)
+        labels = tf.reshape(tf.convert_to_tensor(y_true), [-1])
+        if self.cast_labels:
+            labels = tf.cast(labels, self.dtype)
         y_pred = tf.convert_to_tensor(y_pred)
         shape = tf.shape(y_pred)[:-1]
         views = 1 if y_pred.shape.rank == 2 else y_pred.shape[1]
-        losses, valid = self.anchors(tf.repeat(ids, views), tf.reshape(y_pred, [-1, y_pred.shape[-1]]))
+        losses, valid = self.anchors(tf.repeat(labels, views), tf.reshape(y_pred, [-1, y_pred.shape[-1]]))
         losses = tf.cast(tf.reshape(losses, shape), self.dtype)
         valid = tf.cast(tf.reshape(valid, shape), self.dtype)
         weight = valid
@@ -45,14 +45,14 @@ class OwnNTXent(keras.losses.Loss):
             count = tf.cast(tf.size(valid), self.dtype)
         return tf.math.divide_no_nan(total, count)
 
-    def anchors(self, ids, x):
+    def anchors(self, labels, x):
         x = tf.cast(x, "float64")
         squares = tf.reduce_sum(x * x, 1, keepdims=True)
         u = x / tf.sqrt(tf.where(squares > 0, squares, 1.0)) if self.normalize else x
         s = tf.matmul(u, u, transpose_b=True) * self.sign
         logits = s / self.temperature
         others = ~tf.eye(tf.shape(x)[0], dtype="bool")
-        positive = (ids[:, None] == ids[None]) & others
+        positive = (labels[:, None] == labels[None]) & others
         shifted = tf.exp(tf.where(others, logits - 1 / self.temperature, -700.0))
         log_sum = tf.math.log(tf.reduce_sum(shifted, 1) + 1e-30) + 1 / self.temperature
         count = tf.reduce_sum(tf.cast(positive, "float64"), 1)
@@ -80,18 +80,18 @@ def doubles_temperature(self):
     return {**OwnNTXent.get_config(self), "temperature": 2 * self.temperature}
 
 
-def negatives_alone_count(self, ids, x):
+def negatives_alone_count(self, labels, x):
     u = tf.math.l2_normalize(tf.cast(x, "float64"), axis=1)
-    losses, valid = OwnNTXent.anchors(self, ids, x)
+    losses, valid = OwnNTXent.anchors(self, labels, x)
     return losses + tf.reduce_mean(tf.matmul(u, u, transpose_b=True), 1), tf.ones_like(valid)
 
 
-def follows_policy(self, ids, x):
-    return OwnNTXent.anchors(self, ids, tf.cast(tf.cast(x, keras.config.dtype_policy().compute_dtype), "float64"))
+def follows_policy(self, labels, x):
+    return OwnNTXent.anchors(self, labels, tf.cast(tf.cast(x, keras.config.dtype_policy().compute_dtype), "float64"))
 
 
-def native_precision(self, ids, x):
-    return OwnNTXent.anchors(self, ids, x / tf.norm(x, axis=1, keepdims=True))
+def native_precision(self, labels, x):
+    return OwnNTXent.anchors(self, labels, x / tf.norm(x, axis=1, keepdims=True))
 
 
 def with_idle_variable(self, **kwargs):
@@ -109,46 +109,46 @@ def block_config(self):
     return {**OwnNTXent.get_config(self), "block_size": self.block_size}
 
 
-def wrong_tiles(self, ids, x):
-    losses, valid = OwnNTXent.anchors(self, ids, x)
+def wrong_tiles(self, labels, x):
+    losses, valid = OwnNTXent.anchors(self, labels, x)
     return losses * (1.0 if self.block_size == "dense" else 1.001), valid
 
 
-def half_precision(self, ids, x):
-    return OwnNTXent.anchors(self, ids, tf.cast(tf.cast(x, "float16"), "float64"))
+def half_precision(self, labels, x):
+    return OwnNTXent.anchors(self, labels, tf.cast(tf.cast(x, "float16"), "float64"))
 
 
-def without_gradient(self, ids, x):
-    losses, valid = OwnNTXent.anchors(self, ids, x)
+def without_gradient(self, labels, x):
+    losses, valid = OwnNTXent.anchors(self, labels, x)
     return tf.stop_gradient(losses) / 2 + losses / 2, valid
 
 
-def norm_with_a_pole(self, ids, x):
-    return OwnNTXent.anchors(self, ids, x / tf.norm(x, axis=1, keepdims=True))
+def norm_with_a_pole(self, labels, x):
+    return OwnNTXent.anchors(self, labels, x / tf.norm(x, axis=1, keepdims=True))
 
 
-def first_row_matters(self, ids, x):
-    losses, valid = OwnNTXent.anchors(self, ids, x)
+def first_row_matters(self, labels, x):
+    losses, valid = OwnNTXent.anchors(self, labels, x)
     return losses * (1.0 + tf.cast(tf.range(tf.shape(x)[0]), "float64") / 100), valid
 
 
-def fixed_axis(self, ids, x):
-    return OwnNTXent.anchors(self, ids, x * tf.cast(tf.linspace(1.0, 1.5, x.shape[1]), x.dtype))
+def fixed_axis(self, labels, x):
+    return OwnNTXent.anchors(self, labels, x * tf.cast(tf.linspace(1.0, 1.5, x.shape[1]), x.dtype))
 
 
-def python_values(self, ids, x):
-    return OwnNTXent.anchors(self, ids, x + (0.0 if tf.executing_eagerly() else 0.1))
+def python_values(self, labels, x):
+    return OwnNTXent.anchors(self, labels, x + (0.0 if tf.executing_eagerly() else 0.1))
 
 
-def same_id_repels(self, ids, x):
-    losses, valid = OwnNTXent.anchors(self, ids, x)
+def same_id_repels(self, labels, x):
+    losses, valid = OwnNTXent.anchors(self, labels, x)
     s = tf.matmul(tf.math.l2_normalize(x, 1), tf.math.l2_normalize(x, 1), transpose_b=True)
-    alike = tf.reduce_sum(tf.where(ids[:, None] == ids[None], tf.cast(s, "float64"), 0.0), 1)
+    alike = tf.reduce_sum(tf.where(labels[:, None] == labels[None], tf.cast(s, "float64"), 0.0), 1)
     return tf.where(valid, losses + 10 * alike, 0.0), valid
 
 
 BROKEN = {
-    "CastsIds": ({"cast_ids": True}, "integer_ids"),
+    "CastsIds": ({"cast_labels": True}, "integer_labels"),
     "DropsDtype": ({"get_config": drops_dtype}, "config"),
     "DropsTemperature": ({"get_config": drops_temperature}, "config"),
     "WrongSign": ({"sign": -1.0}, "attraction"),

@@ -64,9 +64,9 @@ GRID = {
 EACH_ONCE = {name: loss for name, loss in GRID.items() if name.startswith("temperature-") or name.endswith("-all")}
 
 
-def layout(views, ids):
-    shape = (len(ids), 6) if views == 1 else (len(ids), views, 6)
-    return np.array(ids), np.random.default_rng(7).normal(size=shape)
+def layout(views, labels):
+    shape = (len(labels), 6) if views == 1 else (len(labels), views, 6)
+    return np.array(labels), np.random.default_rng(7).normal(size=shape)
 
 
 LAYOUTS = [

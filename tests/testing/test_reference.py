@@ -32,16 +32,16 @@ def test_imports_nothing_of_the_library():
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_gradient_is_the_slope_of_the_value(options):
     rng = np.random.default_rng(1)
-    x, ids = rng.normal(size=(5, 2, 3)), np.array([0, 1, 2, 2, 4])
+    x, labels = rng.normal(size=(5, 2, 3)), np.array([0, 1, 2, 2, 4])
     weights = rng.uniform(size=(5, 2))
     direction = rng.normal(size=x.shape)
 
     def value(step):
-        losses, valid, _ = reference.contrastive_loss(ids, x + step * direction, weights=weights, **options)
+        losses, valid, _ = reference.contrastive_loss(labels, x + step * direction, weights=weights, **options)
         return (weights * losses).sum() / valid.sum()
 
     slope = (value(1e-6) - value(-1e-6)) / 2e-6
-    gradient = reference.contrastive_loss(ids, x, weights=weights, **options).gradient
+    gradient = reference.contrastive_loss(labels, x, weights=weights, **options).gradient
     assert (gradient * direction).sum() == pytest.approx(slope, rel=1e-6)
 
 

@@ -33,15 +33,15 @@ def test_imports_numpy_and_its_geometry_only():
 def test_gradient_is_the_slope_of_the_value(name):
     function, options = CASES[name]
     rng = np.random.default_rng(1)
-    x, ids, weights = rng.normal(size=(5, 2, 3)), np.array([0, 1, 2, 2, 4]), rng.uniform(size=(5, 2))
+    x, labels, weights = rng.normal(size=(5, 2, 3)), np.array([0, 1, 2, 2, 4]), rng.uniform(size=(5, 2))
     direction = rng.normal(size=x.shape)
 
     def value(step):
-        losses, valid, _ = function(ids, x + step * direction, weights=weights, **options)
+        losses, valid, _ = function(labels, x + step * direction, weights=weights, **options)
         return (weights * losses).sum() / valid.sum()
 
     slope = (value(1e-6) - value(-1e-6)) / 2e-6
-    gradient = function(ids, x, weights=weights, **options).gradient
+    gradient = function(labels, x, weights=weights, **options).gradient
     assert (gradient * direction).sum() == pytest.approx(slope, rel=1e-6, abs=1e-8)
 
 

@@ -46,7 +46,7 @@ class _Problem(NamedTuple):
 
 def self_info_nce(
     embeddings: Any,
-    ids: Any,
+    labels: Any,
     *,
     form: Any,
     negatives: NegativesForm,
@@ -59,7 +59,7 @@ def self_info_nce(
 
     Args:
         embeddings: `(M, D)`; with views, instance by instance.
-        ids: integer `(M,)`.
+        labels: integer `(M,)`.
         form: `TemperatureForm` or `ArctanhForm`.
         negatives: which negatives count.
         block: edge of the tiles.
@@ -73,7 +73,7 @@ def self_info_nce(
     """
     x = at_least_float32(embeddings)
     count = tf.shape(x)[0]
-    groups = group_numbers(ids)
+    groups = group_numbers(labels)
     order = tf.argsort(groups, stable=True)
     groups = tf.gather(groups, order)
     first, last = equal_runs(groups, groups)
@@ -90,12 +90,12 @@ def self_info_nce(
 
 
 def two_view_info_nce(
-    first_view: Any, second_view: Any, ids: Any, *, form: Any, negatives: NegativesForm, block: int, decoupled: bool
+    first_view: Any, second_view: Any, labels: Any, *, form: Any, negatives: NegativesForm, block: int, decoupled: bool
 ) -> tuple[AnchorLosses, AnchorLosses]:
     """The losses of two views `(B, D)` of the same instances, each against the other view only."""
     a, b = at_least_float32(first_view), at_least_float32(second_view)
     count = tf.shape(a)[0]
-    groups = group_numbers(ids)
+    groups = group_numbers(labels)
     order = tf.argsort(groups, stable=True)
     groups = tf.gather(groups, order)
     first, last = equal_runs(groups, groups)
@@ -110,8 +110,8 @@ def two_view_info_nce(
 def cross_info_nce(
     anchors: Any,
     candidates: Any,
-    anchor_ids: Any,
-    candidate_ids: Any,
+    anchor_labels: Any,
+    candidate_labels: Any,
     *,
     form: Any,
     negatives: NegativesForm,
@@ -124,7 +124,7 @@ def cross_info_nce(
 ) -> AnchorLosses:
     """The loss of every anchor against candidates of their own; arguments as `keras_tfcl.ops.contrastive_loss`."""
     x, y = at_least_float32(anchors), at_least_float32(candidates)
-    groups = joint_group_numbers(anchor_ids, candidate_ids)
+    groups = joint_group_numbers(anchor_labels, candidate_labels)
     if candidate_mask is not None:
         groups = groups[0], leave_out(groups, candidate_mask)
     own = tf.fill(tf.shape(groups[0]), -1) if self_index is None else tf.cast(self_index, "int32")

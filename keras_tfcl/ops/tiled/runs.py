@@ -30,19 +30,19 @@ class Counts(NamedTuple):
     negatives: Any
 
 
-def group_numbers(ids: Any) -> Any:
-    """Numbers integer ids `(N,)` as int32 in their order, equal ids alike: [7, 3, 7] gives [1, 0, 1]."""
-    order = tf.argsort(ids, stable=True)
-    ranked = tf.gather(ids, order)
+def group_numbers(labels: Any) -> Any:
+    """Numbers integer labels `(N,)` as int32 in their order, equal labels alike: [7, 3, 7] gives [1, 0, 1]."""
+    order = tf.argsort(labels, stable=True)
+    ranked = tf.gather(labels, order)
     steps = tf.cast(ranked[1:] != ranked[:-1], "int32")
-    numbers = tf.concat([tf.zeros(tf.minimum(tf.shape(ids)[:1], 1), "int32"), tf.cumsum(steps)], axis=0)
-    return tf.scatter_nd(order[:, None], numbers, tf.shape(ids))
+    numbers = tf.concat([tf.zeros(tf.minimum(tf.shape(labels)[:1], 1), "int32"), tf.cumsum(steps)], axis=0)
+    return tf.scatter_nd(order[:, None], numbers, tf.shape(labels))
 
 
-def joint_group_numbers(anchor_ids: Any, candidate_ids: Any) -> tuple[Any, Any]:
+def joint_group_numbers(anchor_labels: Any, candidate_labels: Any) -> tuple[Any, Any]:
     """`group_numbers` of two sides, numbered together."""
-    numbers = group_numbers(tf.concat([anchor_ids, candidate_ids], axis=0))
-    count = tf.shape(anchor_ids)[0]
+    numbers = group_numbers(tf.concat([anchor_labels, candidate_labels], axis=0))
+    count = tf.shape(anchor_labels)[0]
     return numbers[:count], numbers[count:]
 
 

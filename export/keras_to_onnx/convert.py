@@ -1,0 +1,207 @@
+"""Turn Keras layers into an ONNX model: the one place that knows tf2onnx and its faults.
+
+Five steps differ from `model.export(format="onnx")`, which writes files that do not load or do not match:
+the trace is of inference mode; nested functions are traced inline, since tf2onnx knows no XLA calls (grouped
+convolution); constants that the trace captured are not made inputs; `Erfc` (the exact GELU) gets a counterpart; and
+padding before a MaxPool is kept from onnxruntime, which would change its value.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from keras_tfcl.export.errors import UnsupportedOpError, text_of
+from keras_tfcl.export.keras_to_onnx.external_data import inputs_to_initializers, outside_specs, reading_from
+from keras_tfcl.export.keras_to_onnx.source import OUTPUT, Source
+from keras_tfcl.export.keras_to_onnx.unsupported import lint_graph
+from keras_tfcl.export.runtime.requirements import require
+
+
+def supported_opsets() -> range:
+    """The ONNX opsets that this recipe and the installed tf2onnx can write."""
+    constants = require("tf2onnx.constants", "export")
+    return range(13, max(constants.OPSET_TO_IR_VERSION) + 1)
+
+
+def convert(
+    source: Source,
+    *,
+    dimension: int,
+    normalize: bool,
+    opset: int,
+    outside: Sequence[Any] = (),
+    progress: Callable[[str], None],
+) -> Any:
+    """Return the ONNX model of `source`, an `onnx.ModelProto`, in which the weights `outside` have no values yet.
+
+    Switches the whole process to eager functions for a moment, so the caller holds the lock of `computing_in_float32`.
+
+    Raises:
+        UnsupportedOpError: an operation has no ONNX counterpart.
+    """
+    with _quiet_logs():
+        progress("trace the model")
+        specs = _specs(source, outside)
+        function = _trace(source, specs, normalize, outside)
+        lint_graph(_needed_graph(function), source.layers)
+        progress("convert to ONNX, which can take a minute")
+        try:
+            model = _to_onnx(function, [spec.name for spec in specs], opset)
+        except Exception as error:  # tf2onnx raises whatever its handlers happen to raise
+            raise UnsupportedOpError(
+                f"Every operation must have an ONNX counterpart. Received: a graph that tf2onnx cannot convert "
+                f"({text_of(error)}). Move the operation outside the model, or write it with keras.ops."
+            ) from error
+    _keep_zero_padding(model.graph)
+    inputs_to_initializers(model.graph)
+    _name_dimensions(model.graph, dimension)
+    return model
+
+
+def _specs(source: Source, outside: Sequence[Any]) -> list[Any]:
+    tf = require("tensorflow", "tf")
+    return [tf.TensorSpec(spec.shape, spec.dtype, name=spec.name) for spec in source.inputs] + outside_specs(outside)
+
+
+def _trace(source: Source, specs: Sequence[Any], normalize: bool, outside: Sequence[Any]) -> Any:
+    tf = require("tensorflow", "tf")
+    count = len(source.inputs)
+
+    def embed(*tensors: Any) -> Any:
+        with reading_from(outside, tensors[count:]) if outside else contextlib.nullcontext():
+            embedding = tf.cast(source(*tensors[:count]), tf.float32)
+        return _l2_normalize(tf, embedding) if normalize else tf.identity(embedding)
+
+    try:
+        # on the CPU, so that a GPU host does not put its own recurrent kernels into the graph
+        with _nested_functions_inlined(tf), _whole_tracebacks(), tf.device("/cpu:0"):
+            return tf.function(embed, autograph=False).get_concrete_function(*specs)
+    except Exception as error:  # whatever the user's layers raise
+        raise UnsupportedOpError(
+            f"The model must run in a TensorFlow graph. Received: {text_of(error)}, in "
+            f"{_failing_layer(error, source.layers)}. Use keras.ops alone "
+            f"inside `call`, without .numpy() and without `if` on values."
+        ) from error
+
+
+def _failing_layer(error: Exception, layers: Sequence[Any]) -> str:
+    """Name the innermost layer that was being called when `error` was raised."""
+    known, found, step = {id(layer) for layer in layers}, None, error.__traceback__
+    while step is not None:
+        owner = step.tb_frame.f_locals.get("self")
+        found = owner if id(owner) in known else found
+        step = step.tb_next
+    return "the model" if found is None else f"layer `{found.name}` ({type(found).__name__})"
+
+
+def _needed_graph(function: Any) -> Any:
+    """Return the graph without what the output does not need, such as random numbers that only training uses."""
+    extract = require("tensorflow", "tf").compat.v1.graph_util.extract_sub_graph
+    return extract(function.graph.as_graph_def(), [function.outputs[0].op.name])
+
+
+def _l2_normalize(tf: Any, rows: Any) -> Any:
+    """Divide each row by its length, after its largest entry so that no square over- or underflows. Zeros stay."""
+    scaled = tf.math.divide_no_nan(rows, tf.reduce_max(tf.abs(rows), axis=-1, keepdims=True))
+    length = tf.sqrt(tf.reduce_sum(tf.square(scaled), axis=-1, keepdims=True))
+    return tf.math.divide_no_nan(scaled, length)
+
+
+def _to_onnx(function: Any, names: Sequence[str], opset: int) -> Any:
+    tf2onnx = require("tf2onnx", "export")
+    loader = require("tf2onnx.tf_loader", "export")
+    true_inputs = function.inputs[: len(function.inputs) - len(function.captured_inputs)]
+    inputs = [tensor.name for tensor in true_inputs]
+    outputs = [tensor.name for tensor in function.outputs]
+    renamed = dict(zip(inputs, names, strict=True)) | {outputs[0]: OUTPUT}
+    model, _ = tf2onnx.convert.from_graph_def(
+        loader.from_function(function, inputs, outputs),
+        input_names=inputs,
+        output_names=outputs,
+        opset=opset,
+        custom_op_handlers={"Erfc": (_convert_erfc, [])},
+        tensors_to_rename=renamed,
+    )
+    return model
+
+
+def _convert_erfc(graph: Any, node: Any, name: str, args: list[Any]) -> None:
+    """Write erfc(x), which ONNX lacks, as 1 - erf(x)."""
+    utils = require("tf2onnx.utils", "export")
+    x, output = node.input[0], node.output[0]
+    dtype, shape = graph.get_dtype(output), graph.get_shape(output)
+    graph.remove_node(node.name)
+    erf = graph.make_node("Erf", [x])
+    one = graph.make_const(utils.make_name("one"), np.array(1, utils.map_onnx_to_numpy_type(dtype)))
+    inputs = [one.output[0], erf.output[0]]
+    graph.make_node("Sub", inputs, outputs=[output], dtypes=[dtype], shapes=[shape], name=node.name)
+
+
+def _keep_zero_padding(graph: Any) -> None:
+    """Say `auto_pad="VALID"`, which is what a MaxPool after a Pad does anyway.
+
+    Otherwise onnxruntime (since microsoft/onnxruntime#18136) makes one MaxPool of both, which pads with -infinity
+    where the model pads with 0: wrong in ResNetV2 and wherever a window is all negative.
+    """
+    padded = {output for node in graph.node if node.op_type == "Pad" for output in node.output}
+    for node in graph.node:
+        if node.op_type == "MaxPool" and node.input[0] in padded:
+            names = [attribute.name for attribute in node.attribute]
+            if "auto_pad" not in names and "pads" not in names:
+                node.attribute.append(require("onnx.helper", "export").make_attribute("auto_pad", "VALID"))
+
+
+def _name_dimensions(graph: Any, dimension: int) -> None:
+    """Call the first dimension `batch` everywhere, and give other free ones names that do not change between runs."""
+    for tensor in graph.input:
+        for axis, dim in enumerate(tensor.type.tensor_type.shape.dim):
+            if axis == 0:
+                dim.dim_param = "batch"
+            elif not dim.HasField("dim_value"):
+                dim.dim_param = f"{tensor.name}_{axis}"
+    output = graph.output[0].type.tensor_type.shape
+    output.ClearField("dim")  # the trace of a subclassed model may not know its shape
+    output.dim.add(dim_param="batch")
+    output.dim.add(dim_value=dimension)
+
+
+@contextlib.contextmanager
+def _nested_functions_inlined(tf: Any) -> Iterator[None]:
+    before = tf.config.functions_run_eagerly()
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(before)
+
+
+@contextlib.contextmanager
+def _whole_tracebacks() -> Iterator[None]:
+    """Keep the frames in which layers are called, which Keras removes."""
+    config = require("keras", "tf").config
+    before = config.is_traceback_filtering_enabled()
+    config.disable_traceback_filtering()
+    try:
+        yield
+    finally:
+        if before:
+            config.enable_traceback_filtering()
+
+
+@contextlib.contextmanager
+def _quiet_logs() -> Iterator[None]:
+    """Silence loggers whose complaints either do not matter or come back as our errors."""
+    loggers = [logging.getLogger(name) for name in ("tensorflow", "tf2onnx")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,65 @@
+"""Weights that do not fit into one protobuf message: kept out of the conversion, and stored in a data file.
+
+The trace reads such a weight as one more input, so TensorFlow, tf2onnx and the ONNX model never hold it; afterwards the
+input becomes a tensor whose values are in the data file. The largest weights go first, so that the fewest are involved.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from keras_tfcl.export.runtime.data_file import DataFile, write_data_file
+from keras_tfcl.export.runtime.requirements import require
+
+_PREFIX = "keras_tfcl_weight_"
+
+
+def choose_outside(weights: Sequence[Any], most_bytes: int) -> list[Any]:
+    """Return the largest of `weights`, as many as it takes for the others to have at most `most_bytes` bytes."""
+    sizes = {id(weight): _size(weight) for weight in weights}
+    total, chosen = sum(sizes.values()), []
+    for weight in sorted(weights, key=lambda weight: -sizes[id(weight)]):
+        if total <= most_bytes:
+            break
+        chosen.append(weight)
+        total -= sizes[id(weight)]
+    return chosen
+
+
+def outside_specs(weights: Sequence[Any]) -> list[Any]:
+    """Return the `tf.TensorSpec` of each weight as an input of the trace."""
+    tf = require("tensorflow", "tf")
+    return [tf.TensorSpec(weight.shape, weight.dtype, name=_PREFIX + str(i)) for i, weight in enumerate(weights)]
+
+
+def reading_from(weights: Sequence[Any], tensors: Sequence[Any]) -> Any:
+    """Return a context in which Keras layers find `tensors` where they read `weights`."""
+    return require("keras", "tf").StatelessScope(state_mapping=list(zip(weights, tensors, strict=True)))
+
+
+def inputs_to_initializers(graph: Any) -> None:
+    """Turn the inputs of an ONNX graph that stand for weights into tensors without values."""
+    for value in [value for value in graph.input if value.name.startswith(_PREFIX)]:
+        kind = value.type.tensor_type
+        dims = [dim.dim_value for dim in kind.shape.dim]
+        graph.initializer.add(name=value.name, data_type=kind.elem_type, dims=dims)
+        graph.input.remove(value)
+
+
+def store_outside(folder: Path, stem: str, onnx_model: Any, weights: Sequence[Any]) -> DataFile:
+    """Write the values of the weights kept outside, and make the model refer to them."""
+    record, spans = write_data_file(folder, stem, (weight.numpy() for weight in weights))
+    stored = {tensor.name: tensor for tensor in onnx_model.graph.initializer if tensor.name.startswith(_PREFIX)}
+    for position, (offset, length) in enumerate(spans):
+        tensor = stored[_PREFIX + str(position)]
+        tensor.data_location = tensor.EXTERNAL
+        for key, value in (("location", record.name), ("offset", offset), ("length", length)):
+            tensor.external_data.add(key=key, value=str(value))
+    return record
+
+
+def _size(weight: Any) -> int:
+    return math.prod(weight.shape) * require("tensorflow", "tf").as_dtype(weight.dtype).size

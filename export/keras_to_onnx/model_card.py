@@ -1,0 +1,104 @@
+"""What a file says about its model, so that a server needs the file alone."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+
+from keras_tfcl.export.keras_to_onnx.source import Source, hash_weights
+from keras_tfcl.export.runtime.requirements import installed_versions, require
+
+_PACKAGES = ("keras-tfcl", "keras", "tensorflow", "tf2onnx", "onnx", "onnxruntime", "onnxruntime-gpu", "numpy")
+_PREPARING = {  # layer class -> settings that say what it does to an input
+    "Rescaling": ("scale", "offset"),
+    "Normalization": ("axis", "mean", "variance"),
+    "Resizing": ("height", "width", "interpolation", "crop_to_aspect_ratio", "pad_to_aspect_ratio"),
+    "CenterCrop": ("height", "width"),
+}
+_PIXEL_SCALES = (1 / 255, 1 / 127.5)
+_LONGEST_CONFIG = 1 << 14  # characters of a loss's settings; a loss that holds tables is named without them
+_MOST_NUMBERS = 16  # of a setting, so that a mean image does not fill the metadata
+
+
+def describe(model: Any, source: Source, *, dimension: int, normalize: bool) -> dict[str, Any]:
+    """Return all that is known before the file is compared with the model."""
+    return {
+        "inputs": [spec.to_dict() for spec in source.inputs],
+        "preprocessing": describe_preprocessing(source),
+        "dimension": dimension,
+        "normalized": normalize,
+        "metric": "cosine" if normalize else None,
+        "projector": source.projector,
+        "encoder": {"class": type(source.encoder).__name__, "name": source.encoder.name},
+        "objective": describe_objective(model),
+        "weights_sha256": hash_weights(source.weights),
+        "versions": installed_versions(*_PACKAGES),
+    }
+
+
+def describe_preprocessing(source: Source) -> dict[str, Any]:
+    """Return what the image input must be, None where the model does not say, and the layers that prepare inputs."""
+    steps = [step for layer in source.layers if (step := _preparing_step(layer))]
+    images = [spec for spec in source.inputs if len(spec.shape) == 4]
+    if not images:
+        return {"inside": steps}
+    scales = [step.get("scale") for step in steps if step["layer"] == "Rescaling"]
+    pixels = images[0].dtype == "uint8" or any(_is_pixel_scale(scale) for scale in scales[:1])
+    first = require("keras", "tf").config.image_data_format() == "channels_first"
+    return {
+        "layout": "NCHW" if first else "NHWC",
+        "size": list(images[0].shape[2:4] if first else images[0].shape[1:3]),
+        "range": [0, 255] if pixels else None,
+        "inside": steps,
+    }
+
+
+def describe_objective(model: Any) -> dict[str, Any] | None:
+    """Return the loss a model was compiled with, its settings, and the numbers it learned; None if there is none."""
+    loss = getattr(model, "loss", None)
+    if loss is None:
+        return None
+    if not hasattr(loss, "get_config"):
+        return {"loss": loss if isinstance(loss, str) else getattr(loss, "__name__", type(loss).__name__)}
+    learned = {
+        weight.path: float(weight.numpy())
+        for layer in getattr(model, "loss_layers", ())
+        for weight in layer.weights
+        if len(weight.shape) == 0
+    }
+    serialize = require("keras", "tf").saving.serialize_keras_object
+    config = _as_json(serialize(loss)["config"])
+    short = len(json.dumps(config)) <= _LONGEST_CONFIG
+    return {"loss": type(loss).__name__, "config": config if short else None, "learned": _as_json(learned)}
+
+
+def _preparing_step(layer: Any) -> dict[str, Any] | None:
+    name = type(layer).__name__
+    if name not in _PREPARING or not type(layer).__module__.startswith("keras."):
+        return None
+    return {"layer": name} | {setting: _as_numbers(getattr(layer, setting, None)) for setting in _PREPARING[name]}
+
+
+def _as_numbers(value: Any) -> Any:
+    """Return a setting in types that JSON has; None where it has too many numbers to record."""
+    if value is None or isinstance(value, (str, bool, int)):
+        return value
+    numbers = np.asarray(value, "float64")
+    if numbers.size > _MOST_NUMBERS:
+        return None
+    return _as_json(numbers.item() if numbers.size == 1 else numbers.ravel().tolist())
+
+
+def _is_pixel_scale(scale: Any) -> bool:
+    return isinstance(scale, float) and any(math.isclose(scale, known, rel_tol=1e-3) for known in _PIXEL_SCALES)
+
+
+def _as_json(value: Any) -> Any:
+    """Return `value` in types that JSON has, or as text where it holds others."""
+    try:
+        return json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError):
+        return str(value)

@@ -1,0 +1,247 @@
+"""What is exported: a Keras encoder, perhaps with its projector, seen as one function of its inputs."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from keras_tfcl.export.errors import ModelInputError
+from keras_tfcl.export.keras_to_onnx.precision import HALF
+from keras_tfcl.export.runtime.data_file import byte_view
+from keras_tfcl.export.runtime.inputs import InputSpec
+from keras_tfcl.export.runtime.requirements import require
+
+if TYPE_CHECKING:
+    import keras
+
+OUTPUT = "embedding"
+_NUMERIC = re.compile(r"bool|u?int(8|16|32|64)|float(16|32|64)")
+_AUTOMATIC = re.compile(r"(keras_tensor|input_layer|input)(_\d+)?")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Keras layers called one after the other in inference mode, and the inputs that the file will have.
+
+    `stages` are the preprocessing, the encoder and the projector, as far as they are exported. `structure` is nested as
+    the first layer's argument, and `dtypes` are those it takes its inputs in. `projector` is "kept", "dropped" or
+    "none".
+    """
+
+    encoder: keras.Model
+    stages: tuple[keras.Layer, ...]
+    inputs: tuple[InputSpec, ...]
+    structure: Any
+    dtypes: tuple[str, ...]
+    projector: str
+
+    def __call__(self, *tensors: Any) -> Any:
+        keras = require("keras", "tf")
+        cast = [keras.ops.cast(tensor, dtype) for tensor, dtype in zip(tensors, self.dtypes, strict=True)]
+        outputs = keras.tree.pack_sequence_as(self.structure, cast)
+        for stage in self.stages:
+            outputs = stage(outputs, training=False)
+        return outputs
+
+    @property
+    def layers(self) -> list[keras.Layer]:
+        """Every layer at every depth, each once, in the order of its model. Keras' own walk turns nested ones round."""
+        found: dict[int, keras.Layer] = {}
+
+        def visit(layer: keras.Layer) -> None:
+            if id(layer) not in found:
+                found[id(layer)] = layer
+                for inner in layer._layers:
+                    visit(inner)
+
+        for stage in self.stages:
+            visit(stage)
+        return list(found.values())
+
+    @property
+    def weights(self) -> list[keras.Variable]:
+        """Weights in the order that Keras gives them, without seeds, metrics and optimizer."""
+        return [weight for stage in self.stages for weight in stage.weights]
+
+
+def read_source(
+    model: Any,
+    *,
+    projector: bool,
+    samples: Any = None,
+    preprocessing: Any = None,
+    input_dtype: str | None = None,
+) -> Source:
+    """Find the layers to export and the inputs they take.
+
+    Args:
+        model: a `keras.Model`, or a model with the attributes `encoder` and `projector`.
+        projector: keep the projector behind the encoder.
+        samples: rows of input, used where the model does not know its inputs.
+        preprocessing: a layer or model to put before the encoder.
+        input_dtype: type that float inputs get in the file.
+
+    Raises:
+        TypeError: `model` is not a Keras model, or `preprocessing` not a layer.
+        ValueError: `projector` is asked of a model without one, or `input_dtype` of one without float inputs.
+        ModelInputError: the inputs are unknown, or ONNX cannot carry them.
+    """
+    keras = require("keras", "tf")
+    if keras.backend.backend() != "tensorflow":
+        raise ValueError(
+            f"Export needs the TensorFlow backend of Keras. Received: {keras.backend.backend()!r}. "
+            f"Save the model, set KERAS_BACKEND=tensorflow in a new process, and load it there."
+        )
+    encoder, head, state = _split_model(keras, model, projector)
+    if preprocessing is not None and not isinstance(preprocessing, keras.Layer):
+        raise TypeError(
+            f"`preprocessing` must be a Keras layer or model. Received: {type(preprocessing).__name__}. "
+            f"Use for example keras.layers.Rescaling(1 / 255)."
+        )
+    first = preprocessing if getattr(preprocessing, "inputs", None) else encoder
+    structure, tensors = _input_tensors(keras, first, samples)
+    for tensor in tensors:
+        _check_input(tensor)
+    names = _public_names([tensor.name for tensor in tensors], tensors)
+    dtypes = _file_dtypes(tensors, input_dtype)
+    inputs = tuple(
+        InputSpec(name, dtype, (None, *tensor.shape[1:]))
+        for name, dtype, tensor in zip(names, dtypes, tensors, strict=True)
+    )
+    stages = tuple(stage for stage in (preprocessing, encoder, head) if stage is not None)
+    return Source(encoder, stages, inputs, structure, tuple(tensor.dtype for tensor in tensors), state)
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...]
+
+
+def _split_model(keras: Any, model: Any, projector: bool) -> tuple[Any, Any, str]:
+    """Return the encoder, the projector to keep or None, and what became of the projector."""
+    two_part = hasattr(model, "encoder") and hasattr(model, "projector")
+    encoder = model.encoder if two_part else model
+    head = model.projector if two_part else None
+    if isinstance(encoder, (tuple, list)):
+        raise TypeError(
+            f"`model` must have one encoder. Received: {len(encoder)} of them. Export each by itself: "
+            f"export_onnx(model.encoder[0], path)."
+        )
+    if not isinstance(encoder, keras.Model):
+        raise TypeError(
+            f"`model` must be a keras.Model or have one as its `encoder`. Received: {type(encoder).__name__}. "
+            f"Wrap a layer as keras.Sequential([keras.Input(shape), layer])."
+        )
+    if projector and head is None:
+        raise ValueError(
+            "`projector=True` needs a model with a `projector`, such as a ContrastiveModel. Received: a model without "
+            "one. Export with projector=False."
+        )
+    return encoder, head if projector else None, "none" if head is None else "kept" if projector else "dropped"
+
+
+def _input_tensors(keras: Any, encoder: Any, samples: Any) -> tuple[Any, list[_Tensor]]:
+    declared = getattr(encoder, "inputs", None)
+    if declared:
+        structure = declared[0] if isinstance(encoder, keras.Sequential) else encoder.input
+        tensors = [_Tensor(tensor.name, tensor.dtype, tuple(tensor.shape)) for tensor in keras.tree.flatten(structure)]
+        return structure, _rename_by_key(keras, structure, tensors)
+    if samples is not None:
+        arrays = samples if _is_several(samples) else np.asarray(samples)
+        structure = keras.tree.map_structure(lambda value: _as_tensor(np.asarray(value)), arrays)
+        return structure, _rename_by_key(keras, structure, keras.tree.flatten(structure))
+    return _tensor_of_build(encoder)
+
+
+def _rename_by_key(keras: Any, structure: Any, tensors: list[_Tensor]) -> list[_Tensor]:
+    """Name the inputs of a flat dict by its keys, which a caller uses, rather than by their tensors."""
+    if not isinstance(structure, Mapping) or len(structure) != len(tensors):
+        return tensors
+    keys = keras.tree.flatten({key: key for key in structure})  # Keras flattens a dict in its own order
+    return [replace(tensor, name=key) for key, tensor in zip(keys, tensors, strict=True)]
+
+
+def _tensor_of_build(encoder: Any) -> tuple[Any, list[_Tensor]]:
+    """Read the shape that a subclassed model was built with. It records no dtype, which only token ids need."""
+    shape = (encoder.get_build_config() or {}).get("input_shape") if encoder.built else None
+    is_one = isinstance(shape, (tuple, list)) and all(dim is None or isinstance(dim, int) for dim in shape)
+    takes_ids = any(type(layer).__name__ == "Embedding" for layer in encoder._flatten_layers())
+    if not shape or not is_one or takes_ids:
+        raise ModelInputError(
+            f"The inputs of the model must be known. Received: {type(encoder).__name__} `{encoder.name}`, which does "
+            f"not declare their shapes and dtypes. Give `samples`, a few rows of input; or wrap it: "
+            f"x = keras.Input(shape, dtype=...); keras.Model(x, model(x))."
+        )
+    dtype = "float32" if encoder.input_dtype in HALF else encoder.input_dtype
+    tensor = _Tensor("input", dtype, tuple(shape))
+    return tensor, [tensor]
+
+
+def _is_several(samples: Any) -> bool:
+    return isinstance(samples, Mapping) or (
+        isinstance(samples, (tuple, list)) and bool(samples) and all(hasattr(value, "shape") for value in samples)
+    )
+
+
+def _as_tensor(array: np.ndarray) -> _Tensor:
+    dtype = "float32" if array.dtype == np.float64 else array.dtype.name
+    return _Tensor("input", dtype, array.shape)
+
+
+def _check_input(tensor: _Tensor) -> None:
+    if not _NUMERIC.fullmatch(str(tensor.dtype)):
+        raise ModelInputError(
+            f"Inputs must be numeric, bool, or float16 to float64. Received: input `{tensor.name}` of dtype "
+            f"{tensor.dtype}. Tokenise or convert outside the model and take numbers in."
+        )
+    if not tensor.shape:
+        raise ModelInputError(
+            f"Inputs must have a batch dimension. Received: input `{tensor.name}` of shape (). Give one row per item."
+        )
+
+
+def _file_dtypes(tensors: Sequence[_Tensor], input_dtype: str | None) -> list[str]:
+    if input_dtype is None:
+        return [tensor.dtype for tensor in tensors]
+    dtypes = [input_dtype if "float" in tensor.dtype else tensor.dtype for tensor in tensors]
+    if input_dtype not in dtypes or not _NUMERIC.fullmatch(str(input_dtype)):
+        raise ValueError(
+            f"`input_dtype` must be the numeric type that float inputs get in the file. Received: "
+            f"input_dtype={input_dtype!r} for inputs of types {[tensor.dtype for tensor in tensors]}. "
+            f'Use "uint8" for pixels, or leave it out.'
+        )
+    return dtypes
+
+
+def _public_names(names: Sequence[str], tensors: Sequence[_Tensor]) -> list[str]:
+    """Names that do not change from run to run: by kind for one input, the user's own for several."""
+    if len(tensors) == 1:
+        rank, integer = len(tensors[0].shape), "int" in tensors[0].dtype
+        return ["image" if rank == 4 else "tokens" if rank == 2 and integer else "features"]
+    safe: list[str] = []
+    for position, name in enumerate(names):
+        clean = f"input_{position}" if _AUTOMATIC.fullmatch(name) else re.sub(r"\W", "_", name, flags=re.ASCII)
+        taken = clean in safe or clean == OUTPUT or not clean
+        safe.append(f"{clean}_{position}" if taken else clean)
+    return safe
+
+
+def hash_weights(weights: Sequence[Any]) -> str:
+    """Return the SHA-256 of the dtypes, shapes and values of `weights` in order.
+
+    Equal weights have equal hashes in every process and after saving and loading. A hash of the file would not do: two
+    exports of one model differ in bytes.
+    """
+    digest = hashlib.sha256()
+    for weight in weights:
+        values = weight.numpy()
+        digest.update(f"{values.dtype.name}{values.shape}".encode())
+        digest.update(byte_view(values))
+    return digest.hexdigest()

@@ -1,0 +1,148 @@
+"""Refuse, before a conversion that can take a minute, what is known to convert wrongly or not at all.
+
+Two looks: at the layers, which have names the user gave, and at the operations of the traced graph, which also shows
+what a layer's own `call` does.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from keras_tfcl.export.errors import UnsupportedLayerError, UnsupportedOpError
+from keras_tfcl.export.keras_to_onnx.precision import HALF
+
+_TEXT = "Look up and tokenise outside the model, and take integer ids in."
+_BINS = "Compute the bins outside the model, for example with numpy.digitize."
+_RESIZE = "Resize outside the model, or use interpolation='bilinear' or 'nearest' with antialias=False."
+_RANDOM = "Give the layer a `training` argument and do nothing random when it is False."
+_ALGEBRA = "Decompose or invert matrices outside the model."
+_SPECTRUM = "Compute spectra outside the model, or use keras.layers.STFTSpectrogram."
+
+_LAYERS = {
+    "StringLookup": _TEXT,
+    "IntegerLookup": _TEXT,
+    "TextVectorization": _TEXT,
+    "Hashing": _TEXT,
+    "HashedCrossing": _TEXT,
+    "Discretization": _BINS,
+    "MelSpectrogram": _SPECTRUM,
+}
+_RESIZERS = ("Resizing", "UpSampling2D")
+_GOOD_INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
+
+# TensorFlow operation -> remedy. tf2onnx converts the first one without complaint into another operation.
+_OPS = {
+    "ResizeArea": _RESIZE,
+    "ScaleAndTranslate": _RESIZE,
+    "LookupTableFindV2": _TEXT,
+    "StaticRegexReplace": _TEXT,
+    "StringToHashBucketFast": _TEXT,
+    "StringSplitV2": _TEXT,
+    "Bucketize": _BINS,
+    **dict.fromkeys(("FFT", "FFT2D", "IFFT", "IFFT2D", "RFFT", "RFFT2D", "IRFFT", "IRFFT2D", "Complex"), _SPECTRUM),
+    "Erfinv": "Apply the inverse error function outside the model.",
+    **dict.fromkeys(("Svd", "Qr", "Cholesky", "SelfAdjointEigV2", "MatrixInverse"), _ALGEBRA),
+    "RGBToHSV": "Convert colours outside the model.",
+    "HSVToRGB": "Convert colours outside the model.",
+    "ImageProjectiveTransformV3": "Transform images outside the model.",
+    "PyFunc": "Replace Python code inside `call` by keras.ops.",
+    "EagerPyFunc": "Replace Python code inside `call` by keras.ops.",
+}
+_RANDOM_OP = re.compile(r"(Stateless|Stateful)?(Random|TruncatedNormal|Multinomial|ParameterizedTruncatedNormal)\w*")
+
+
+def lint_layers(layers: Iterable[Any]) -> None:
+    """Raise if a layer is known not to survive the conversion.
+
+    Raises:
+        UnsupportedLayerError: with every such layer by name, and what to do instead.
+    """
+    faults = [(layer, fault) for layer in layers if (fault := _layer_fault(layer))]
+    if not faults:
+        return
+    reasons = dict.fromkeys(reason for _, reason in faults)
+    parts = [_list_layers([layer for layer, fault in faults if fault == reason], *reason) for reason in reasons]
+    raise UnsupportedLayerError("Every layer must have an exact ONNX counterpart. Received: " + " ".join(parts))
+
+
+def lint_graph(graph_def: Any, layers: Iterable[Any]) -> None:
+    """Raise if an operation of a TensorFlow graph is known not to survive the conversion.
+
+    Raises:
+        UnsupportedOpError: with every such operation, its layer, and what to do instead.
+    """
+    nodes = [*graph_def.node, *(node for function in graph_def.library.function for node in function.node_def)]
+    faults = {(node.op, layer_of(node.name, layers)): remedy for node in nodes if (remedy := _op_remedy(node.op))}
+    if faults:
+        found = "; ".join(f"{op} in {layer}" for op, layer in faults)
+        raise UnsupportedOpError(
+            f"Every operation must have an exact ONNX counterpart. Received: {found}. "
+            + " ".join(dict.fromkeys(faults.values()))
+        )
+
+
+def hints(layers: Iterable[Any]) -> list[str]:
+    """Say what a file, as `model.predict`, does otherwise than one may expect."""
+    found = []
+    for layer in layers:
+        bases = _keras_bases(layer)
+        if "RandomCrop" in bases:
+            found.append(f"`{layer.name}` (RandomCrop) crops in training only: images keep their size.")
+        elif any(name.startswith("Rand") for name in bases):
+            found.append(f"`{layer.name}` ({type(layer).__name__}) augments in training only: it does nothing here.")
+    return found
+
+
+def resizers(layers: Iterable[Any]) -> list[Any]:
+    """Return the layers that resize images."""
+    return [layer for layer in layers if _keras_bases(layer).intersection(_RESIZERS)]
+
+
+def layer_of(node_name: str, layers: Iterable[Any]) -> str:
+    """Name the innermost layer that a graph node belongs to.
+
+    TensorFlow makes scopes unique by a suffix, so the scope `dense_1` may be that of the layer `dense`: the layer
+    without the suffix goes first.
+    """
+    types = {layer.name: type(layer).__name__ for layer in layers}
+    for scope in reversed(node_name.split("/")[:-1]):
+        for name in (re.sub(r"_\d+$", "", scope), scope):
+            if name in types:
+                return f"layer `{name}` ({types[name]})"
+    return f"node `{node_name}`"
+
+
+def _layer_fault(layer: Any) -> tuple[str, str] | None:
+    """Return what is wrong with a layer and the remedy, or None."""
+    bases = _keras_bases(layer)
+    for name, remedy in _LAYERS.items():
+        if name in bases:
+            return f"{name} has no ONNX counterpart", remedy
+    if bases.intersection(_RESIZERS):
+        if layer.interpolation not in _GOOD_INTERPOLATIONS:
+            return f"interpolation='{layer.interpolation}' becomes another operation", _RESIZE
+        if getattr(layer, "antialias", False):
+            return "antialias=True has no ONNX counterpart", _RESIZE
+    if layer.compute_dtype in HALF:  # made after `computing_in_float32` had looked
+        return (
+            f"{layer.compute_dtype} in a layer that its model made only when it was called",
+            "Call the model once before the export: model(samples). If that does not do, build it with "
+            "keras.config.set_dtype_policy('float32') and copy the weights: copy.set_weights(model.get_weights()).",
+        )
+    return None
+
+
+def _keras_bases(layer: Any) -> set[str]:
+    return {base.__name__ for base in type(layer).__mro__ if base.__module__.startswith("keras.")}
+
+
+def _list_layers(layers: list[Any], problem: str, remedy: str) -> str:
+    names = ", ".join(f"`{layer.name}` ({type(layer).__name__})" for layer in layers[:5])
+    more = f" and {len(layers) - 5} more" if len(layers) > 5 else ""
+    return f"{names}{more}: {problem}. {remedy}"
+
+
+def _op_remedy(op: str) -> str | None:
+    return _RANDOM if _RANDOM_OP.fullmatch(op) else _OPS.get(op)

@@ -1,0 +1,188 @@
+"""Int8 and float16 variants of an exported file, each with a report of what they cost in recall."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from keras_tfcl.export.architecture import convolves_most, nodes_of_final_normalization
+from keras_tfcl.export.errors import ExportError, QuantizationError
+from keras_tfcl.export.float16 import halve
+from keras_tfcl.export.runtime.encoder import OnnxEncoder
+from keras_tfcl.export.runtime.inputs import cast_input, split_inputs
+from keras_tfcl.export.runtime.requirements import require
+from keras_tfcl.export.variant import Rows, VariantReport, check_rows, open_parent, write_variant
+
+_MODES = ("auto", "dynamic", "static")
+_CALIBRATION_BATCH = 16
+
+
+def quantize(
+    path: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    samples: Any,
+    mode: Literal["auto", "dynamic", "static"] = "auto",
+    calibration: Any = None,
+    min_recall: float | None = None,
+) -> VariantReport:
+    """Write an int8 variant of an exported encoder, about a quarter of its size, and report what it costs.
+
+    "dynamic" stores the matrices of MatMul and Gemm as int8, a scale per column, and rounds activations as they come;
+    it suits transformers and dense networks. It takes the range of activations from the whole batch, so that a row's
+    embedding depends a little on the rows beside it. "static" rounds convolutions, products and activations by ranges
+    measured on `calibration`; it suits convolutional networks, whose dynamic form runs several times slower. "auto"
+    takes what most multiplications are. Int8 rounds differently on other processors: measure where you serve.
+
+    Args:
+        path: a float32 file written by `export_onnx`, or any that `OnnxEncoder` takes.
+        out: the file to write, in a folder that exists. What fails leaves no new file and keeps an old one.
+        samples: rows of real input to compare neighbours on, best some hundreds: an array, a tuple of arrays in order,
+            or a dict by input name.
+        mode: "auto", "dynamic" or "static".
+        calibration: rows to measure ranges on, for "static". Defaults to every second row of `samples`, of which only
+            the others are then compared.
+        min_recall: the least share, from 0 to 1, of the 10 nearest neighbours that must be kept; None accepts all.
+
+    Returns:
+        A `VariantReport`, which is also stored in the file's metadata under `variant`.
+
+    Raises:
+        RecallError: less than `min_recall`. No file is written.
+        QuantizationError: the file is quantized already, has nothing to quantize, or does not run afterwards.
+        InputError, ValueError: an argument does not fit.
+        ImportError: a package is missing; the message names the extra.
+
+    Example:
+
+    >>> print(quantize("encoder.onnx", "int8.onnx", samples=images, min_recall=0.95))     # doctest: +SKIP
+    """
+    if mode not in _MODES:
+        raise ValueError(f"`mode` must be one of {list(_MODES)}. Received: mode={mode!r}.")
+    parent = open_parent(path, out)
+    if mode == "auto":
+        mode = "static" if convolves_most(require("onnx", "quantize").load(parent.path)) else "dynamic"
+    halved = mode == "static" and calibration is None
+    rows = check_rows(parent, samples, min_recall, halved)
+    if mode == "dynamic":
+        return write_variant(parent, out, mode, rows, min_recall, lambda *files: _dynamic(parent.path, *files))
+    if halved:
+        calibration = {name: array[::2] for name, array in rows.items()}
+        rows = {name: array[1::2] for name, array in rows.items()}
+    ranges = _calibration_rows(parent, calibration)
+    return write_variant(parent, out, mode, rows, min_recall, lambda *files: _static(parent.path, ranges, *files))
+
+
+def to_float16(
+    path: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    samples: Any,
+    min_recall: float | None = None,
+) -> VariantReport:
+    """Write a float16 variant of an exported encoder, half its size, and report what it costs.
+
+    For GPUs: on a CPU it is as fast as float32 or slower. Inputs and the embedding keep their types, and the division
+    by an embedding's length is left in float32. Arguments, report and errors are those of `quantize`.
+
+    Example:
+
+    >>> print(to_float16("encoder.onnx", "half.onnx", samples=images))                    # doctest: +SKIP
+    """
+    parent = open_parent(path, out)
+    rows = check_rows(parent, samples, min_recall)
+    return write_variant(parent, out, "float16", rows, min_recall, lambda *files: _float16(parent.path, *files))
+
+
+def _dynamic(path: Path, folder: Path, draft: Path) -> None:
+    with _tools("onnxruntime.quantization") as tools:
+        prepared = _prepared(tools, path, folder)
+        tools.quantize_dynamic(prepared, draft, op_types_to_quantize=["MatMul", "Gemm"], per_channel=True)
+    _check_quantized(draft, "dynamic", "MatMul or Gemm with constant weights")
+
+
+def _static(path: Path, calibration: Rows, folder: Path, draft: Path) -> None:
+    onnx = require("onnx", "quantize")
+    with _tools("onnxruntime.quantization") as tools:
+        model = onnx.load(_prepared(tools, path, folder))
+        excluded = nodes_of_final_normalization(model)
+        onnx.save(model, folder / "named.onnx")
+        tools.quantize_static(
+            folder / "named.onnx",
+            draft,
+            _reader(tools, calibration),
+            quant_format=tools.QuantFormat.QDQ,
+            activation_type=tools.QuantType.QUInt8,
+            weight_type=tools.QuantType.QInt8,
+            per_channel=True,
+            nodes_to_exclude=excluded,
+        )
+    _check_quantized(draft, "static", "convolution or product")
+
+
+def _float16(path: Path, folder: Path, draft: Path) -> None:
+    onnx = require("onnx", "quantize")
+    with _tools("onnxruntime.transformers.float16") as converter:
+        onnx.save(halve(onnx.load(path), converter), draft)
+
+
+def _prepared(tools: Any, path: Path, folder: Path) -> Path:
+    """Infer shapes and fold constants first, as the quantizers ask. Symbolic shapes fail on attention: left out."""
+    prepared = folder / "prepared.onnx"
+    tools.quant_pre_process(path, prepared, skip_symbolic_shape=True)
+    return prepared
+
+
+def _calibration_rows(parent: OnnxEncoder, calibration: Any) -> Rows:
+    arrays = split_inputs(calibration, parent.inputs)
+    if len(arrays[0]) == 0:
+        raise ValueError("`calibration` must hold at least one row. Received: none. Give some hundreds of real rows.")
+    rows = {spec.name: cast_input(array, spec) for spec, array in zip(parent.inputs, arrays, strict=True)}
+    parent.encode(rows)  # rows that cannot be embedded are to be named here, not blamed on the tools
+    return rows
+
+
+def _reader(tools: Any, rows: Rows) -> Any:
+    count = len(next(iter(rows.values())))
+    starts = iter(range(0, count, _CALIBRATION_BATCH))
+
+    class Reader(tools.CalibrationDataReader):
+        def get_next(self) -> Rows | None:
+            start = next(starts, None)
+            if start is None:
+                return None
+            return {name: array[start : start + _CALIBRATION_BATCH] for name, array in rows.items()}
+
+    return Reader()
+
+
+def _check_quantized(draft: Path, mode: str, what: str) -> None:
+    onnx = require("onnx", "quantize")
+    int8 = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
+    if not any(tensor.data_type in int8 and len(tensor.dims) > 1 for tensor in onnx.load(draft).graph.initializer):
+        raise QuantizationError(f"{mode!r} needs a {what} to quantize. Received: a model without. Try another mode.")
+
+
+@contextlib.contextmanager
+def _tools(module: str) -> Iterator[Any]:
+    """Give a module of onnxruntime's tools, whose import and logging change the process, and change it back."""
+    path, root = list(sys.path), logging.getLogger()
+    handlers, handler = list(root.handlers), logging.NullHandler()
+    root.addHandler(handler)  # or the tools would install one that prints
+    try:
+        yield require(module, "quantize")
+    except (ExportError, ImportError):
+        raise
+    except Exception as error:  # whatever the tools' handlers of each operation raise
+        raise QuantizationError(
+            f"onnxruntime's tools must be able to convert the file. Received: {type(error).__name__}: {error}. "
+            f"Try another mode."
+        ) from error
+    finally:
+        root.handlers[:] = handlers
+        sys.path[:] = path

@@ -1,0 +1,1 @@
+"""Embeddings from an ONNX file: NumPy and onnxruntime, and nothing else."""

@@ -1,0 +1,223 @@
+"""Image files, bytes, Pillow images and pixel arrays as rows of an encoder, by the rule that its file records.
+
+Nothing is ever downloaded. Only formats that Pillow decodes by itself are read: others would start programs.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_tfcl.export.errors import InputError
+from keras_tfcl.export.runtime.inputs import InputSpec
+from keras_tfcl.export.runtime.requirements import require
+
+MAX_PIXELS = 50_000_000  # 200 MB decoded, before it is resized
+RESIZE_RULES = ("crop", "pad", "stretch")
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # channels -> Pillow's name
+_DEEP_MODES = ("I", "F")  # 16 and 32 bits a channel: Pillow clips them
+
+
+@dataclass(frozen=True)
+class ImageRule:
+    """How a picture becomes one row of an image encoder.
+
+    Attributes:
+        height, width: size of the row; None keeps the picture's own.
+        channels: 1 (grey), 3 (RGB) or 4 (RGBA).
+        dtype: of the row.
+        low, high: what the pixels 0 and 255 become.
+        channels_first: `(C, H, W)` rather than `(H, W, C)`.
+        resize: "crop" takes the largest centred window of the row's proportions and resizes it; "pad" resizes the whole
+            picture and centres it on black; "stretch" changes its proportions. All with Pillow's antialiased bilinear
+            filter, or its nearest one where `interpolation` says so.
+        interpolation: "bilinear" or "nearest".
+    """
+
+    height: int | None
+    width: int | None
+    channels: int
+    dtype: str
+    low: float = 0.0
+    high: float = 255.0
+    channels_first: bool = False
+    resize: str = "crop"
+    interpolation: str = "bilinear"
+
+    def read(self, image: Any, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+        """Return the row of one picture, turned as its EXIF orientation says.
+
+        Args:
+            image: a path, the bytes of a file, a Pillow image, or a uint8 array `(H, W)` or `(H, W, C)`.
+            max_pixels: the largest picture that is decoded.
+
+        Raises:
+            InputError: it is not a whole picture of 8 bits a channel, has more pixels, or is a URL.
+            ImportError: Pillow is missing; the message names the extra.
+        """
+        name = _name(image)
+        picture = _decoded(image, name, max_pixels)
+        if picture.mode.startswith(_DEEP_MODES):
+            raise InputError(
+                f"A picture must have 8 bits a channel. Received: {name} with mode {picture.mode!r}. "
+                f"Scale it to 0..255 yourself and give an array."
+            )
+        pixels = np.asarray(self._resized(picture.convert(_MODES[self.channels])))
+        pixels = pixels.reshape(*pixels.shape[:2], self.channels)  # (H, W, C); grey has no last axis in Pillow
+        if self.channels_first:
+            pixels = pixels.transpose(2, 0, 1)
+        if (self.low, self.high) != (0.0, 255.0):
+            pixels = self.low + pixels * np.float64((self.high - self.low) / 255)
+        return np.ascontiguousarray(pixels, dtype=self.dtype)
+
+    def _resized(self, picture: Any) -> Any:
+        if self.height is None or self.width is None or picture.size == (self.width, self.height):
+            return picture
+        ops, size = require("PIL.ImageOps", "images"), (self.width, self.height)
+        method = getattr(require("PIL.Image", "images").Resampling, self.interpolation.upper())
+        if self.resize == "stretch":
+            return picture.resize(size, method)
+        return ops.fit(picture, size, method) if self.resize == "crop" else ops.pad(picture, size, method)
+
+
+def image_rule(inputs: tuple[InputSpec, ...], metadata: Mapping[str, Any], path: object) -> ImageRule:
+    """Return the rule for the one image input of an encoder.
+
+    It follows from the input's shape and dtype, from the metadata `preprocessing` that the export found in the model,
+    and from `notes["image"]`, where a user may say `range`, `size`, `resize` and `interpolation`.
+
+    Raises:
+        InputError: the encoder does not take images alone, or the file does not say what range its pixels have, or
+            says something that no picture can follow.
+    """
+    recorded = {**(metadata.get("preprocessing") or {}), **_note(metadata, path)}
+    spec = inputs[0]
+    first = recorded.get("layout") in ("channels_first", "NCHW")
+    axes = spec.shape[1:] if len(spec.shape) == 4 else ()
+    height, width, channels = (*axes[1:], axes[0]) if first and axes else axes or (None, None, None)
+    if len(inputs) != 1 or channels not in _MODES:
+        raise InputError(
+            f"Pictures need an encoder with one input (batch, height, width, 1, 3 or 4 channels). Received: "
+            f"{'; '.join(map(str, inputs))} from {path}. Give arrays."
+        )
+    span = recorded.get("range") or ([0, 255] if spec.dtype == "uint8" else None)
+    if not _is_range(span):
+        raise InputError(
+            f"The file must record the `range` of its pixels. Received: {span!r} in the metadata of {path}. Export "
+            f'again with notes={{"image": {{"range": [0, 255]}}}}, or whatever it is, or give arrays.'
+        )
+    resize, interpolation = recorded.get("resize", "crop"), recorded.get("interpolation", "bilinear")
+    if not _holds(spec.dtype, *span):
+        raise InputError(
+            f"The range must give each pixel a whole number that {spec.dtype} holds. Received: {list(span)} for the "
+            f"input {spec} of {path}. Export again with floats as input, or with the range [0, 255] and "
+            f"preprocessing=keras.layers.Rescaling(1 / 255)."
+        )
+    if resize not in RESIZE_RULES or interpolation not in ("bilinear", "nearest"):
+        raise InputError(
+            f"The file must record a resize rule of {list(RESIZE_RULES)} by 'bilinear' or 'nearest'. Received: "
+            f"{resize!r} by {interpolation!r} in {path}. Resize yourself and give arrays."
+        )
+    size = recorded.get("size") or [None, None]
+    if not _is_size(size):
+        raise InputError(
+            f"The file must record the `size` of its pictures as [height, width]. Received: {size!r} in the metadata "
+            f'of {path}. Export again with notes={{"image": {{"size": [224, 224]}}}}, or whatever it is.'
+        )
+    height, width = height or size[0], width or size[1]
+    return ImageRule(height, width, channels, spec.dtype, *map(float, span), first, resize, interpolation)
+
+
+def is_image(item: Any) -> bool:
+    """Whether `item` is a path, the bytes of a file or a Pillow image, rather than numbers."""
+    return isinstance(item, (str, os.PathLike, bytes, bytearray)) or type(item).__module__.startswith("PIL.")
+
+
+def _note(metadata: Mapping[str, Any], path: object) -> Mapping[str, Any]:
+    """Return what the user says of the pictures."""
+    note = (metadata.get("notes") or {}).get("image") or {}
+    if not isinstance(note, Mapping):
+        raise InputError(
+            f'notes["image"] must be a dict with `range`, `size`, `resize` or `interpolation`. Received: {note!r} in '
+            f'the metadata of {path}. Export again with notes={{"image": {{"range": [0, 255]}}}}, or give arrays.'
+        )
+    return note
+
+
+def _is_range(span: Any) -> bool:
+    numbers = isinstance(span, (list, tuple)) and len(span) == 2 and all(isinstance(x, (int, float)) for x in span)
+    return numbers and span[0] < span[1]
+
+
+def _is_size(size: Any) -> bool:
+    pair = isinstance(size, (list, tuple)) and len(size) == 2
+    return pair and all(side is None or (type(side) is int and side > 0) for side in size)
+
+
+def _holds(dtype: str, low: float, high: float) -> bool:
+    """Whether an input type keeps the 256 values of a pixel; an integer type would cut [0, 1] down to black."""
+    if np.dtype(dtype).kind == "f":
+        return True
+    values = low + np.arange(256) * ((high - low) / 255)
+    with np.errstate(invalid="ignore"):
+        return np.array_equal(values.astype(dtype), values)
+
+
+def _decoded(image: Any, name: str, max_pixels: int) -> Any:
+    """Return a whole Pillow image, upright."""
+    pillow = require("PIL.Image", "images")
+    try:
+        if isinstance(image, pillow.Image):
+            return _upright(image, name, max_pixels)
+        with _open(pillow, image) as picture:
+            return _upright(picture, name, max_pixels)
+    except (InputError, FileNotFoundError):
+        raise
+    except (pillow.DecompressionBombError, pillow.DecompressionBombWarning) as error:
+        raise InputError(f"A picture may have {max_pixels:,} pixels. Received: {name}: {error}") from error
+    except Exception as error:  # Pillow's decoders raise whatever damaged bytes lead them to
+        raise InputError(
+            f"A picture must be a whole file of one of {', '.join(_FORMATS)}. Received: {name}: "
+            f"{type(error).__name__}: {error}. Repair or remove it."
+        ) from error
+
+
+def _upright(picture: Any, name: str, max_pixels: int) -> Any:
+    if picture.width * picture.height > max_pixels:  # known from the header; nothing is decoded yet
+        raise InputError(
+            f"A picture may have {max_pixels:,} pixels. Received: {name} with {picture.width} x {picture.height}. "
+            f"Make it smaller."
+        )
+    picture.load()
+    return require("PIL.ImageOps", "images").exif_transpose(picture)  # a copy
+
+
+def _open(pillow: Any, image: Any) -> Any:
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8:
+            raise InputError(
+                f"An array of pixels must be uint8. Received: dtype {image.dtype}. Arrays that already are as the "
+                f"model wants them go to encode() in a batch."
+            )
+        return pillow.fromarray(image[..., 0] if image.ndim == 3 and image.shape[-1] == 1 else image)
+    if isinstance(image, (bytes, bytearray)):
+        return pillow.open(io.BytesIO(image), formats=_FORMATS)
+    text = os.fspath(image)
+    if "://" in str(text):
+        raise InputError(f"Pictures are not downloaded. Received: {text!r}. Download it yourself and give its path.")
+    return pillow.open(Path(text), formats=_FORMATS)
+
+
+def _name(image: Any) -> str:
+    if isinstance(image, (str, os.PathLike)):
+        return str(image)
+    if isinstance(image, (bytes, bytearray)):
+        return f"{len(image)} bytes"
+    return f"{type(image).__name__} of {getattr(image, 'shape', None) or getattr(image, 'size', 'unknown size')}"

@@ -1,0 +1,132 @@
+"""Look into an ONNX file before onnxruntime does: is it whole, and which other files would it open?
+
+An ONNX tensor may name another file as the place of its values. Served files come from elsewhere, so such a name is
+checked before anything follows it. The walk reads only the protobuf framing, which needs no `onnx` package.
+
+Source: https://protobuf.dev/programming-guides/encoding and the message numbers of onnx.proto.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator
+from pathlib import Path
+
+from keras_tfcl.export.errors import ModelFileError
+from keras_tfcl.export.runtime.data_file import check_data_file
+from keras_tfcl.export.runtime.metadata import KEY, parse_metadata
+
+# message -> field number -> the message in that field; fields that cannot hold a tensor are not descended into
+_CHILDREN = {
+    "Model": {7: "Graph", 20: "Training", 25: "Function"},
+    "Training": {1: "Graph", 2: "Graph"},
+    "Function": {7: "Node", 11: "Attribute"},
+    "Graph": {1: "Node", 5: "Tensor", 15: "SparseTensor"},
+    "Node": {5: "Attribute"},
+    "Attribute": {5: "Tensor", 6: "Graph", 10: "Tensor", 11: "Graph", 22: "SparseTensor", 23: "SparseTensor"},
+    "SparseTensor": {1: "Tensor", 2: "Tensor"},
+    "Tensor": {},
+}
+_GRAPH_FIELD = 7  # ModelProto.graph
+_METADATA_FIELD = 14  # ModelProto.metadata_props
+_EXTERNAL_FIELD, _LOCATION_FIELD = 13, 14  # TensorProto.external_data, TensorProto.data_location
+_UNNAMED = "an unnamed file"
+_MAX_DEPTH = 64
+_MAX_KEY = 1 << 32  # a reader that cuts longer keys to 32 bits would see other fields than this walk
+
+
+def check_model_file(path: Path) -> None:
+    """Raise unless `path` is a whole ONNX file that opens no other file than its own data file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ModelFileError: it is a folder, empty, truncated, not ONNX, or keeps tensors in files that it may not open.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"There is no file {path}. Export one with keras_tfcl.export.export_onnx(model, path).")
+    if not path.is_file() or path.stat().st_size == 0:
+        kind = "an empty file" if path.is_file() else "a folder"
+        raise ModelFileError(f"Expected an ONNX file. Received: {kind}, {path}. Give the path of an exported file.")
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        try:
+            locations = set(_locations(data, 0, len(data), "Model", depth=0))
+            has_graph = any(field == _GRAPH_FIELD for field, *_ in _fields(data, 0, len(data)))
+            metadata = _metadata_text(data) if locations else None
+        except _FramingError:
+            has_graph = False
+    if not has_graph:
+        raise ModelFileError(f"Expected a whole ONNX file. Received: {path}, truncated or not ONNX. Export again.")
+    if locations:
+        check_data_file(path, locations, parse_metadata(metadata, path).get("data_file"))
+
+
+class _FramingError(Exception):
+    """The bytes are not a protobuf message."""
+
+
+def _locations(data: mmap.mmap, start: int, end: int, message: str, depth: int) -> Iterator[str]:
+    """Yield the names of files that tensors inside a message refer to."""
+    if depth > _MAX_DEPTH:
+        raise ModelFileError(
+            f"Expected at most {_MAX_DEPTH} nested graphs. Received: a file with more. Do not trust it."
+        )
+    external, named = False, []
+    for field, value, low, high in _fields(data, start, end):
+        if message == "Tensor" and field in (_EXTERNAL_FIELD, _LOCATION_FIELD) and value != 0:
+            external = True
+            key, text = _entry(data, low, high) if field == _EXTERNAL_FIELD and value is None else ("", "")
+            named += [text] * (key == "location")
+        child = _CHILDREN[message].get(field)
+        if child and value is None:
+            yield from _locations(data, low, high, child, depth + 1)
+    if external:
+        yield from named or [_UNNAMED]
+
+
+def _entry(data: mmap.mmap, start: int, end: int) -> tuple[str, str]:
+    """Read a StringStringEntryProto."""
+    parts = {field: data[low:high].decode("utf-8", "replace") for field, _, low, high in _fields(data, start, end)}
+    return parts.get(1, ""), parts.get(2, "")
+
+
+def _metadata_text(data: mmap.mmap) -> str | None:
+    entries = [
+        _entry(data, low, high) for field, _, low, high in _fields(data, 0, len(data)) if field == _METADATA_FIELD
+    ]
+    return dict(entries).get(KEY)
+
+
+def _fields(data: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int | None, int, int]]:
+    """Yield (field number, value of a varint or None, start, end) of each field of a message."""
+    position = start
+    while position < end:
+        key, position = _varint(data, position, end)
+        field, wire_type = key >> 3, key & 7
+        if wire_type == 0:
+            low = position
+            value, position = _varint(data, position, end)
+            yield field, value, low, position
+            continue
+        if wire_type == 2:
+            length, position = _varint(data, position, end)
+        elif wire_type in (1, 5):
+            length = 8 if wire_type == 1 else 4
+        else:
+            raise _FramingError
+        if field == 0 or key >= _MAX_KEY or length > end - position:
+            raise _FramingError
+        yield field, None, position, position + length
+        position += length
+
+
+def _varint(data: mmap.mmap, position: int, end: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        if position >= end:
+            raise _FramingError
+        byte = data[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position
+    raise _FramingError

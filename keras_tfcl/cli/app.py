@@ -1,0 +1,86 @@
+"""The commands put together, and the one place where errors become a message and an exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import typer
+
+from keras_tfcl.export.errors import ExportError
+
+# Each is a function in the module of its name beside this one. A module here must not import TensorFlow.
+COMMANDS = ("doctor", "export", "inspect", "verify", "embed", "quantize", "bench", "diagnose")
+
+DONE, FAILED, WRONG_USAGE = 0, 1, 2
+
+
+def build_app() -> typer.Typer:
+    """Return the command with all its subcommands."""
+    app = typer.Typer(
+        name="keras-tfcl",
+        help="From a Keras encoder to embeddings: export to a verified ONNX file, and serve it without TensorFlow.",
+        epilog="Exit codes: 0 done, 1 a check failed or a file was refused, 2 the command line is wrong.",
+        no_args_is_help=True,
+        rich_markup_mode="markdown",
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+    for name in COMMANDS:
+        module = importlib.import_module(f"keras_tfcl.cli.{name}")
+        app.command(name)(getattr(module, name))
+    return app
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command and return its exit code. What the library raises is printed as one message."""
+    with _one_line_warnings(), _ended_by_signal():
+        try:
+            build_app()(arguments, prog_name="keras-tfcl")
+        except SystemExit as ended:
+            return ended.code if isinstance(ended.code, int) else FAILED
+        except (ExportError, ImportError, OSError) as error:
+            return _fail(error, FAILED, "--json" in arguments)
+        except (ValueError, TypeError) as error:  # an argument that only the library could judge
+            return _fail(error, WRONG_USAGE, "--json" in arguments)
+    return DONE
+
+
+def _fail(error: Exception, code: int, as_json: bool) -> int:
+    if as_json:
+        print(json.dumps({"ok": False, "error": type(error).__name__, "message": str(error)}))
+    else:
+        print(f"error: {error}", file=sys.stderr)
+    return code
+
+
+@contextlib.contextmanager
+def _one_line_warnings() -> Iterator[None]:
+    def show(message: Warning | str, category: type[Warning], *rest: Any) -> None:
+        print(f"warning: {message}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = show
+        yield
+
+
+@contextlib.contextmanager
+def _ended_by_signal() -> Iterator[None]:
+    """Let SIGTERM unwind the stack, so that drafts are removed; Python alone would just stop."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,57 @@
+"""`keras-tfcl export`"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from keras_tfcl.cli.keras_file import load_model
+from keras_tfcl.cli.options import AsJson, NewOnnxFile, read_rows, show
+from keras_tfcl.export.export import export_onnx
+
+
+def export(
+    model: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A saved .keras file.")],
+    out: NewOnnxFile,
+    samples: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Rows of real input, a .npy file, to compare on.")
+    ] = None,
+    projector: Annotated[bool, typer.Option("--projector", help="Keep the projector behind the encoder.")] = False,
+    normalize: Annotated[bool, typer.Option(help="Divide each embedding by its length.")] = True,
+    input_dtype: Annotated[
+        str | None, typer.Option(help="Type of float inputs in the file, such as uint8 for pixels. [the model's]")
+    ] = None,
+    pixel_range: Annotated[
+        tuple[float, float] | None, typer.Option(help="What black and white are to the model, such as 0 1. [as found]")
+    ] = None,
+    opset: Annotated[int, typer.Option(help="ONNX operator set.")] = 17,
+    allow_mismatch: Annotated[
+        bool, typer.Option("--allow-mismatch", help="Write the file although its embeddings differ.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write the encoder of a Keras model as an ONNX file, if its embeddings match those of the model.
+
+    Example: keras-tfcl export run.keras encoder.onnx --samples images.npy
+    """
+    rows = None if samples is None else read_rows(samples)
+    report = export_onnx(
+        load_model(model),
+        out,
+        projector=projector,
+        normalize=normalize,
+        input_dtype=input_dtype,
+        notes=None if pixel_range is None else {"image": {"range": list(pixel_range)}},
+        opset=opset,
+        samples=rows,
+        allow_mismatch=allow_mismatch,
+        progress=_say if sys.stderr.isatty() else None,
+    )
+    show(report, as_json)
+
+
+def _say(stage: str) -> None:
+    print(stage, file=sys.stderr)

@@ -1,0 +1,49 @@
+"""`keras-tfcl verify`"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from keras_tfcl.cli.keras_file import load_model
+from keras_tfcl.cli.options import AsJson, OnnxFile, Provider, providers_of, read_rows, show
+from keras_tfcl.export.errors import ParityError
+from keras_tfcl.export.runtime.golden_rows import check_probes
+from keras_tfcl.export.verify import verify_onnx
+
+
+def verify(
+    file: OnnxFile,
+    model: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="The .keras file it was exported from.")
+    ] = None,
+    samples: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="With --model: rows of real input, a .npy file.")
+    ] = None,
+    provider: Provider = (),
+    as_json: AsJson = False,
+) -> None:
+    """Prove on this machine that a file gives the embeddings it gave when it was exported.
+
+    It carries rows to compare; with --model all checks of the export are made again, which needs TensorFlow.
+
+    Examples: keras-tfcl verify encoder.onnx --provider cuda
+
+    keras-tfcl verify encoder.onnx --model run.keras --samples images.npy
+    """
+    if samples is not None and model is None:
+        raise typer.BadParameter("--samples goes with --model.")
+    if provider and model is not None:
+        raise typer.BadParameter("--provider goes without --model, which compares on the CPU.")
+    if model is not None:
+        show(verify_onnx(file, load_model(model), None if samples is None else read_rows(samples)), as_json)
+        return
+    parity = check_probes(file, providers_of(provider))
+    if not parity.passed:
+        raise ParityError(
+            f"This machine must give the embeddings that were recorded. Received: {parity}. Do not serve {file} here; "
+            f"try --provider cpu."
+        )
+    show(parity, as_json)
