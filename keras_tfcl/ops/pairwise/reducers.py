@@ -1,0 +1,176 @@
+"""What is added up over the pairs of an anchor: each reducer with its values in a tile and its slope."""
+
+from __future__ import annotations
+
+import math
+
+
+import tensorflow as tf
+
+from keras_tfcl.ops.pairwise.tile import Tile
+
+NOTHING = -1e30  # the log of an empty sum: finite, so that no arithmetic on it gives NaN
+
+
+class Reducer:
+    """Sums: an empty one is 0, two are added.
+
+    A reducer gives `values` of the pairs in a tile; `share`, the slope of `cotangent * result` by the tile's logits,
+    which is None where there is none; and `finish`, from what the loop holds to the result. `value` is that of single
+    pairs outside the tiles, from their logits, and `join` adds them to a result.
+    """
+
+    empty = 0.0
+
+    def reduce(self, values: tf.Tensor, mask: tf.Tensor, axis: int) -> tf.Tensor:
+        return tf.reduce_sum(tf.where(mask, values, 0.0), axis)
+
+    def merge(self, old: tf.Tensor, new: tf.Tensor) -> tf.Tensor:
+        return old + new
+
+    def finish(self, held: tf.Tensor) -> tf.Tensor:
+        return tf.cast(held, "float64")
+
+    def value(self, logits: tf.Tensor) -> tf.Tensor:
+        raise NotImplementedError
+
+    def join(self, result: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+        return result + tf.reduce_sum(self.value(logits), -1)
+
+
+class Count(Reducer):
+    """The number of pairs."""
+
+    def __init__(self, over: str) -> None:
+        self.over = over
+
+    def values(self, tile: Tile, axis: int) -> tf.Tensor:
+        return tf.ones((), tile.cosines.dtype)
+
+    def share(self, tile: Tile, held: tf.Tensor, cotangent: tf.Tensor) -> None:
+        return None
+
+    def value(self, logits: tf.Tensor) -> tf.Tensor:
+        return tf.ones_like(logits)
+
+
+class Numbers(Count):
+    """The sum of the candidates' numbers: the number of the only one, where there is only one."""
+
+    def values(self, tile: Tile, axis: int) -> tf.Tensor:
+        return tile.numbers(axis)
+
+
+class Sum(Reducer):
+    """The sum of logits."""
+
+    def __init__(self, over: str) -> None:
+        self.over = over
+
+    def values(self, tile: Tile, axis: int) -> tf.Tensor:
+        return tile.logits
+
+    def share(self, tile: Tile, held: tf.Tensor, cotangent: tf.Tensor) -> tf.Tensor:
+        return cotangent
+
+    def value(self, logits: tf.Tensor) -> tf.Tensor:
+        return logits
+
+
+class Softplus(Reducer):
+    """The sum of `softplus(sign * logit)`."""
+
+    def __init__(self, over: str, sign: float) -> None:
+        self.over, self.sign = over, sign
+
+    def values(self, tile: Tile, axis: int) -> tf.Tensor:
+        return tf.nn.relu(self.sign * tile.logits) + log1p_unit(tf.exp(-tf.abs(tile.logits)))
+
+    def share(self, tile: Tile, held: tf.Tensor, cotangent: tf.Tensor) -> tf.Tensor:
+        return self.sign * cotangent * tf.sigmoid(self.sign * tile.logits)
+
+    def value(self, logits: tf.Tensor) -> tf.Tensor:
+        return tf.nn.softplus(self.sign * logits)
+
+
+class LogSumExp(Reducer):
+    """`log(sum of exp(power * logit))`, `NOTHING` of no pairs; its slope is that of `exp(slope * logit)`.
+
+    All terms are shifted by one constant, so that one exponential serves a tile's rows and its columns.
+
+    Args:
+        over: `"positive"` or `"negative"`.
+        power: of the exponential.
+        slope: takes the place of the power in the gradient; 0 for weights that are constants. Defaults to the power.
+        shift: added to each exponent and taken from the result.
+    """
+
+    def __init__(self, over: str, power: float = 1.0, slope: float | None = None, shift: float = 0.0) -> None:
+        self.over, self.power, self.shift = over, power, shift
+        self.slope = power if slope is None else slope
+
+    def values(self, tile: Tile, axis: int) -> tf.Tensor:
+        return tile.exp(self.power, self.shift)
+
+    def share(self, tile: Tile, held: tf.Tensor, cotangent: tf.Tensor) -> tf.Tensor | None:
+        return None if self.slope == 0 else self.slope * cotangent * tile.exp(self.power, self.shift)
+
+    def finish(self, held: tf.Tensor) -> tf.Tensor:
+        held = tf.cast(held, "float64")
+        some = held > 0
+        return tf.where(some, tf.math.log(tf.where(some, held, 1.0)) - self.shift, NOTHING)
+
+    def join(self, result: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+        exponents = self.slope * logits + (self.power - self.slope) * tf.stop_gradient(logits)
+        return tf.reduce_logsumexp(tf.concat([result[..., None], exponents], -1), -1)
+
+    def within(self, lowest: float, highest: float, dtype: tf.DType) -> LogSumExp:
+        """The reducer for logits from `lowest` to `highest`: itself, centred, or `OnlineLogSumExp` if they are too far
+        apart for one constant.
+        """
+        half = self.power * (highest - lowest) / 2
+        # exp(56), times the number of pairs, times that again in the gradient: within float32's 3e38.
+        if math.isfinite(half) and half <= (56 if dtype == tf.float32 else 300):
+            return LogSumExp(self.over, self.power, self.slope, -self.power * (highest + lowest) / 2)
+        return OnlineLogSumExp(self.over, self.power, self.slope)
+
+
+class OnlineLogSumExp(LogSumExp):
+    """The same of any logits: running logarithms, two exponentials a pair."""
+
+    empty = NOTHING
+
+    def values(self, tile: Tile, axis: int) -> tf.Tensor:
+        return self.power * tile.logits
+
+    def reduce(self, values: tf.Tensor, mask: tf.Tensor, axis: int) -> tf.Tensor:
+        values = tf.where(mask, values, NOTHING)
+        top = tf.stop_gradient(tf.reduce_max(values, axis, keepdims=True))
+        total = tf.reduce_sum(tf.where(mask, tf.exp(values - top), 0.0), axis)
+        some = total > 0
+        logs = tf.squeeze(top, axis) + tf.math.log(tf.where(some, total, 1.0))
+        return tf.where(some, logs, NOTHING)
+
+    def merge(self, old: tf.Tensor, new: tf.Tensor) -> tf.Tensor:
+        top = tf.maximum(old, new)
+        return top + tf.math.log1p(tf.exp(tf.minimum(old, new) - top))
+
+    def share(self, tile: Tile, held: tf.Tensor, cotangent: tf.Tensor) -> tf.Tensor | None:
+        if self.slope == 0:
+            return None
+        return self.slope * cotangent * tf.exp(tf.minimum(self.power * tile.logits - held, 0.0))
+
+    def finish(self, held: tf.Tensor) -> tf.Tensor:
+        return tf.maximum(tf.cast(held, "float64"), NOTHING)
+
+
+def log1p_unit(x: tf.Tensor) -> tf.Tensor:
+    """`log(1 + x)` for x in [0, 1], as `2 artanh(x / (2 + x))`: a series of relative error 1e-7, cheaper than log1p."""
+    if x.dtype != tf.float32:
+        return tf.math.log1p(x)
+    t = x / (2.0 + x)
+    square = t * t
+    series = 1 / 15
+    for divisor in (13, 11, 9, 7, 5, 3, 1):
+        series = series * square + 1 / divisor
+    return 2.0 * t * series
