@@ -53,12 +53,14 @@ class EmbeddingLoss(keras.losses.Loss):
         self.block_size = check_block_size(block_size)
         self._warned = False
 
+    @tf.autograph.experimental.do_not_convert  # there is nothing to convert, and reading the sources takes seconds
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         # Keras' own __call__ would cast the labels to float: 2048 and 2049 are one number in float16.
         with keras.name_scope(self.name):
             losses, valid = self._anchor_losses(y_true, y_pred)
             return reduce_losses(losses, valid, sample_weight, self.reduction)
 
+    @tf.autograph.experimental.do_not_convert
     def against(self, y_true: Any, y_pred: Any, candidates: Candidates, sample_weight: Any = None) -> Any:
         """The loss of anchors compared with given candidates, and not with one another.
 
@@ -87,6 +89,7 @@ class EmbeddingLoss(keras.losses.Loss):
             losses, valid = self._anchor_losses(y_true, y_pred, candidates)
             return reduce_losses(losses, valid, sample_weight, self.reduction, over_replicas=True)
 
+    @tf.autograph.experimental.do_not_convert
     def call(self, y_true: Any, y_pred: Any) -> Any:
         """The loss of each anchor, `(B,)` or `(B, V)`, without reduction or weights."""
         return self._anchor_losses(y_true, y_pred).loss

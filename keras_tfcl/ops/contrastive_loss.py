@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 from keras import ops
 
 from keras_tfcl.ops.block_size import check_block_size, choose_block
@@ -15,6 +16,7 @@ from keras_tfcl.ops.info_nce import ChoosesNegatives, statistics
 from keras_tfcl.ops.masks import as_labels
 
 
+@tf.autograph.experimental.do_not_convert  # there is nothing to convert, and reading the sources takes seconds
 def contrastive_loss(
     anchors: Any,
     candidates: Any = None,

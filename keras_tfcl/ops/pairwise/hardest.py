@@ -8,7 +8,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_tfcl.ops.pairwise.tile import Allows, Side, masks
+from keras_tfcl.ops.pairwise.logits import Logits
+from keras_tfcl.ops.pairwise.reducers import Reducer
+from keras_tfcl.ops.pairwise.tile import Allows, Blocks, Tile, masks
 
 Hardest = Callable[[tf.Tensor], tf.Tensor] | None
 
@@ -22,48 +24,60 @@ PACK = 2**15  # two counts below it share an int32
 PASSES = 64
 
 
-def hard_thresholds(
-    anchors: tf.Tensor,
-    candidates: tf.Tensor,
-    rows: Side,
-    columns: Side,
+def sum_over_strips(
+    reducers: list[Reducer],
+    scaling: Logits,
     allows: Allows,
     hardest: Callable[[tf.Tensor], tf.Tensor],
-) -> tf.Tensor:
-    """The k-th largest cosine of each anchor and its negatives, less the tolerance of a tie.
+    anchors: Blocks,
+    candidates: Blocks,
+) -> tuple[list[tf.Tensor], tf.Tensor]:
+    """The thresholds of all anchors, and what the reducers hold for them, from the same strips.
 
     Args:
-        anchors, candidates: unit embeddings `(A, D)` and `(C, D)`.
-        rows, columns: their sides, not in blocks.
-        allows: which negatives may count, by their cosines. None: all.
+        reducers, scaling, allows: as for `sum_over_tiles`.
         hardest: k, int32, from numbers of negatives, int32.
+        anchors, candidates: in blocks.
 
     Returns:
-        `(A,)`, without gradient.
+        `(T, B)` of each reducer, and the threshold of each anchor `(T, B)`: the k-th largest cosine of it and its
+        negatives, less the tolerance of a tie. Without gradients.
     """
-    anchors, candidates = tf.stop_gradient(anchors), tf.stop_gradient(candidates)
-    count = tf.shape(anchors)[0]
+    z, c = (tf.reshape(x.units, [-1, x.units.shape[-1]]) for x in (anchors, candidates))
+    flat = lambda x: tf.reshape(x, [-1])  # noqa: E731
+    mine, others = anchors.side.each(flat), candidates.side.each(flat)
+    count = tf.shape(z)[0]
     height = tf.minimum(STRIP, count)
     # Moments of each anchor's cosines, in closed form: where the search starts.
-    mean = tf.linalg.matvec(anchors, tf.reduce_mean(candidates, 0))
-    second = tf.matmul(candidates, candidates, transpose_a=True) / tf.cast(tf.shape(candidates)[0], candidates.dtype)
-    variance = tf.reduce_sum(tf.matmul(anchors, second) * anchors, 1) - mean * mean
+    mean = tf.linalg.matvec(z, tf.reduce_mean(c, 0))
+    second = tf.matmul(c, c, transpose_a=True) / tf.cast(tf.shape(c)[0], c.dtype)
+    variance = tf.reduce_sum(tf.matmul(z, second) * z, 1) - mean * mean
     deviation = tf.sqrt(tf.maximum(variance, 1e-12))
+    parts = eighths(c.shape[0])
 
-    def strip(start: Any, thresholds: tf.Tensor) -> tuple[Any, tf.Tensor]:
+    def strip(start: Any, thresholds: tf.Tensor, *held: tf.Tensor) -> tuple[Any, ...]:
         index = tf.minimum(start, count - height) + tf.range(height)  # the last strip overlaps the one before it
-        mine = rows.each(lambda x: tf.gather(x, index))
-        cosines = tf.matmul(candidates, tf.gather(anchors, index), transpose_b=True)  # (C, strip)
-        negative = masks(cosines, columns, mine, allows)[1]
-        number = _sum(lambda x: tf.cast(x, "int32"), negative)
+        cosines = tf.matmul(c, tf.gather(z, index), transpose_b=True)  # (C, strip): sums along the first axis are fast
+        now = mine.each(lambda x: tf.gather(x, index))
+        negative = masks(cosines, others, now, allows)[1]
+        number = tf.math.count_nonzero(negative, 0, dtype="int32")
+        among = tf.where(negative, cosines, tf.cast(ABSENT, cosines.dtype))
         k = tf.maximum(hardest(number), 1)
-        cosines = tf.where(negative, cosines, tf.cast(ABSENT, cosines.dtype))
-        found = kth_largest(cosines, number, k, tf.gather(mean, index), tf.gather(deviation, index))
-        return start + height, tf.tensor_scatter_nd_update(thresholds, index[:, None], found)
+        found = kth_largest(among, number, k, tf.gather(mean, index), tf.gather(deviation, index))
+        now = now._replace(threshold=found - TIE[z.dtype])
+        tiles = [
+            Tile(cut(cosines), others.each(cut), now, scaling, allows, (first, 0)) for first, cut in parts
+        ]
+        put = [
+            tf.tensor_scatter_nd_update(old, index[:, None], reducer.reduce_all(tiles))
+            for old, reducer in zip(held, reducers, strict=True)
+        ]
+        return (start + height, tf.tensor_scatter_nd_update(thresholds, index[:, None], now.threshold), *put)
 
-    state = (tf.constant(0), tf.zeros_like(anchors[:, 0]))
-    thresholds = tf.while_loop(lambda start, _: start < count, strip, state, parallel_iterations=1)[1]
-    return tf.stop_gradient(thresholds - TIE[anchors.dtype])
+    state = (tf.constant(0), *[tf.zeros_like(z[:, 0])] * (1 + len(reducers)))
+    results = tf.while_loop(lambda start, *_: start < count, strip, state, parallel_iterations=1)[1:]
+    thresholds, *held = (tf.reshape(x, tf.shape(anchors.side.skip)) for x in results)
+    return held, thresholds
 
 
 def kth_largest(
@@ -159,8 +173,16 @@ def _fold(function: Callable, x: tf.Tensor, join: Callable, reduce: Callable) ->
 
     XLA writes the operand of a reduction to memory; elementwise operations on eight slices it fuses: twice as fast.
     """
-    ways = 1 if x.shape[0] is None else math.gcd(x.shape[0], 8)
-    parts = [function(part) for part in (tf.split(x, ways) if ways > 1 else [x])]
+    parts = [function(cut(x)) for _, cut in eighths(x.shape[0])]
     while len(parts) > 1:
         parts = [join(*parts[n : n + 2]) for n in range(0, len(parts), 2)]
     return reduce(parts[0], 0)
+
+
+def eighths(count: int | None) -> list[tuple[int, Callable[[tf.Tensor], tf.Tensor]]]:
+    """Eight equal slices of a first axis, if it is known and there are: the start of each and how to cut it."""
+    ways = 1 if count is None else math.gcd(count, 8)
+    if ways == 1:
+        return [(0, tf.identity)]
+    size = count // ways
+    return [(n * size, lambda x, n=n: x[n * size : (n + 1) * size]) for n in range(ways)]

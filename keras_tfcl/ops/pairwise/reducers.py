@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 
@@ -24,6 +25,11 @@ class Reducer:
 
     def reduce(self, values: tf.Tensor, mask: tf.Tensor, axis: int) -> tf.Tensor:
         return tf.reduce_sum(tf.where(mask, values, 0.0), axis)
+
+    def reduce_all(self, tiles: list[Tile]) -> tf.Tensor:
+        """Reduces the columns of tiles that stand above one another."""
+        parts = [tf.where(tile.mask(self.over, 0), self.values(tile, 0), 0.0) for tile in tiles]
+        return tf.reduce_sum(tf.add_n(parts), 0)
 
     def merge(self, old: tf.Tensor, new: tf.Tensor) -> tf.Tensor:
         return old + new
@@ -150,6 +156,10 @@ class OnlineLogSumExp(LogSumExp):
         some = total > 0
         logs = tf.squeeze(top, axis) + tf.math.log(tf.where(some, total, 1.0))
         return tf.where(some, logs, NOTHING)
+
+    def reduce_all(self, tiles: list[Tile]) -> tf.Tensor:
+        parts = [self.reduce(self.values(tile, 0), tile.mask(self.over, 0), 0) for tile in tiles]
+        return functools.reduce(self.merge, parts)
 
     def merge(self, old: tf.Tensor, new: tf.Tensor) -> tf.Tensor:
         top = tf.maximum(old, new)

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from keras_tfcl.ops.comparison import Comparison
-from keras_tfcl.ops.pairwise.hardest import Hardest, hard_thresholds
+from keras_tfcl.ops.pairwise.hardest import Hardest
 from keras_tfcl.ops.pairwise.logits import Logits
 from keras_tfcl.ops.pairwise.reducers import LogSumExp, Reducer
-from keras_tfcl.ops.pairwise.tile import Allows, Side
-from keras_tfcl.ops.pairwise.tiles import Blocks, sum_over_tiles
+from keras_tfcl.ops.pairwise.tile import Allows, Blocks, Side
+from keras_tfcl.ops.pairwise.tiles import sum_over_tiles
 from keras_tfcl.ops.similarity import at_least_float32, l2_normalize
 
 
@@ -114,20 +114,14 @@ class _Tiles(NamedTuple):
     hardest: Hardest
 
     def among(self, z: tf.Tensor, side: Side) -> list[tf.Tensor]:
-        if self.hardest is not None:
-            side = side._replace(threshold=hard_thresholds(z, z, side, side, self.allows, self.hardest))
-        rows = _in_blocks(z, side, self.block)
-        return self._finish(sum_over_tiles(self.reducers, self.scaling, self.allows, rows)[0], z)
+        return self._finish(self._sums(_in_blocks(z, side, self.block))[0], z)
 
     def between(self, a: tf.Tensor, c: tf.Tensor, rows: Side, columns: Side, both: bool) -> list[list[tf.Tensor]]:
-        if self.hardest is not None:
-            thresholds = [hard_thresholds(a, c, rows, columns, self.allows, self.hardest), None]
-            if both:
-                thresholds[1] = hard_thresholds(c, a, columns, rows, self.allows, self.hardest)
-            rows, columns = rows._replace(threshold=thresholds[0]), columns._replace(threshold=thresholds[1])
-        sides = _in_blocks(a, rows, self.block), _in_blocks(c, columns, self.block)
-        of_rows, of_columns = sum_over_tiles(self.reducers, self.scaling, self.allows, *sides, both)
+        of_rows, of_columns = self._sums(_in_blocks(a, rows, self.block), _in_blocks(c, columns, self.block), both)
         return [self._finish(of_rows, a), self._finish(of_columns, c)] if both else [self._finish(of_rows, a)]
+
+    def _sums(self, rows: Blocks, columns: Blocks | None = None, both: bool = False) -> Any:
+        return sum_over_tiles(self.reducers, self.scaling, self.allows, rows, columns, both, self.hardest)
 
     def _finish(self, held: list[tf.Tensor], units: tf.Tensor) -> list[tf.Tensor]:
         count = tf.shape(units)[0]

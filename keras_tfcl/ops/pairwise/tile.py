@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -34,6 +34,18 @@ class Side(NamedTuple):
     def each(self, function: Callable[[tf.Tensor], tf.Tensor]) -> Side:
         """The same with `function` of every part."""
         return Side(*(None if x is None else function(x) for x in self))
+
+
+class Blocks(NamedTuple):
+    """Unit embeddings `(T, B, D)` and their side, `(T, B)` each."""
+
+    units: tf.Tensor
+    side: Side
+
+    @property
+    def count(self) -> Any:
+        """T, a number where it is known."""
+        return tf.shape(self.units)[0] if self.units.shape[0] is None else self.units.shape[0]
 
 
 class Tile:

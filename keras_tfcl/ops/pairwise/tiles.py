@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import tensorflow as tf
 
+from keras_tfcl.ops.pairwise.hardest import Hardest, sum_over_strips
 from keras_tfcl.ops.pairwise.logits import Logits
 from keras_tfcl.ops.pairwise.reducers import Reducer
-from keras_tfcl.ops.pairwise.tile import Allows, Side, Tile
-
-
-class Blocks(NamedTuple):
-    """Unit embeddings `(T, B, D)` and their side, `(T, B)` each."""
-
-    units: tf.Tensor
-    side: Side
-
-    @property
-    def count(self) -> Any:
-        """T, a number where it is known."""
-        return tf.shape(self.units)[0] if self.units.shape[0] is None else self.units.shape[0]
+from keras_tfcl.ops.pairwise.tile import Allows, Blocks, Tile
 
 
 def sum_over_tiles(
@@ -31,6 +20,7 @@ def sum_over_tiles(
     rows: Blocks,
     columns: Blocks | None = None,
     both: bool = False,
+    hardest: Hardest = None,
 ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
     """What the reducers hold for each row and, if `both`, for each column.
 
@@ -41,6 +31,7 @@ def sum_over_tiles(
         rows: the anchors.
         columns: the candidates. None: the rows themselves.
         both: reduce the columns over the rows, too.
+        hardest: how many of so many negatives, the hardest, count. None: all.
 
     Returns:
         `(T, B)` for each reducer, of the rows and of the columns (empty unless `both`), differentiable in the
@@ -50,10 +41,10 @@ def sum_over_tiles(
     others = rows if symmetric else columns
     two_sided, number = symmetric or both, len(reducers)
 
-    def tile(i: Any, j: Any, cosines: tf.Tensor, scaling: Logits) -> Tile:
+    def tile(i: Any, j: Any, cosines: tf.Tensor, scaling: Logits, thresholds: tuple = (None, None)) -> Tile:
         first = i * tf.shape(cosines)[0], j * tf.shape(cosines)[1]
-        sides = rows.side.each(lambda x: x[i]), others.side.each(lambda x: x[j])
-        return Tile(cosines, *sides, scaling, allows, first)
+        sides = rows.side._replace(threshold=thresholds[0]), others.side._replace(threshold=thresholds[1])
+        return Tile(cosines, sides[0].each(lambda x: x[i]), sides[1].each(lambda x: x[j]), scaling, allows, first)
 
     def each_tile(body: Callable[..., list[tf.Tensor]], state: list[tf.Tensor]) -> list[tf.Tensor]:
         """`state = body(i, j, *state)` over all tiles; if symmetric, over those with i <= j."""
@@ -84,7 +75,16 @@ def sum_over_tiles(
                     held[at] = _put(held[at], j, reducer.merge(held[at][j], of_columns))
             return held
 
-        held = each_tile(forward, _empty(reducers, a) + (_empty(reducers, c) if both else []))
+        if hardest is None:
+            held, thresholds = each_tile(forward, _empty(reducers, a) + (_empty(reducers, c) if both else [])), (None, None)
+        else:
+            choice = reducers, at_values, allows, hardest
+            mine, theirs = rows._replace(units=a), others._replace(units=second)
+            held, threshold = sum_over_strips(*choice, mine, theirs)
+            thresholds = threshold, threshold if symmetric else None
+            if both:
+                of_columns, threshold = sum_over_strips(*choice, theirs, mine)
+                held, thresholds = held + of_columns, (thresholds[0], threshold)
 
         def gradient(*cotangents: tf.Tensor) -> list[tf.Tensor]:
             results = list(zip(held, cotangents, strict=True))
@@ -93,7 +93,7 @@ def sum_over_tiles(
                 with tf.GradientTape(watch_accessed_variables=False) as tape:
                     cosines = tf.matmul(a[i], second[j], transpose_b=True)
                     tape.watch([cosines, *values])
-                    now = tile(i, j, cosines, at_values)
+                    now = tile(i, j, cosines, at_values, thresholds)
                 slope = tf.zeros_like(cosines)  # by the logits
                 for k, reducer in enumerate(reducers):
                     slope += _slope(reducer, now, 1, [x[i][:, None] for x in results[k]])
