@@ -30,10 +30,12 @@ SUITE = [
     "tests/testing/test_loss_conformance.py",
     "tests/losses/test_loss_keras_contract.py",
     "tests/callbacks/test_temperature_schedule.py",
-    "tests/ops/test_tiled_info_nce.py",
-    "tests/ops/test_tiled_thresholds.py",
+    "tests/ops/test_pairwise.py",
+    "tests/ops/test_pairwise_family.py",
+    "tests/ops/test_pairwise_hardest.py",
 ]
-TILED = "tests/ops/test_tiled_info_nce.py"
+TILED = "tests/ops/test_pairwise.py"
+FAMILY = "tests/ops/test_pairwise_family.py"
 
 
 class Mutation(NamedTuple):
@@ -48,15 +50,22 @@ class Mutation(NamedTuple):
 
 MUTATIONS = [
     Mutation(
-        "sign of the positives", "ops/info_nce.py", "log_denominator - positive_sum", "log_denominator + positive_sum"
+        "sign of the positives", "ops/info_nce.py", "(known - self.mean_positive)", "(known + self.mean_positive)"
     ),
-    Mutation("mean over positives", "ops/info_nce.py", "positive_sum / ops.maximum(count, 1.0)", "positive_sum"),
+    Mutation(
+        "mean over positives",
+        "ops/info_nce.py",
+        "tf.where(pairs.positive, scaled, 0.0), 1) / tf.maximum(positives, 1.0)",
+        "tf.where(pairs.positive, scaled, 0.0), 1)",
+    ),
     Mutation(
         "mask of self-pairs", "ops/masks.py", "ops.expand_dims(columns, 0)\n", "ops.expand_dims(columns + 1, 0)\n"
     ),
     Mutation("mask of views", "ops/masks.py", "allowed = ops.logical_and(allowed, other_view)", "pass"),
-    Mutation("same id as negative", "ops/masks.py", "ops.logical_and(allowed, ops.logical_not(same_label))", "allowed"),
-    Mutation("positives in DCL", "ops/info_nce.py", "    if decoupled:", "    if False:"),
+    Mutation(
+        "same label as negative", "ops/masks.py", "ops.logical_and(allowed, ops.logical_not(same_label))", "allowed"
+    ),
+    Mutation("positives in DCL", "ops/info_nce.py", "        if decoupled:", "        if False:"),
     Mutation("temperature squared", "ops/scaling.py", "dtype=similarity.dtype)", "dtype=similarity.dtype) ** 2"),
     Mutation(
         "factor of arctanh",
@@ -81,10 +90,10 @@ MUTATIONS = [
         "similarity > kth",
         "tests/losses/test_invariants_temperature.py",
     ),
-    Mutation("HCL without M", "ops/reweighted.py", "ops.log(count) + weighted", "weighted"),
+    Mutation("HCL without M", "ops/reweighted.py", "else log_count + log_sums[0]", "else log_sums[0]"),
     Mutation("debiasing without 1 - tau+", "ops/reweighted.py", " / (1.0 - tau_plus)", ""),
     Mutation("debiasing with plus", "ops/reweighted.py", "- tau_plus * ops.exp", "+ tau_plus * ops.exp"),
-    Mutation("HCL weights detached", "ops/reweighted.py", "if detach else logits", "if True else logits"),
+    Mutation("HCL weights detached", "ops/reweighted.py", "if detach else ((1.0", "if True else ((1.0"),
     Mutation("floor with a gradient", "ops/reweighted.py", "ops.stop_gradient(floor))", "floor + 0.1 * log_positive)"),
     Mutation("sign of the simple loss", "ops/pair_sums.py", "repulsion - masked_mean", "repulsion + masked_mean"),
     Mutation("simple loss forgets its weight", "ops/pair_sums.py", "weight * _sum(similarity", "_sum(similarity"),
@@ -117,8 +126,8 @@ MUTATIONS = [
     Mutation(
         "guard forgets its negatives",
         "negatives/without_near_duplicates.py",
-        "self.negatives.keep(similarity, keras.ops.logical_and(mask, similarity < 1.0 - self.margin))",
-        "keras.ops.logical_and(mask, similarity < 1.0 - self.margin)",
+        "self.negatives.keep(similarity, ops.logical_and(mask, similarity < 1.0 - self.margin))",
+        "ops.logical_and(mask, similarity < 1.0 - self.margin)",
     ),
     Mutation("normalisation left out", "ops/similarity.py", "return x / ops.sqrt(", "return x + 0.0 * ops.sqrt("),
     Mutation(
@@ -140,7 +149,7 @@ MUTATIONS = [
     Mutation(
         "dtype not in the configuration",
         "losses/embedding_loss.py",
-        '"dtype": self.dtype, ',
+        '"dtype": self.dtype,\n',
         "",
         "tests/testing/test_loss_conformance.py",
     ),
@@ -181,63 +190,125 @@ MUTATIONS = [
     Mutation(
         "NaN hidden",
         "losses/embedding_loss.py",
-        'ops.where(finite, ops.where(valid, losses, 0.0), float("nan"))',
-        "ops.where(valid, losses, 0.0)",
+        "losses = comparison.nan_unless_finite(losses)",
+        "pass",
         "tests/losses/test_loss_poles.py",
     ),
     Mutation(
-        "tile: same id as negative",
-        "ops/tiled/tiles.py",
-        "compared & same, compared & ~same",
-        "compared & same, compared",
-        TILED,
-    ),
-    Mutation("tile: an embedding with itself", "ops/tiled/tiles.py", " & (other.position != mine.own)", "", TILED),
-    Mutation(
-        "tile: other view counted twice", "ops/tiled/tiles.py", "positive &= other.position != partner", "pass", TILED
-    ),
-    Mutation(
-        "tile: padding compared", "ops/tiled/tiles.py", "compared = mine.exists & other.exists & ", "compared = ", TILED
-    ),
-    Mutation("tile: detached slope", "ops/tiled/tiles.py", "(term.slope / term.power)", "1.0", TILED),
-    Mutation("tile: gradient of columns", "ops/tiled/loops.py", "return of_rows + of_columns", "return of_rows", TILED),
-    Mutation("tile: rows for columns", "ops/tiled/loops.py", "tf.matmul(h, z[j]))", "tf.matmul(h, z[i]))", TILED),
-    Mutation(
-        "tile: diagonal",
-        "ops/tiled/loops.py",
-        "_finish(kernel, _loop(0, _blocks(z), diagonal, sums))",
-        "_finish(kernel, sums)",
+        "tile: same label as negative",
+        "ops/pairwise/tile.py",
+        "negative = compared & ~same",
+        "negative = compared",
         TILED,
     ),
     Mutation(
-        "tile: slope of arctanh", "ops/tiled/forms.py", "(2.0 + 2.0 * POLE_SHIFT) * q", "(1.0 + POLE_SHIFT) * q", TILED
+        "tile: an embedding with itself",
+        "ops/pairwise/tile.py",
+        "compared = rows.skip != columns.skip",
+        "compared = rows.skip == rows.skip",
+        TILED,
     ),
-    Mutation("tile: shift kept", "ops/tiled/sums.py", " - self.form.shift(power, sums.dtype)", "", TILED),
+    Mutation(
+        "tile: same view compared", "ops/pairwise/tile.py", "compared &= rows.views != columns.views", "pass", TILED
+    ),
+    Mutation("tile: padding compared", "ops/pairwise/tile.py", "compared &= side.valid", "pass", TILED),
+    Mutation(
+        "tile: thresholds of the other side",
+        "ops/pairwise/tile.py",
+        "for x in thresholds]",
+        "for x in thresholds[::-1]]",
+        TILED,
+    ),
+    Mutation(
+        "tile: guard forgotten",
+        "ops/pairwise/tile.py",
+        "negative if allows is None else negative & allows(cosines)",
+        "negative",
+        FAMILY,
+    ),
+    Mutation(
+        "tile: detached slope",
+        "ops/pairwise/reducers.py",
+        "None if self.slope == 0 else self.slope *",
+        "self.power *",
+        TILED,
+    ),
+    Mutation("tile: shift kept", "ops/pairwise/reducers.py", " - self.shift, NOTHING)", ", NOTHING)", TILED),
     Mutation(
         "tile: power of online sums",
-        "ops/tiled/sums.py",
-        "power * self.form.logit_slope(product)",
-        "self.form.logit_slope(product)",
+        "ops/pairwise/reducers.py",
+        "return self.power * tile.logits",
+        "return tile.logits",
+        FAMILY,
+    ),
+    Mutation(
+        "tile: sign of softplus",
+        "ops/pairwise/reducers.py",
+        "tf.nn.relu(self.sign * tile.logits)",
+        "tf.nn.relu(-self.sign * tile.logits)",
+        FAMILY,
+    ),
+    Mutation(
+        "tile: rows for columns", "ops/pairwise/tiles.py", "tf.matmul(h, second[j]))", "tf.matmul(h, second[i]))", TILED
+    ),
+    Mutation(
+        "tile: diagonal counted twice",
+        "ops/pairwise/tiles.py",
+        "tf.where(i == j, tf.cast(reducer.empty, a.dtype), of_columns)",
+        "of_columns",
         TILED,
+    ),
+    Mutation(
+        "tile: gradient of the diagonal twice",
+        "ops/pairwise/tiles.py",
+        "tf.cast(i != j, h.dtype) * of_columns",
+        "of_columns",
+        TILED,
+    ),
+    Mutation(
+        "tile: variables twice on the diagonal", "ops/pairwise/tiles.py", "tf.where(i == j, x / 2, x)", "x", TILED
+    ),
+    Mutation(
+        "tile: columns without a gradient", "ops/pairwise/tiles.py", "dc = _add(dc, j, of_columns)", "pass", TILED
     ),
     Mutation(
         "tile: distance of views",
-        "ops/tiled/from_sums.py",
-        "tf.reduce_sum(tf.square(units - other), 1) / 2.0",
-        "tf.reduce_sum(tf.square(units - other), 1)",
+        "ops/pairwise/reduction.py",
+        "(distance + nothing[0] + nothing[1]) / 2.0",
+        "(distance + nothing[0] + nothing[1])",
         TILED,
     ),
     Mutation(
-        "tile: number of negatives", "ops/tiled/runs.py", "total - excluded - positives", "total - excluded", TILED
-    ),
-    Mutation(
-        "tile: order of rows",
-        "ops/tiled/info_nce.py",
-        "tf.gather(x, _inverse(rows.order))",
-        "tf.gather(x, rows.order)",
+        "tile: the only positive from the tile",
+        "ops/info_nce.py",
+        "known = tf.where(count == 1, only, total), tf.where(count == 1, only, known)",
+        "known = total, known",
         TILED,
     ),
-    Mutation("tile: threshold one too low", "ops/tiled/thresholds.py", "axis=1) >= k\n", "axis=1) > k\n", TILED),
+    Mutation(
+        "tile: k one too low",
+        "ops/pairwise/hardest.py",
+        "reach >= k) & (trial > low), (reach < k)",
+        "reach > k) & (trial > low), (reach <= k)",
+        TILED,
+    ),
+    Mutation(
+        "tile: tie dropped",
+        "ops/pairwise/hardest.py",
+        "found - TIE[z.dtype]",
+        "found + TIE[z.dtype]",
+        "tests/ops/test_pairwise_hardest.py",
+    ),
+    Mutation(
+        "rows: overlap counted twice", "ops/pairwise/by_rows.py", "tf.where(new, ", "tf.where(index >= 0, ", FAMILY
+    ),
+    Mutation(
+        "rows: columns without a gradient",
+        "ops/pairwise/by_rows.py",
+        "dc += tf.matmul(h, mine, transpose_a=True)",
+        "pass",
+        FAMILY,
+    ),
 ]
 
 

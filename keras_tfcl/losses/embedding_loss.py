@@ -135,7 +135,9 @@ class EmbeddingLoss(keras.losses.Loss):
             return [losses, tf.cast(tf.reduce_any(pairs.positive, 1), cosines.dtype)]
 
         variables, block = Logits(tf.identity, holder=self), self._block(comparison)
-        if block is None or not variables.explains(self.losses_of_pairs, tf.zeros([1, 1]), Pairs(*[tf.ones([1, 1], "bool")] * 2)):
+        if block is None or not variables.explains(
+            self.losses_of_pairs, tf.zeros([1, 1]), Pairs(*[tf.ones([1, 1], "bool")] * 2)
+        ):
             losses, valid = of_rows(comparison.cosines(), comparison.pairs(), variables)
         else:
             losses, valid = map_rows(of_rows, comparison, variables, outputs=2, block=block)

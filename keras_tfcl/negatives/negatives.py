@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 import keras
 
 from keras_tfcl.ops.hard import keep_nearest
-from keras_tfcl.ops.logsumexp import masked_logsumexp
 from keras_tfcl.ops.masks import Pairs
+from keras_tfcl.ops.reweighted import powered_log_sum
 
 
 @keras.saving.register_keras_serializable(package="keras_tfcl")
@@ -83,13 +83,7 @@ class Negatives:
         Returns:
             `(A,)`; what it holds for an anchor without negatives does not matter.
         """
-        fixed = keras.ops.stop_gradient(logits)
-        sums = [masked_logsumexp(slope * logits + (p - slope) * fixed, pairs.negative) for p, slope in self.powers]
-        positives, negatives = (
-            keras.ops.maximum(keras.ops.sum(keras.ops.cast(mask, logits.dtype), axis=1), 1.0) for mask in pairs
-        )
-        mean_positive = masked_logsumexp(logits, pairs.positive) - keras.ops.log(positives)
-        return self.from_log_sums(sums, mean_positive, keras.ops.log(negatives), lowest)
+        return powered_log_sum(logits, pairs, lowest, self.powers, self.from_log_sums)
 
     def from_log_sums(self, log_sums: list[Any], log_positive: Any, log_count: Any, lowest: Any) -> Any:
         """The same from sums; override it to weigh the negatives by powers of their exponentials.

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 
 from keras_tfcl.negatives.negatives import Negatives
-from keras_tfcl.ops.reweighted import corrected_log_sum
+from keras_tfcl.ops.reweighted import reweighted_from_log_sums, reweighting_powers
 
 
 @keras.saving.register_keras_serializable(package="keras_tfcl")
@@ -50,17 +50,10 @@ class ReweightedNegatives(Negatives):
 
     @property
     def powers(self) -> tuple[tuple[float, float], ...]:
-        if self.beta == 0:
-            return ((1.0, 1.0),)
-        if self.detach:
-            return (1.0 + self.beta, 1.0), (self.beta, 0.0)
-        return (1.0 + self.beta, 1.0 + self.beta), (self.beta, self.beta)
+        return reweighting_powers(self.beta, self.detach)
 
     def from_log_sums(self, log_sums: list[Any], log_positive: Any, log_count: Any, lowest: Any) -> Any:
-        log_negative = log_sums[0] if len(log_sums) == 1 else log_count + log_sums[0] - log_sums[1]
-        if self.tau_plus == 0:
-            return log_negative
-        return corrected_log_sum(log_negative, log_positive, log_count, log_count + lowest, self.tau_plus)
+        return reweighted_from_log_sums(log_sums, log_positive, log_count, lowest, tau_plus=self.tau_plus)
 
     def get_config(self) -> dict[str, Any]:
         return {"beta": self.beta, "tau_plus": self.tau_plus, "detach": self.detach}

@@ -134,7 +134,10 @@ LOSSES = {
 
 
 def variables(loss):
-    holders = [loss, *(part for part in vars(loss).values() if isinstance(part, (keras.layers.Layer, keras_tfcl.Scaling)))]
+    holders = [
+        loss,
+        *(part for part in vars(loss).values() if isinstance(part, (keras.layers.Layer, keras_tfcl.Scaling))),
+    ]
     found = [v for h in holders for v in vars(h).values() if isinstance(v, keras.Variable)]
     return [v for v in found if v.trainable]
 
@@ -231,10 +234,16 @@ def test_many_comparisons(name, jit):
     run()
 
 
-@pytest.mark.parametrize("name", ["temperature", "learnable, bounded", "arctanh", "hcl", "hard top k", "sigmoid", "own loss"])
+@pytest.mark.parametrize(
+    "name", ["temperature", "learnable, bounded", "arctanh", "hcl", "hard top k", "sigmoid", "own loss"]
+)
 def test_float32_under_xla(name):
     rng = np.random.default_rng(3)
-    z, labels, weights = rng.normal(size=(20, 2, 8)).astype("float32"), rng.integers(0, 12, 20), rng.uniform(size=(20, 2))
+    z, labels, weights = (
+        rng.normal(size=(20, 2, 8)).astype("float32"),
+        rng.integers(0, 12, 20),
+        rng.uniform(size=(20, 2)),
+    )
     tiled = results(LOSSES[name](block_size=16, reduction=None), labels, z, None, weights, jit=True)
     dense = results(LOSSES[name](block_size="dense", reduction=None), labels, z, None, weights)
     assert_same(tiled, dense, 1e-5)

@@ -65,9 +65,7 @@ def sum_over_strips(
         k = tf.maximum(hardest(number), 1)
         found = kth_largest(among, number, k, tf.gather(mean, index), tf.gather(deviation, index))
         now = now._replace(threshold=found - TIE[z.dtype])
-        tiles = [
-            Tile(cut(cosines), others.each(cut), now, scaling, allows, (first, 0)) for first, cut in parts
-        ]
+        tiles = [Tile(cut(cosines), others.each(cut), now, scaling, allows, (first, 0)) for first, cut in parts]
         put = [
             tf.tensor_scatter_nd_update(old, index[:, None], reducer.reduce_all(tiles))
             for old, reducer in zip(held, reducers, strict=True)

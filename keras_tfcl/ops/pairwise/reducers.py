@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import math
 
-
 import tensorflow as tf
 
 from keras_tfcl.ops.pairwise.tile import Tile

@@ -9,7 +9,6 @@ import tensorflow as tf
 
 from keras_tfcl.ops.pairwise.logits import Logits
 
-
 # A function of cosines: which negatives may count. None: all.
 Allows = Callable[[tf.Tensor], tf.Tensor] | None
 

@@ -76,7 +76,10 @@ def sum_over_tiles(
             return held
 
         if hardest is None:
-            held, thresholds = each_tile(forward, _empty(reducers, a) + (_empty(reducers, c) if both else [])), (None, None)
+            held, thresholds = (
+                each_tile(forward, _empty(reducers, a) + (_empty(reducers, c) if both else [])),
+                (None, None),
+            )
         else:
             choice = reducers, at_values, allows, hardest
             mine, theirs = rows._replace(units=a), others._replace(units=second)
