@@ -125,7 +125,7 @@ def test_editable_install_imports_export(tmp_path):
     code = "import keras_tfcl.export as e; print(e.__file__)"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert Path(done.stdout.strip().splitlines()[-1]).parent == ROOT / "export"
+    assert Path(done.stdout.strip().splitlines()[-1]).parent.resolve() == ROOT / "export"
 
 
 @pytest.mark.parametrize(
