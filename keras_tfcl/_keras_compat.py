@@ -1,4 +1,4 @@
-"""Every private name of Keras that the library touches, each with the reason and the versions it was seen in.
+"""Every private name of Keras and TensorFlow that the library touches, each with the reason and where it was seen.
 
 A private name may change in any release without notice. When one does, this is the only file to mend: a test holds that
 no other module of the library touches one. The file imports neither Keras nor TensorFlow, so that the export, which
@@ -97,3 +97,14 @@ def set_variable_dtype(policy: keras.dtype_policies.DTypePolicy, dtype: str) -> 
     `_variable_dtype`: no name of a policy says "float16 weights, float32 computation". Seen in Keras 3.15.1.
     """
     policy._variable_dtype = dtype
+
+
+def gpu_memory() -> int:
+    """The bytes that TensorFlow may use of the smallest GPU.
+
+    `tensorflow.python.client.device_lib`: no public name tells a GPU's memory before it is used. Seen in TensorFlow
+    2.21.
+    """
+    from tensorflow.python.client import device_lib
+
+    return min(device.memory_limit for device in device_lib.list_local_devices() if device.device_type == "GPU")

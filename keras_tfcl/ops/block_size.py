@@ -6,6 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_tfcl._keras_compat import gpu_memory
 from keras_tfcl.validation import positive_integer
 
 DENSE_UP_TO = 256
@@ -73,7 +74,4 @@ def accelerator_memory() -> int | None:
     """Bytes of memory of the GPU that operations are placed on, None on a CPU."""
     if not tf.config.list_logical_devices("GPU") or "CPU" in tf.zeros([]).device.upper():
         return None
-    # The one place where TensorFlow tells a GPU's memory, and it is not public (seen in TensorFlow 2.21).
-    from tensorflow.python.client import device_lib
-
-    return min(device.memory_limit for device in device_lib.list_local_devices() if device.device_type == "GPU")
+    return gpu_memory()

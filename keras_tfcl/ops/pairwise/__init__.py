@@ -10,15 +10,16 @@ L(R), with a_i = dL/dR_i, is
 
     dL/dz_i = sum over j of H_ij z_j,    H_ij = f'(s_ij) phi'(l_ij) (m_ij a_i + m_ji a_j)
 
-since each cosine is in two rows; H is symmetric. So a tile of the matrix of pairs, block i of the embeddings against
-block j, serves both blocks, and each unordered pair of blocks is visited once forward (for R) and once backward (for
-H z, with the tile computed anew): four half products of Gram matrices where automatic differentiation makes six, and
-nothing of size N x N is ever held. With candidates of their own, every block of anchors meets every block of candidates,
-and H_ij = f'(s_ij) phi'(l_ij) (m_ij a_i + m'_ij b_j), b_j of the candidates' own reductions, if there are any.
+since each cosine is in two rows; H is symmetric. A tile of the matrix of pairs, one block of embeddings against
+another, therefore serves both blocks. Each unordered pair of blocks is visited once forward (for R) and once backward
+(for H z, with the tile computed anew): four half products of Gram matrices where automatic differentiation makes six,
+and nothing of size N x N is ever held. With candidates of their own, every block of anchors meets every block of
+candidates, and H_ij = f'(s_ij) phi'(l_ij) (m_ij a_i + m'_ij b_j), with b_j from the candidates' own reductions.
 
-f is the scaling object itself; f' is its derivative by automatic differentiation within the tile, and so is that by its
-variables. The masks come from labels, inside every tile: no sorting, no special tiles. With more than one negative
-chosen by rank ("hard"), a strip of anchors at a time is searched for their thresholds first.
+f is the scaling object itself; f' is its derivative by automatic differentiation within the tile, and so is the
+derivative by its variables. The masks come from labels, inside every tile: no sorting, no special tiles. Where
+negatives are chosen by rank ("hard"), the forward pass takes strips of anchors against all candidates, which give the
+thresholds and the sums.
 
 Views of the same sample, where they are known, do not enter tiles: their cosine is 1 - |a - b|^2 / 2, by which
 near-identical views keep digits that a dot product has lost.

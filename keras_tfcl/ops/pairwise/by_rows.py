@@ -1,4 +1,4 @@
-"""Losses that look at all the pairs of an anchor at once, in strips of anchors: any function of rows, in linear memory."""
+"""Functions that look at all the pairs of an anchor at once, for a strip of anchors at a time."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def map_rows(
     height = tf.clip_by_value(8 * block * block // tf.maximum(tf.shape(c)[0], 1), 1, rows)
 
     def strip(start: Any) -> tuple[tf.Tensor, Pairs, tf.Tensor]:
-        """The numbers of the anchors, their pairs, and which of them are new: the last strip overlaps the one before."""
+        """The numbers of the anchors, their pairs, and which are new: the last strip overlaps the one before it."""
         index = tf.minimum(start, rows - height) + tf.range(height)
         cut = lambda x: None if x is None else tf.gather(x, index)  # noqa: E731
         pairs = pair_masks(

@@ -59,8 +59,8 @@ def sum_over_strips(
         index = tf.minimum(start, count - height) + tf.range(height)  # the last strip overlaps the one before it
         cosines = tf.matmul(c, tf.gather(z, index), transpose_b=True)  # (C, strip): sums along the first axis are fast
         now = mine.each(lambda x: tf.gather(x, index))
-        negative = masks(cosines, others, now, allows)[1]
-        number = tf.math.count_nonzero(negative, 0, dtype="int32")
+        negative = masks(cosines, others, now, allows)[2]
+        number = _sum(lambda x: tf.cast(x, "int32"), negative)
         among = tf.where(negative, cosines, tf.cast(ABSENT, cosines.dtype))
         k = tf.maximum(hardest(number), 1)
         found = kth_largest(among, number, k, tf.gather(mean, index), tf.gather(deviation, index))

@@ -15,9 +15,9 @@ NOTHING = -1e30  # the log of an empty sum: finite, so that no arithmetic on it 
 class Reducer:
     """Sums: an empty one is 0, two are added.
 
-    A reducer gives `values` of the pairs in a tile; `share`, the slope of `cotangent * result` by the tile's logits,
-    which is None where there is none; and `finish`, from what the loop holds to the result. `value` is that of single
-    pairs outside the tiles, from their logits, and `join` adds them to a result.
+    A reducer gives the `values` of the pairs in a tile, and their `slope` by the logits (None: they have none);
+    `finish` makes the result of what the loops hold. `value` is that of single pairs outside the tiles, from their
+    logits, and `join` adds them to a result.
     """
 
     empty = 0.0
@@ -32,6 +32,25 @@ class Reducer:
 
     def merge(self, old: tf.Tensor, new: tf.Tensor) -> tf.Tensor:
         return old + new
+
+    def gradient(self, tile: Tile, sides: list[tuple[int, tf.Tensor, tf.Tensor]]) -> tf.Tensor | float:
+        """The gradient by the tile's logits.
+
+        Args:
+            tile: the tile.
+            sides: for sums along an axis: the axis, what the loops hold, and the gradient by that.
+        """
+        slope = self.slope(tile)
+        if slope is None:
+            return 0.0
+        masks = [tile.mask(self.over, axis) for axis, _, _ in sides]
+        if all(mask is masks[0] for mask in masks):
+            return slope * tf.where(masks[0], sum(cotangent for _, _, cotangent in sides), 0.0)
+        given = zip(masks, sides, strict=True)
+        return slope * tf.add_n([tf.where(mask, cotangent, 0.0) for mask, (_, _, cotangent) in given])
+
+    def slope(self, tile: Tile) -> tf.Tensor | None:
+        return None
 
     def finish(self, held: tf.Tensor) -> tf.Tensor:
         return tf.cast(held, "float64")
@@ -51,9 +70,6 @@ class Count(Reducer):
 
     def values(self, tile: Tile, axis: int) -> tf.Tensor:
         return tf.ones((), tile.cosines.dtype)
-
-    def share(self, tile: Tile, held: tf.Tensor, cotangent: tf.Tensor) -> None:
-        return None
 
     def value(self, logits: tf.Tensor) -> tf.Tensor:
         return tf.ones_like(logits)
@@ -75,8 +91,8 @@ class Sum(Reducer):
     def values(self, tile: Tile, axis: int) -> tf.Tensor:
         return tile.logits
 
-    def share(self, tile: Tile, held: tf.Tensor, cotangent: tf.Tensor) -> tf.Tensor:
-        return cotangent
+    def slope(self, tile: Tile) -> tf.Tensor:
+        return tf.ones((), tile.cosines.dtype)
 
     def value(self, logits: tf.Tensor) -> tf.Tensor:
         return logits
@@ -91,8 +107,8 @@ class Softplus(Reducer):
     def values(self, tile: Tile, axis: int) -> tf.Tensor:
         return tf.nn.relu(self.sign * tile.logits) + log1p_unit(tf.exp(-tf.abs(tile.logits)))
 
-    def share(self, tile: Tile, held: tf.Tensor, cotangent: tf.Tensor) -> tf.Tensor:
-        return self.sign * cotangent * tf.sigmoid(self.sign * tile.logits)
+    def slope(self, tile: Tile) -> tf.Tensor:
+        return self.sign * tf.sigmoid(self.sign * tile.logits)
 
     def value(self, logits: tf.Tensor) -> tf.Tensor:
         return tf.nn.softplus(self.sign * logits)
@@ -112,13 +128,13 @@ class LogSumExp(Reducer):
 
     def __init__(self, over: str, power: float = 1.0, slope: float | None = None, shift: float = 0.0) -> None:
         self.over, self.power, self.shift = over, power, shift
-        self.slope = power if slope is None else slope
+        self.power_of_slope = power if slope is None else slope
 
     def values(self, tile: Tile, axis: int) -> tf.Tensor:
         return tile.exp(self.power, self.shift)
 
-    def share(self, tile: Tile, held: tf.Tensor, cotangent: tf.Tensor) -> tf.Tensor | None:
-        return None if self.slope == 0 else self.slope * cotangent * tile.exp(self.power, self.shift)
+    def slope(self, tile: Tile) -> tf.Tensor | None:
+        return None if self.power_of_slope == 0 else self.power_of_slope * tile.exp(self.power, self.shift)
 
     def finish(self, held: tf.Tensor) -> tf.Tensor:
         held = tf.cast(held, "float64")
@@ -126,7 +142,7 @@ class LogSumExp(Reducer):
         return tf.where(some, tf.math.log(tf.where(some, held, 1.0)) - self.shift, NOTHING)
 
     def join(self, result: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-        exponents = self.slope * logits + (self.power - self.slope) * tf.stop_gradient(logits)
+        exponents = self.power_of_slope * logits + (self.power - self.power_of_slope) * tf.stop_gradient(logits)
         return tf.reduce_logsumexp(tf.concat([result[..., None], exponents], -1), -1)
 
     def within(self, lowest: float, highest: float, dtype: tf.DType) -> LogSumExp:
@@ -136,8 +152,8 @@ class LogSumExp(Reducer):
         half = self.power * (highest - lowest) / 2
         # exp(56), times the number of pairs, times that again in the gradient: within float32's 3e38.
         if math.isfinite(half) and half <= (56 if dtype == tf.float32 else 300):
-            return LogSumExp(self.over, self.power, self.slope, -self.power * (highest + lowest) / 2)
-        return OnlineLogSumExp(self.over, self.power, self.slope)
+            return LogSumExp(self.over, self.power, self.power_of_slope, -self.power * (highest + lowest) / 2)
+        return OnlineLogSumExp(self.over, self.power, self.power_of_slope)
 
 
 class OnlineLogSumExp(LogSumExp):
@@ -164,10 +180,14 @@ class OnlineLogSumExp(LogSumExp):
         top = tf.maximum(old, new)
         return top + tf.math.log1p(tf.exp(tf.minimum(old, new) - top))
 
-    def share(self, tile: Tile, held: tf.Tensor, cotangent: tf.Tensor) -> tf.Tensor | None:
-        if self.slope == 0:
-            return None
-        return self.slope * cotangent * tf.exp(tf.minimum(self.power * tile.logits - held, 0.0))
+    def gradient(self, tile: Tile, sides: list[tuple[int, tf.Tensor, tf.Tensor]]) -> tf.Tensor | float:
+        if self.power_of_slope == 0:
+            return 0.0
+        parts = []
+        for axis, held, cotangent in sides:
+            share = tf.exp(tf.minimum(self.power * tile.logits - held, 0.0))
+            parts.append(tf.where(tile.mask(self.over, axis), self.power_of_slope * cotangent * share, 0.0))
+        return tf.add_n(parts)
 
     def finish(self, held: tf.Tensor) -> tf.Tensor:
         return tf.maximum(tf.cast(held, "float64"), NOTHING)

@@ -67,21 +67,25 @@ class Tile:
         allows: Allows = None,
         first: tuple[tf.Tensor | int, tf.Tensor | int] = (0, 0),
     ) -> None:
-        self.cosines, self.scaling, self.first = cosines, scaling, first
-        self.logits = scaling(cosines)
-        self.positive, negative = masks(cosines, rows, columns, allows)
+        self.scaling, self.first = scaling, first
+        compared, self.positive, negative = masks(cosines, rows, columns, allows)
+        # Absent pairs, such as an embedding with itself, are kept from the poles of a scaling.
+        self.cosines = tf.where(compared, cosines, 0.0)
+        self.logits = scaling(self.cosines)
         # By axis: along axis 1 rows are summed up, along axis 0 columns, each with thresholds of their own.
         thresholds = (
             None if columns.threshold is None else columns.threshold[None],
             None if rows.threshold is None else rows.threshold[:, None],
         )
         self.negative = [negative if x is None else negative & (cosines >= x) for x in thresholds]
+        if thresholds == (None, None):
+            self.all = [compared if allows is None else self.positive | negative] * 2
+        else:
+            self.all = [self.positive | mask for mask in self.negative]
 
     def mask(self, over: str, axis: int) -> tf.Tensor:
         """The `"positive"`, `"negative"` or `"all"` (both) pairs, for sums along `axis`."""
-        if over == "all":
-            return self.positive | self.negative[axis]
-        return self.positive if over == "positive" else self.negative[axis]
+        return {"positive": self.positive, "negative": self.negative[axis], "all": self.all[axis]}[over]
 
     def numbers(self, axis: int) -> tf.Tensor:
         """The numbers of the embeddings along `axis`, as floats: exact up to 2^24."""
@@ -93,8 +97,8 @@ class Tile:
         return self.scaling.exp(self.cosines, power, shift)
 
 
-def masks(cosines: tf.Tensor, rows: Side, columns: Side, allows: Allows) -> tuple[tf.Tensor, tf.Tensor]:
-    """The positive and the negative pairs of rows and columns; thresholds are not looked at."""
+def masks(cosines: tf.Tensor, rows: Side, columns: Side, allows: Allows) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """The pairs that are not absent, and of them the positive and the negative ones; thresholds are not looked at."""
     rows, columns = rows.each(lambda x: x[:, None]), columns.each(lambda x: x[None])
     compared = rows.skip != columns.skip
     if rows.views is not None:
@@ -104,4 +108,4 @@ def masks(cosines: tf.Tensor, rows: Side, columns: Side, allows: Allows) -> tupl
             compared &= side.valid
     same = rows.labels == columns.labels
     negative = compared & ~same
-    return compared & same, negative if allows is None else negative & allows(cosines)
+    return compared, compared & same, negative if allows is None else negative & allows(cosines)

@@ -99,13 +99,12 @@ def sum_over_tiles(
                     now = tile(i, j, cosines, at_values, thresholds)
                 slope = tf.zeros_like(cosines)  # by the logits
                 for k, reducer in enumerate(reducers):
-                    slope += _slope(reducer, now, 1, [x[i][:, None] for x in results[k]])
+                    sides = [(1, *(x[i][:, None] for x in results[k]))]
                     if two_sided:
-                        slope += _slope(reducer, now, 0, [x[j][None] for x in results[k if symmetric else number + k]])
+                        sides.append((0, *(x[j][None] for x in results[k if symmetric else number + k])))
+                    slope += reducer.gradient(now, sides)
                 sources = [cosines, *values]
                 h, *of_values = tape.gradient(now.logits, sources, slope, unconnected_gradients="zero")
-                # Where no pair counts, the scaling's own slope may be infinite: at the pole of a cosine with itself.
-                h = tf.where(now.mask("all", 0) | now.mask("all", 1), h, 0.0)
                 da = _add(da, i, tf.matmul(h, second[j]))
                 of_columns = tf.matmul(h, a[i], transpose_a=True)
                 if symmetric:  # on the diagonal the columns are the rows: once for z, where H is symmetric, half for f
@@ -121,11 +120,6 @@ def sum_over_tiles(
 
     held = sums(rows.units, tf.zeros(()) if symmetric else columns.units, *scaling.values)
     return held[:number], held[number:]
-
-
-def _slope(reducer: Reducer, tile: Tile, axis: int, result: list[tf.Tensor]) -> tf.Tensor | float:
-    share = reducer.share(tile, *result)
-    return 0.0 if share is None else tf.where(tile.mask(reducer.over, axis), share, 0.0)
 
 
 def _empty(reducers: list[Reducer], units: tf.Tensor) -> list[tf.Tensor]:
