@@ -229,7 +229,7 @@ MUTATIONS = [
     Mutation(
         "tile: detached slope",
         "ops/pairwise/reducers.py",
-        "None if self.slope == 0 else self.slope *",
+        "None if self.power_of_slope == 0 else self.power_of_slope *",
         "self.power *",
         TILED,
     ),
@@ -244,8 +244,8 @@ MUTATIONS = [
     Mutation(
         "tile: sign of softplus",
         "ops/pairwise/reducers.py",
-        "tf.nn.relu(self.sign * tile.logits)",
-        "tf.nn.relu(-self.sign * tile.logits)",
+        "tf.nn.relu(self._wrong(tile))",
+        "tf.nn.relu(tile.logits)",
         FAMILY,
     ),
     Mutation(

@@ -39,7 +39,7 @@ def lower(loss: Callable[..., Any], count: int, dimension: int, platform: str) -
     spec = tf.TensorSpec([count, 2, dimension], tf.float32)
     # As constants: TensorFlow lowers no variables for a device that is not there.
     layers = [part for part in vars(loss).values() if isinstance(part, keras.Layer)]
-    constants = [(variable, tf.constant(variable.numpy())) for layer in layers for variable in layer.variables]
+    constants = [(variable, variable.numpy()) for layer in layers for variable in layer.variables]
 
     @tf.function(jit_compile=True, input_signature=[spec], autograph=False)
     def program(z: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

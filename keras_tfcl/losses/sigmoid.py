@@ -77,9 +77,9 @@ class SigmoidContrastiveLoss(EmbeddingLoss):
         block = self._block(comparison)
         if block is None:
             return super()._losses(comparison)
-        reducers = [Softplus("positive", -1.0), Softplus("negative", 1.0), Count("positive")]
-        attraction, repulsion, count = reduce_pairs(comparison, reducers, Logits(self.logits), block=block).joined()
-        return AnchorLosses(tf.where(count > 0, attraction + repulsion, 0.0), count > 0)
+        reducers = [Softplus(), Count("positive")]
+        losses, count = reduce_pairs(comparison, reducers, Logits(self.logits), block=block).joined()
+        return AnchorLosses(tf.where(count > 0, losses, 0.0), count > 0)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "scale": self.scale, "bias": self.bias, "learnable": self.learnable}

@@ -136,7 +136,7 @@ def _streamed(comparison: Comparison, logits: Logits, negatives: Any, decoupled:
     reduced = reduce_pairs(comparison, reducers, logits, block=block, **choice)
     total, count, *logs = reduced.joined()
     if together:
-        return Statistics(logs[0], tf.reduce_logsumexp(reduced.known, 1), total / count, count)
+        return Statistics(reduced.results[2], tf.reduce_logsumexp(reduced.known, 1), total / count, count)
     known = logs[0]
     if not views_known:  # where there is one positive, it is compared once more, by distance
         only = logits_by_number(reduced, logits, tf.cast(tf.where(count == 1, logs[-1], 0.0), "int32"))

@@ -99,19 +99,23 @@ class Sum(Reducer):
 
 
 class Softplus(Reducer):
-    """The sum of `softplus(sign * logit)`."""
+    """The sum of `softplus(-logit)` of the positives and `softplus(logit)` of the negatives."""
 
-    def __init__(self, over: str, sign: float) -> None:
-        self.over, self.sign = over, sign
+    over = "all"
 
     def values(self, tile: Tile, axis: int) -> tf.Tensor:
-        return tf.nn.relu(self.sign * tile.logits) + log1p_unit(tf.exp(-tf.abs(tile.logits)))
+        return tf.nn.relu(self._wrong(tile)) + log1p_unit(tf.exp(-tf.abs(tile.logits)))
 
     def slope(self, tile: Tile) -> tf.Tensor:
-        return self.sign * tf.sigmoid(self.sign * tile.logits)
+        share = tf.sigmoid(self._wrong(tile))
+        return tf.where(tile.positive, -share, share)
 
     def value(self, logits: tf.Tensor) -> tf.Tensor:
-        return tf.nn.softplus(self.sign * logits)
+        return tf.nn.softplus(-logits)
+
+    def _wrong(self, tile: Tile) -> tf.Tensor:
+        """The log-odds of taking a pair for the other kind."""
+        return tf.where(tile.positive, -tile.logits, tile.logits)
 
 
 class LogSumExp(Reducer):

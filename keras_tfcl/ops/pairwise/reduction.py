@@ -37,7 +37,7 @@ class Reduced(NamedTuple):
         if self.known is None:
             return self.results
         return [
-            reducer.join(result, self.known) if reducer.over == "positive" else result
+            result if reducer.over == "negative" else reducer.join(result, self.known)
             for reducer, result in zip(self.reducers, self.results, strict=True)
         ]
 
@@ -79,7 +79,8 @@ def reduce_pairs(
     if views == 1:
         return Reduced(reducers, tiles.among(z, Side(comparison.labels, index, view)), None, z, z)
     by_sample = tf.reshape(z, [-1, views, z.shape[1]])  # (B, V, D)
-    known = tf.stack([_logits(scaling, by_sample, tf.roll(by_sample, -k, 1)) for k in range(1, views)], -1)
+    turned = [tf.concat([by_sample[:, k:], by_sample[:, :k]], 1) for k in range(1, views)]
+    known = tf.stack([_logits(scaling, by_sample, other) for other in turned], -1)
     known = tf.reshape(known, [-1, views - 1])
     if views == 2 and view is not None:
         side = Side(comparison.labels[::2], tf.range(tf.shape(by_sample)[0]))
