@@ -197,8 +197,8 @@ MUTATIONS = [
     Mutation(
         "tile: same label as negative",
         "ops/pairwise/tile.py",
-        "negative = compared & ~same",
-        "negative = compared",
+        '"negative": compared & ~same, ',
+        '"negative": compared, ',
         TILED,
     ),
     Mutation(
@@ -222,8 +222,8 @@ MUTATIONS = [
     Mutation(
         "tile: guard forgotten",
         "ops/pairwise/tile.py",
-        "negative if allows is None else negative & allows(cosines)",
-        "negative",
+        "None if allows is None else allows(cosines)",
+        "None",
         FAMILY,
     ),
     Mutation(

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from keras_tfcl.ops.pairwise.logits import Logits
 from keras_tfcl.ops.pairwise.reducers import Reducer
-from keras_tfcl.ops.pairwise.tile import Allows, Blocks, Tile, masks
+from keras_tfcl.ops.pairwise.tile import Allows, Blocks, Tile, pairs_of
 
 Hardest = Callable[[tf.Tensor], tf.Tensor] | None
 
@@ -59,7 +59,8 @@ def sum_over_strips(
         index = tf.minimum(start, count - height) + tf.range(height)  # the last strip overlaps the one before it
         cosines = tf.matmul(c, tf.gather(z, index), transpose_b=True)  # (C, strip): sums along the first axis are fast
         now = mine.each(lambda x: tf.gather(x, index))
-        negative = masks(cosines, others, now, allows)[2]
+        compared, same = pairs_of(others, now)
+        negative = compared & ~same if allows is None else compared & ~same & allows(cosines)
         number = _sum(lambda x: tf.cast(x, "int32"), negative)
         among = tf.where(negative, cosines, tf.cast(ABSENT, cosines.dtype))
         k = tf.maximum(hardest(number), 1)

@@ -53,7 +53,7 @@ class Tile:
     Args:
         cosines: `(R, C)`.
         rows, columns: the sides, `(R,)` and `(C,)`.
-        logits: the scaling.
+        scaling: from cosines to logits.
         allows: a function of cosines: which negatives may count. None: all.
         first: the numbers of the first row and of the first column.
     """
@@ -68,24 +68,36 @@ class Tile:
         first: tuple[tf.Tensor | int, tf.Tensor | int] = (0, 0),
     ) -> None:
         self.scaling, self.first = scaling, first
-        compared, self.positive, negative = masks(cosines, rows, columns, allows)
+        compared, same = pairs_of(rows, columns)
         # Absent pairs, such as an embedding with itself, are kept from the poles of a scaling.
         self.cosines = tf.where(compared, cosines, 0.0)
         self.logits = scaling(self.cosines)
+        allowed = None if allows is None else allows(cosines)
+        self.positive = compared & same
+
+        def masks(reached: tf.Tensor | None) -> dict[str, tf.Tensor]:
+            chosen = reached if allowed is None else allowed if reached is None else allowed & reached
+            if chosen is None:
+                return {"positive": self.positive, "negative": compared & ~same, "all": compared}
+            return {
+                "positive": self.positive,
+                "negative": compared & ~same & chosen,
+                "all": compared & (same | chosen),
+            }
+
         # By axis: along axis 1 rows are summed up, along axis 0 columns, each with thresholds of their own.
         thresholds = (
             None if columns.threshold is None else columns.threshold[None],
             None if rows.threshold is None else rows.threshold[:, None],
         )
-        self.negative = [negative if x is None else negative & (cosines >= x) for x in thresholds]
         if thresholds == (None, None):
-            self.all = [compared if allows is None else self.positive | negative] * 2
+            self._masks = [masks(None)] * 2
         else:
-            self.all = [self.positive | mask for mask in self.negative]
+            self._masks = [masks(None if x is None else cosines >= x) for x in thresholds]
 
     def mask(self, over: str, axis: int) -> tf.Tensor:
         """The `"positive"`, `"negative"` or `"all"` (both) pairs, for sums along `axis`."""
-        return {"positive": self.positive, "negative": self.negative[axis], "all": self.all[axis]}[over]
+        return self._masks[axis][over]
 
     def numbers(self, axis: int) -> tf.Tensor:
         """The numbers of the embeddings along `axis`, as floats: exact up to 2^24."""
@@ -97,8 +109,8 @@ class Tile:
         return self.scaling.exp(self.cosines, power, shift)
 
 
-def masks(cosines: tf.Tensor, rows: Side, columns: Side, allows: Allows) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """The pairs that are not absent, and of them the positive and the negative ones; thresholds are not looked at."""
+def pairs_of(rows: Side, columns: Side) -> tuple[tf.Tensor, tf.Tensor]:
+    """The pairs that are not absent, and those of equal labels."""
     rows, columns = rows.each(lambda x: x[:, None]), columns.each(lambda x: x[None])
     compared = rows.skip != columns.skip
     if rows.views is not None:
@@ -106,6 +118,4 @@ def masks(cosines: tf.Tensor, rows: Side, columns: Side, allows: Allows) -> tupl
     for side in (rows, columns):
         if side.valid is not None:
             compared &= side.valid
-    same = rows.labels == columns.labels
-    negative = compared & ~same
-    return compared, compared & same, negative if allows is None else negative & allows(cosines)
+    return compared, rows.labels == columns.labels
