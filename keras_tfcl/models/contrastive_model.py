@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from keras_tfcl import losses as losses_module
 from keras_tfcl.data.views import ViewPipeline, brings_batches, row_count
+from keras_tfcl.losses.loss_variables import layers_of_loss, leave_temperatures_out_of_weight_decay
 from keras_tfcl.models.checks import (
     check_loss_compares,
     check_memory,
@@ -171,7 +172,8 @@ class ContrastiveModel(TrainingStep):
         if replicas > 1:
             check_replicas(replicas, self.built and self.parts_built, kwargs.get("jit_compile"))
         # What is trained inside the loss, such as a learnable temperature, belongs to the model's variables.
-        loss_layers = [part for part in vars(loss).values() if isinstance(part, keras.Layer)]
+        loss_layers = layers_of_loss(loss)
+        leave_temperatures_out_of_weight_decay(optimizer, loss_layers)
         by_label, others = split_metrics(metrics)
         weighted_by_id, weighted_others = split_metrics(weighted_metrics)
         self.compiled_with(loss_layers, by_label, weighted_by_id)

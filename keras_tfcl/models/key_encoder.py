@@ -55,9 +55,12 @@ class KeyEncoder(keras.layers.Layer):
         """The models whose weights are followed."""
         return self._followed.networks
 
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self._check_same_weights()  # not in `call`, where Keras would add the arguments' values to the message
+        return super().__call__(*args, **kwargs)
+
     def call(self, views: tuple, training: bool | None = None) -> Any:
         """The keys `(B, V, D)` of V views, L2-normalised."""
-        self._check_same_weights()
         with SubstitutedWeights([(pair.query, pair.key) for pair in self._pairs]) as scope:
             keys = project_views(self._functions(), views, training)
         scope.assign_updates()
