@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
+import inspect
 import warnings
-from typing import Any
 
 import keras
 
@@ -40,7 +39,7 @@ def _model_in_training() -> keras.Model | None:
 
     A loss is not told who calls it; a training step of your own may well train the loss's variables.
     """
-    frame: Any = sys._getframe(1)
+    frame = inspect.currentframe()
     while frame is not None:
         if frame.f_code.co_name == "train_step" and frame.f_globals.get("__name__", "").startswith("keras."):
             return frame.f_locals.get("self")

@@ -23,6 +23,7 @@ from keras_tfcl.models.embedder import joined_network
 from keras_tfcl.models.epoch_start import EpochStart
 from keras_tfcl.models.memory import make_memory
 from keras_tfcl.models.seed_state import load_seeds, save_seeds
+from keras_tfcl.models.shared_layers import deserialize_parts, serialize_parts
 from keras_tfcl.models.stop_on_non_finite import StopOnNonFinite
 from keras_tfcl.models.training_step import TrainingStep
 from keras_tfcl.validation import positive_integer
@@ -263,8 +264,7 @@ class ContrastiveModel(TrainingStep):
         serialize = keras.saving.serialize_keras_object
         return {
             **super().get_config(),
-            "encoder": serialize(self.encoder),
-            "projector": serialize(self.projector),
+            **serialize_parts(encoder=self.encoder, projector=self.projector),
             "augmenter": serialize(self.augmenter),
             "views": self.views,
             "supervised": self.supervised,
@@ -287,11 +287,8 @@ class ContrastiveModel(TrainingStep):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> ContrastiveModel:
-        parts = {
-            name: keras.saving.deserialize_keras_object(config[name], custom_objects=custom_objects)
-            for name in ("encoder", "projector", "augmenter")
-        }
-        return cls(**{**config, **parts})
+        augmenter = keras.saving.deserialize_keras_object(config["augmenter"], custom_objects=custom_objects)
+        return cls(**deserialize_parts({**config, "augmenter": augmenter}, custom_objects, "encoder", "projector"))
 
 
 def _guarded(callbacks: list[Any]) -> list[Any]:
