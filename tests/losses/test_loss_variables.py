@@ -177,23 +177,29 @@ def test_temperatures_do_not_decay(kind, wrapped):
     assert float(loss.logits.bias) == pytest.approx(-3.0, rel=1e-6)
 
 
-def test_exclusions_of_the_user_stay_and_a_matrix_decays(tmp_path):
-    class Centres(keras_tfcl.losses.EmbeddingLoss):
-        def __init__(self):
-            super().__init__()
-            self.centres = [keras.Variable(np.ones((3, 4), "float32"), name="centres")]
+class Centres(keras_tfcl.losses.EmbeddingLoss):
+    def __init__(self):
+        super().__init__()
+        self.centres = [keras.Variable(np.ones((3, 4), "float32"), name="centres")]
+        self.scale = {"scale": keras.Variable(2.0, name="scale")}
 
-    loss = Centres()
+
+@pytest.mark.parametrize("by", ["name", "variable"])
+def test_exclusions_of_the_user_stay_and_a_matrix_decays(by):
+    loss, dense = Centres(), keras.layers.Dense(4, bias_initializer="ones")
+    encoder = keras.Sequential([keras.Input((5,)), dense])
     optimizer = keras.optimizers.AdamW(0.1, weight_decay=0.5)
-    optimizer.exclude_from_weight_decay(var_names=["kernel"])
-    model = build(loss, optimizer)
-    kernel = model.encoder.layers[-1].kernel.numpy()
-    model.encoder.layers[-1].bias.assign(np.ones(4))
-    zeros = [keras.ops.zeros_like(variable) for variable in model.trainable_variables]
-    model.optimizer.apply(zeros, model.trainable_variables)
-    np.testing.assert_array_equal(model.encoder.layers[-1].kernel, kernel)
-    np.testing.assert_allclose(model.encoder.layers[-1].bias, decayed(np.ones(4), 0.1, 0.5), rtol=1e-5)
+    optimizer.exclude_from_weight_decay(
+        **{"name": {"var_names": ["kernel"]}, "variable": {"var_list": [dense.kernel]}}[by]
+    )
+    model = keras_tfcl.ContrastiveModel(encoder)
+    model.compile(optimizer, loss)
+    kernel = dense.kernel.numpy()
+    model.optimizer.apply([keras.ops.zeros_like(v) for v in model.trainable_variables], model.trainable_variables)
+    np.testing.assert_array_equal(dense.kernel, kernel)
+    np.testing.assert_allclose(dense.bias, decayed(np.ones(4), 0.1, 0.5), rtol=1e-5)
     np.testing.assert_allclose(loss.centres[0], decayed(np.ones((3, 4)), 0.1, 0.5), rtol=1e-5)
+    assert float(loss.scale["scale"]) == 2.0
 
 
 def test_temperatures_do_not_decay_after_loading(tmp_path):
