@@ -1,4 +1,4 @@
-"""Checks of what a user gives `ContrastiveModel`, all before the first step."""
+"""Checks of what a user gives `ContrastiveModel`: arguments, data, outputs of encoders."""
 
 from __future__ import annotations
 
@@ -132,3 +132,50 @@ def check_several_views(views: int, memory_bank: bool = False) -> None:
         "Without labels an instance's positives are its other views. Received: data with one view of each "
         "instance. Pass two views, x=(view_1, view_2), or use supervised=True with labels."
     )
+
+
+def check_branches(encoder: Any, projector: Any) -> None:
+    """Raises ValueError unless encoders and projectors go together."""
+    several = isinstance(encoder, tuple)
+    if several and len(encoder) < 2:
+        raise ValueError(
+            f"A tuple of encoders must hold one for each view, two at least. Received: {len(encoder)}. For one encoder "
+            "of all views pass the encoder itself."
+        )
+    if isinstance(projector, tuple) and (not several or len(projector) != len(encoder)):
+        expected = len(encoder) if several else "one encoder"
+        raise ValueError(
+            f"A tuple of projectors must hold one for each encoder. Received: {len(projector)} projectors for "
+            f"{expected}. Pass one projector to share it."
+        )
+
+
+def check_tuple(x: Any, encoders: int) -> None:
+    """Raises ValueError unless x is a tuple of views, with several encoders one for each."""
+    if encoders > 1 and (not isinstance(x, tuple) or len(x) != encoders):
+        received = f"a tuple of {len(x)}" if isinstance(x, tuple) else type(x).__name__
+        raise ValueError(
+            f"A model of {encoders} encoders takes a tuple with one input for each. Received: {received}. Pass "
+            "x=(a, b), in a tf.data element ((a, b),); for one input alone call model.encoders[0] or [1]."
+        )
+
+
+def check_output(shape: Any, owner: str) -> None:
+    """Raises ValueError unless an output's shape is `(B, F)`."""
+    if isinstance(shape, (tuple, list)) and len(shape) == 2 and isinstance(shape[-1], int):
+        return
+    if hasattr(shape, "rank") and shape.rank == 2 and shape[-1] is not None:
+        return
+    raise ValueError(
+        f"The {owner} must give one vector for each instance, shape (B, F). Received: output {shape}. "
+        "End it in global pooling, Flatten or Dense, with one output."
+    )
+
+
+def check_widths(widths: list[int]) -> None:
+    """Raises ValueError unless all projections have one size."""
+    if len(set(widths)) > 1:
+        raise ValueError(
+            f"All encoders must give projections of one size. Received: sizes {widths}. Give each a projector that "
+            "ends in the same size: projector=(ProjectionHead((256, 128)), ProjectionHead((256, 128)))."
+        )

@@ -5,10 +5,12 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+from keras import ops
 
 from keras_tfcl import losses as losses_module
 from keras_tfcl.data.views import ViewPipeline, brings_batches, row_count
 from keras_tfcl.models.checks import (
+    check_labels,
     check_loss_compares,
     check_memory,
     check_no_split,
@@ -17,18 +19,22 @@ from keras_tfcl.models.checks import (
     checked_seed,
     checked_views,
 )
-from keras_tfcl.models.compile_arguments import scaled_optimizer, split_metrics
-from keras_tfcl.models.embedder import joined_network
+from keras_tfcl.models.compared_loss import ComparedLoss, Comparison
 from keras_tfcl.models.epoch_start import EpochStart
-from keras_tfcl.models.memory import make_memory
+from keras_tfcl.models.first_failure import FirstFailure
+from keras_tfcl.models.instance_bank import InstanceBank
+from keras_tfcl.models.memory import InBatch, Memory
+from keras_tfcl.models.momentum_keys import MomentumKeys
 from keras_tfcl.models.seed_state import load_seeds, save_seeds
 from keras_tfcl.models.stop_on_non_finite import StopOnNonFinite
-from keras_tfcl.models.training_step import TrainingStep
+from keras_tfcl.models.towers import Towers
+from keras_tfcl.ops import replicas
+from keras_tfcl.ops.masks import as_labels
 from keras_tfcl.validation import positive_integer
 
 
 @keras.saving.register_keras_serializable(package="keras_tfcl")
-class ContrastiveModel(TrainingStep):
+class ContrastiveModel(keras.Model):
     """Trains an encoder with a contrastive loss, through Keras' own `compile`, `fit`, `evaluate`, `predict` and `save`.
 
     In training each instance becomes V views (made by `augmenter` in the input pipeline, or given), each view a feature
@@ -114,16 +120,39 @@ class ContrastiveModel(TrainingStep):
         check_memory(momentum, queue_size, queue)
         if encoder_batch_size is not None:
             positive_integer("encoder_batch_size", encoder_batch_size, "None, the default, means the whole batch.")
-        super().__init__(encoder, projector, supervised, encoder_batch_size=encoder_batch_size, **kwargs)
-        views = checked_views(views, len(self.encoders), augmenter, supervised, queue)
+        super().__init__(**kwargs)
+        self.autocast = False  # encoder and projector cast for themselves; gradients add up in float32
+        # The layers are attributes: that is how Keras finds, saves and loads them.
+        self.encoder = tuple(encoder) if isinstance(encoder, (tuple, list)) else encoder
+        self.projector = tuple(projector) if isinstance(projector, (tuple, list)) else projector
+        self.towers = Towers(self.encoder, self.projector, encoder_batch_size)
+        self.built = self.towers.build()
+        self.supervised = supervised
         self.momentum = momentum
         self.queue_size = queue_size
         self.queue = queue
+        self.encoder_batch_size = encoder_batch_size
+        views = checked_views(views, len(self.encoders), augmenter, supervised, queue)
         # Not a layer of the model: what makes views belongs to the input pipeline.
         self._pipeline = ViewPipeline(augmenter, views, checked_seed(seed), paired=len(self.encoders) > 1)
-        if momentum is not None:
-            networks = [joined_network(*branch) for branch in zip(self.encoders, self.projectors, strict=True)]
-            self.remember_in(make_memory(networks, momentum, queue_size, queue, encoder_batch_size))
+        self.memory = self._make_memory()
+        self.loss_layers: list[keras.Layer] = []
+        self.label_metrics: list[keras.Metric] = []
+        self.weighted_label_metrics: list[keras.Metric] = []
+        self.first_failure = FirstFailure()
+
+    def _make_memory(self) -> Memory:
+        if self.momentum is None:
+            return InBatch()
+        networks = self.towers.networks()
+        if self.queue == "instances":
+            return InstanceBank(self.queue_size, networks[0].output_shape[-1], self.momentum)
+        return MomentumKeys(networks, self.momentum, self.queue_size, self.supervised, self.encoder_batch_size)
+
+    @property
+    def encoders(self) -> tuple[keras.Model, ...]:
+        """One encoder for all views, or one for each."""
+        return self.towers.encoders
 
     @property
     def augmenter(self) -> Callable[..., Any] | None:
@@ -140,7 +169,7 @@ class ContrastiveModel(TrainingStep):
         """The seed of order and views."""
         return self._pipeline.seed
 
-    # Compilation
+    # === Compilation ===
 
     def compile(
         self,
@@ -164,30 +193,49 @@ class ContrastiveModel(TrainingStep):
         loss = losses_module.get(loss)
         optimizer = keras.optimizers.get(optimizer)
         if kwargs.get("auto_scale_loss", True) and self._computes_in_float16():
-            optimizer = scaled_optimizer(optimizer)
-        replicas = self.distribute_strategy.num_replicas_in_sync
-        if self.momentum is not None or replicas > 1:
+            optimizer = _scaled(optimizer)
+        count = self.distribute_strategy.num_replicas_in_sync
+        if self.momentum is not None or count > 1:
             check_loss_compares(loss)
-        if replicas > 1:
-            check_replicas(replicas, self.built and self.parts_built, kwargs.get("jit_compile"))
-        # What is trained inside the loss, such as a learnable temperature, belongs to the model's variables.
-        loss_layers = [part for part in vars(loss).values() if isinstance(part, keras.Layer)]
-        by_label, others = split_metrics(metrics)
-        weighted_by_id, weighted_others = split_metrics(weighted_metrics)
-        self.compiled_with(loss_layers, by_label, weighted_by_id)
-        super().compile(optimizer=optimizer, loss=loss, metrics=others, weighted_metrics=weighted_others, **kwargs)
-        if self.parts_built:
+        if count > 1:
+            check_replicas(count, self.built and self.towers.built, kwargs.get("jit_compile"))
+        by_label, others = _split(metrics)
+        weighted_by_label, weighted_others = _split(weighted_metrics)
+        self._track_parts(_layers_of(loss), by_label, weighted_by_label)
+        compared = ComparedLoss(loss)
+        super().compile(optimizer=optimizer, loss=compared, metrics=others, weighted_metrics=weighted_others, **kwargs)
+        self.loss = loss
+        if self.towers.built:
             self.optimizer.build(self.trainable_variables)  # so that a model saved before training loads again
 
     def _computes_in_float16(self) -> bool:
         # Keras looks at the model's own policy alone, which need not be that of the encoder's layers.
         return any(layer.compute_dtype == "float16" for layer in self._flatten_layers())
 
+    def _track_parts(self, loss_layers: list, label_metrics: list, weighted_label_metrics: list) -> None:
+        """Tracks what `compile` brings besides Keras' own parts, in place of what an earlier `compile` brought.
+
+        The lists are filled anew, not set: of lists that are set Keras keeps the old parts too, and a built model takes
+        no new ones.
+        """
+        locked = self._tracker.locked
+        self._tracker.unlock()
+        for held, parts in (
+            (self.loss_layers, loss_layers),
+            (self.label_metrics, label_metrics),
+            (self.weighted_label_metrics, weighted_label_metrics),
+        ):
+            held.clear()
+            held.extend(parts)
+        if locked:
+            self._tracker.lock()
+
     def get_compile_config(self) -> dict[str, Any]:
-        config = super().get_compile_config()
+        serialize = keras.saving.serialize_keras_object
+        config = super().get_compile_config() | {"loss": serialize(self.loss)}
         for name, ours in (("metrics", self.label_metrics), ("weighted_metrics", self.weighted_label_metrics)):
             if ours:
-                config[name] = [*map(keras.saving.serialize_keras_object, ours), *config[name]]
+                config[name] = [*map(serialize, ours), *config[name]]
         return config
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
@@ -199,7 +247,83 @@ class ContrastiveModel(TrainingStep):
         if self.distribute_strategy.num_replicas_in_sync == 1:
             super()._maybe_symbolic_build(*args, **kwargs)
 
-    # Data
+    # === One step ===
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        """Samples give L2-normalised features `(B, F)`; a tuple of V views gives their projections `(B, V, D)`."""
+        if isinstance(inputs, tuple) or len(self.encoders) > 1:
+            return self.towers.project(inputs, training)
+        return self.towers.embed(inputs, training)
+
+    def train_step(self, data: Any) -> dict[str, Any]:
+        """One step: loss, gradients, update of the weights, then of the memory. Returns the logs."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        with tf.GradientTape() as tape:
+            z = self(x, training=True)
+            comparison = self._comparison(x, y, z, training=True)
+            loss = self.compute_loss(x, comparison, z, sample_weight)
+            scaled = self.optimizer.scale_loss(loss)
+        gradients = tape.gradient(scaled, self.trainable_variables)
+        self._track(loss, z)
+        self.first_failure.note(self.optimizer.iterations, x, z, loss)
+        self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
+        self.memory.update(comparison.labels, z, comparison.candidates)
+        return self.compute_metrics(x, y, z, sample_weight)
+
+    def predict_step(self, data: Any) -> Any:
+        """What `predict` does with a batch: with several encoders, each embeds its own input."""
+        x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+        return self.towers.embed(x, training=False)
+
+    def compute_loss(
+        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
+    ) -> Any:
+        """The loss of projections `(B, V, D)`, and of the layers' regularisers.
+
+        Args:
+            x: the views, needed for their keys.
+            y: labels, or instance numbers for `queue="instances"`.
+            y_pred: the projections.
+            sample_weight: weight of each instance.
+            training: whether a memory bank takes part.
+        """
+        comparison = y if isinstance(y, Comparison) else self._comparison(x, y, y_pred, training)
+        return super().compute_loss(x, comparison, y_pred, sample_weight, training)
+
+    def _comparison(self, x: Any, y: Any, z: Any, training: bool) -> Comparison:
+        labels = self._labels(y, z, training)
+        return Comparison(labels, self.memory.candidates(labels, z, x, training))
+
+    def _labels(self, y: Any, z: Any, training: bool) -> Any:
+        """Who is whose positive, `(B,)`: labels, instance numbers, or rows of the batch of all replicas."""
+        numbered = self.queue == "instances"
+        if self.supervised or (numbered and training):
+            check_labels(y, self.supervised)
+            return as_labels(y)
+        check_several_views(z.shape[1], numbered)
+        count = ops.shape(z)[0]
+        return replicas.first_row(count) + ops.arange(count, dtype="int32")
+
+    def _track(self, loss: Any, z: Any) -> None:
+        tracker = next(metric for metric in self.metrics if metric.name == "loss")
+        # Each replica has the mean over all of them, divided by their number.
+        tracker.update_state(loss * replicas.replica_count(), sample_weight=ops.shape(z)[0])
+
+    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Any]:
+        """Updates the metrics with the batch of all replicas, and returns the logs."""
+        y, y_pred, sample_weight = keras.tree.map_structure(
+            lambda value: None if value is None else replicas.gather(value)[0], (y, y_pred, sample_weight)
+        )
+        labels = y if self.supervised else ops.arange(ops.shape(y_pred)[0], dtype="int32")
+        for metric in self.label_metrics:
+            metric.update_state(labels, y_pred)
+        for metric in self.weighted_label_metrics:
+            metric.update_state(labels, y_pred, sample_weight)
+        logs = super().compute_metrics(x, labels if y is None else y, y_pred, sample_weight)
+        # Keras 3 averages the logs of several workers over axis 0, which scalars do not have.
+        return {name: ops.reshape(value, (1,)) for name, value in logs.items()} if replicas.several_workers() else logs
+
+    # === Data ===
 
     def fit(
         self,
@@ -222,14 +346,14 @@ class ContrastiveModel(TrainingStep):
         self._assert_compile_called("fit")
         check_no_split(kwargs)
         start = EpochStart(self.optimizer)
-        if self.instance_bank is not None and not brings_batches(x):
-            y = self.instance_bank.numbers(row_count(x), y)
+        if isinstance(self.memory, InstanceBank) and not brings_batches(x):
+            y = self.memory.numbers(row_count(x), y)
         dataset = self._pipeline.batches(
             x, y, sample_weight, batch_size=batch_size, shuffle=shuffle, step=lambda: start.step
         )
-        if self.key_queue is not None and isinstance(dataset, tf.data.Dataset):
+        if isinstance(dataset, tf.data.Dataset):
             views = dataset.element_spec[0]
-            self.key_queue.check_batch(tf.nest.flatten(views)[0].shape[0], len(views))
+            self.memory.check_batch(tf.nest.flatten(views)[0].shape[0], len(views))
         if validation_data is not None:
             validation_data = self._validation(validation_data, validation_batch_size or batch_size)
         shuffle = shuffle and isinstance(x, keras.utils.PyDataset)  # all others are shuffled by now
@@ -252,10 +376,10 @@ class ContrastiveModel(TrainingStep):
     def _evaluated(self, x: Any, y: Any, sample_weight: Any, batch_size: int | None) -> Any:
         batches = self._pipeline.batches(x, y, sample_weight, batch_size=batch_size, training=False)
         if isinstance(batches, tf.data.Dataset) and not self.supervised:
-            check_several_views(len(batches.element_spec[0]), self.instance_bank is not None)
+            check_several_views(len(batches.element_spec[0]), self.queue == "instances")
         return batches
 
-    # Saving
+    # === Saving ===
 
     def get_config(self) -> dict[str, Any]:
         serialize = keras.saving.serialize_keras_object
@@ -281,7 +405,7 @@ class ContrastiveModel(TrainingStep):
         super().load_own_variables(load_seeds(self, store))
 
     def build_from_config(self, config: dict[str, Any]) -> None:
-        self.built = self.parts_built  # encoder and projector come out of their own configurations built
+        self.built = self.towers.built  # encoder and projector come out of their own configurations built
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> ContrastiveModel:
@@ -298,3 +422,21 @@ def _guarded(callbacks: list[Any]) -> list[Any]:
     if any(isinstance(callback, kinds) for callback in callbacks):
         return callbacks
     return [StopOnNonFinite(), *callbacks]
+
+
+def _layers_of(loss: keras.losses.Loss) -> list[keras.Layer]:
+    """What is trained inside the loss, such as a learnable temperature."""
+    return [part for part in vars(loss).values() if isinstance(part, keras.Layer)]
+
+
+def _split(metrics: Any) -> tuple[list[Any], list[Any]]:
+    """Metrics of the loss's positives, and others."""
+    metrics = keras.tree.flatten(metrics or [])
+    by_label = [metric for metric in metrics if getattr(metric, "positives_by_label", False)]
+    return by_label, [metric for metric in metrics if metric not in by_label]
+
+
+def _scaled(optimizer: Any) -> Any:
+    """The optimizer, with dynamic loss scaling."""
+    scales = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+    return optimizer if scales else keras.optimizers.LossScaleOptimizer(optimizer, name="loss_scale_optimizer")

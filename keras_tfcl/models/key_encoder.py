@@ -8,8 +8,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_tfcl.models.embedder import project_views
 from keras_tfcl.models.gradient_cache import encode_in_slices
+from keras_tfcl.models.towers import project_views
 from keras_tfcl.ops.similarity import l2_normalize
 
 
