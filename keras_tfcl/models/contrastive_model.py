@@ -7,7 +7,8 @@ import keras
 import tensorflow as tf
 
 from keras_tfcl import losses as losses_module
-from keras_tfcl.data.views import ViewPipeline, brings_batches, row_count
+from keras_tfcl.data.inputs import as_samples, brings_batches, checked_source, row_count
+from keras_tfcl.data.views import ViewPipeline
 from keras_tfcl.models.checks import (
     check_loss_compares,
     check_memory,
@@ -120,7 +121,13 @@ class ContrastiveModel(TrainingStep):
         self.queue_size = queue_size
         self.queue = queue
         # Not a layer of the model: what makes views belongs to the input pipeline.
-        self._pipeline = ViewPipeline(augmenter, views, checked_seed(seed), paired=len(self.encoders) > 1)
+        self._pipeline = ViewPipeline(
+            augmenter,
+            views,
+            checked_seed(seed),
+            paired=len(self.encoders) > 1,
+            labels_decide=supervised and momentum is None,
+        )
         if momentum is not None:
             networks = [joined_network(*branch) for branch in zip(self.encoders, self.projectors, strict=True)]
             self.remember_in(make_memory(networks, momentum, queue_size, queue, encoder_batch_size))
@@ -223,7 +230,7 @@ class ContrastiveModel(TrainingStep):
         check_no_split(kwargs)
         start = EpochStart(self.optimizer)
         if self.instance_bank is not None and not brings_batches(x):
-            y = self.instance_bank.numbers(row_count(x), y)
+            y = self.instance_bank.numbers(row_count(as_samples(x)), y)
         dataset = self._pipeline.batches(
             x, y, sample_weight, batch_size=batch_size, shuffle=shuffle, step=lambda: start.step
         )
@@ -241,6 +248,10 @@ class ContrastiveModel(TrainingStep):
     ) -> Any:
         """Loss and metrics on x, as `keras.Model.evaluate`; see the class for what x may be."""
         return super().evaluate(self._evaluated(x, y, sample_weight, batch_size), **kwargs)
+
+    def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        """The encoder's features of x, L2-normalised, as `keras.Model.predict`; see the class for what x may be."""
+        return super().predict(checked_source(x) if brings_batches(x) else as_samples(x), *args, **kwargs)
 
     def _validation(self, data: Any, batch_size: int | None) -> Any:
         if isinstance(data, (tuple, list)):

@@ -66,16 +66,16 @@ def test_queue_of_no_whole_number_of_batches():
 
 
 def test_views():
-    fit_fails(r"views of an instance must have one shape\. Received: .*\(None, 4\).*\(None, 3\)", (X, X[:, :3]))
+    fit_fails(r"views of a sample must have one shape\. Received: .*\(None, 4\).*\(None, 3\)", (X, X[:, :3]))
     fit_fails(r"data with one view of each instance\. Pass two views", (X,))
-    fit_fails(r"needs 2 different views.*instances without views", X)
+    fit_fails(r"needs 2 different views.*samples without views", X)
 
 
 def test_too_little_data():
-    fit_fails(r"at least one instance\. Received: an empty data set", (X[:0], X[:0]))
+    fit_fails(r"at least one sample\. Received: an empty data set", (X[:0], X[:0]))
     views = tf.data.Dataset.from_tensor_slices((X, X)).map(lambda *views: (views,)).batch(8)
     fit_fails(r"at least one batch\. Received: an empty data set", views.take(0))
-    fit_fails(r"must not exceed the number of instances\. Received: batch_size=17 for 16 rows", (X, X), batch_size=17)
+    fit_fails(r"must not exceed the number of samples\. Received: batch_size=17 for 16 samples", (X, X), batch_size=17)
     assert np.isfinite(build().fit((X, X + 1), verbose=0).history["loss"]).all()  # the default of 32 adapts
 
 
