@@ -6,7 +6,10 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+import keras
 import tensorflow as tf
+
+from keras_tfcl.ops.seeded_call import seeded_call
 
 REMEDY = (
     "Use Keras layers such as keras.layers.GaussianNoise(0.1), keras.random with a keras.random.SeedGenerator that is "
@@ -47,18 +50,38 @@ def repeats_draws(augmenter: Callable[..., Any], x: Any) -> bool:
     return global_seed is not None and any(map(_is_random, nodes))
 
 
-def reseeded(augmenter: Callable[[Any], Any], *key: int) -> Callable[[Any], Any]:
-    """The augmenter, with stateful `tf.random` operations that follow from the key; each view that is traced differs.
+def draw(augmenter: Callable[..., Any], x: Any, seed: tuple[Any, Any]) -> Any:
+    """One view of a batch.
 
     Args:
-        augmenter: function from a batch to a batch of one view each, to be traced.
+        augmenter: object with a method `augment(x, seed)`; a Keras layer, whose random generators start from the seed
+            if they are its only state; or a function, whose randomness is its own.
+        x: batch of samples.
+        seed: two integers.
+    """
+    if hasattr(augmenter, "augment"):
+        return augmenter.augment(x, tf.stack([tf.cast(number, "int32") for number in seed]))
+    states = getattr(augmenter, "variables", [])
+    if isinstance(augmenter, keras.Layer) and augmenter.built and all(map(_is_generator_state, states)):
+        numbers = tf.stack([tf.cast(number, "int64") for number in seed])
+        view, own = seeded_call(lambda: augmenter(x, training=True), states, numbers)
+        if own:
+            return view
+    return _call(augmenter, x)
+
+
+def reseeded(augmenter: Callable[..., Any], *key: int) -> Callable[[Any], Any]:
+    """The augmenter as a function to be traced, whose stateful `tf.random` operations follow from the key.
+
+    Args:
+        augmenter: Keras layer, or function from a batch to a batch of one view each.
         *key: integers, such as the seed of the run and the number of the step.
     """
-    seeds = random.Random(repr(key))
+    seeds = random.Random(repr(key))  # the next one for each view that is traced
 
     def augment(x: Any) -> Any:
         tf.compat.v1.set_random_seed(seeds.getrandbits(31))  # of the graph that is being traced, and of no other
-        return augmenter(x)
+        return _call(augmenter, x)
 
     return augment
 
@@ -82,10 +105,18 @@ def _traced(augmenter: Callable[..., Any], x: Any) -> tuple[list[Any], int | Non
         nonlocal global_seed
         global_seed = tf.compat.v1.get_default_graph().seed
         tf.compat.v1.set_random_seed(None)
-        return augmenter(x)
+        return _call(augmenter, x)
 
     graph = tf.function(trace).get_concrete_function(x).graph.as_graph_def()
     return [*graph.node, *(node for function in graph.library.function for node in function.node_def)], global_seed
+
+
+def _call(augmenter: Callable[..., Any], x: Any) -> Any:
+    return augmenter(x, training=True) if isinstance(augmenter, keras.Layer) else augmenter(x)
+
+
+def _is_generator_state(variable: keras.Variable) -> bool:
+    return tuple(variable.shape) == (2,) and variable.dtype.startswith(("int", "uint"))
 
 
 def _is_random(node: Any) -> bool:

@@ -93,8 +93,10 @@ def _come_out_alike(samples: Any, view: Any) -> bool:
 
 
 def _distinct(batch: Any) -> set:
-    leaves = [np.ascontiguousarray(leaf) for leaf in keras.tree.flatten(batch)]
-    return {tuple(row.tolist() if row.dtype == object else row.tobytes() for row in rows) for rows in zip(*leaves)}
+    leaves = keras.tree.flatten(batch)
+    return {
+        tuple(row if isinstance(row, bytes) else row.tobytes() for row in rows) for rows in zip(*leaves, strict=True)
+    }
 
 
 def _change_alike(samples: Any, view: Any) -> bool:

@@ -122,8 +122,8 @@ def _strings(values: np.ndarray, name: str) -> tf.Tensor:
     if others:
         raise ValueError(
             f"`{name}` must hold numbers of one dtype, or text. Received: dtype=object with entries of type "
-            f"{', '.join(sorted(others)[:3])}. Pass {name}.astype('float32') or .astype('int64'); pad sequences of unequal "
-            "lengths with keras.utils.pad_sequences."
+            f"{', '.join(sorted(others)[:3])}. Pass {name}.astype('float32') or .astype('int64'); pad sequences of "
+            "unequal lengths with keras.utils.pad_sequences."
         )
     return tf.convert_to_tensor(values.astype(object))
 

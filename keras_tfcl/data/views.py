@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_tfcl.data.draws import made_anew, repeats_draws, reseeded
+from keras_tfcl.data.draws import draw, made_anew, repeats_draws, reseeded
 from keras_tfcl.data.first_batch import FirstBatch
 from keras_tfcl.data.inputs import as_samples, as_targets, brings_batches, checked_source, row_count
 
@@ -29,10 +29,10 @@ class ViewPipeline:
 
     Args:
         augmenter: function from a batch of samples to a batch of one view each. If it has a method
-            `augment(x, seed)` (as `keras_tfcl.ImageAugmenter` does), that is called with an int32 seed of shape (2,).
-            Else its stateful `tf.random` operations draw anew in each epoch: under a global seed
-            (`keras.utils.set_random_seed`) as a function of `seed` and the epoch's first step, one batch at a time;
-            without one freely. Randomness that Keras layers or random generators keep is their own.
+            `augment(x, seed)` (as `keras_tfcl.ImageAugmenter` does), that is called with an int32 seed of shape (2,);
+            a Keras layer is called with its random generators set to such a seed. Stateful `tf.random` operations of
+            any other function draw anew in each epoch: under a global seed (`keras.utils.set_random_seed`) as a
+            function of `seed` and the epoch's first step, one batch at a time; without one freely.
         views: number of views of each sample.
         seed: integer.
         paired: views are inputs of different encoders, whose shapes may differ. Defaults to False.
@@ -115,11 +115,11 @@ class ViewPipeline:
 
         def reseeded_epoch(start: int) -> tf.data.Dataset:
             # One batch at a time: in parallel it would be left to chance which batch gets which draw.
-            augmenter = reseeded(self._draw, self.seed, start)
+            augmenter = reseeded(self.augmenter, self.seed, start)
             return numbered(tf.data.Dataset.counter(start), dataclasses.replace(self, augmenter=augmenter), None)
 
         plain = not isinstance(x, tuple) and self.augmenter is not None and not hasattr(self.augmenter, "augment")
-        if plain and repeats_draws(self._draw, x):
+        if plain and repeats_draws(self.augmenter, x):
             dataset = made_anew(reseeded_epoch, step)
         else:
             numbers = _steps(step).flat_map(lambda start: tf.data.Dataset.counter(start))
@@ -154,13 +154,7 @@ class ViewPipeline:
     def _view(self, x: Any, number: Any, view: int) -> Any:
         if self.augmenter is None:
             return x
-        if hasattr(self.augmenter, "augment"):
-            number = tf.cast(number, tf.int64) * self.views + view
-            return self.augmenter.augment(x, tf.cast(tf.stack([tf.cast(self.seed, tf.int64), number]), tf.int32))
-        return self._draw(x)
-
-    def _draw(self, x: Any) -> Any:
-        return self.augmenter(x, training=True) if isinstance(self.augmenter, keras.Layer) else self.augmenter(x)
+        return draw(self.augmenter, x, (self.seed, tf.cast(number, "int64") * self.views + view))
 
     def _check_views_can_be_made(self, x: Any) -> None:
         if isinstance(x, tuple):
@@ -221,8 +215,8 @@ def check_batch_size(batch_size: int, rows: int) -> None:
     """Raises ValueError for a batch that the data cannot fill."""
     if batch_size > rows:
         raise ValueError(
-            f"`batch_size` must not exceed the number of samples. Received: batch_size={batch_size} for {rows} samples. "
-            f"Use batch_size={rows} or less, or leave it out."
+            f"`batch_size` must not exceed the number of samples. Received: batch_size={batch_size} for {rows} "
+            f"samples. Use batch_size={rows} or less, or leave it out."
         )
 
 

@@ -151,7 +151,9 @@ def test_ready_made_views_pass_unchanged(as_dataset, y):
 def test_structured_instances():
     """One instance may be several arrays; a plain function makes views too, with a randomness of its own."""
     x = {"a": X, "b": X + 100}
-    augmenter = ViewPipeline(lambda x: {"a": x["a"] + tf.random.uniform(tf.shape(x["a"]), maxval=0.9), "b": x["b"]}, 2, 0)
+    augmenter = ViewPipeline(
+        lambda x: {"a": x["a"] + tf.random.uniform(tf.shape(x["a"]), maxval=0.9), "b": x["b"]}, 2, 0
+    )
     ((first, second),), *_ = read(augmenter.batches(x, batch_size=5))
     np.testing.assert_array_equal(first["b"], second["b"])
     np.testing.assert_array_equal(instances(first["a"]) + 100, first["b"][:, 0])
