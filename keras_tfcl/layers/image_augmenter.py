@@ -9,6 +9,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_tfcl.ops.seeded_call import seeded_call
+
 
 @keras.saving.register_keras_serializable(package="keras_tfcl")
 class ImageAugmenter(keras.layers.Layer):
@@ -77,13 +79,8 @@ class ImageAugmenter(keras.layers.Layer):
         images = _as_float_images(images)
         if not self.built:
             self.build(images.shape)
-        # Keras' functional mode: inside the scope every seed generator reads the seed given here instead of its
-        # variable, and counts on from it without writing anything back.
-        states = self.variables
-        seeds = tf.random.split(_as_seed(seed), num=max(len(states), 1))  # (states, 2)
-        with keras.StatelessScope([(state, seeds[i]) for i, state in enumerate(states)]) as scope:
-            images = self._apply(images)
-        if len(scope.state_mapping) > len(states):
+        images, own = seeded_call(lambda: self._apply(images), self.variables, _as_seed(seed))
+        if not own:
             raise ValueError(
                 f"`augment` needs layers that draw from their own seed generator. Received: layers={self._names()}, "
                 "of which one draws from a generator that is none of its attributes. "

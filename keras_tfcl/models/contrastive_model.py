@@ -8,7 +8,8 @@ import tensorflow as tf
 from keras import ops
 
 from keras_tfcl import losses as losses_module
-from keras_tfcl.data.views import ViewPipeline, brings_batches, row_count
+from keras_tfcl.data.inputs import as_samples, brings_batches, checked_source, row_count
+from keras_tfcl.data.views import ViewPipeline
 from keras_tfcl.models.checks import (
     check_labels,
     check_loss_compares,
@@ -134,7 +135,13 @@ class ContrastiveModel(keras.Model):
         self.encoder_batch_size = encoder_batch_size
         views = checked_views(views, len(self.encoders), augmenter, supervised, queue)
         # Not a layer of the model: what makes views belongs to the input pipeline.
-        self._pipeline = ViewPipeline(augmenter, views, checked_seed(seed), paired=len(self.encoders) > 1)
+        self._pipeline = ViewPipeline(
+            augmenter,
+            views,
+            checked_seed(seed),
+            paired=len(self.encoders) > 1,
+            labels_decide=supervised and momentum is None,
+        )
         self.memory = self._make_memory()
         self.loss_layers: list[keras.Layer] = []
         self.label_metrics: list[keras.Metric] = []
@@ -347,7 +354,7 @@ class ContrastiveModel(keras.Model):
         check_no_split(kwargs)
         start = EpochStart(self.optimizer)
         if isinstance(self.memory, InstanceBank) and not brings_batches(x):
-            y = self.memory.numbers(row_count(x), y)
+            y = self.memory.numbers(row_count(as_samples(x)), y)
         dataset = self._pipeline.batches(
             x, y, sample_weight, batch_size=batch_size, shuffle=shuffle, step=lambda: start.step
         )
@@ -365,6 +372,10 @@ class ContrastiveModel(keras.Model):
     ) -> Any:
         """Loss and metrics on x, as `keras.Model.evaluate`; see the class for what x may be."""
         return super().evaluate(self._evaluated(x, y, sample_weight, batch_size), **kwargs)
+
+    def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        """The encoder's features of x, L2-normalised, as `keras.Model.predict`; see the class for what x may be."""
+        return super().predict(checked_source(x) if brings_batches(x) else as_samples(x), *args, **kwargs)
 
     def _validation(self, data: Any, batch_size: int | None) -> Any:
         if isinstance(data, (tuple, list)):
