@@ -82,6 +82,24 @@ class ViewPipeline:
             check_batch_size(batch_size, row_count(arrays))
         return self._array_batches(arrays, batch_size or 32, shuffle and training, training, step)
 
+    def one_batch(self, x: Any, y: Any = None, sample_weight: Any = None, step: int = 0) -> tuple:
+        """The views, y and sample_weight (None if not given) of a single batch, as those of a training step.
+
+        Args:
+            x, y, sample_weight: arrays as in `batches`, or a tuple of ready-made views.
+            step: number of the training step, which fixes the views.
+        """
+        if brings_batches(x):
+            raise ValueError(
+                f"`x` must be one batch, arrays or a tuple of views. Received: a {type(x).__name__}. Pass its elements "
+                "one by one, or use fit or evaluate."
+            )
+        arrays = _pack(as_samples(x), as_targets(y), as_targets(sample_weight, "sample_weight"))
+        row_count(arrays)
+        with tf.device("CPU"):
+            arrays = tf.nest.map_structure(tf.convert_to_tensor, arrays)
+        return keras.utils.unpack_x_y_sample_weight(self._checked_batch(arrays, step, False, None))
+
     def _array_batches(self, arrays: Any, batch_size: int, shuffle: bool, training: bool, step: Callable) -> Any:
         rows = row_count(arrays)
         drop = training and rows >= batch_size

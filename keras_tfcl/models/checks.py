@@ -17,7 +17,8 @@ def checked_views(views: Any, encoders: int, augmenter: Any, supervised: bool, q
     if encoders > 1 and (views != encoders or augmenter is not None):
         raise ValueError(
             f"{encoders} encoders take ready-made pairs, one view for each encoder. Received: views={views}, "
-            f"augmenter={augmenter!r}. Pass views={encoders} and no augmenter; augment in tf.data."
+            f"augmenter={augmenter!r}. Pass views={encoders} and no augmenter; augment in tf.data. All {encoders} "
+            "inputs of a sample are then positives of one another: none of them can be its negative."
         )
     if views == 1 and not supervised and queue != "instances":
         raise ValueError(
@@ -79,8 +80,52 @@ def check_loss_compares(loss: Any) -> None:
         )
 
 
-def check_replicas(replicas: int, built: bool, jit_compile: Any) -> None:
+def check_one_loss(loss: Any) -> None:
+    """Raises ValueError for several losses: the projections are one output."""
+    if isinstance(loss, (list, tuple)) or (isinstance(loss, dict) and "class_name" not in loss):
+        raise ValueError(
+            f"`loss` must be one loss of the projections. Received: a {type(loss).__name__} of {len(loss)}. Add them "
+            "up in a loss of your own: subclass keras_tfcl.losses.EmbeddingLoss."
+        )
+
+
+def check_reduced(loss: Any) -> None:
+    """Raises ValueError for a loss without reduction."""
+    if loss.reduction in (None, "none"):
+        raise ValueError(
+            "Training needs one number for a batch. Received: a loss with reduction=None. Leave reduction at "
+            "'sum_over_batch_size', or use 'sum'."
+        )
+
+
+def check_class_weight(class_weight: Any, y: Any, sample_weight: Any, queue: str) -> None:
+    """Raises ValueError where `class_weight` has no class labels to go by, or no place to go to."""
+    if class_weight is None:
+        return
+    if queue == "instances":
+        raise ValueError(
+            "`class_weight` goes by class labels, and with queue='instances' y holds the numbers of the instances. "
+            "Received: class_weight. Pass sample_weight, one weight for each sample."
+        )
+    if y is None:
+        raise ValueError(
+            "`class_weight` goes by class labels. Received: class_weight and data without y. Pass y too; without "
+            "supervised=True it does not change who is positive."
+        )
+    if sample_weight is not None:
+        raise ValueError(
+            "Weights are given in one way. Received: class_weight and sample_weight. Multiply them into sample_weight."
+        )
+
+
+def check_replicas(replicas: int, built: bool, jit_compile: Any, steps_per_execution: int = 1) -> None:
     """Raises ValueError for what cannot be trained on several replicas."""
+    if steps_per_execution != 1:
+        raise ValueError(
+            "TensorFlow cannot run several steps of several replicas in one execution. Received: "
+            f"steps_per_execution={steps_per_execution} under a strategy of {replicas} replicas. Leave "
+            "steps_per_execution at 1."
+        )
     if not built:
         raise ValueError(
             f"On several replicas the encoder must know its inputs beforehand. Received: {replicas} replicas and an "

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import keras
-import tensorflow as tf
-from keras import ops
 
+from keras_tfcl.models.uneven_replicas import at_least_one_anchor
 from keras_tfcl.ops import replicas
 from keras_tfcl.ops.candidates import Candidates
 
@@ -41,21 +40,5 @@ class ComparedLoss(keras.losses.Loss):
         if candidates is None:
             return self.loss(labels, y_pred, sample_weight)
         if replicas.replica_count() > 1:
-            labels, y_pred, candidates, sample_weight = _at_least_one_anchor(labels, y_pred, candidates, sample_weight)
+            labels, y_pred, candidates, sample_weight = at_least_one_anchor(labels, y_pred, candidates, sample_weight)
         return self.loss.against(labels, y_pred, candidates, sample_weight)
-
-
-def _at_least_one_anchor(labels: Any, z: Any, candidates: Candidates, sample_weight: Any) -> tuple[Any, ...]:
-    """Gives a replica without samples one anchor without a positive, which no loss counts."""
-    missing = ops.maximum(1 - ops.shape(z)[0], 0)
-    nobody = labels.dtype.min if labels.dtype.min < 0 else labels.dtype.max
-    labels = _padded(labels, missing, nobody)
-    if candidates.self_index is not None:
-        candidates = candidates._replace(self_index=_padded(candidates.self_index, missing * z.shape[1], -1))
-    if sample_weight is not None and len(sample_weight.shape) > 0:
-        sample_weight = _padded(sample_weight, missing, 0)
-    return labels, _padded(z, missing, 0), candidates, sample_weight
-
-
-def _padded(x: Any, missing: Any, value: Any) -> Any:
-    return tf.pad(x, [[0, missing], *[[0, 0]] * (len(x.shape) - 1)], constant_values=tf.cast(value, x.dtype))

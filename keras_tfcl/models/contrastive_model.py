@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -10,18 +11,24 @@ from keras import ops
 from keras_tfcl import losses as losses_module
 from keras_tfcl.data.inputs import as_samples, brings_batches, checked_source, row_count
 from keras_tfcl.data.views import ViewPipeline
+from keras_tfcl.models import serving
 from keras_tfcl.models.checks import (
+    check_class_weight,
     check_labels,
     check_loss_compares,
     check_memory,
     check_no_split,
+    check_one_loss,
+    check_reduced,
     check_replicas,
     check_several_views,
+    check_tuple,
     checked_seed,
     checked_views,
 )
+from keras_tfcl.models.class_weight import weighted, weights_of_classes
 from keras_tfcl.models.compared_loss import ComparedLoss, Comparison
-from keras_tfcl.models.epoch_start import EpochStart
+from keras_tfcl.models.epoch_start import EpochStart, batches_so_far
 from keras_tfcl.models.first_failure import FirstFailure
 from keras_tfcl.models.instance_bank import InstanceBank
 from keras_tfcl.models.memory import InBatch, Memory
@@ -29,6 +36,7 @@ from keras_tfcl.models.momentum_keys import MomentumKeys
 from keras_tfcl.models.seed_state import load_seeds, save_seeds
 from keras_tfcl.models.stop_on_non_finite import StopOnNonFinite
 from keras_tfcl.models.towers import Towers
+from keras_tfcl.models.uneven_replicas import at_least_one_sample, split
 from keras_tfcl.ops import replicas
 from keras_tfcl.ops.masks import as_labels
 from keras_tfcl.validation import positive_integer
@@ -197,7 +205,9 @@ class ContrastiveModel(keras.Model):
                 `jit_compile` is "auto" by default: XLA where every layer supports it, but, as in Keras, not on a
                 machine without GPU and not with more than one replica, where it cannot be.
         """
+        check_one_loss(loss)
         loss = losses_module.get(loss)
+        check_reduced(loss)
         optimizer = keras.optimizers.get(optimizer)
         if kwargs.get("auto_scale_loss", True) and self._computes_in_float16():
             optimizer = _scaled(optimizer)
@@ -205,7 +215,8 @@ class ContrastiveModel(keras.Model):
         if self.momentum is not None or count > 1:
             check_loss_compares(loss)
         if count > 1:
-            check_replicas(count, self.built and self.towers.built, kwargs.get("jit_compile"))
+            built = self.built and self.towers.built
+            check_replicas(count, built, kwargs.get("jit_compile"), kwargs.get("steps_per_execution", 1))
         by_label, others = _split(metrics)
         weighted_by_label, weighted_others = _split(weighted_metrics)
         self._track_parts(_layers_of(loss), by_label, weighted_by_label)
@@ -266,21 +277,44 @@ class ContrastiveModel(keras.Model):
         """One step: loss, gradients, update of the weights, then of the memory. Returns the logs."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         with tf.GradientTape() as tape:
-            z = self(x, training=True)
-            comparison = self._comparison(x, y, z, training=True)
-            loss = self.compute_loss(x, comparison, z, sample_weight)
+            z, comparison, loss = self._forward(x, y, sample_weight, training=True)
             scaled = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(scaled, self.trainable_variables)
-        self._track(loss, z)
         self.first_failure.note(self.optimizer.iterations, x, z, loss)
         self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
         self.memory.update(comparison.labels, z, comparison.candidates)
         return self.compute_metrics(x, y, z, sample_weight)
 
+    def test_step(self, data: Any) -> dict[str, Any]:
+        """Loss and metrics of a batch; nothing is trained or stored. Returns the logs."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        z, _, _ = self._forward(x, y, sample_weight, training=False)
+        return self.compute_metrics(x, y, z, sample_weight)
+
+    def _forward(self, x: tuple, y: Any, sample_weight: Any, training: bool) -> tuple[Any, Comparison, Any]:
+        """Projections `(B, V, D)` of this replica's samples, what they are compared with, and the loss."""
+        views = self._never_empty(x)
+        z = self(views, training=training)
+        if views is not x:
+            z = z[: tf.shape(keras.tree.flatten(x)[0])[0]]
+        comparison = self._comparison(views, y, z, training)
+        loss = self.compute_loss(views, comparison, z, sample_weight, training)
+        self._track(loss, z)
+        return z, comparison, loss
+
+    def _never_empty(self, x: Any) -> Any:
+        """x, with a sample on each replica. Synchronized batch normalisation would count it, and can do without."""
+        return x if self.towers.synchronized else at_least_one_sample(x)
+
     def predict_step(self, data: Any) -> Any:
         """What `predict` does with a batch: with several encoders, each embeds its own input."""
         x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
-        return self.towers.embed(x, training=False)
+        inputs = self._never_empty(x)
+        features = self.towers.embed(inputs, training=False)
+        if inputs is x:
+            return features
+        count = tf.shape(keras.tree.flatten(x)[0])[0]
+        return keras.tree.map_structure(lambda part: part[:count], features)
 
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
@@ -313,8 +347,8 @@ class ContrastiveModel(keras.Model):
 
     def _track(self, loss: Any, z: Any) -> None:
         tracker = next(metric for metric in self.metrics if metric.name == "loss")
-        # Each replica has the mean over all of them, divided by their number.
-        tracker.update_state(loss * replicas.replica_count(), sample_weight=ops.shape(z)[0])
+        # Each replica has the loss of all of them, divided by their number; so each weighs it by the samples of all.
+        tracker.update_state(loss * replicas.replica_count(), sample_weight=replicas.total(ops.shape(z)[0]))
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Any]:
         """Updates the metrics with the batch of all replicas, and returns the logs."""
@@ -342,6 +376,7 @@ class ContrastiveModel(keras.Model):
         validation_batch_size: int | None = None,
         shuffle: bool = True,
         sample_weight: Any = None,
+        class_weight: dict[int, float] | None = None,
         callbacks: Any = None,
         **kwargs: Any,
     ) -> keras.callbacks.History:
@@ -359,13 +394,23 @@ class ContrastiveModel(keras.Model):
             x, y, sample_weight, batch_size=batch_size, shuffle=shuffle, step=lambda: start.step
         )
         if isinstance(dataset, tf.data.Dataset):
-            views = dataset.element_spec[0]
-            self.memory.check_batch(tf.nest.flatten(views)[0].shape[0], len(views))
+            views, labels, weight = keras.utils.unpack_x_y_sample_weight(dataset.element_spec)
+            self.memory.check_batch(keras.tree.flatten(views)[0].shape[0], len(views))
+            check_class_weight(class_weight, labels, weight, self.queue)
+            if class_weight is not None:
+                dataset, class_weight = weighted(dataset, class_weight), None
         if validation_data is not None:
             validation_data = self._validation(validation_data, validation_batch_size or batch_size)
         shuffle = shuffle and isinstance(x, keras.utils.PyDataset)  # all others are shuffled by now
         callbacks = [start, *_guarded(keras.tree.flatten(callbacks or []))]
-        return super().fit(dataset, validation_data=validation_data, shuffle=shuffle, callbacks=callbacks, **kwargs)
+        return super().fit(
+            dataset,
+            validation_data=validation_data,
+            shuffle=shuffle,
+            class_weight=class_weight,
+            callbacks=callbacks,
+            **kwargs,
+        )
 
     def evaluate(
         self, x: Any = None, y: Any = None, batch_size: int | None = None, *, sample_weight: Any = None, **kwargs: Any
@@ -374,8 +419,75 @@ class ContrastiveModel(keras.Model):
         return super().evaluate(self._evaluated(x, y, sample_weight, batch_size), **kwargs)
 
     def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
-        """The encoder's features of x, L2-normalised, as `keras.Model.predict`; see the class for what x may be."""
-        return super().predict(checked_source(x) if brings_batches(x) else as_samples(x), *args, **kwargs)
+        """The encoder's features of x, L2-normalised, as `keras.Model.predict`; see the class for what x may be.
+
+        Returns:
+            `(N, F)`; for a tuple of views, or of the inputs of several encoders, a tuple of such.
+        """
+        return super().predict(self._predicted(x), *args, **kwargs)
+
+    def train_on_batch(
+        self,
+        x: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        class_weight: dict[int, float] | None = None,
+        return_dict: bool = False,
+    ) -> Any:
+        """One step of `fit` on one batch: samples, of which views are made, or a tuple of views.
+
+        Args:
+            x: as in `fit`, but no source of batches.
+            y: labels. With `queue="instances"` the number of each instance.
+            sample_weight, class_weight, return_dict: as in Keras.
+
+        Returns:
+            The loss, or a list or dict of the loss and the metrics of this batch.
+        """
+        self._assert_compile_called("train_on_batch")
+        check_class_weight(class_weight, y, sample_weight, self.queue)
+        if class_weight is not None:
+            sample_weight = weights_of_classes(y, class_weight)
+        batch = self._one_batch(x, y, sample_weight, batches_so_far(self.optimizer))
+        self.memory.check_batch(keras.tree.flatten(batch)[0].shape[0], len(batch[0]))
+        return super().train_on_batch(*split(batch, self.distribute_strategy), return_dict=return_dict)
+
+    def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False) -> Any:
+        """Loss and metrics of one batch, as `evaluate` with that batch alone; x as in `train_on_batch`."""
+        self._assert_compile_called("test_on_batch")
+        batch = self._one_batch(x, y, sample_weight, step=0)
+        return super().test_on_batch(*split(batch, self.distribute_strategy), return_dict=return_dict)
+
+    def predict_on_batch(self, x: Any) -> Any:
+        """What `predict` gives for one batch."""
+        x = keras.tree.map_structure(tf.convert_to_tensor, self._predicted(x))
+        return super().predict_on_batch(split(x, self.distribute_strategy))
+
+    def export(self, filepath: str | os.PathLike, format: str = "tf_saved_model", **kwargs: Any) -> None:
+        """Writes what `predict` computes, samples to L2-normalised features, as `keras.Model.export` does.
+
+        For ONNX `keras_tfcl.export.export_onnx` also checks the file against the model.
+
+        Args:
+            filepath: where to.
+            format: as in Keras.
+            **kwargs: as in Keras.
+
+        Raises:
+            ValueError: if the encoder does not know its inputs.
+        """
+        serving.export(serving.serving_model(self.towers), filepath, format, **kwargs)
+
+    def _one_batch(self, x: Any, y: Any, sample_weight: Any, step: int) -> tuple:
+        batch = self._pipeline.one_batch(x, y, sample_weight, step)
+        check_tuple(batch[0], len(self.encoders))
+        return batch
+
+    def _predicted(self, x: Any) -> Any:
+        x = checked_source(x) if brings_batches(x) else as_samples(x)
+        if not brings_batches(x):
+            check_tuple(x, len(self.encoders))
+        return x
 
     def _validation(self, data: Any, batch_size: int | None) -> Any:
         if isinstance(data, (tuple, list)):

@@ -10,13 +10,14 @@ class EpochStart(keras.callbacks.Callback):
 
     def __init__(self, optimizer: keras.optimizers.Optimizer) -> None:
         super().__init__()
-        self.step = _batches(optimizer)
+        self.step = batches_so_far(optimizer)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        self.step = _batches(self.model.optimizer)
+        self.step = batches_so_far(self.model.optimizer)
 
 
-def _batches(optimizer: keras.optimizers.Optimizer) -> int:
+def batches_so_far(optimizer: keras.optimizers.Optimizer) -> int:
+    """The number of training steps that an optimizer has seen."""
     # Not `iterations`: that counts updates, of which gradient accumulation makes one in several batches.
     counted = getattr(optimizer, "inner_optimizer", optimizer)._iterations
     return int(counted.numpy())  # not int() alone: under tf.distribute it is a MirroredVariable

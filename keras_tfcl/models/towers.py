@@ -68,12 +68,6 @@ class Towers:
         """Each encoder with its projector as one functional model that shares their weights."""
         return [_joined(*branch) for branch in zip(self.encoders, self.projectors, strict=True)]
 
-    def serving_model(self) -> keras.Model:
-        """A functional model of what `embed` gives: samples to features, or one input for each encoder."""
-        inputs = [_inputs_like(encoder, "`export`") for encoder in self.encoders]
-        features = [_unit_length()(encoder(x)) for encoder, x in zip(self.encoders, inputs, strict=True)]
-        return keras.Model(inputs[0], features[0]) if len(inputs) == 1 else keras.Model(inputs, features)
-
     def _projection(self, number: int, x: Any, training: bool | None) -> Any:
         features, projector = self._features(number, x, training), self.projectors[number]
         if projector is None:
@@ -117,7 +111,7 @@ def _build(encoder: keras.Model, projector: keras.Layer | None) -> bool:
 
 
 def _joined(encoder: keras.Model, projector: keras.Layer | None) -> keras.Model:
-    inputs = _inputs_of(encoder, "`momentum`")
+    inputs = inputs_of(encoder, "`momentum`")
     if projector is None:
         return encoder
     projection = projector(encoder.outputs[0])
@@ -125,7 +119,12 @@ def _joined(encoder: keras.Model, projector: keras.Layer | None) -> keras.Model:
     return keras.Model(inputs, projection)
 
 
-def _inputs_of(encoder: keras.Model, what: str) -> Any:
+def inputs_of(encoder: keras.Model, what: str) -> Any:
+    """The structure of a model's symbolic inputs.
+
+    Raises:
+        ValueError: if it does not know them, in the name of what needs them.
+    """
     if not getattr(encoder, "inputs", None):
         raise ValueError(
             f"{what} needs an encoder that knows its inputs. Received: {type(encoder).__name__} `{encoder.name}`. "
@@ -133,14 +132,3 @@ def _inputs_of(encoder: keras.Model, what: str) -> Any:
             "keras.Model(x, encoder(x))."
         )
     return encoder.inputs[0] if isinstance(encoder, keras.Sequential) else encoder.input
-
-
-def _inputs_like(encoder: keras.Model, what: str) -> Any:
-    """Inputs of their own: one encoder may stand for two views."""
-    return keras.tree.map_structure(
-        lambda x: keras.Input(batch_shape=x.shape, dtype=x.dtype, sparse=x.sparse), _inputs_of(encoder, what)
-    )
-
-
-def _unit_length() -> keras.Layer:
-    return keras.layers.Lambda(l2_normalize, dtype="float32", output_shape=lambda shape: shape)
