@@ -198,10 +198,10 @@ def check_branches(encoder: Any, projector: Any) -> None:
 def check_tuple(x: Any, encoders: int) -> None:
     """Raises ValueError unless x is a tuple of views, with several encoders one for each."""
     if encoders > 1 and (not isinstance(x, tuple) or len(x) != encoders):
-        received = f"a tuple of {len(x)}" if isinstance(x, tuple) else type(x).__name__
+        received = f"a tuple of {len(x)}" if isinstance(x, tuple) else "a single input"
         raise ValueError(
             f"A model of {encoders} encoders takes a tuple with one input for each. Received: {received}. Pass "
-            "x=(a, b), in a tf.data element ((a, b),); for one input alone call model.encoders[0] or [1]."
+            "x=(a, b), in a tf.data element ((a, b),); for one input alone use model.encoders[0] or [1]."
         )
 
 

@@ -393,10 +393,14 @@ class ContrastiveModel(keras.Model):
         dataset = self._pipeline.batches(
             x, y, sample_weight, batch_size=batch_size, shuffle=shuffle, step=lambda: start.step
         )
+        check_class_weight(class_weight, True, None, self.queue)
         if isinstance(dataset, tf.data.Dataset):
             views, labels, weight = keras.utils.unpack_x_y_sample_weight(dataset.element_spec)
+            check_tuple(views, len(self.encoders))
             self.memory.check_batch(keras.tree.flatten(views)[0].shape[0], len(views))
             check_class_weight(class_weight, labels, weight, self.queue)
+            if isinstance(self.memory, InstanceBank):
+                dataset = self.memory.checked(dataset)
             if class_weight is not None:
                 dataset, class_weight = weighted(dataset, class_weight), None
         if validation_data is not None:
@@ -450,6 +454,8 @@ class ContrastiveModel(keras.Model):
             sample_weight = weights_of_classes(y, class_weight)
         batch = self._one_batch(x, y, sample_weight, batches_so_far(self.optimizer))
         self.memory.check_batch(keras.tree.flatten(batch)[0].shape[0], len(batch[0]))
+        if isinstance(self.memory, InstanceBank) and batch[1] is not None:
+            self.memory.check_numbers(batch[1])
         return super().train_on_batch(*split(batch, self.distribute_strategy), return_dict=return_dict)
 
     def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False) -> Any:
@@ -498,8 +504,11 @@ class ContrastiveModel(keras.Model):
 
     def _evaluated(self, x: Any, y: Any, sample_weight: Any, batch_size: int | None) -> Any:
         batches = self._pipeline.batches(x, y, sample_weight, batch_size=batch_size, training=False)
-        if isinstance(batches, tf.data.Dataset) and not self.supervised:
-            check_several_views(len(batches.element_spec[0]), self.queue == "instances")
+        if isinstance(batches, tf.data.Dataset):
+            views = batches.element_spec[0]
+            check_tuple(views, len(self.encoders))
+            if not self.supervised:
+                check_several_views(len(views), self.queue == "instances")
         return batches
 
     # === Saving ===

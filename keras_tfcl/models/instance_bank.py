@@ -4,11 +4,13 @@ from typing import Any, NamedTuple
 
 import keras
 import numpy as np
+import tensorflow as tf
 from keras import ops
 
 from keras_tfcl.models.memory import InBatch
 from keras_tfcl.ops import replicas
 from keras_tfcl.ops.candidates import Candidates
+from keras_tfcl.ops.masks import as_labels
 from keras_tfcl.ops.similarity import l2_normalize
 
 
@@ -49,6 +51,30 @@ class InstanceBank(keras.layers.Layer):
                 f"{count} rows for queue_size={self.size}. Pass queue_size={count}."
             )
         return np.arange(count)
+
+    def check_numbers(self, y: Any) -> None:
+        """Raises ValueError for numbers without an entry; in a graph `tf.errors.InvalidArgumentError`."""
+        numbers = as_labels(y)
+        text = (
+            "`y` must hold the number of each instance, 0 to queue_size - 1, for the memory bank. Received: a number "
+            f"outside 0 to {self.size - 1}. Number the instances by Dataset.enumerate(), and pass queue_size=len(x)."
+        )
+        within = tf.reduce_all((numbers >= 0) & (numbers < self.size))
+        if not tf.executing_eagerly():
+            tf.debugging.Assert(within, [text])
+        elif not within:
+            raise ValueError(text)
+
+    def checked(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
+        """The same data set, with a check of the numbers of each batch."""
+
+        def check(*batch: Any) -> Any:
+            y = keras.utils.unpack_x_y_sample_weight(batch)[1]
+            if y is not None:
+                self.check_numbers(y)
+            return batch
+
+        return dataset.map(check)
 
     def candidates(self, labels: Any, z: Any, views: tuple | None, training: bool) -> Candidates | None:
         """The bank as it is compared with a batch, whose labels are instance numbers.

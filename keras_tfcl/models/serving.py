@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import Any
 
 import keras
@@ -22,8 +23,9 @@ def serving_model(towers: Towers) -> keras.Model:
         ValueError: if an encoder does not know its inputs.
     """
     unit = keras.layers.Lambda(l2_normalize, dtype="float32", output_shape=lambda shape: shape)
-    # Inputs of their own, since one encoder may stand for two views.
-    inputs = [keras.tree.map_structure(_input_like, inputs_of(encoder, "`export`")) for encoder in towers.encoders]
+    # Inputs of their own, since one encoder may stand for two views. Then their names cannot be those of the encoder's.
+    like = partial(_input_like, named=len(towers.encoders) == 1)
+    inputs = [keras.tree.map_structure(like, inputs_of(encoder, "`export`")) for encoder in towers.encoders]
     features = [unit(encoder(x)) for encoder, x in zip(towers.encoders, inputs, strict=True)]
     return keras.Model(inputs[0], features[0]) if len(inputs) == 1 else keras.Model(inputs, features)
 
@@ -55,8 +57,8 @@ def export(model: keras.Model, filepath: str | os.PathLike, format: str, **kwarg
     archive.write_out(filepath, verbose=kwargs.get("verbose", True))
 
 
-def _input_like(x: Any) -> Any:
-    return keras.Input(batch_shape=x.shape, dtype=x.dtype, sparse=x.sparse)
+def _input_like(x: Any, named: bool) -> Any:
+    return keras.Input(batch_shape=x.shape, dtype=x.dtype, sparse=x.sparse, name=x.name if named else None)
 
 
 def _spec(x: Any) -> tf.TensorSpec:
