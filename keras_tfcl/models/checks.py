@@ -80,6 +80,12 @@ def check_loss_compares(loss: Any) -> None:
         )
 
 
+def check_compiled(compiled: bool, method: str) -> None:
+    """Raises ValueError for a model that is not compiled."""
+    if not compiled:
+        raise ValueError(f"`compile` must be called before `{method}`. Received: a model that is not compiled.")
+
+
 def check_one_loss(loss: Any) -> None:
     """Raises ValueError for several losses: the projections are one output."""
     if isinstance(loss, (list, tuple)) or (isinstance(loss, dict) and "class_name" not in loss):

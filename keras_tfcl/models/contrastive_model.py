@@ -9,11 +9,13 @@ import tensorflow as tf
 from keras import ops
 
 from keras_tfcl import losses as losses_module
+from keras_tfcl._keras_compat import batches_seen, builds_from_one_replica, nested_layers, unlocked
 from keras_tfcl.data.inputs import as_samples, brings_batches, checked_source, row_count
 from keras_tfcl.data.views import ViewPipeline
 from keras_tfcl.models import serving
 from keras_tfcl.models.checks import (
     check_class_weight,
+    check_compiled,
     check_labels,
     check_loss_compares,
     check_memory,
@@ -28,7 +30,7 @@ from keras_tfcl.models.checks import (
 )
 from keras_tfcl.models.class_weight import weighted, weights_of_classes
 from keras_tfcl.models.compared_loss import ComparedLoss, Comparison
-from keras_tfcl.models.epoch_start import EpochStart, batches_so_far
+from keras_tfcl.models.epoch_start import EpochStart
 from keras_tfcl.models.first_failure import FirstFailure
 from keras_tfcl.models.instance_bank import InstanceBank
 from keras_tfcl.models.memory import InBatch, Memory
@@ -43,6 +45,7 @@ from keras_tfcl.validation import positive_integer
 
 
 @keras.saving.register_keras_serializable(package="keras_tfcl")
+@builds_from_one_replica  # `compile` asks for a built model where there are several
 class ContrastiveModel(keras.Model):
     """Trains an encoder with a contrastive loss, through Keras' own `compile`, `fit`, `evaluate`, `predict` and `save`.
 
@@ -228,7 +231,7 @@ class ContrastiveModel(keras.Model):
 
     def _computes_in_float16(self) -> bool:
         # Keras looks at the model's own policy alone, which need not be that of the encoder's layers.
-        return any(layer.compute_dtype == "float16" for layer in self._flatten_layers())
+        return any(layer.compute_dtype == "float16" for layer in nested_layers(self))
 
     def _track_parts(self, loss_layers: list, label_metrics: list, weighted_label_metrics: list) -> None:
         """Tracks what `compile` brings besides Keras' own parts, in place of what an earlier `compile` brought.
@@ -236,17 +239,14 @@ class ContrastiveModel(keras.Model):
         The lists are filled anew, not set: of lists that are set Keras keeps the old parts too, and a built model takes
         no new ones.
         """
-        locked = self._tracker.locked
-        self._tracker.unlock()
-        for held, parts in (
-            (self.loss_layers, loss_layers),
-            (self.label_metrics, label_metrics),
-            (self.weighted_label_metrics, weighted_label_metrics),
-        ):
-            held.clear()
-            held.extend(parts)
-        if locked:
-            self._tracker.lock()
+        with unlocked(self):
+            for held, parts in (
+                (self.loss_layers, loss_layers),
+                (self.label_metrics, label_metrics),
+                (self.weighted_label_metrics, weighted_label_metrics),
+            ):
+                held.clear()
+                held.extend(parts)
 
     def get_compile_config(self) -> dict[str, Any]:
         serialize = keras.saving.serialize_keras_object
@@ -258,12 +258,6 @@ class ContrastiveModel(keras.Model):
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         self.compile(**keras.saving.deserialize_keras_object(config))
-
-    def _maybe_symbolic_build(self, *args: Any, **kwargs: Any) -> None:
-        # Keras' own averages a batch over the replicas to see its shapes, which casts labels to float and fails.
-        # There is nothing to build: `compile` asks for a built model where there are several replicas.
-        if self.distribute_strategy.num_replicas_in_sync == 1:
-            super()._maybe_symbolic_build(*args, **kwargs)
 
     # === One step ===
 
@@ -385,7 +379,7 @@ class ContrastiveModel(keras.Model):
         Arrays are shuffled anew each epoch, in batches of `batch_size` (32) rows; rows that do not fill a last batch
         are left out of that epoch. `validation_data` is made into views too, the same ones each time.
         """
-        self._assert_compile_called("fit")
+        check_compiled(self.compiled, "fit")
         check_no_split(kwargs)
         start = EpochStart(self.optimizer)
         if isinstance(self.memory, InstanceBank) and not brings_batches(x):
@@ -448,11 +442,11 @@ class ContrastiveModel(keras.Model):
         Returns:
             The loss, or a list or dict of the loss and the metrics of this batch.
         """
-        self._assert_compile_called("train_on_batch")
+        check_compiled(self.compiled, "train_on_batch")
         check_class_weight(class_weight, y, sample_weight, self.queue)
         if class_weight is not None:
             sample_weight = weights_of_classes(y, class_weight)
-        batch = self._one_batch(x, y, sample_weight, batches_so_far(self.optimizer))
+        batch = self._one_batch(x, y, sample_weight, batches_seen(self.optimizer))
         self.memory.check_batch(keras.tree.flatten(batch)[0].shape[0], len(batch[0]))
         if isinstance(self.memory, InstanceBank) and batch[1] is not None:
             self.memory.check_numbers(batch[1])
@@ -460,7 +454,7 @@ class ContrastiveModel(keras.Model):
 
     def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False) -> Any:
         """Loss and metrics of one batch, as `evaluate` with that batch alone; x as in `train_on_batch`."""
-        self._assert_compile_called("test_on_batch")
+        check_compiled(self.compiled, "test_on_batch")
         batch = self._one_batch(x, y, sample_weight, step=0)
         return super().test_on_batch(*split(batch, self.distribute_strategy), return_dict=return_dict)
 

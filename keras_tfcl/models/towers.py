@@ -9,6 +9,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_tfcl._keras_compat import nested_layers
 from keras_tfcl.models.checks import check_branches, check_output, check_tuple, check_widths
 from keras_tfcl.models.gradient_cache import encode_in_slices
 from keras_tfcl.ops.similarity import l2_normalize
@@ -49,7 +50,7 @@ class Towers:
     def synchronized(self) -> bool:
         """Whether batch normalisation uses the statistics of all replicas."""
         parts = [part for part in (*self.encoders, *self.projectors) if part is not None]
-        return any(getattr(layer, "synchronized", False) for part in parts for layer in part._flatten_layers())
+        return any(getattr(layer, "synchronized", False) for part in parts for layer in nested_layers(part))
 
     def project(self, views: tuple, training: bool | None) -> Any:
         """Projections `(B, V, D)` of a tuple of V views."""
