@@ -23,7 +23,7 @@ ALLOWED = {
     "callbacks": {"scaling", "metrics", "models"},
     "models": {"ops", "losses", "data"},
     "diagnostics": {"ops", "scaling", "negatives", "losses", "metrics", "callbacks", "models", "data", "layers"},
-    "testing": {"models"},
+    "testing": {"losses", "models"},
     "export": set(),
 }
 

@@ -8,6 +8,7 @@ import tensorflow as tf
 from keras import ops
 
 from keras_tfcl.losses.reduction import reduce_losses
+from keras_tfcl.losses.untrained_variables import warn_of_untrained_variables
 from keras_tfcl.ops import replicas
 from keras_tfcl.ops.candidates import Candidates
 from keras_tfcl.ops.info_nce import AnchorLosses
@@ -48,8 +49,10 @@ class EmbeddingLoss(keras.losses.Loss):
         super().__init__(name=name, reduction=reduction, dtype=dtype)
         self.cross_view_only = cross_view_only
         self._warned = False
+        self._warned_of_variables = False
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        self._warned_of_variables = self._warned_of_variables or warn_of_untrained_variables(self)
         # Keras' own __call__ would cast the labels to float: 2048 and 2049 are one number in float16.
         with keras.name_scope(self.name):
             losses, valid = self._anchor_losses(y_true, y_pred)

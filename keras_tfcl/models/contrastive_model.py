@@ -12,6 +12,7 @@ from keras_tfcl import losses as losses_module
 from keras_tfcl._keras_compat import batches_seen, builds_from_one_replica, nested_layers, unlocked
 from keras_tfcl.data.inputs import as_samples, brings_batches, checked_source, row_count
 from keras_tfcl.data.views import ViewPipeline
+from keras_tfcl.losses.loss_variables import layers_of_loss, leave_temperatures_out_of_weight_decay
 from keras_tfcl.models import serving
 from keras_tfcl.models.checks import (
     check_class_weight,
@@ -36,6 +37,7 @@ from keras_tfcl.models.instance_bank import InstanceBank
 from keras_tfcl.models.memory import InBatch, Memory
 from keras_tfcl.models.momentum_keys import MomentumKeys
 from keras_tfcl.models.seed_state import load_seeds, save_seeds
+from keras_tfcl.models.shared_layers import deserialize_parts, serialize_parts
 from keras_tfcl.models.stop_on_non_finite import StopOnNonFinite
 from keras_tfcl.models.towers import Towers
 from keras_tfcl.models.uneven_replicas import at_least_one_sample, split
@@ -222,7 +224,9 @@ class ContrastiveModel(keras.Model):
             check_replicas(count, built, kwargs.get("jit_compile"), kwargs.get("steps_per_execution", 1))
         by_label, others = _split(metrics)
         weighted_by_label, weighted_others = _split(weighted_metrics)
-        self._track_parts(_layers_of(loss), by_label, weighted_by_label)
+        loss_layers = layers_of_loss(loss)  # what is trained inside the loss, such as a learnable temperature
+        leave_temperatures_out_of_weight_decay(optimizer, loss_layers)
+        self._track_parts(loss_layers, by_label, weighted_by_label)
         compared = ComparedLoss(loss)
         super().compile(optimizer=optimizer, loss=compared, metrics=others, weighted_metrics=weighted_others, **kwargs)
         self.loss = loss
@@ -511,8 +515,7 @@ class ContrastiveModel(keras.Model):
         serialize = keras.saving.serialize_keras_object
         return {
             **super().get_config(),
-            "encoder": serialize(self.encoder),
-            "projector": serialize(self.projector),
+            **serialize_parts(encoder=self.encoder, projector=self.projector),
             "augmenter": serialize(self.augmenter),
             "views": self.views,
             "supervised": self.supervised,
@@ -535,11 +538,8 @@ class ContrastiveModel(keras.Model):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> ContrastiveModel:
-        parts = {
-            name: keras.saving.deserialize_keras_object(config[name], custom_objects=custom_objects)
-            for name in ("encoder", "projector", "augmenter")
-        }
-        return cls(**{**config, **parts})
+        augmenter = keras.saving.deserialize_keras_object(config["augmenter"], custom_objects=custom_objects)
+        return cls(**deserialize_parts({**config, "augmenter": augmenter}, custom_objects, "encoder", "projector"))
 
 
 def _guarded(callbacks: list[Any]) -> list[Any]:
@@ -548,11 +548,6 @@ def _guarded(callbacks: list[Any]) -> list[Any]:
     if any(isinstance(callback, kinds) for callback in callbacks):
         return callbacks
     return [StopOnNonFinite(), *callbacks]
-
-
-def _layers_of(loss: keras.losses.Loss) -> list[keras.Layer]:
-    """What is trained inside the loss, such as a learnable temperature."""
-    return [part for part in vars(loss).values() if isinstance(part, keras.Layer)]
 
 
 def _split(metrics: Any) -> tuple[list[Any], list[Any]]:

@@ -8,10 +8,13 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_tfcl._keras_compat import nested_layers
 from keras_tfcl.models.gradient_cache import encode_in_slices
 from keras_tfcl.models.substituted_weights import SubstitutedWeights, check_substitution
 from keras_tfcl.models.towers import project_views
 from keras_tfcl.ops.similarity import l2_normalize
+
+LORA = "lora_"  # names in a file
 
 
 class KeyEncoder(keras.layers.Layer):
@@ -55,9 +58,12 @@ class KeyEncoder(keras.layers.Layer):
         """The models whose weights are followed."""
         return self._followed.networks
 
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self._check_same_weights()  # not in `call`, where Keras would add the arguments' values to the message
+        return super().__call__(*args, **kwargs)
+
     def call(self, views: tuple, training: bool | None = None) -> Any:
         """The keys `(B, V, D)` of V views, L2-normalised."""
-        self._check_same_weights()
         with SubstitutedWeights([(pair.query, pair.key) for pair in self._pairs]) as scope:
             keys = project_views(self._functions(), views, training)
         scope.assign_updates()
@@ -68,6 +74,18 @@ class KeyEncoder(keras.layers.Layer):
         for pair in self._pairs:
             if pair.query.trainable:
                 pair.key.assign(self.momentum * pair.key + (1.0 - self.momentum) * pair.query)
+
+    def save_own_variables(self, store: Any) -> None:
+        """Writes the copy, and the encoder's LoRA layers as they are: Keras writes them merged, as other weights."""
+        super().save_own_variables(store)
+        for number, weight in enumerate(self._followed.lora_weights()):
+            store[f"{LORA}{number}"] = weight
+
+    def load_own_variables(self, store: Any) -> None:
+        """Reads what was written; the encoder has been loaded by now."""
+        for number, weight in enumerate(self._followed.lora_weights()):
+            weight.assign(store[f"{LORA}{number}"])
+        super().load_own_variables({name: store[name] for name in store.keys() if not name.startswith(LORA)})
 
     def _functions(self) -> Sequence[Callable[..., Any]]:
         if self.rows is None:
@@ -106,6 +124,12 @@ class _Followed:
     def weights(self) -> list[keras.Variable]:
         """Each weight once, also where networks share layers. Without random seeds: keys draw on in the encoder's."""
         return list({id(weight): weight for network in self.networks for weight in network.weights}.values())
+
+    def lora_weights(self) -> list[keras.Variable]:
+        """The weights of layers that LoRA is enabled on."""
+        layers = [layer for network in self.networks for layer in nested_layers(network)]
+        layers = [layer for layer in layers if getattr(layer, "lora_enabled", False)]
+        return list({id(weight): weight for layer in layers for weight in layer.weights}.values())
 
 
 @dataclass(frozen=True)

@@ -52,25 +52,35 @@ def check_substitution(network: keras.Model) -> None:
     """Raises ValueError if a layer does not read its weights anew in each call, so that no others can stand for them.
 
     The network runs on a synthetic batch, by itself and on a copy of its weights: both must give the same, and a
-    trainable weight that was not read must not matter.
+    trainable weight that was not read must not matter. The network's state stays as it is.
     """
-    batch = synthetic_batch(network)
+    state = [(variable, tf.identity(variable.value)) for variable in network.non_trainable_variables]
+    try:
+        broken = _not_substituted(network, synthetic_batch(network))
+    finally:
+        for variable, value in state:
+            variable.assign(value)
+    if broken:
+        raise ValueError(
+            "`momentum` runs the encoder's layers on an average of their weights, so they must read their weights in "
+            f"each call. Received: {broken}. Take a @tf.function off that layer's methods, make what it trains with "
+            "`add_weight` instead of tf.Variable, and draw random numbers only where training=True."
+        )
+
+
+def _not_substituted(network: keras.Model, batch: Any) -> str:
+    """Names what the copy of the weights does not reach; empty if it reaches everything."""
     try:
         expected = _output(network, batch)
     except Exception:  # the batch is not one that the network takes, such as an index out of its range
-        return
-    copies = [(weight, tf.identity(weight.value)) for weight in network.weights]
-    with SubstitutedWeights(copies) as scope:
+        return ""
+    with SubstitutedWeights([(weight, tf.identity(weight.value)) for weight in network.weights]) as scope:
         received = _output(network, batch)
     unread = [weight for weight in network.trainable_weights if id(weight) not in scope.read]
-    unread = [weight for weight in unread if _matters(weight, network, batch, expected)]
-    if unread or not _same(received, expected):
-        where = ", ".join(weight.path for weight in unread) or f"{network.name}, whose outputs differ between two calls"
-        raise ValueError(
-            "`momentum` runs the encoder's layers on an average of their weights, so they must read their weights in "
-            f"each call. Received: {where}. Take a @tf.function off that layer's methods, make what it trains with "
-            "`add_weight` instead of tf.Variable, and draw random numbers only where training=True."
-        )
+    unread = [weight.path for weight in unread if _matters(weight, network, batch, expected)]
+    if unread or _same(received, expected):
+        return ", ".join(unread)
+    return f"{network.name}, whose outputs differ between two calls"
 
 
 def _matters(weight: keras.Variable, network: keras.Model, batch: Any, expected: np.ndarray) -> bool:

@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 
-def synthetic_batch(network: keras.Model, samples: int = 2, free: int = 8) -> Any:
+def synthetic_batch(network: keras.Model, samples: int = 2, free: int = 32) -> Any:
     """A batch that fits a functional model's inputs, of the structure that it takes.
 
     Args:
