@@ -7,6 +7,7 @@ import keras
 import tensorflow as tf
 
 from keras_tfcl import losses as losses_module
+from keras_tfcl.callbacks.stop_on_non_finite import StopOnNonFinite
 from keras_tfcl.data.inputs import as_samples, brings_batches, checked_source, row_count
 from keras_tfcl.data.views import ViewPipeline
 from keras_tfcl.models.checks import (
@@ -23,7 +24,6 @@ from keras_tfcl.models.embedder import joined_network
 from keras_tfcl.models.epoch_start import EpochStart
 from keras_tfcl.models.memory import make_memory
 from keras_tfcl.models.seed_state import load_seeds, save_seeds
-from keras_tfcl.models.stop_on_non_finite import StopOnNonFinite
 from keras_tfcl.models.training_step import TrainingStep
 from keras_tfcl.validation import positive_integer
 
@@ -304,8 +304,8 @@ class ContrastiveModel(TrainingStep):
 
 
 def _guarded(callbacks: list[Any]) -> list[Any]:
-    """The callbacks, and in front of them one that ends a run whose loss is no number, if none of them does."""
-    kinds = (StopOnNonFinite, keras.callbacks.TerminateOnNaN)
-    if any(isinstance(callback, kinds) for callback in callbacks):
+    """The callbacks, and in front of all others one that ends a run whose loss is no number, if none of them does."""
+    if any(isinstance(callback, keras.callbacks.TerminateOnNaN) for callback in callbacks):
         return callbacks
-    return [StopOnNonFinite(), *callbacks]
+    guards = [callback for callback in callbacks if isinstance(callback, StopOnNonFinite)]
+    return [*(guards or [StopOnNonFinite()]), *(callback for callback in callbacks if callback not in guards)]

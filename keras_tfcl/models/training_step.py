@@ -6,9 +6,9 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from keras_tfcl.callbacks.stop_on_non_finite import FirstFailure
 from keras_tfcl.models.checks import check_labels, check_several_views
 from keras_tfcl.models.embedder import Embedder
-from keras_tfcl.models.first_failure import FirstFailure
 from keras_tfcl.models.memory import Memory
 from keras_tfcl.ops import replicas
 from keras_tfcl.ops.candidates import Candidates, batch_candidates
@@ -59,8 +59,8 @@ class TrainingStep(Embedder):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         keys = None if self.key_encoder is None else self.key_encoder(x, training=True)
         loss, z, gradients = self.loss_and_gradients(x, y, sample_weight, keys)
+        loss = self.first_failure.checked_loss(loss, x, z, self.optimizer.iterations)
         self._track(loss, z)
-        self.first_failure.note(self.optimizer.iterations, x, z, loss)
         self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
         self._remember(self._labels(y, z), z, keys)
         return self.compute_metrics(x, y, z, sample_weight)

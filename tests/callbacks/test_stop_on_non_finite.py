@@ -42,7 +42,7 @@ def test_names_batch_rows_and_remedy(model):
     model.set_weights(before)
     message = str(error.value)
     assert message.startswith("The loss became nan in epoch 1, batch 2 (optimizer step 1). Inputs: NaN or Inf in 2 of")
-    assert "in 2 of 16 instances, the first is row 7. Embeddings: NaN or Inf in 2 of 16 instances" in message
+    assert "in 2 of 16 samples, the first is row 7. Embeddings: NaN or Inf in 2 of 16 samples" in message
     assert "Look for NaN or Inf in the data" in message
 
 
