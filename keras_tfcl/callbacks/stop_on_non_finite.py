@@ -177,7 +177,7 @@ _RUINED_OR_SPREAD = (
 
 def _continue(epoch: int) -> str:
     good = f"the end of epoch {epoch} or earlier" if epoch else "before this run, or start anew"
-    return f"The weights in memory and checkpoints saved within this epoch may be ruined: use a checkpoint of {good}."
+    return f"The weights in memory and checkpoints saved within this epoch may be ruined: use a checkpoint from {good}."
 
 
 def _rows(bad: int, samples: int, first: int) -> str:
