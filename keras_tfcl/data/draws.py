@@ -36,8 +36,8 @@ def repeats_draws(augmenter: Callable[..., Any], x: Any) -> bool:
     if seeded:
         raise ValueError(
             f"`augmenter` must draw anew for each view. Received: {_name(augmenter)}, whose {seeded[0].op} has the "
-            f"fixed seed {seeded[0].attr['seed2'].i}, so that views and epochs repeat. Leave out its `seed`, and call "
-            f"no tf.function that was traced earlier under a global seed. {REMEDY}"
+            f"fixed seed {seeded[0].attr['seed2'].i}, so that views and epochs repeat. Leave out its `seed`; a "
+            f"tf.function in it must not have been called before. {REMEDY}"
         )
     again = _traced(augmenter, x)[0]
     # What an augmenter builds when it is first called is no draw: the second and third call are compared then.
@@ -77,11 +77,18 @@ def reseeded(augmenter: Callable[..., Any], *key: int) -> Callable[[Any], Any]:
         augmenter: Keras layer, or function from a batch to a batch of one view each.
         *key: integers, such as the seed of the run and the number of the step.
     """
-    seeds = random.Random(repr(key))  # the next one for each view that is traced
+    augmenter = _untraced(augmenter)
+    seeds = random.Random(repr(key))
 
     def augment(x: Any) -> Any:
-        tf.compat.v1.set_random_seed(seeds.getrandbits(31))  # of the graph that is being traced, and of no other
-        return _call(augmenter, x)
+        seed = seeds.getrandbits(31)  # of this view
+
+        @tf.function  # of its own, since AutoGraph is off where an epoch's data set is made
+        def seeded(x: Any) -> Any:
+            tf.compat.v1.set_random_seed(seed)  # of the graph that is being traced, and of no other
+            return _call(augmenter, x)
+
+        return seeded(x)
 
     return augment
 
@@ -99,6 +106,7 @@ def made_anew(make: Callable[[int], tf.data.Dataset], step: Callable[[], int]) -
 
 def _traced(augmenter: Callable[..., Any], x: Any) -> tuple[list[Any], int | None]:
     """The operations of an augmenter and of all functions in it, without a global seed; and what that seed is."""
+    augmenter = _untraced(augmenter)
     global_seed = None
 
     def trace(x: Any) -> Any:
@@ -113,6 +121,11 @@ def _traced(augmenter: Callable[..., Any], x: Any) -> tuple[list[Any], int | Non
 
 def _call(augmenter: Callable[..., Any], x: Any) -> Any:
     return augmenter(x, training=True) if isinstance(augmenter, keras.Layer) else augmenter(x)
+
+
+def _untraced(augmenter: Callable[..., Any]) -> Callable[..., Any]:
+    """The Python function of a `tf.function`, which would keep the seeds that it was first traced with."""
+    return getattr(augmenter, "python_function", augmenter)
 
 
 def _is_generator_state(variable: keras.Variable) -> bool:

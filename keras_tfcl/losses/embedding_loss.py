@@ -231,7 +231,7 @@ def _with_rows(y_pred: Any) -> Any:
     """`y_pred`, with an error where a batch turns out to be empty; a replica alone may be."""
     if y_pred.shape[0] is not None or replicas.replica_count() > 1:
         return y_pred
-    message = "`y_pred` must have at least one row. Received: an empty batch. Drop empty batches from the data."
+    message = "`y_pred` must have at least one row. Received: an empty batch. Drop empty batches from the data"
     with tf.control_dependencies([tf.debugging.assert_positive(tf.shape(y_pred)[0], message=message)]):
         return tf.identity(y_pred)
 

@@ -10,6 +10,7 @@ from keras import ops
 
 from keras_tfcl import losses as losses_module
 from keras_tfcl._keras_compat import batches_seen, builds_from_one_replica, nested_layers, unlocked
+from keras_tfcl.callbacks.stop_on_non_finite import FirstFailure, StopOnNonFinite
 from keras_tfcl.data.inputs import as_samples, brings_batches, checked_source, row_count
 from keras_tfcl.data.views import ViewPipeline
 from keras_tfcl.losses.loss_variables import layers_of_loss, leave_temperatures_out_of_weight_decay
@@ -32,13 +33,11 @@ from keras_tfcl.models.checks import (
 from keras_tfcl.models.class_weight import weighted, weights_of_classes
 from keras_tfcl.models.compared_loss import ComparedLoss, Comparison
 from keras_tfcl.models.epoch_start import EpochStart
-from keras_tfcl.models.first_failure import FirstFailure
 from keras_tfcl.models.instance_bank import InstanceBank
 from keras_tfcl.models.memory import InBatch, Memory
 from keras_tfcl.models.momentum_keys import MomentumKeys
 from keras_tfcl.models.seed_state import load_seeds, save_seeds
 from keras_tfcl.models.shared_layers import deserialize_parts, serialize_parts
-from keras_tfcl.models.stop_on_non_finite import StopOnNonFinite
 from keras_tfcl.models.towers import Towers
 from keras_tfcl.models.uneven_replicas import at_least_one_sample, split
 from keras_tfcl.ops import replicas
@@ -278,7 +277,7 @@ class ContrastiveModel(keras.Model):
             z, comparison, loss = self._forward(x, y, sample_weight, training=True)
             scaled = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(scaled, self.trainable_variables)
-        self.first_failure.note(self.optimizer.iterations, x, z, loss)
+        self._track(self.first_failure.checked_loss(loss, x, z, self.optimizer.iterations), z)
         self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
         self.memory.update(comparison.labels, z, comparison.candidates)
         return self.compute_metrics(x, y, z, sample_weight)
@@ -286,7 +285,8 @@ class ContrastiveModel(keras.Model):
     def test_step(self, data: Any) -> dict[str, Any]:
         """Loss and metrics of a batch; nothing is trained or stored. Returns the logs."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        z, _, _ = self._forward(x, y, sample_weight, training=False)
+        z, _, loss = self._forward(x, y, sample_weight, training=False)
+        self._track(loss, z)
         return self.compute_metrics(x, y, z, sample_weight)
 
     def _forward(self, x: tuple, y: Any, sample_weight: Any, training: bool) -> tuple[Any, Comparison, Any]:
@@ -296,9 +296,7 @@ class ContrastiveModel(keras.Model):
         if views is not x:
             z = z[: tf.shape(keras.tree.flatten(x)[0])[0]]
         comparison = self._comparison(views, y, z, training)
-        loss = self.compute_loss(views, comparison, z, sample_weight, training)
-        self._track(loss, z)
-        return z, comparison, loss
+        return z, comparison, self.compute_loss(views, comparison, z, sample_weight, training)
 
     def _never_empty(self, x: Any) -> Any:
         """x, with a sample on each replica. Synchronized batch normalisation would count it, and can do without."""
@@ -543,11 +541,11 @@ class ContrastiveModel(keras.Model):
 
 
 def _guarded(callbacks: list[Any]) -> list[Any]:
-    """The callbacks, and in front of them one that ends a run whose loss is no number, if none of them does."""
-    kinds = (StopOnNonFinite, keras.callbacks.TerminateOnNaN)
-    if any(isinstance(callback, kinds) for callback in callbacks):
+    """The callbacks, and in front of all others one that ends a run whose loss is no number, if none of them does."""
+    if any(isinstance(callback, keras.callbacks.TerminateOnNaN) for callback in callbacks):
         return callbacks
-    return [StopOnNonFinite(), *callbacks]
+    guards = [callback for callback in callbacks if isinstance(callback, StopOnNonFinite)]
+    return [*(guards or [StopOnNonFinite()]), *(callback for callback in callbacks if callback not in guards)]
 
 
 def _split(metrics: Any) -> tuple[list[Any], list[Any]]:
