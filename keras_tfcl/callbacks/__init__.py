@@ -7,8 +7,8 @@ from keras_tfcl.callbacks.faults import Fault, find_faults
 from keras_tfcl.callbacks.health import Health, embedding_health
 from keras_tfcl.callbacks.knn_evaluation import KNNEvaluation, knn_accuracy
 from keras_tfcl.callbacks.linear_probe import LinearProbe, linear_accuracy
+from keras_tfcl.callbacks.stop_on_non_finite import StopOnNonFinite
 from keras_tfcl.callbacks.temperature_schedule import TemperatureSchedule, cosine_temperature
-from keras_tfcl.models.stop_on_non_finite import StopOnNonFinite
 
 __all__ = [
     "CollapseMonitor",

@@ -27,6 +27,7 @@ class CollapseMonitor(keras.callbacks.Callback):
     Logs `effective_rank`, `positive_cosine`, `negative_cosine`, `saturated` and `hardest_share` (see `Health`), which
     `keras.callbacks.TensorBoard`, `CSVLogger` and `EarlyStopping` see if they stand behind this one in the list. A
     fault (see `find_faults`) is warned of once, when it first appears, and again if it comes back after it was gone.
+    Images outside the `value_range` of a `keras_tfcl.ImageAugmenter` are the only fault then: `"pixel range"`.
     `monitor.health` and `monitor.faults` keep the latest state.
 
     Args:
@@ -91,4 +92,8 @@ class CollapseMonitor(keras.callbacks.Callback):
         scaling = getattr(getattr(self.model, "loss", None), "scaling", None)
         self.health = embedding_health(views, scaling, unaltered)
         self.faults = find_faults(self.health, getattr(self.model, "supervised", False))
+        check_range = getattr(self.augmenter or getattr(self.model, "augmenter", None), "check_range", None)
+        problem = None if ready_made or check_range is None else check_range(self.x)
+        if problem is not None:  # then no other figure means anything
+            self.faults = [Fault("pixel range", problem, "Mend this before anything else.")]
         return self.faults

@@ -9,9 +9,9 @@ import keras
 from keras import ops
 
 from keras_tfcl._keras_compat import nested_layers
-from keras_tfcl.models.embedder import project_views
 from keras_tfcl.models.gradient_cache import encode_in_slices
 from keras_tfcl.models.substituted_weights import SubstitutedWeights, check_substitution
+from keras_tfcl.models.towers import project_views
 from keras_tfcl.ops.similarity import l2_normalize
 
 LORA = "lora_"  # names in a file
