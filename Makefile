@@ -20,6 +20,19 @@ coverage: $(INSTALLED)
 test-slow: $(INSTALLED)
 	$(RUN) -m pytest -m slow $(ARGS)
 
+# Changes keras_tfcl/ops in MUTATIONS random places, in a copy, and lists the changes that no test notices.
+MUTATIONS ?= 25
+MUTANTS := build/mutants
+mutate: $(INSTALLED)
+	rm -rf $(MUTANTS) && mkdir -p $(MUTANTS) && cp -r keras_tfcl export tests tools pyproject.toml $(MUTANTS)
+	cd $(MUTANTS) && export PATH="$(CURDIR)/$(VENV)/bin:$$PATH" PYTHONPATH="$(CURDIR)/$(MUTANTS)" && \
+		cosmic-ray init pyproject.toml session.sqlite && \
+		cr-filter-operators session.sqlite pyproject.toml && \
+		python tools/sample_mutations.py session.sqlite $(MUTATIONS) && \
+		cosmic-ray exec pyproject.toml session.sqlite && \
+		cr-report --surviving-only --show-diff session.sqlite && \
+		cr-rate --fail-over 20 session.sqlite
+
 # Losses beside those of other libraries, which live in an environment of their own.
 bench: $(INSTALLED) $(VENV)-bench/installed
 	$(RUN) examples/speed/losses.py --peers $(VENV)-bench/bin/python $(ARGS)
