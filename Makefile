@@ -49,7 +49,7 @@ types: $(INSTALLED)
 	$(RUN) -m mypy
 
 docs: $(INSTALLED)
-	$(RUN) -m mkdocs build --strict $(ARGS)
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict $(ARGS)
 
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -c "import sys; sys.exit('Python 3.11, 3.12 or 3.13 is needed, this is ' + sys.version.split()[0] + ': make PYTHON=python3.12 ...' if not (3, 11) <= sys.version_info[:2] <= (3, 13) else 0)"

@@ -17,8 +17,6 @@ from helpers.fair_order import fair_order
 STARTED = time.monotonic()
 MINUTES = os.environ.get("KERAS_TFCL_TEST_MINUTES")
 SEED = int(os.environ.get("KERAS_TFCL_TEST_SEED", date.today().toordinal()))
-SECONDS_BETWEEN_COLLECTIONS = 30
-last_collection = STARTED
 
 
 def pytest_report_header():
@@ -36,12 +34,13 @@ def pytest_runtest_setup():
         pytest.skip("the time of KERAS_TFCL_TEST_MINUTES is used up")
 
 
-def pytest_runtest_teardown():
-    """Frees compiled functions and converted graphs.
+def pytest_collection_finish():
+    """Lets Python collect garbage often.
 
-    They are few, large and in cycles of references: Python, which counts objects and not bytes, would let them pile up.
+    Compiled functions and converted graphs are few, large and in cycles of references. Python counts objects and not
+    bytes before it looks for such cycles, so gigabytes would pile up. What is loaded by now is left out of the search,
+    which makes it cheap.
     """
-    global last_collection
-    if time.monotonic() - last_collection > SECONDS_BETWEEN_COLLECTIONS:
-        gc.collect()
-        last_collection = time.monotonic()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(500, 5, 2)
