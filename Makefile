@@ -17,8 +17,10 @@ test: $(INSTALLED)
 coverage: $(INSTALLED)
 	$(RUN) -m pytest --cov --cov-report=term --cov-report=html $(ARGS)
 
+# The slow tests, then some mutations. KERAS_TFCL_TEST_MINUTES=20 takes a fair sample of the tests for 20 minutes.
 test-slow: $(INSTALLED)
 	$(RUN) -m pytest -m slow $(ARGS)
+	$(if $(ARGS),,$(MAKE) mutate)
 
 # Changes keras_tfcl/ops in MUTATIONS random places, in a copy, and lists the changes that no test notices.
 MUTATIONS ?= 25
