@@ -61,13 +61,16 @@ def draw(augmenter: Callable[..., Any], x: Any, seed: tuple[Any, Any]) -> Any:
     """
     if hasattr(augmenter, "augment"):
         return augmenter.augment(x, tf.stack([tf.cast(number, "int32") for number in seed]))
-    states = getattr(augmenter, "variables", [])
-    if isinstance(augmenter, keras.Layer) and augmenter.built and all(map(_is_generator_state, states)):
+    if not isinstance(augmenter, keras.Layer):
+        return augmenter(x)
+    if not augmenter.built:
+        augmenter(x, training=True)
+    if all(map(_is_generator_state, augmenter.variables)):
         numbers = tf.stack([tf.cast(number, "int64") for number in seed])
-        view, own = seeded_call(lambda: augmenter(x, training=True), states, numbers)
+        view, own = seeded_call(lambda: augmenter(x, training=True), augmenter.variables, numbers)
         if own:
             return view
-    return _call(augmenter, x)
+    return augmenter(x, training=True)
 
 
 def reseeded(augmenter: Callable[..., Any], *key: int) -> Callable[[Any], Any]:

@@ -194,8 +194,11 @@ class _AugmentedPyDataset(keras.utils.PyDataset):
         return self._dataset.num_batches
 
     def __getitem__(self, index: int) -> tuple:
-        number = self._first_step + index
-        return self._pipeline._checked_batch(self._dataset[index], number, number == self._first_of_run, self._look)
+        batch, number = self._dataset[index], self._first_step + index
+        if self.use_multiprocessing:  # without TensorFlow
+            self._pipeline._check_views_can_be_made(keras.utils.unpack_x_y_sample_weight(batch)[0])
+            return self._pipeline._batch(batch, number, is_first=False, look=None)
+        return self._pipeline._checked_batch(batch, number, number == self._first_of_run, self._look)
 
     def on_epoch_begin(self) -> None:
         self._first_step = self._step()

@@ -46,8 +46,9 @@ class ContrastiveModel(TrainingStep):
         projector: model or layer from `(B, F)` to `(B, D)` used in training only, such as
             `keras_tfcl.ProjectionHead((256, 128))`; with several encoders one to share, or a tuple. Defaults to None:
             the loss sees the features.
-        augmenter: function from a batch of instances to a batch with one random view of each, such as
-            `keras_tfcl.layers.image_augmenter("photos", (32, 32, 3))`. Needed unless the data holds ready-made views.
+        augmenter: function from a batch of samples to a batch with one random view of each, such as
+            `keras_tfcl.layers.image_augmenter("photos", (32, 32, 3))`, a Keras layer, or a function that draws with
+            `tf.random` (see `ViewPipeline`). Needed unless the data holds ready-made views.
         views: number of views of each instance. Defaults to 2.
         supervised: take `y` as labels, so that instances of one label are positives. Defaults to False: only the views
             of one instance are. Labels that are given all the same go to the metrics.
