@@ -1,4 +1,4 @@
-"""Every private name of Keras that the library touches, each with the reason and the versions it was seen in.
+"""Every private name of Keras and TensorFlow that is touched, each with the reason and the versions it was seen in.
 
 A private name may change in any release without notice. When one does, this is the only file to mend: a test holds that
 no other module of the library touches one. The file imports neither Keras nor TensorFlow, so that the export, which
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     import keras
+    import tensorflow as tf
 
 ModelClass = TypeVar("ModelClass", bound="type[keras.Model]")
 
@@ -97,3 +98,15 @@ def set_variable_dtype(policy: keras.dtype_policies.DTypePolicy, dtype: str) -> 
     `_variable_dtype`: no name of a policy says "float16 weights, float32 computation". Seen in Keras 3.15.1.
     """
     policy._variable_dtype = dtype
+
+
+def graphs_of_dataset(dataset: tf.data.Dataset) -> Iterator[tf.compat.v1.GraphDef]:
+    """The graph of each function that a data set maps, filters or flat-maps with, and of the data sets that it reads.
+
+    `_functions`, `_inputs`: a data set tells what it does by nothing public but a serialised graph, which holds a copy
+    of its data. Seen in Keras 3.15.1 with TensorFlow 2.21.0.
+    """
+    for function in dataset._functions():
+        yield function.function.graph.as_graph_def()
+    for source in dataset._inputs():
+        yield from graphs_of_dataset(source)

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_tfcl.data.draws import draw, made_anew, repeats_draws, reseeded
+from keras_tfcl.data.draws import draw, made_anew, notice_repeated_draws, repeats_draws, reseeded
 from keras_tfcl.data.first_batch import FirstBatch
 from keras_tfcl.data.inputs import as_samples, as_targets, brings_batches, checked_source, row_count
 
@@ -72,6 +72,8 @@ class ViewPipeline:
         """
         if isinstance(x, tf.data.Dataset):
             x = checked_source(x, y, sample_weight)
+            if training:
+                notice_repeated_draws(x)
             return self._augmented(x, x.cardinality(), step, training)
         if isinstance(x, keras.utils.PyDataset):
             return _AugmentedPyDataset(checked_source(x, y, sample_weight), self, step, training)
