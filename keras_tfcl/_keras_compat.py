@@ -105,8 +105,8 @@ def set_variable_dtype(policy: keras.dtype_policies.DTypePolicy, dtype: str) -> 
 def graphs_of_dataset(dataset: tf.data.Dataset) -> Iterator[tf.compat.v1.GraphDef]:
     """The graph of each function that a data set maps, filters or flat-maps with, and of the data sets that it reads.
 
-    `_functions`, `_inputs`: a data set tells what it does by nothing public but a serialised graph, which holds a copy
-    of its data. Seen in Keras 3.15 with TensorFlow 2.21.
+    `_functions`: the public way to see them is a serialised graph, which holds a copy of the data. `_inputs`: has no
+    public name. Seen in Keras 3.15 with TensorFlow 2.21.
     """
     for function in dataset._functions():
         yield function.function.graph.as_graph_def()
