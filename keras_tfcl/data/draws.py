@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from keras_tfcl._keras_compat import graphs_of_dataset
 from keras_tfcl.ops.seeded_call import seeded_call
 
 REMEDY = (
@@ -32,7 +34,7 @@ def repeats_draws(augmenter: Callable[..., Any], x: Any) -> bool:
             a seed of their own, or numbers drawn by Python while the function is traced.
     """
     nodes, global_seed = _traced(augmenter, x)
-    seeded = [node for node in nodes if _is_random(node) and (node.attr["seed"].i or node.attr["seed2"].i)]
+    seeded = list(filter(_is_seeded, nodes))
     if seeded:
         raise ValueError(
             f"`augmenter` must draw anew for each view. Received: {_name(augmenter)}, whose {seeded[0].op} has the "
@@ -50,6 +52,20 @@ def repeats_draws(augmenter: Callable[..., Any], x: Any) -> bool:
     return global_seed is not None and any(map(_is_random, nodes))
 
 
+def notice_repeated_draws(dataset: tf.data.Dataset) -> None:
+    """Warns of a data set that draws with seeded operations of `tf.random`, and so repeats its draws in each epoch."""
+    if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
+        return  # never started a second time
+    seeded = [node for graph in graphs_of_dataset(dataset) for node in _nodes(graph) if _is_seeded(node)]
+    if seeded:
+        warnings.warn(
+            f"The data set draws with {seeded[0].op} under a fixed seed, its own or that of set_random_seed, and "
+            "starts each epoch with the same draws: views repeat. Give samples instead of views, and draw in the "
+            "`augmenter` of ContrastiveModel; or draw with a tf.random.Generator that is made once.",
+            stacklevel=2,
+        )
+
+
 def draw(augmenter: Callable[..., Any], x: Any, seed: tuple[Any, Any]) -> Any:
     """One view of a batch.
 
@@ -61,13 +77,16 @@ def draw(augmenter: Callable[..., Any], x: Any, seed: tuple[Any, Any]) -> Any:
     """
     if hasattr(augmenter, "augment"):
         return augmenter.augment(x, tf.stack([tf.cast(number, "int32") for number in seed]))
-    states = getattr(augmenter, "variables", [])
-    if isinstance(augmenter, keras.Layer) and augmenter.built and all(map(_is_generator_state, states)):
+    if not isinstance(augmenter, keras.Layer):
+        return augmenter(x)
+    if not augmenter.built:
+        augmenter(x, training=True)
+    if all(map(_is_generator_state, augmenter.variables)):
         numbers = tf.stack([tf.cast(number, "int64") for number in seed])
-        view, own = seeded_call(lambda: augmenter(x, training=True), states, numbers)
+        view, own = seeded_call(lambda: augmenter(x, training=True), augmenter.variables, numbers)
         if own:
             return view
-    return _call(augmenter, x)
+    return augmenter(x, training=True)
 
 
 def reseeded(augmenter: Callable[..., Any], *key: int) -> Callable[[Any], Any]:
@@ -115,8 +134,12 @@ def _traced(augmenter: Callable[..., Any], x: Any) -> tuple[list[Any], int | Non
         tf.compat.v1.set_random_seed(None)
         return _call(augmenter, x)
 
-    graph = tf.function(trace).get_concrete_function(x).graph.as_graph_def()
-    return [*graph.node, *(node for function in graph.library.function for node in function.node_def)], global_seed
+    return _nodes(tf.function(trace).get_concrete_function(x).graph.as_graph_def()), global_seed
+
+
+def _nodes(graph: tf.compat.v1.GraphDef) -> list[Any]:
+    """The operations of a graph, and of all functions that it calls."""
+    return [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
 
 
 def _call(augmenter: Callable[..., Any], x: Any) -> Any:
@@ -135,6 +158,10 @@ def _is_generator_state(variable: keras.Variable) -> bool:
 def _is_random(node: Any) -> bool:
     """Whether a node is a stateful random operation: they alone have two seeds as attributes."""
     return "seed" in node.attr and "seed2" in node.attr
+
+
+def _is_seeded(node: Any) -> bool:
+    return _is_random(node) and bool(node.attr["seed"].i or node.attr["seed2"].i)
 
 
 def _constants(nodes: list[Any]) -> list[bytes]:

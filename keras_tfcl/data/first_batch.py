@@ -114,11 +114,11 @@ def _is_shifted(before: np.ndarray, after: np.ndarray) -> bool:
 
 
 def _few_positives(labels: np.ndarray) -> Iterator[str]:
-    counts = np.unique(np.ravel(labels), return_inverse=True, return_counts=True)
-    found = int(np.sum(counts[2][counts[1]] > 1))
-    if found < FEW_POSITIVES * labels.shape[0]:
+    _, counts = np.unique(labels, return_counts=True)
+    samples, found = labels.size, int(counts[counts > 1].sum())
+    if labels.shape in ((samples,), (samples, 1)) and found < FEW_POSITIVES * samples:
         yield (
-            f"Only {found} of {labels.shape[0]} samples ({found / labels.shape[0]:.0%}) of the first batch have a "
+            f"Only {found} of {samples} samples ({found / samples:.0%}) of the first batch have a "
             "positive, another sample with their label; all others have no loss. Use larger batches, batches with "
             "several samples of each class, or views=2 with an augmenter."
         )

@@ -83,7 +83,7 @@ def as_targets(values: Any, name: str = "y") -> Any:
                 f"entries of unequal sizes. Pass one number for each."
             ) from error
     values = _as_array(values, name, "one number for each sample")
-    if values.dtype in ("object", "string"):
+    if keras.backend.standardize_dtype(values.dtype) == "string":
         raise ValueError(
             f"`{name}` must hold numbers. Received: text, dtype=string. Number the labels: "
             f"np.unique({name}, return_inverse=True)[1]."

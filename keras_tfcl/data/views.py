@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_tfcl.data.draws import draw, made_anew, repeats_draws, reseeded
+from keras_tfcl.data.draws import draw, made_anew, notice_repeated_draws, repeats_draws, reseeded
 from keras_tfcl.data.first_batch import FirstBatch
 from keras_tfcl.data.inputs import as_samples, as_targets, brings_batches, checked_source, row_count
 
@@ -72,6 +72,8 @@ class ViewPipeline:
         """
         if isinstance(x, tf.data.Dataset):
             x = checked_source(x, y, sample_weight)
+            if training:
+                notice_repeated_draws(x)
             return self._augmented(x, x.cardinality(), step, training)
         if isinstance(x, keras.utils.PyDataset):
             return _AugmentedPyDataset(checked_source(x, y, sample_weight), self, step, training)
@@ -212,8 +214,11 @@ class _AugmentedPyDataset(keras.utils.PyDataset):
         return self._dataset.num_batches
 
     def __getitem__(self, index: int) -> tuple:
-        number = self._first_step + index
-        return self._pipeline._checked_batch(self._dataset[index], number, number == self._first_of_run, self._look)
+        batch, number = self._dataset[index], self._first_step + index
+        if self.use_multiprocessing:  # without TensorFlow
+            self._pipeline._check_views_can_be_made(keras.utils.unpack_x_y_sample_weight(batch)[0])
+            return self._pipeline._batch(batch, number, is_first=False, look=None)
+        return self._pipeline._checked_batch(batch, number, number == self._first_of_run, self._look)
 
     def on_epoch_begin(self) -> None:
         self._first_step = self._step()

@@ -389,7 +389,7 @@ class ContrastiveModel(keras.Model):
             check_tuple(views, len(self.encoders))
             self.memory.check_batch(keras.tree.flatten(views)[0].shape[0], len(views))
             check_class_weight(class_weight, labels, weight, self.queue)
-            if isinstance(self.memory, InstanceBank):
+            if isinstance(self.memory, InstanceBank) and brings_batches(x):
                 dataset = self.memory.checked(dataset)
             if class_weight is not None:
                 dataset, class_weight = weighted(dataset, class_weight), None

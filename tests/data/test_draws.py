@@ -134,3 +134,29 @@ def test_seeded_operations_are_refused(augmenter, operation):
     message = rf"draw anew for each view\. Received: `<lambda>`, whose {operation} has the fixed seed 2.*SeedGenerator"
     with pytest.raises(ValueError, match=message):
         epochs(augmenter, 1)
+
+
+SAMPLES = tf.data.Dataset.from_tensor_slices(X).batch(3)
+
+
+@pytest.mark.parametrize("draw", [uniform, by_sample, lambda x: x + tf.random.normal(tf.shape(x), seed=2)])
+def test_data_sets_that_repeat_their_draws_are_noticed(draw, global_seed):
+    views = SAMPLES.map(lambda x: ((draw(x), draw(x)),)).prefetch(1)
+    with pytest.warns(UserWarning, match=r"draws with Random\w+ under a fixed seed.*views repeat\. Give samples"):
+        batches = ViewPipeline(None, 2, 0).batches(views)
+    first, second = (np.array(list(batches.as_numpy_iterator())) for _ in range(2))
+    np.testing.assert_array_equal(first, second)  # as the warning says
+
+
+def test_data_sets_that_draw_anew_are_left_alone(global_seed):
+    generator = tf.random.Generator.from_seed(1)
+    views = SAMPLES.map(lambda x: ((x + generator.normal(tf.shape(x)), x),))
+    batches = ViewPipeline(None, 2, 0).batches(views)
+    first, second = (np.array(list(batches.as_numpy_iterator())) for _ in range(2))
+    assert not (first[:, 0, 0] == second[:, 0, 0]).any()
+    ViewPipeline(None, 2, 0).batches(SAMPLES.map(lambda x: ((uniform(x), x),)).repeat())
+    ViewPipeline(None, 2, 0).batches(SAMPLES.shuffle(4, seed=1).map(lambda x: ((x, x + 1),)))
+
+
+def test_data_sets_without_a_seed_are_left_alone():
+    ViewPipeline(None, 2, 0).batches(SAMPLES.map(lambda x: ((uniform(x), x),)))

@@ -187,3 +187,21 @@ def test_instances_without_augmenter():
 def test_bad_data(arguments, message):
     with pytest.raises(ValueError, match=message):
         pipeline().batches(*arguments, batch_size=5, training=False)
+
+
+def test_forked_workers_use_no_tensorflow():
+    """It may hang there. Views that cannot be made are still refused."""
+
+    class Batches(keras.utils.PyDataset):
+        num_batches = 1
+
+        def __getitem__(self, index):
+            return (X, X.copy()) if self.views else X
+
+    source = Batches(workers=2, use_multiprocessing=True)
+    source.views = True
+    views, y = pipeline(augmenter=None, views=1).batches(source)[0]
+    assert [type(part) for part in (*views, y)] == [np.ndarray] * 2
+    source.views = False
+    with pytest.raises(ValueError, match="no augmenter"):
+        pipeline(augmenter=None).batches(source)[0]
