@@ -152,6 +152,18 @@ def mean_over_anchors(batch: Batch, of_anchors: Callable[[Strip], tuple[tf.Tenso
         batch: of `as_batch`.
         of_anchors: function from a strip to the anchors' weighted values `(A,)` and weights `(A,)`.
     """
+    count = batch.sample.shape[0]
+    if count is not None and count**2 <= STRIP:
+        values, weights = (tf.cast(part, "float64") for part in of_anchors(Strip(batch, tf.range(count))))
+        total, weight = tf.reduce_sum(values), tf.reduce_sum(weights)
+    else:
+        total, weight = _sums_over_strips(batch, of_anchors)
+    return WeightedMean(tf.math.divide_no_nan(total, weight), weight)
+
+
+def _sums_over_strips(
+    batch: Batch, of_anchors: Callable[[Strip], tuple[tf.Tensor, tf.Tensor]]
+) -> tuple[tf.Tensor, tf.Tensor]:
     count = tf.shape(batch.sample)[0]
     size = tf.minimum(count, tf.maximum(1, STRIP // tf.maximum(count, 1)))
     offsets = tf.range(size)
@@ -159,16 +171,13 @@ def mean_over_anchors(batch: Batch, of_anchors: Callable[[Strip], tuple[tf.Tenso
     def add(i: tf.Tensor, total: tf.Tensor, weight: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         anchor = tf.minimum(i * size, count - size) + offsets  # the last strip reaches back to keep its size
         new = anchor >= i * size
-        sums = (
-            tf.cast(tf.where(new, part, tf.zeros_like(part)), "float64") for part in of_anchors(Strip(batch, anchor))
-        )
-        values, weights = (tf.reduce_sum(part) for part in sums)
+        parts = (tf.where(new, part, tf.zeros_like(part)) for part in of_anchors(Strip(batch, anchor)))
+        values, weights = (tf.reduce_sum(tf.cast(part, "float64")) for part in parts)
         return i + 1, total + values, weight + weights
 
     start = tf.constant(0), tf.constant(0.0, "float64"), tf.constant(0.0, "float64")
     # One iteration at a time: by default a graph starts ten, and holds the strips of all of them.
-    _, total, weight = tf.while_loop(lambda i, *_: i * size < count, add, start, parallel_iterations=1)
-    return WeightedMean(total / tf.where(weight == 0, tf.ones_like(weight), weight), weight)
+    return tf.while_loop(lambda i, *_: i * size < count, add, start, parallel_iterations=1)[1:]
 
 
 def _views(y_pred: tf.Tensor) -> tf.Tensor | int:
