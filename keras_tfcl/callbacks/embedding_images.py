@@ -74,8 +74,8 @@ class EmbeddingImages(keras.callbacks.Callback):
         self._writer = tf.summary.create_file_writer(self.log_dir, filename_suffix=".images")
         if getattr(self.model, "augmenter", None) is not None:
             views = evaluation.make_views(self.model.augmenter, self.x[: self.queries], self.neighbours)
-            views = [tf.image.resize(view, self.x.shape[1:3]) for view in views]  # as they are, unless cropped
-            self._write("views", np.stack([self.x[: self.queries], *views], axis=1), 0)
+            resized = [tf.image.resize(view, self.x.shape[1:3]) for view in views]  # changes only cropped views
+            self._write("views", np.stack([self.x[: self.queries], *resized], axis=1), 0)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if (epoch + 1) % self.every == 0:

@@ -63,14 +63,15 @@ def embed_views(
     (5, 2, 3)
     """
     check_views_can_be_made(model, x, augmenter)
-    augmenter = augmenter or getattr(model, "augmenter", None)
-
-    def views_of(start: int, batch: Any) -> tuple:
-        if isinstance(batch, tuple):
-            return batch
-        return make_views(augmenter, batch, views, (seed, start * views))
-
-    return np.concatenate([_embed(model, views_of(*batch)) for batch in _batches(x, batch_size)])
+    if isinstance(x, tuple):
+        return np.concatenate([_embed(model, batch) for _, batch in _batches(x, batch_size)])
+    augmenter = augmenter or model.augmenter
+    return np.concatenate(
+        [
+            _embed(model, make_views(augmenter, batch, views, (seed, start * views)))
+            for start, batch in _batches(x, batch_size)
+        ]
+    )
 
 
 def check_views_can_be_made(model: keras.Model, x: Any, augmenter: Callable[..., Any] | None = None) -> None:
@@ -83,7 +84,9 @@ def check_views_can_be_made(model: keras.Model, x: Any, augmenter: Callable[...,
         )
 
 
-def make_views(augmenter: Callable[..., Any], batch: Any, views: int = 2, seed: tuple[int, int] = (0, 0)) -> tuple:
+def make_views(
+    augmenter: Callable[..., Any], batch: Any, views: int = 2, seed: tuple[int, int] = (0, 0)
+) -> tuple[Any, ...]:
     """Makes random views of a batch.
 
     Args:
@@ -116,7 +119,7 @@ def _view(augmenter: Callable[..., Any], batch: Any, seed: tuple[int, int]) -> A
     return augmenter(batch, training=True) if isinstance(augmenter, keras.Layer) else augmenter(batch)
 
 
-def _embed(model: keras.Model, views: tuple) -> np.ndarray:
+def _embed(model: keras.Model, views: tuple[Any, ...]) -> np.ndarray:
     """`(B, V, D)`."""
     views = keras.tree.map_structure(tf.convert_to_tensor, views)
     if hasattr(model, "encoders"):  # a ContrastiveModel projects a tuple of views

@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 
 import tensorflow as tf
-from numpy.typing import ArrayLike
 
 from keras_tfcl.evaluation.pairs import Strip, WeightedMean, as_batch, flatten_views, mean_over_anchors, mean_over_pairs
+from keras_tfcl.typing import TensorLike
 
 TIE = {tf.float32: 1e-6, tf.float64: 1e-12}  # cosines that differ by less may be equal but for rounding
 COINCIDE = 1e-10  # mean squared distance from the mean below which embeddings coincide: float32 rounds to 1e-13
 
 
 def alignment(
-    y_true: ArrayLike, y_pred: ArrayLike, sample_weight: ArrayLike | None = None, alpha: float = 2.0
+    y_true: TensorLike, y_pred: TensorLike, sample_weight: TensorLike | None = None, alpha: float = 2.0
 ) -> WeightedMean:
     """Mean distance of positive pairs, `mean |u - v|^alpha` over pairs of equal labels; see `keras_tfcl.Alignment`.
 
@@ -43,7 +43,7 @@ def alignment(
 
 
 def gaussian_potential(
-    y_true: ArrayLike, y_pred: ArrayLike, sample_weight: ArrayLike | None = None, t: float = 2.0
+    y_true: TensorLike, y_pred: TensorLike, sample_weight: TensorLike | None = None, t: float = 2.0
 ) -> WeightedMean:
     """Mean of `exp(-t |u - v|^2)` over pairs of different samples, of which uniformity is `-log`.
 
@@ -85,7 +85,7 @@ def uniform_sphere(dimension: int, t: float = 2.0) -> float:
     return 2 * t - math.log(total)
 
 
-def tolerance(y_true: ArrayLike, y_pred: ArrayLike, sample_weight: ArrayLike | None = None) -> WeightedMean:
+def tolerance(y_true: TensorLike, y_pred: TensorLike, sample_weight: TensorLike | None = None) -> WeightedMean:
     """Mean cosine of different samples that share a label; see `keras_tfcl.Tolerance`.
 
     Arguments, errors and result are those of `alignment`.
@@ -103,7 +103,7 @@ def tolerance(y_true: ArrayLike, y_pred: ArrayLike, sample_weight: ArrayLike | N
 
 
 def contrastive_accuracy(
-    y_true: ArrayLike, y_pred: ArrayLike, sample_weight: ArrayLike | None = None, k: int = 1
+    y_true: TensorLike, y_pred: TensorLike, sample_weight: TensorLike | None = None, k: int = 1
 ) -> WeightedMean:
     """Share of anchors that have a positive among their k nearest embeddings; see `keras_tfcl.ContrastiveAccuracy`.
 
@@ -129,7 +129,7 @@ def contrastive_accuracy(
     return mean_over_anchors(batch, of_anchors)
 
 
-def effective_rank(embeddings: ArrayLike) -> tf.Tensor:
+def effective_rank(embeddings: TensorLike) -> tf.Tensor:
     """How many dimensions embeddings use, from 0 (a point) to D; see `keras_tfcl.EffectiveRank`.
 
     Args:

@@ -76,7 +76,7 @@ def embedding_health(
     views, nan = np.asarray(views).astype("float64"), float("nan")
     check_views(views)
     if not np.isfinite(views).all():
-        return Health(len(views), views.shape[2], *[nan] * 6, finite=False)
+        return Health(len(views), views.shape[2], nan, nan, nan, nan, nan, nan, finite=False)
     unit = unit_vectors(views)
     cosines = unit[:, 0] @ unit[:, 1].T  # (N, N), positives on the diagonal
     saturated, hardest_share = (nan, nan) if scaling is None else _softmax_statistics(cosines, scaling)
@@ -107,7 +107,8 @@ def _softmax_statistics(cosines: np.ndarray, scaling: Callable[[tf.Tensor], tf.T
 
 
 def _near_duplicates(unaltered: ArrayLike) -> float:
-    unit = unit_vectors(np.asarray(unaltered).reshape(len(unaltered), -1))
+    unaltered = np.asarray(unaltered)
+    unit = unit_vectors(unaltered.reshape(len(unaltered), -1))
     unit = unit_vectors(unit - unit.mean(axis=0))  # in a narrow cone all would look like copies
     cosines = unit @ unit.T
     np.fill_diagonal(cosines, -1.0)

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import tensorflow as tf
-from numpy.typing import ArrayLike
 
 from keras_tfcl.ops.masks import as_labels
 from keras_tfcl.ops.similarity import l2_normalize
+from keras_tfcl.typing import TensorLike
 
 STRIP = 2**20  # entries of the similarity matrix that are held at a time: 4 MiB in float32
 
@@ -65,7 +65,9 @@ class Strip(NamedTuple):
         return tf.gather(self.batch.labels, self.anchor)[:, None] == self.batch.labels[None, :]
 
 
-def flatten_views(y_pred: ArrayLike, sample_weight: ArrayLike | None = None) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+def flatten_views(
+    y_pred: TensorLike, sample_weight: TensorLike | None = None
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Normalises the views of a batch and lays them out one after the other.
 
     Args:
@@ -94,7 +96,7 @@ def flatten_views(y_pred: ArrayLike, sample_weight: ArrayLike | None = None) -> 
     return embeddings, tf.repeat(tf.range(tf.shape(y_pred)[0]), views), tf.repeat(weight, views)
 
 
-def as_batch(y_true: ArrayLike, y_pred: ArrayLike, sample_weight: ArrayLike | None = None) -> Batch:
+def as_batch(y_true: TensorLike, y_pred: TensorLike, sample_weight: TensorLike | None = None) -> Batch:
     """Checks and normalises what a metric is given.
 
     Args:
