@@ -37,7 +37,7 @@ def alignment(
     """
     return mean_over_pairs(
         as_batch(y_true, y_pred, sample_weight),
-        lambda strip: tf.pow(strip.squared_distance, alpha / 2),
+        lambda strip: strip.squared_distance if alpha == 2 else tf.pow(strip.squared_distance, alpha / 2),
         lambda strip: strip.same_label & ~strip.same_embedding,
     )
 
