@@ -7,9 +7,9 @@ import math
 import tensorflow as tf
 
 from keras_tfcl.evaluation.pairs import Strip, WeightedMean, as_batch, flatten_views, mean_over_anchors, mean_over_pairs
+from keras_tfcl.ops.hard import TIE
 from keras_tfcl.typing import TensorLike
 
-TIE = {tf.float32: 1e-6, tf.float64: 1e-12}  # cosines that differ by less may be equal but for rounding
 COINCIDE = 1e-10  # mean squared distance from the mean below which embeddings coincide: float32 rounds to 1e-13
 
 
@@ -121,7 +121,7 @@ def contrastive_accuracy(
         positive = same_label & ~strip.same_embedding
         # A cosine is never below -1: -2 loses against every positive.
         best = tf.reduce_max(tf.where(positive, similarity, -2 * tf.ones_like(similarity)), axis=1, keepdims=True)
-        as_near = ~(similarity < best - TIE[similarity.dtype])  # not `>=`: NaN is as near as any
+        as_near = ~(similarity < best - TIE[similarity.dtype.name])  # not `>=`: NaN is as near as any
         nearer = tf.reduce_sum(tf.cast(as_near & ~same_label, "int32"), axis=1)  # (A,)
         weight = tf.gather(batch.weight, strip.anchor) * tf.cast(tf.reduce_any(positive, axis=1), similarity.dtype)
         return weight * tf.cast(nearer < k, weight.dtype), weight

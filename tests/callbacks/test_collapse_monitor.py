@@ -102,3 +102,21 @@ def test_what_is_missing_is_named():
         CollapseMonitor(X[:1])
     with pytest.raises(ValueError, match=r"`every` must be an integer of at least 1. Received: every=0"):
         CollapseMonitor(X, every=0)
+
+
+class ExpectsLargeValues(keras.layers.GaussianNoise):
+    """An augmenter that checks the range of values of its samples."""
+
+    def check_range(self, x):
+        return None if np.max(x) > 100 else "Received: values below 100. Scale them."
+
+
+def test_the_augmenters_check_of_the_range_is_the_only_diagnosis():
+    monitor = CollapseMonitor(X, augmenter=ExpectsLargeValues(0.5))
+    monitor.set_model(model_with(bias=100.0))
+    assert [str(diagnosis) for diagnosis in monitor.check()] == [
+        "Received: values below 100. Scale them. Fix this before anything else."
+    ]
+    monitor = CollapseMonitor(X + 200, augmenter=ExpectsLargeValues(0.5))
+    monitor.set_model(model_with())
+    assert "pixel range" not in [diagnosis.name for diagnosis in monitor.check()]
