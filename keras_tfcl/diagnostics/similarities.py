@@ -58,18 +58,7 @@ def cosine_histogram(views: ArrayLike, bins: int = 50) -> CosineHistogram:
 
 
 def plot_cosine_histogram(histogram: CosineHistogram, axes: Axes | None = None) -> Axes:
-    """Draws a `cosine_histogram` as two overlaid stairs.
-
-    Args:
-        histogram: of `cosine_histogram`.
-        axes: matplotlib axes to draw on. Defaults to new ones.
-
-    Returns:
-        The axes.
-
-    Raises:
-        ImportError: without matplotlib.
-    """
+    """Draws a `cosine_histogram` as two overlaid stairs on `axes`, or on new axes, and returns them."""
     axes = new_axes(axes, "cosine", "share of the pairs", "Positives and negatives")
     axes.stairs(histogram.positive, histogram.edges, fill=True, alpha=0.6, label="positives")
     axes.stairs(histogram.negative, histogram.edges, fill=True, alpha=0.6, label="negatives")
@@ -141,18 +130,7 @@ def similarity_profile(views: ArrayLike, neighbours: int = 10) -> SimilarityProf
 
 
 def plot_similarity_profile(profiles: Mapping[str, SimilarityProfile], axes: Axes | None = None) -> Axes:
-    """Draws one line for each profile, the positive and then the nearest negatives, as figure 8 of Wang and Liu.
-
-    Args:
-        profiles: `SimilarityProfile`s by the name of their line.
-        axes: matplotlib axes to draw on. Defaults to new ones.
-
-    Returns:
-        The axes.
-
-    Raises:
-        ImportError: without matplotlib.
-    """
+    """Draws `similarity_profile`s by name on `axes`, or on new axes, and returns them; figure 8 of Wang and Liu."""
     axes = new_axes(axes, "", "mean cosine", "Positive and nearest negatives")
     for label, profile in profiles.items():
         values = [profile.positive, *profile.nearest]

@@ -92,13 +92,19 @@ def embedding_health(
     )
 
 
-def _softmax_statistics(cosines: np.ndarray, scaling: Callable[[tf.Tensor], tf.Tensor]) -> tuple[float, float]:
+def logits_and_derivatives(
+    cosines: np.ndarray, scaling: Callable[[tf.Tensor], tf.Tensor]
+) -> tuple[np.ndarray, np.ndarray]:
+    """A scaling's logits of float64 cosines, and their derivatives with respect to the cosines, by a tape."""
     cosines = tf.constant(cosines)
     with tf.GradientTape() as tape:
         tape.watch(cosines)
-        scaled = scaling(cosines)
-    derivative = np.asarray(tape.gradient(scaled, cosines), "float64")  # constant for a temperature
-    logits = np.array(scaled, "float64")  # a copy: a tensor's array is read-only
+        logits = scaling(cosines)
+    return np.array(logits, "float64"), np.array(tape.gradient(logits, cosines), "float64")
+
+
+def _softmax_statistics(cosines: np.ndarray, scaling: Callable[[tf.Tensor], tf.Tensor]) -> tuple[float, float]:
+    logits, derivative = logits_and_derivatives(cosines, scaling)
     weight = np.exp(logits - logits.max(axis=1, keepdims=True))
     saturated = np.mean(weight.max(axis=1) / weight.sum(axis=1) > SATURATED)
     np.fill_diagonal(logits, -np.inf)
