@@ -97,3 +97,16 @@ def set_variable_dtype(policy: keras.dtype_policies.DTypePolicy, dtype: str) -> 
     `_variable_dtype`: no name of a policy says "float16 weights, float32 computation". Seen in Keras 3.15.1.
     """
     policy._variable_dtype = dtype
+
+
+def leave_out_of_weight_decay(optimizer: keras.optimizers.Optimizer, variables: list[keras.Variable]) -> None:
+    """Weight decay leaves these variables alone, besides those that the optimizer was told of before.
+
+    `_exclude_from_weight_decay`: the public `exclude_from_weight_decay` forgets what a user told it before, and refuses
+    once the optimizer is built. `_exclude_from_weight_decay_cache`: holds what was decided before. `_var_key`: how the
+    optimizer names a variable, which depends on the strategy. Seen in Keras 3.15.1.
+    """
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    told = getattr(inner, "_exclude_from_weight_decay", set())
+    inner._exclude_from_weight_decay = {*told, *(inner._var_key(variable) for variable in variables)}
+    inner._exclude_from_weight_decay_cache = {}

@@ -1,4 +1,4 @@
-"""Checks of what a user gives `ContrastiveModel`, all before the first step."""
+"""Checks of what a user gives `ContrastiveModel`: arguments, data, outputs of encoders."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ def checked_views(views: Any, encoders: int, augmenter: Any, supervised: bool, q
     if encoders > 1 and (views != encoders or augmenter is not None):
         raise ValueError(
             f"{encoders} encoders take ready-made pairs, one view for each encoder. Received: views={views}, "
-            f"augmenter={augmenter!r}. Pass views={encoders} and no augmenter; augment in tf.data."
+            f"augmenter={augmenter!r}. Pass views={encoders} and no augmenter; augment in tf.data. All {encoders} "
+            "inputs of a sample are then positives of one another: none of them can be its negative."
         )
     if views == 1 and not supervised and queue != "instances":
         raise ValueError(
@@ -79,8 +80,58 @@ def check_loss_compares(loss: Any) -> None:
         )
 
 
-def check_replicas(replicas: int, built: bool, jit_compile: Any) -> None:
+def check_compiled(compiled: bool, method: str) -> None:
+    """Raises ValueError for a model that is not compiled."""
+    if not compiled:
+        raise ValueError(f"`compile` must be called before `{method}`. Received: a model that is not compiled.")
+
+
+def check_one_loss(loss: Any) -> None:
+    """Raises ValueError for several losses: the projections are one output."""
+    if isinstance(loss, (list, tuple)) or (isinstance(loss, dict) and "class_name" not in loss):
+        raise ValueError(
+            f"`loss` must be one loss of the projections. Received: a {type(loss).__name__} of {len(loss)}. Add them "
+            "up in a loss of your own: subclass keras_tfcl.losses.EmbeddingLoss."
+        )
+
+
+def check_reduced(loss: Any) -> None:
+    """Raises ValueError for a loss without reduction."""
+    if loss.reduction in (None, "none"):
+        raise ValueError(
+            "Training needs one number for a batch. Received: a loss with reduction=None. Leave reduction at "
+            "'sum_over_batch_size', or use 'sum'."
+        )
+
+
+def check_class_weight(class_weight: Any, y: Any, sample_weight: Any, queue: str) -> None:
+    """Raises ValueError where `class_weight` has no class labels to go by, or no place to go to."""
+    if class_weight is None:
+        return
+    if queue == "instances":
+        raise ValueError(
+            "`class_weight` goes by class labels, and with queue='instances' y holds the numbers of the instances. "
+            "Received: class_weight. Pass sample_weight, one weight for each sample."
+        )
+    if y is None:
+        raise ValueError(
+            "`class_weight` goes by class labels. Received: class_weight and data without y. Pass y too; without "
+            "supervised=True it does not change who is positive."
+        )
+    if sample_weight is not None:
+        raise ValueError(
+            "Weights are given in one way. Received: class_weight and sample_weight. Multiply them into sample_weight."
+        )
+
+
+def check_replicas(replicas: int, built: bool, jit_compile: Any, steps_per_execution: int = 1) -> None:
     """Raises ValueError for what cannot be trained on several replicas."""
+    if steps_per_execution != 1:
+        raise ValueError(
+            "TensorFlow cannot run several steps of several replicas in one execution. Received: "
+            f"steps_per_execution={steps_per_execution} under a strategy of {replicas} replicas. Leave "
+            "steps_per_execution at 1."
+        )
     if not built:
         raise ValueError(
             f"On several replicas the encoder must know its inputs beforehand. Received: {replicas} replicas and an "
@@ -132,3 +183,50 @@ def check_several_views(views: int, memory_bank: bool = False) -> None:
         "Without labels an instance's positives are its other views. Received: data with one view of each "
         "instance. Pass two views, x=(view_1, view_2), or use supervised=True with labels."
     )
+
+
+def check_branches(encoder: Any, projector: Any) -> None:
+    """Raises ValueError unless encoders and projectors go together."""
+    several = isinstance(encoder, tuple)
+    if several and len(encoder) < 2:
+        raise ValueError(
+            f"A tuple of encoders must hold one for each view, two at least. Received: {len(encoder)}. For one encoder "
+            "of all views pass the encoder itself."
+        )
+    if isinstance(projector, tuple) and (not several or len(projector) != len(encoder)):
+        expected = len(encoder) if several else "one encoder"
+        raise ValueError(
+            f"A tuple of projectors must hold one for each encoder. Received: {len(projector)} projectors for "
+            f"{expected}. Pass one projector to share it."
+        )
+
+
+def check_tuple(x: Any, encoders: int) -> None:
+    """Raises ValueError unless x is a tuple of views, with several encoders one for each."""
+    if encoders > 1 and (not isinstance(x, tuple) or len(x) != encoders):
+        received = f"a tuple of {len(x)}" if isinstance(x, tuple) else "a single input"
+        raise ValueError(
+            f"A model of {encoders} encoders takes a tuple with one input for each. Received: {received}. Pass "
+            "x=(a, b), in a tf.data element ((a, b),); for one input alone use model.encoders[0] or [1]."
+        )
+
+
+def check_output(shape: Any, owner: str) -> None:
+    """Raises ValueError unless an output's shape is `(B, F)`."""
+    if isinstance(shape, (tuple, list)) and len(shape) == 2 and isinstance(shape[-1], int):
+        return
+    if hasattr(shape, "rank") and shape.rank == 2 and shape[-1] is not None:
+        return
+    raise ValueError(
+        f"The {owner} must give one vector for each instance, shape (B, F). Received: output {shape}. "
+        "End it in global pooling, Flatten or Dense, with one output."
+    )
+
+
+def check_widths(widths: list[int]) -> None:
+    """Raises ValueError unless all projections have one size."""
+    if len(set(widths)) > 1:
+        raise ValueError(
+            f"All encoders must give projections of one size. Received: sizes {widths}. Give each a projector that "
+            "ends in the same size: projector=(ProjectionHead((256, 128)), ProjectionHead((256, 128)))."
+        )

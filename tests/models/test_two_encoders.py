@@ -91,9 +91,9 @@ def test_momentum_and_queue():
     """Each side has a key encoder of its own; keys of images and texts alternate in the queue."""
     model = build(momentum=0.9, queue_size=32)
     assert np.isfinite(model.fit(PAIRS, batch_size=8, epochs=2, verbose=0).history["loss"]).all()
-    keys = model.key_encoder(PAIRS).numpy()
+    keys = model.memory.key_encoder(PAIRS).numpy()
     assert keys.shape == (16, 2, 3)
-    assert len(model.key_encoder.networks) == 2
+    assert len(model.memory.key_encoder.networks) == 2
 
 
 def test_bad_pairs():
