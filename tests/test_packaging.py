@@ -15,8 +15,8 @@ FOLDERS = {"keras_tfcl": ROOT / "keras_tfcl", "keras_tfcl.export": ROOT / "expor
 BELOW_ALL = {"validation", "_keras_compat", "typing", "atomic_write"}
 ALLOWED = {
     "ops": set(),
-    "layers": set(),
-    "data": set(),
+    "layers": {"ops"},
+    "data": {"ops"},
     "scaling": {"ops"},
     "negatives": {"ops"},
     "losses": {"ops", "scaling", "negatives"},
