@@ -20,7 +20,7 @@ ALLOWED = {
     "scaling": {"ops"},
     "negatives": {"ops"},
     "losses": {"ops", "scaling", "negatives"},
-    "evaluation": {"ops", "scaling", "negatives"},
+    "evaluation": {"ops", "scaling", "negatives", "data"},
     "metrics": {"ops", "evaluation"},
     "callbacks": {"scaling", "evaluation"},  # below the models: `fit` puts StopOnNonFinite in front of its callbacks
     "models": {"ops", "losses", "data", "callbacks"},
