@@ -31,10 +31,10 @@ class Batch(NamedTuple):
 
 
 class Strip(NamedTuple):
-    """A anchors of a batch beside all of its N embeddings."""
+    """Some anchors of a batch, to be compared with all of its N embeddings."""
 
     batch: Batch
-    anchor: tf.Tensor  # (A,), the anchors' indices in the batch
+    anchor: tf.Tensor  # (A,), the indices of the anchors in the batch
 
     @property
     def similarity(self) -> tf.Tensor:
