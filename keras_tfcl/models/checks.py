@@ -6,46 +6,33 @@ import random
 from numbers import Integral, Real
 from typing import Any
 
-from keras_tfcl.losses import EmbeddingLoss
+import keras
+
+from keras_tfcl import losses
 from keras_tfcl.ops.replicas import several_workers
 from keras_tfcl.validation import positive_integer
 
 
-def checked_views(views: Any, encoders: int, augmenter: Any, supervised: bool, queue: str) -> int:
-    """The number of views; raises ValueError for one that leaves no instance a positive, or does not fit."""
-    views = positive_integer("views", views, "Two is usual.")
-    if encoders > 1 and (views != encoders or augmenter is not None):
-        raise ValueError(
-            f"{encoders} encoders take ready-made pairs, one view for each encoder. Received: views={views}, "
-            f"augmenter={augmenter!r}. Pass views={encoders} and no augmenter; augment in tf.data. All {encoders} "
-            "inputs of a sample are then positives of one another: none of them can be its negative."
-        )
-    if views == 1 and not supervised and queue != "instances":
-        raise ValueError(
-            "With one view and no labels no instance has a positive. Received: views=1, supervised=False. "
-            "Use views=2, or supervised=True."
-        )
-    if supervised and queue == "instances":
-        raise ValueError(
-            "A memory bank takes an instance's own entry as its positive, not labels. Received: queue='instances', "
-            "supervised=True. Use queue='keys' with labels."
-        )
-    return views
+def check_arguments(
+    encoder: Any,
+    projector: Any,
+    augmenter: Any,
+    views: Any,
+    supervised: bool,
+    momentum: Any,
+    queue_size: Any,
+    queue: Any,
+    encoder_batch_size: Any,
+) -> None:
+    """Raises ValueError for arguments of `ContrastiveModel` that are out of range or do not go together."""
+    _check_memory(momentum, queue_size, queue)
+    if encoder_batch_size is not None:
+        positive_integer("encoder_batch_size", encoder_batch_size, "None, the default, means the whole batch.")
+    _check_towers(encoder, projector)
+    _check_views(views, len(encoder) if isinstance(encoder, tuple) else 1, augmenter, supervised, queue)
 
 
-def checked_seed(seed: int | None) -> int:
-    """The seed, or a random one; raises ValueError where each of several workers would draw its own."""
-    if seed is not None:
-        return seed
-    if several_workers():
-        raise ValueError(
-            "Several workers need one seed, or each would shuffle in its own order. Received: seed=None. Pass seed=0."
-        )
-    return random.randint(1, 10**9)
-
-
-def check_memory(momentum: Any, queue_size: Any, queue: Any) -> None:
-    """Raises ValueError for arguments out of range, or that do not go together."""
+def _check_memory(momentum: Any, queue_size: Any, queue: Any) -> None:
     if momentum is not None and (not isinstance(momentum, Real) or isinstance(momentum, bool) or not 0 <= momentum < 1):
         raise ValueError(
             f"`momentum` must be a number in [0, 1), or None. Received: momentum={momentum!r}. MoCo's is 0.999."
@@ -70,38 +57,83 @@ def check_memory(momentum: Any, queue_size: Any, queue: Any) -> None:
         )
 
 
-def check_loss_compares(loss: Any) -> None:
-    """Raises ValueError for a loss that can compare with nothing but the batch at hand."""
-    if not isinstance(loss, EmbeddingLoss):
+def _check_towers(encoder: Any, projector: Any) -> None:
+    several = isinstance(encoder, tuple)
+    if several and len(encoder) < 2:
+        raise ValueError(
+            f"A tuple of encoders must hold one for each view, two at least. Received: {len(encoder)}. For one encoder "
+            "of all views pass the encoder itself."
+        )
+    if isinstance(projector, tuple) and (not several or len(projector) != len(encoder)):
+        expected = len(encoder) if several else "one encoder"
+        raise ValueError(
+            f"A tuple of projectors must hold one for each encoder. Received: {len(projector)} projectors for "
+            f"{expected}. Pass one projector to share it."
+        )
+
+
+def _check_views(views: Any, encoders: int, augmenter: Any, supervised: bool, queue: str) -> None:
+    positive_integer("views", views, "Two is usual.")
+    if encoders > 1 and (views != encoders or augmenter is not None):
+        raise ValueError(
+            f"{encoders} encoders take ready-made pairs, one view for each encoder. Received: views={views}, "
+            f"augmenter={augmenter!r}. Pass views={encoders} and no augmenter; augment in tf.data. All {encoders} "
+            "inputs of a sample are then positives of one another: none of them can be its negative."
+        )
+    if views == 1 and not supervised and queue != "instances":
+        raise ValueError(
+            "With one view and no labels no instance has a positive. Received: views=1, supervised=False. "
+            "Use views=2, or supervised=True."
+        )
+    if supervised and queue == "instances":
+        raise ValueError(
+            "A memory bank takes an instance's own entry as its positive, not labels. Received: queue='instances', "
+            "supervised=True. Use queue='keys' with labels."
+        )
+
+
+def checked_seed(seed: int | None) -> int:
+    """The seed, or a random one; raises ValueError where each of several workers would draw its own."""
+    if seed is not None:
+        return seed
+    if several_workers():
+        raise ValueError(
+            "Several workers need one seed, or each would shuffle in its own order. Received: seed=None. Pass seed=0."
+        )
+    return random.randint(1, 10**9)
+
+
+def checked_loss(loss: Any, with_candidates: bool) -> keras.losses.Loss:
+    """One loss of the projections; raises ValueError for several, and for what cannot train.
+
+    Args:
+        loss: of `ContrastiveModel.compile`.
+        with_candidates: whether it will be given candidates to compare with.
+    """
+    if isinstance(loss, (list, tuple)) or (isinstance(loss, dict) and "class_name" not in loss):
+        raise ValueError(
+            f"`loss` must be one loss of the projections. Received: a {type(loss).__name__} of {len(loss)}. Add them "
+            "up in a loss of your own: subclass keras_tfcl.losses.EmbeddingLoss."
+        )
+    loss = losses.get(loss)
+    if loss.reduction in (None, "none"):
+        raise ValueError(
+            "Training needs one number for a batch. Received: a loss with reduction=None. Leave reduction at "
+            "'sum_over_batch_size', or use 'sum'."
+        )
+    if with_candidates and not isinstance(loss, losses.EmbeddingLoss):
         raise ValueError(
             "Momentum, queues and replicas need a loss that compares embeddings with given candidates, a "
             f"keras_tfcl.losses.EmbeddingLoss. Received: {type(loss).__name__}. Use for example ArctanhInfoNCE(), or "
             "subclass EmbeddingLoss."
         )
+    return loss
 
 
 def check_compiled(compiled: bool, method: str) -> None:
     """Raises ValueError for a model that is not compiled."""
     if not compiled:
         raise ValueError(f"`compile` must be called before `{method}`. Received: a model that is not compiled.")
-
-
-def check_one_loss(loss: Any) -> None:
-    """Raises ValueError for several losses: the projections are one output."""
-    if isinstance(loss, (list, tuple)) or (isinstance(loss, dict) and "class_name" not in loss):
-        raise ValueError(
-            f"`loss` must be one loss of the projections. Received: a {type(loss).__name__} of {len(loss)}. Add them "
-            "up in a loss of your own: subclass keras_tfcl.losses.EmbeddingLoss."
-        )
-
-
-def check_reduced(loss: Any) -> None:
-    """Raises ValueError for a loss without reduction."""
-    if loss.reduction in (None, "none"):
-        raise ValueError(
-            "Training needs one number for a batch. Received: a loss with reduction=None. Leave reduction at "
-            "'sum_over_batch_size', or use 'sum'."
-        )
 
 
 def check_class_weight(class_weight: Any, y: Any, sample_weight: Any, queue: str) -> None:
@@ -183,22 +215,6 @@ def check_several_views(views: int, memory_bank: bool = False) -> None:
         "Without labels an instance's positives are its other views. Received: data with one view of each "
         "instance. Pass two views, x=(view_1, view_2), or use supervised=True with labels."
     )
-
-
-def check_branches(encoder: Any, projector: Any) -> None:
-    """Raises ValueError unless encoders and projectors go together."""
-    several = isinstance(encoder, tuple)
-    if several and len(encoder) < 2:
-        raise ValueError(
-            f"A tuple of encoders must hold one for each view, two at least. Received: {len(encoder)}. For one encoder "
-            "of all views pass the encoder itself."
-        )
-    if isinstance(projector, tuple) and (not several or len(projector) != len(encoder)):
-        expected = len(encoder) if several else "one encoder"
-        raise ValueError(
-            f"A tuple of projectors must hold one for each encoder. Received: {len(projector)} projectors for "
-            f"{expected}. Pass one projector to share it."
-        )
 
 
 def check_tuple(x: Any, encoders: int) -> None:

@@ -8,7 +8,6 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from keras_tfcl import losses as losses_module
 from keras_tfcl._keras_compat import batches_seen, builds_from_one_replica, nested_layers, unlocked
 from keras_tfcl.callbacks.stop_on_non_finite import FirstFailure, StopOnNonFinite
 from keras_tfcl.data.inputs import as_samples, brings_batches, checked_source, row_count
@@ -16,19 +15,16 @@ from keras_tfcl.data.views import ViewPipeline
 from keras_tfcl.losses.loss_variables import layers_of_loss, leave_temperatures_out_of_weight_decay
 from keras_tfcl.models import serving
 from keras_tfcl.models.checks import (
+    check_arguments,
     check_class_weight,
     check_compiled,
     check_labels,
-    check_loss_compares,
-    check_memory,
     check_no_split,
-    check_one_loss,
-    check_reduced,
     check_replicas,
     check_several_views,
     check_tuple,
+    checked_loss,
     checked_seed,
-    checked_views,
 )
 from keras_tfcl.models.class_weight import weighted, weights_of_classes
 from keras_tfcl.models.compared_loss import ComparedLoss, Comparison
@@ -42,7 +38,6 @@ from keras_tfcl.models.towers import Towers
 from keras_tfcl.models.uneven_replicas import at_least_one_sample, split
 from keras_tfcl.ops import replicas
 from keras_tfcl.ops.masks import as_labels
-from keras_tfcl.validation import positive_integer
 
 
 @keras.saving.register_keras_serializable(package="keras_tfcl")
@@ -89,9 +84,10 @@ class ContrastiveModel(keras.Model):
         a `tf.data.Dataset`, `PyDataset` or generator of batches `x`, `(x, y)`, `((view_1, ..., view_V),)` or
         `((view_1, ..., view_V), y)`, each with an optional `sample_weight` after y.
 
-    Metrics of `keras_tfcl.metrics` get what they are about: `Alignment` and `ContrastiveAccuracy` the labels that
-    define
-    the loss's positives, all others the labels if there are any, else the labels.
+    `train_on_batch` and `test_on_batch` take one such batch, `predict` instances or a tuple of views.
+
+    Metrics of `keras_tfcl.metrics` get what they are about: `Alignment` and `ContrastiveAccuracy` what defines the
+    loss's positives, all others the labels y if there are any, else the row numbers.
 
     Raises:
         ValueError: for instances without augmenter and without views, a wrong rank of encoder or projector output,
@@ -130,22 +126,22 @@ class ContrastiveModel(keras.Model):
         encoder_batch_size: int | None = None,
         **kwargs: Any,
     ) -> None:
-        check_memory(momentum, queue_size, queue)
-        if encoder_batch_size is not None:
-            positive_integer("encoder_batch_size", encoder_batch_size, "None, the default, means the whole batch.")
+        encoder = tuple(encoder) if isinstance(encoder, list) else encoder
+        projector = tuple(projector) if isinstance(projector, list) else projector
+        check_arguments(
+            encoder, projector, augmenter, views, supervised, momentum, queue_size, queue, encoder_batch_size
+        )
         super().__init__(**kwargs)
         self.autocast = False  # encoder and projector cast for themselves; gradients add up in float32
-        # The layers are attributes: that is how Keras finds, saves and loads them.
-        self.encoder = tuple(encoder) if isinstance(encoder, (tuple, list)) else encoder
-        self.projector = tuple(projector) if isinstance(projector, (tuple, list)) else projector
-        self.towers = Towers(self.encoder, self.projector, encoder_batch_size)
-        self.built = self.towers.build()
+        self.encoder = encoder  # layers are attributes: that is how Keras finds, saves and loads them
+        self.projector = projector
         self.supervised = supervised
         self.momentum = momentum
         self.queue_size = queue_size
         self.queue = queue
         self.encoder_batch_size = encoder_batch_size
-        views = checked_views(views, len(self.encoders), augmenter, supervised, queue)
+        self.towers = Towers(encoder, projector, encoder_batch_size)
+        self.built = self.towers.build()
         # Not a layer of the model: what makes views belongs to the input pipeline.
         self._pipeline = ViewPipeline(
             augmenter,
@@ -209,18 +205,14 @@ class ContrastiveModel(keras.Model):
                 `jit_compile` is "auto" by default: XLA where every layer supports it, but, as in Keras, not on a
                 machine without GPU and not with more than one replica, where it cannot be.
         """
-        check_one_loss(loss)
-        loss = losses_module.get(loss)
-        check_reduced(loss)
-        optimizer = keras.optimizers.get(optimizer)
-        if kwargs.get("auto_scale_loss", True) and self._computes_in_float16():
-            optimizer = _scaled(optimizer)
         count = self.distribute_strategy.num_replicas_in_sync
-        if self.momentum is not None or count > 1:
-            check_loss_compares(loss)
+        loss = checked_loss(loss, with_candidates=self.momentum is not None or count > 1)
         if count > 1:
             built = self.built and self.towers.built
             check_replicas(count, built, kwargs.get("jit_compile"), kwargs.get("steps_per_execution", 1))
+        optimizer = keras.optimizers.get(optimizer)
+        if kwargs.get("auto_scale_loss", True) and self._computes_in_float16():
+            optimizer = _scaled(optimizer)
         by_label, others = _split(metrics)
         weighted_by_label, weighted_others = _split(weighted_metrics)
         loss_layers = layers_of_loss(loss)  # what is trained inside the loss, such as a learnable temperature

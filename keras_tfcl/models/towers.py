@@ -10,7 +10,7 @@ import keras
 from keras import ops
 
 from keras_tfcl._keras_compat import nested_layers
-from keras_tfcl.models.checks import check_branches, check_output, check_tuple, check_widths
+from keras_tfcl.models.checks import check_output, check_tuple, check_widths
 from keras_tfcl.models.gradient_cache import encode_in_slices
 from keras_tfcl.ops.similarity import l2_normalize
 
@@ -32,7 +32,6 @@ class Towers:
         projector: keras.Layer | tuple[keras.Layer, ...] | None,
         slice_size: int | None = None,
     ) -> None:
-        check_branches(encoder, projector)
         self.encoders = encoder if isinstance(encoder, tuple) else (encoder,)
         self.projectors = projector if isinstance(projector, tuple) else (projector,) * len(self.encoders)
         self.slice_size = slice_size

@@ -110,5 +110,5 @@ def test_bad_pairs():
         model.fit((IMAGES, TOKENS, TOKENS), verbose=0)
     with pytest.raises(ValueError, match=r"2 encoders takes a tuple.*Received: "):
         model.predict(IMAGES, verbose=0)
-    with pytest.raises(ValueError, match=r"needs 2 different views.*x=\(view_1, view_2\)"):
+    with pytest.raises(ValueError, match=r"2 encoders takes a tuple.*Received: a single input\. Pass x=\(a, b\)"):
         model.fit(IMAGES, verbose=0)
