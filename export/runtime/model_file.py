@@ -8,6 +8,7 @@ Source: https://protobuf.dev/programming-guides/encoding and the message numbers
 
 from __future__ import annotations
 
+import hashlib
 import mmap
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,11 +61,40 @@ def check_model_file(path: Path) -> None:
         check_data_file(path, locations, parse_metadata(metadata, path).get("data_file"))
 
 
+def content_hash(model: bytes | mmap.mmap) -> str:
+    """Return `"sha256:<hex>"` of a serialized ONNX model: of all its bytes but the entry of our own metadata.
+
+    The hash is itself stored in that entry, under `"content_hash"`, so it covers the graph and the weights, and what
+    other tools recorded, but not what the export says about them. Weights in a data file have their own hash.
+
+    Args:
+        model: the bytes of a whole model, such as those of a file mapped by `mmap`.
+
+    Raises:
+        ModelFileError: the bytes are not a protobuf message.
+    """
+    digest, hashed, end = hashlib.sha256(), 0, 0
+    with memoryview(model) as view:
+        try:
+            for field, value, low, high in _fields(model, 0, len(model)):
+                start, end = end, high
+                if field == _METADATA_FIELD and value is None and _entry(model, low, high)[0] == KEY:
+                    digest.update(view[hashed:start])
+                    hashed = end
+        except _FramingError as error:
+            raise ModelFileError(
+                "Expected the bytes of a whole ONNX model. Received: bytes that are truncated or not ONNX. "
+                "Export again."
+            ) from error
+        digest.update(view[hashed:])
+    return f"sha256:{digest.hexdigest()}"
+
+
 class _FramingError(Exception):
     """The bytes are not a protobuf message."""
 
 
-def _locations(data: mmap.mmap, start: int, end: int, message: str, depth: int) -> Iterator[str]:
+def _locations(data: bytes | mmap.mmap, start: int, end: int, message: str, depth: int) -> Iterator[str]:
     """Yield the names of files that tensors inside a message refer to."""
     if depth > _MAX_DEPTH:
         raise ModelFileError(
@@ -83,20 +113,20 @@ def _locations(data: mmap.mmap, start: int, end: int, message: str, depth: int) 
         yield from named or [_UNNAMED]
 
 
-def _entry(data: mmap.mmap, start: int, end: int) -> tuple[str, str]:
+def _entry(data: bytes | mmap.mmap, start: int, end: int) -> tuple[str, str]:
     """Read a StringStringEntryProto."""
     parts = {field: data[low:high].decode("utf-8", "replace") for field, _, low, high in _fields(data, start, end)}
     return parts.get(1, ""), parts.get(2, "")
 
 
-def _metadata_text(data: mmap.mmap) -> str | None:
+def _metadata_text(data: bytes | mmap.mmap) -> str | None:
     entries = [
         _entry(data, low, high) for field, _, low, high in _fields(data, 0, len(data)) if field == _METADATA_FIELD
     ]
     return dict(entries).get(KEY)
 
 
-def _fields(data: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int | None, int, int]]:
+def _fields(data: bytes | mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int | None, int, int]]:
     """Yield (field number, value of a varint or None, start, end) of each field of a message."""
     position = start
     while position < end:
@@ -119,7 +149,7 @@ def _fields(data: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int | 
         position += length
 
 
-def _varint(data: mmap.mmap, position: int, end: int) -> tuple[int, int]:
+def _varint(data: bytes | mmap.mmap, position: int, end: int) -> tuple[int, int]:
     value = 0
     for shift in range(0, 70, 7):
         if position >= end:

@@ -1,5 +1,6 @@
 """Hostile and damaged files: a clear error, no crash, no read of another file."""
 
+import hashlib
 import resource
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from keras_tfcl.export import ModelFileError, OnnxEncoder
+from keras_tfcl.export.runtime.model_file import content_hash
 
 
 def model_bytes():
@@ -188,3 +190,20 @@ def test_deep_nesting_is_refused(tmp_path):
     (tmp_path / "file.onnx").write_bytes(wrapped(7, content))
     with pytest.raises(ModelFileError, match="nested"):
         OnnxEncoder(tmp_path / "file.onnx")
+
+
+def test_content_hash_covers_all_bytes_but_our_metadata():
+    model = onnx.load_from_string(model_bytes())
+    helper.set_model_props(model, {"another tool": "was here"})
+    whole = model.SerializeToString()
+    expected = "sha256:" + hashlib.sha256(whole).hexdigest()
+    assert content_hash(whole) == expected
+    ours = onnx.ModelProto(metadata_props=[onnx.StringStringEntryProto(key="keras_tfcl", value="{}" * 300)])
+    entry = ours.SerializeToString()
+    assert content_hash(whole + entry) == content_hash(entry + whole) == expected
+    for position in range(0, len(whole), 7):
+        damaged = whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :]
+        try:
+            assert content_hash(damaged + entry) != expected
+        except ModelFileError:  # the framing itself is damaged
+            continue
