@@ -120,17 +120,17 @@ def test_help_lists_every_command_with_an_example(run):
 
 
 class TestEmbed:
-    def test_parquet_names_each_picture(self, run, file, tmp_path):
+    def test_parquet_names_each_image(self, run, file, tmp_path):
         parquet = pytest.importorskip("pyarrow.parquet")
-        folder = tmp_path / "pictures"
+        folder = tmp_path / "images"
         (folder / "inside").mkdir(parents=True)
         names = ["b.png", "a.PNG", "inside/c.png"]
-        pictures = dict(
+        images = dict(
             zip(names, np.random.default_rng(2).integers(0, 256, (3, 2, 2, 3)).astype("uint8"), strict=True)
         )
-        for name, picture in pictures.items():
-            Image.fromarray(picture).save(folder / name, "PNG")
-        (folder / "notes.txt").write_text("no picture")
+        for name, image in images.items():
+            Image.fromarray(image).save(folder / name, "PNG")
+        (folder / "notes.txt").write_text("no image")
         code, out, _ = run("embed", file, folder, "-o", tmp_path / "x.parquet", "--json")
         assert code == 0
         assert json.loads(out) == {
@@ -140,10 +140,10 @@ class TestEmbed:
         table = parquet.read_table(tmp_path / "x.parquet").to_pylist()
         assert [row["id"] for row in table] == sorted(str(folder / name) for name in names)
         for row in table:
-            picture = pictures[os.path.relpath(row["id"], folder)]
-            np.testing.assert_allclose(row["embedding"], picture.ravel() @ MATRIX, rtol=1e-4, atol=1e-2)
+            image = images[os.path.relpath(row["id"], folder)]
+            np.testing.assert_allclose(row["embedding"], image.ravel() @ MATRIX, rtol=1e-4, atol=1e-2)
 
-    def test_one_broken_picture_is_named_and_nothing_written(self, run, file, tmp_path):
+    def test_one_broken_image_is_named_and_nothing_written(self, run, file, tmp_path):
         (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff")
         code, out, err = run("embed", file, tmp_path / "broken.jpg", "-o", tmp_path / "x.npy")
         assert (code, out) == (1, "")
@@ -301,7 +301,7 @@ def test_export_in_a_new_process_knows_the_classes_of_the_library(saved, tmp_pat
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 @pytest.mark.parametrize("rescaled", [True, False])
-def test_pictures_are_embedded_as_the_model_embeds_their_pixels(run, tmp_path, rescaled):
+def test_images_are_embedded_as_the_model_embeds_their_pixels(run, tmp_path, rescaled):
     """The range comes from the model's own Rescaling, or else from the command line; the size from its input."""
     layers = keras.layers
     body = [layers.Flatten(), layers.Dense(4)]
@@ -312,12 +312,12 @@ def test_pictures_are_embedded_as_the_model_embeds_their_pixels(run, tmp_path, r
         model.save(tmp_path / "model.keras")
         arguments = ["--pixel-range", "0", "1", "--no-normalize"]
         assert run("export", tmp_path / "model.keras", tmp_path / "encoder.onnx", *arguments)[0] == 0
-    pictures = np.random.default_rng(0).integers(0, 256, (3, 6, 5, 3)).astype("uint8")
-    for i, picture in enumerate(pictures):
-        Image.fromarray(picture).save(tmp_path / f"{i}.png")
+    images = np.random.default_rng(0).integers(0, 256, (3, 6, 5, 3)).astype("uint8")
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / f"{i}.png")
     files = [tmp_path / f"{i}.png" for i in range(3)]
     assert run("embed", tmp_path / "encoder.onnx", *files, "-o", tmp_path / "x.npy")[0] == 0
-    expected = model.predict(pictures.astype("float32") / (1 if rescaled else 255), verbose=0)
+    expected = model.predict(images.astype("float32") / (1 if rescaled else 255), verbose=0)
     np.testing.assert_allclose(np.load(tmp_path / "x.npy"), expected, atol=1e-5)
 
 
