@@ -80,7 +80,7 @@ class OnnxEncoder:
         low_memory: bool = False,
     ) -> None:
         self._path = Path(path)
-        self._arguments = (providers, strict_providers, batch_size, threads, buckets, low_memory)
+        self._arguments = (self._path.absolute(), providers, strict_providers, batch_size, threads, buckets, low_memory)
         self._batch_size = _positive("batch_size", batch_size)
         if threads is not None:
             _positive("threads", threads)
@@ -92,7 +92,7 @@ class OnnxEncoder:
         check_metadata(self._metadata, self._dimension, self._path)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self._path.absolute(), *self._arguments)
+        return type(self), self._arguments
 
     @property
     def path(self) -> Path:

@@ -13,9 +13,7 @@ import numpy as np
 import pytest
 
 import keras_tfcl
-from keras_tfcl.cli import main as keras_tfcl_command
 from keras_tfcl.diagnostics import suggest_loss, write_report
-from keras_tfcl.diagnostics.command import main
 
 X = np.random.default_rng(0).normal(size=(120, 12)).astype("float32")
 LABELS = np.arange(120) % 3
@@ -163,42 +161,6 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         write_report(encoder_with(), X, target, NOISE)
     assert [file.name for file in tmp_path.iterdir()] == ["r.html"] and target.read_text() == "old"
-
-
-@pytest.mark.parametrize("command", [main, lambda arguments: keras_tfcl_command(["diagnose", *arguments])])
-def test_command_on_a_saved_model(tmp_path, capsys, command):
-    model = keras_tfcl.ContrastiveModel(encoder_with(), augmenter=NOISE)
-    model.compile("adam", keras_tfcl.ArctanhInfoNCE())
-    model.save(tmp_path / "run.keras")
-    np.savez(tmp_path / "held_out.npz", x=X, y=LABELS)
-    arguments = [str(tmp_path / "run.keras"), str(tmp_path / "held_out.npz"), "-o", str(tmp_path / "r.html")]
-    assert command(arguments) == 0
-    assert "Healthy. Written" in capsys.readouterr().out
-    assert "run.keras on held_out.npz" in "".join(read(tmp_path / "r.html").texts.values())
-
-
-@pytest.mark.parametrize(
-    ("arrays", "message"),
-    [({"z": X}, "must hold an array `x` or `images`"), ({"x": X, "y": LABELS[:5]}, "120 samples and 5 labels")],
-)
-def test_command_names_what_it_cannot_read(tmp_path, capsys, arrays, message):
-    keras_tfcl.ContrastiveModel(encoder_with(), augmenter=NOISE).save(tmp_path / "run.keras")
-    np.savez(tmp_path / "data.npz", **arrays)
-    with pytest.raises(SystemExit) as stop:
-        main([str(tmp_path / "run.keras"), str(tmp_path / "data.npz"), "-o", str(tmp_path / "r.html")])
-    assert stop.value.code == 2 and message in capsys.readouterr().err
-    assert not (tmp_path / "r.html").exists()
-
-
-def test_command_without_network(tmp_path, capsys, monkeypatch):
-    def load_images(*args, **kwargs):
-        raise RuntimeError("cifar10 could not be downloaded")
-
-    monkeypatch.setattr("keras_tfcl.diagnostics.saved_model.load_images", load_images)
-    keras_tfcl.ContrastiveModel(encoder_with(), augmenter=NOISE).save(tmp_path / "run.keras")
-    with pytest.raises(SystemExit) as stop:
-        main([str(tmp_path / "run.keras"), "cifar10", "-o", str(tmp_path / "r.html")])
-    assert stop.value.code == 2 and "could not be downloaded" in capsys.readouterr().err
 
 
 class Fixed(keras.Model):

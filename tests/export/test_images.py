@@ -10,7 +10,8 @@ import pytest
 from onnx import TensorProto, helper
 from PIL import Image
 
-from keras_tfcl.export import InputError, OnnxEncoder
+from keras_tfcl.export import InputError, InputSpec, ModelFileError, OnnxEncoder
+from keras_tfcl.export.runtime.images import image_rule
 
 
 def make(path, shape=(12, 8, 3), preprocessing=None, notes=None, kind=TensorProto.FLOAT):
@@ -303,3 +304,92 @@ def test_missing_pillow_names_the_extra(encoder, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "PIL.Image", None)
     with pytest.raises(ImportError, match=r"keras-tfcl\[images\]"):
         encoder.read_image(as_bytes(image()))
+
+
+class TestOnError:
+    """Images that cannot be read, in the first batch, a middle one and the last."""
+
+    BROKEN = (0, 9, 10, 24)
+
+    @pytest.fixture
+    def files(self, tmp_path):
+        for i in range(25):
+            content = b"\xff\xd8\xff" if i in self.BROKEN else as_bytes(np.full((12, 8, 3), i, "uint8"))
+            (tmp_path / f"{i}.png").write_bytes(content)
+        return [tmp_path / f"{i}.png" for i in range(25)]
+
+    def readable(self):
+        return [i for i in range(25) if i not in self.BROKEN]
+
+    @pytest.mark.parametrize("batch_size", [1, 4, 100])
+    def test_skip_takes_the_ids_along(self, encoder, files, tmp_path, batch_size):
+        for ids, expected in ((range(100, 125), [100 + i for i in self.readable()]), (None, self.readable())):
+            with pytest.warns(UserWarning, match=r"4 of 25 images could not be read.*0\.png, .*9\.png"):
+                count = encoder.encode_to(files, tmp_path / "x.npz", ids, batch_size, on_error="skip")
+            with np.load(tmp_path / "x.npz") as stored:
+                assert count == len(stored["embedding"]) == 21
+                assert stored["id"].tolist() == expected
+                assert stored["embedding"][:, 0].tolist() == self.readable()
+
+    def test_skip_in_a_stream(self, encoder, files):
+        with pytest.warns(UserWarning, match="left out"):
+            parts = list(encoder.encode_iter(iter(files), batch_size=4, on_error="skip"))
+        assert np.concatenate(parts)[:, 0].tolist() == self.readable()
+
+    def test_a_function_is_told(self, encoder, files):
+        told = []
+        list(encoder.encode_iter(files, 4, on_error=lambda *told_of: told.append(told_of)))
+        assert [(position, image) for position, image, _ in told] == [(i, files[i]) for i in self.BROKEN]
+        assert all("whole file" in str(error) for *_, error in told)
+
+    def test_a_file_that_is_gone_is_skipped_too(self, encoder, files, tmp_path):
+        with pytest.warns(UserWarning, match=r"gone\.png"):
+            list(encoder.encode_iter([tmp_path / "gone.png", files[1]], on_error="skip"))
+
+    def test_raises_unless_told_otherwise(self, encoder, files, tmp_path):
+        with pytest.raises(InputError, match=r"0\.png"):
+            encoder.encode_to(files, tmp_path / "x.npy")
+        with pytest.raises(InputError, match=r"9\.png"):
+            list(encoder.encode_iter(files[1:]))
+
+    def test_all_broken_is_an_error(self, encoder, files, tmp_path):
+        with pytest.raises(InputError, match="At least one image must be readable"):
+            encoder.encode_to([files[i] for i in self.BROKEN], tmp_path / "x.npy", on_error="skip")
+        assert not (tmp_path / "x.npy").exists()
+
+    def test_a_file_without_a_rule_for_images_is_not_skipped(self, files, tmp_path):
+        encoder = make(tmp_path / "x.onnx", preprocessing={"range": None})
+        with pytest.raises(InputError, match="`range`"):
+            list(encoder.encode_iter(files, on_error="skip"))
+
+    def test_other_words(self, encoder, files):
+        with pytest.raises(ValueError, match="'raise', 'skip' or a function"):
+            encoder.encode_iter(files, on_error="ignore")
+
+
+class TestSizeInTheFile:
+    @pytest.mark.parametrize("size", [[60_000, 60_000], [10**12, 1], [4_097, 4_096], [1, 10**30]])
+    @pytest.mark.parametrize("place", ["preprocessing", "notes"])
+    def test_an_absurd_size_is_refused_before_anything_is_allocated(self, tmp_path, size, place):
+        facts = {"range": [0, 255], "size": size}
+        given = {"preprocessing": facts} if place == "preprocessing" else {"notes": {"image": facts}}
+        with pytest.raises(ModelFileError, match=r"below 16,777,216 pixels.*Do not trust"):
+            make(tmp_path / "x.onnx", ("height", "width", 3), **given)
+
+    def test_of_the_graph_itself(self):
+        specs = (InputSpec("image", "uint8", (None, 5_000, 5_000, 3)),)
+        with pytest.raises(InputError, match="16,777,216 pixels"):
+            image_rule(specs, {}, "x.onnx")
+
+    def test_the_largest_that_is_allowed(self, tmp_path):
+        make(tmp_path / "x.onnx", ("height", "width", 3), notes={"image": {"size": [4_096, 4_096]}})
+
+    @pytest.mark.parametrize("span", [[0, float("1e400")], [-(10**400), 0]])
+    def test_a_range_that_is_no_range(self, tmp_path, span):
+        with pytest.raises(InputError, match="`range`"):
+            make(tmp_path / "x.onnx", preprocessing={"range": span}).read_image(image())
+
+
+def test_paths_in_an_array(encoder):
+    with pytest.raises(InputError, match=r"encode\(list\(paths\)\)"):
+        encoder.encode(np.array(["a.png", "b.png"]))
