@@ -13,10 +13,10 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
-
 from keras_tfcl.export.errors import UnsupportedOpError, text_of
 from keras_tfcl.export.keras_to_onnx.external_data import inputs_to_initializers, outside_specs, reading_from
+from keras_tfcl.export.keras_to_onnx.free_sizes import free_sizes
+from keras_tfcl.export.keras_to_onnx.handlers import custom_op_handlers
 from keras_tfcl.export.keras_to_onnx.source import OUTPUT, Source
 from keras_tfcl.export.keras_to_onnx.unsupported import lint_graph
 from keras_tfcl.export.runtime.requirements import require
@@ -79,7 +79,7 @@ def _trace(source: Source, specs: Sequence[Any], normalize: bool, outside: Seque
 
     try:
         # on the CPU, so that a GPU host does not put its own recurrent kernels into the graph
-        with _nested_functions_inlined(tf), _whole_tracebacks(), tf.device("/cpu:0"):
+        with free_sizes(source.layers), _nested_functions_inlined(tf), _whole_tracebacks(), tf.device("/cpu:0"):
             return tf.function(embed, autograph=False).get_concrete_function(*specs)
     except Exception as error:  # whatever the user's layers raise
         raise UnsupportedOpError(
@@ -124,22 +124,10 @@ def _to_onnx(function: Any, names: Sequence[str], opset: int) -> Any:
         input_names=inputs,
         output_names=outputs,
         opset=opset,
-        custom_op_handlers={"Erfc": (_convert_erfc, [])},
+        custom_op_handlers=custom_op_handlers(),
         tensors_to_rename=renamed,
     )
     return model
-
-
-def _convert_erfc(graph: Any, node: Any, name: str, args: list[Any]) -> None:
-    """Write erfc(x), which ONNX lacks, as 1 - erf(x)."""
-    utils = require("tf2onnx.utils", "export")
-    x, output = node.input[0], node.output[0]
-    dtype, shape = graph.get_dtype(output), graph.get_shape(output)
-    graph.remove_node(node.name)
-    erf = graph.make_node("Erf", [x])
-    one = graph.make_const(utils.make_name("one"), np.array(1, utils.map_onnx_to_numpy_type(dtype)))
-    inputs = [one.output[0], erf.output[0]]
-    graph.make_node("Sub", inputs, outputs=[output], dtypes=[dtype], shapes=[shape], name=node.name)
 
 
 def _keep_zero_padding(graph: Any) -> None:
