@@ -21,6 +21,8 @@ from keras_tfcl.export.keras_to_onnx.source import OUTPUT, Source
 from keras_tfcl.export.keras_to_onnx.unsupported import lint_graph
 from keras_tfcl.export.runtime.requirements import require
 
+_WAS_DIVISION = "_keras_tfcl_division"
+
 
 def supported_opsets() -> range:
     """The ONNX opsets that this recipe and the installed tf2onnx can write."""
@@ -119,15 +121,50 @@ def _to_onnx(function: Any, names: Sequence[str], opset: int) -> Any:
     inputs = [tensor.name for tensor in true_inputs]
     outputs = [tensor.name for tensor in function.outputs]
     renamed = dict(zip(inputs, names, strict=True)) | {outputs[0]: OUTPUT}
-    model, _ = tf2onnx.convert.from_graph_def(
-        loader.from_function(function, inputs, outputs),
-        input_names=inputs,
-        output_names=outputs,
-        opset=opset,
-        custom_op_handlers=custom_op_handlers(),
-        tensors_to_rename=renamed,
-    )
+    with _exact_divisions(loader):
+        model, _ = tf2onnx.convert.from_graph_def(
+            loader.from_function(function, inputs, outputs),
+            input_names=inputs,
+            output_names=outputs,
+            opset=opset,
+            custom_op_handlers=custom_op_handlers(),
+            tensors_to_rename=renamed,
+        )
     return model
+
+
+@contextlib.contextmanager
+def _exact_divisions(loader: Any) -> Iterator[None]:
+    """Keep TensorFlow's graph optimizer from making `x * (1 / c)` of `x / c`.
+
+    The two round differently, which is enough for a `floor` behind it, as in `tf.image.resize_with_pad`, to differ by a
+    whole number. The optimizer leaves `DivNoNan` alone, so divisions are called so while it runs.
+    """
+    optimize = loader.tf_optimize
+
+    def optimize_others(input_names: list[str], output_names: list[str], graph_def: Any) -> Any:
+        for node in _all_nodes(graph_def):
+            if node.op == "RealDiv":
+                node.op = "DivNoNan"
+                node.attr[_WAS_DIVISION].b = True
+        optimized = optimize(input_names, output_names, graph_def)
+        for graph in (graph_def, optimized):
+            for node in _all_nodes(graph):
+                if _WAS_DIVISION in node.attr:
+                    node.op = "RealDiv"
+                    del node.attr[_WAS_DIVISION]
+        return optimized
+
+    loader.tf_optimize = optimize_others
+    try:
+        yield
+    finally:
+        loader.tf_optimize = optimize
+
+
+def _all_nodes(graph_def: Any) -> list[Any]:
+    """The nodes of a TensorFlow graph and of its functions."""
+    return [*graph_def.node, *(node for function in graph_def.library.function for node in function.node_def)]
 
 
 def _keep_zero_padding(graph: Any) -> None:
