@@ -15,7 +15,7 @@ _MAX_BYTES = 1 << 28  # what a file from elsewhere may make a reader allocate
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Generator:
     """Uniform values in [low, high) of one input; a row of integers begins with 1, so that it is not padding alone.
 
     `RandomState` is used because NumPy froze its stream: all versions give the same numbers (NEP 19).
@@ -41,7 +41,7 @@ class Recipe:
         return asdict(self) | {"shape": list(self.shape)}
 
     @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> Recipe:
+    def from_dict(cls, content: Mapping[str, Any]) -> Generator:
         """Read what `to_dict` wrote.
 
         Raises:

@@ -1,6 +1,6 @@
 """The comparison of the export, repeated where the file is served. Needs NumPy and onnxruntime alone.
 
-A file carries recipes for a few input rows and the embeddings that the Keras model gave them, so that it can prove
+A file carries generators for a few input rows and the embeddings that the Keras model gave them, so that it can prove
 itself on other hardware: a GPU that rounds more coarsely, another onnxruntime, a graph that a tool has changed.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from keras_tfcl.export.errors import ModelFileError
 from keras_tfcl.export.runtime.encoder import OnnxEncoder
-from keras_tfcl.export.runtime.generators import Recipe
+from keras_tfcl.export.runtime.generators import Generator
 from keras_tfcl.export.runtime.parity import Parity, compare
 
 _MAX_BYTES = 1 << 17  # of the embeddings in one file, so that the metadata stays small
@@ -49,14 +49,14 @@ def check_probes(path: str | os.PathLike[str], providers: str | Sequence[str] = 
     return compare(np.concatenate(references), np.concatenate(embeddings))
 
 
-def dump_probes(probes: Sequence[tuple[dict[str, Recipe], np.ndarray]]) -> list[dict[str, Any]]:
-    """Return recipes and embeddings as JSON, as many of `probes` as are small enough."""
+def dump_probes(probes: Sequence[tuple[dict[str, Generator], np.ndarray]]) -> list[dict[str, Any]]:
+    """Return generators and embeddings as JSON, as many of `probes` as are small enough."""
     stored, room = [], _MAX_BYTES
-    for recipes, reference in probes:
+    for generators, reference in probes:
         embeddings = reference.astype("<f4").tobytes()
         room -= len(embeddings)
-        if recipes and room >= 0:
-            inputs = {name: recipe.to_dict() for name, recipe in recipes.items()}
+        if generators and room >= 0:
+            inputs = {name: generator.to_dict() for name, generator in generators.items()}
             stored.append({"inputs": inputs, "embeddings": base64.b64encode(embeddings).decode("ascii")})
     return stored
 
@@ -85,9 +85,9 @@ def load_probes(
 
 
 def _load_probe(entry: Any, names: Sequence[str], dimension: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    recipes = {name: Recipe.from_dict(entry["inputs"][name]) for name in names}
-    rows = {recipe.shape[0] for recipe in recipes.values()}
+    generators = {name: Generator.from_dict(entry["inputs"][name]) for name in names}
+    rows = {generator.shape[0] for generator in generators.values()}
     embeddings = np.frombuffer(base64.b64decode(entry["embeddings"], validate=True), "<f4").reshape(-1, dimension)
     if rows != {len(embeddings)} or not np.isfinite(embeddings).all():
         raise ValueError(f"{len(embeddings)} finite embeddings of {sorted(rows)} rows")
-    return {name: recipe.rows() for name, recipe in recipes.items()}, embeddings
+    return {name: generator.rows() for name, generator in generators.items()}, embeddings
