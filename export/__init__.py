@@ -23,13 +23,13 @@ from keras_tfcl.export.errors import (
 )
 from keras_tfcl.export.export import export_onnx
 from keras_tfcl.export.quantize import quantize, to_float16
+from keras_tfcl.export.quantized_model import QuantizationReport
 from keras_tfcl.export.recall import Recall, compare_neighbours
 from keras_tfcl.export.report import ExportReport
 from keras_tfcl.export.runtime.encoder import OnnxEncoder
 from keras_tfcl.export.runtime.golden_rows import check_probes
 from keras_tfcl.export.runtime.inputs import InputSpec
 from keras_tfcl.export.runtime.parity import Parity
-from keras_tfcl.export.variant import VariantReport
 from keras_tfcl.export.verify import verify_onnx
 
 __all__ = [
@@ -49,11 +49,11 @@ __all__ = [
     "ProviderError",
     "ProviderWarning",
     "QuantizationError",
+    "QuantizationReport",
     "Recall",
     "RecallError",
     "UnsupportedLayerError",
     "UnsupportedOpError",
-    "VariantReport",
     "VerificationError",
     "check_probes",
     "compare_neighbours",

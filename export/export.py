@@ -20,12 +20,11 @@ from keras_tfcl.export.keras_to_onnx.reference_rows import Probe, difference_of,
 from keras_tfcl.export.keras_to_onnx.source import Source, read_source
 from keras_tfcl.export.keras_to_onnx.unsupported import hints, lint_layers
 from keras_tfcl.export.report import ExportReport, make_report
-from keras_tfcl.export.runtime.drafts import check_target
+from keras_tfcl.export.runtime.atomic_write import atomic_write, check_target, write_synced
 from keras_tfcl.export.runtime.golden_rows import dump_probes
 from keras_tfcl.export.runtime.images import image_rule
 from keras_tfcl.export.runtime.metadata import KEY, check_notes, dump_metadata
 from keras_tfcl.export.runtime.parity import Parity
-from keras_tfcl.export.runtime.publish import draft_folder, publish, write_synced
 from keras_tfcl.export.runtime.requirements import require
 from keras_tfcl.export.verify import check_file, mismatch_text
 
@@ -113,10 +112,9 @@ def export_onnx(
         converted = _convert(source, precision, normalize, opset, samples, progress)
     facts = describe(model, converted.source, dimension=converted.dimension, normalize=normalize)
     facts |= {"precision": converted.precision, "notes": dict(notes or {}), "probes": _stored(source, converted.probes)}
-    with draft_folder(path) as folder:
-        facts, parity = _write_checked(folder / path.name, converted, facts, allow_mismatch, progress)
+    with atomic_write(path) as draft:
+        facts, parity = _write_checked(draft, converted, facts, allow_mismatch, progress)
         progress("move into place")
-        publish(folder, path)
     return make_report(path, opset, source.inputs, facts, parity, hints(source.layers), time.perf_counter() - started)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from keras_tfcl.export.runtime.data_file import DataFile, write_data_file
+from keras_tfcl.export.runtime.external_data import DataFile, write_data_file
 from keras_tfcl.export.runtime.requirements import require
 
 _PREFIX = "keras_tfcl_weight_"

@@ -12,7 +12,7 @@ import numpy as np
 
 from keras_tfcl.export.errors import ModelInputError
 from keras_tfcl.export.keras_to_onnx.precision import HALF
-from keras_tfcl.export.runtime.data_file import byte_view
+from keras_tfcl.export.runtime.external_data import byte_view
 from keras_tfcl.export.runtime.inputs import InputSpec
 from keras_tfcl.export.runtime.requirements import require
 

@@ -12,9 +12,10 @@ import hashlib
 import mmap
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from keras_tfcl.export.errors import ModelFileError
-from keras_tfcl.export.runtime.data_file import check_data_file
+from keras_tfcl.export.runtime.external_data import check_data_file
 from keras_tfcl.export.runtime.metadata import KEY, parse_metadata
 
 # message -> field number -> the message in that field; fields that cannot hold a tensor are not descended into
@@ -36,12 +37,15 @@ _MAX_DEPTH = 64
 _MAX_KEY = 1 << 32  # a reader that cuts longer keys to 32 bits would see other fields than this walk
 
 
-def check_model_file(path: Path) -> None:
-    """Raise unless `path` is a whole ONNX file that opens no other file than its own data file.
+def check_model_file(path: Path) -> dict[str, Any]:
+    """Return the metadata of a whole, unchanged ONNX file that opens no other file than its own external data.
+
+    Files without a hash in their metadata, which other tools wrote, are taken as they are.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ModelFileError: it is a folder, empty, truncated, not ONNX, or keeps tensors in files that it may not open.
+        ModelFileError: it is a folder, empty, truncated, not ONNX, changed since its export, has metadata that are not
+            those of `export_onnx`, or keeps tensors in files that it may not open.
     """
     if not path.exists():
         raise FileNotFoundError(f"There is no file {path}. Export one with keras_tfcl.export.export_onnx(model, path).")
@@ -52,13 +56,22 @@ def check_model_file(path: Path) -> None:
         try:
             locations = set(_locations(data, 0, len(data), "Model", depth=0))
             has_graph = any(field == _GRAPH_FIELD for field, *_ in _fields(data, 0, len(data)))
-            metadata = _metadata_text(data) if locations else None
+            text = _metadata_text(data)
         except _FramingError:
             has_graph = False
-    if not has_graph:
-        raise ModelFileError(f"Expected a whole ONNX file. Received: {path}, truncated or not ONNX. Export again.")
+        if not has_graph:
+            raise ModelFileError(f"Expected a whole ONNX file. Received: {path}, truncated or not ONNX. Export again.")
+        metadata = parse_metadata(text, path)
+        recorded = metadata.get("content_hash")
+        if recorded is not None and recorded != content_hash(data):
+            raise ModelFileError(
+                f"The bytes of {path} must be those that were exported. Received: content with another SHA-256 than "
+                f"its metadata record. Copy or export the file again. If a tool changed it on purpose, let the tool "
+                f"drop the metadata: onnx.helper.set_model_props(model, {{}})."
+            )
     if locations:
-        check_data_file(path, locations, parse_metadata(metadata, path).get("data_file"))
+        check_data_file(path, locations, metadata.get("data_file"))
+    return metadata
 
 
 def content_hash(model: bytes | mmap.mmap) -> str:
