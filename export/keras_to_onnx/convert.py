@@ -1,9 +1,10 @@
 """Turn Keras layers into an ONNX model: the one place that knows tf2onnx and its faults.
 
-Five steps differ from `model.export(format="onnx")`, which writes files that do not load or do not match:
+These steps differ from `model.export(format="onnx")`, which writes files that do not load or do not match:
 the trace is of inference mode; nested functions are traced inline, since tf2onnx knows no XLA calls (grouped
-convolution); constants that the trace captured are not made inputs; `Erfc` (the exact GELU) gets a counterpart; and
-padding before a MaxPool is kept from onnxruntime, which would change its value.
+convolution); layers that ask for sizes are traced as with free ones; constants that the trace captured are not made
+inputs; divisions keep their rounding; handlers.py writes the operations that tf2onnx lacks or gets wrong; and padding
+before a MaxPool is kept from onnxruntime, which would change its value.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from keras_tfcl.export.errors import UnsupportedOpError, text_of
-from keras_tfcl.export.keras_to_onnx.external_data import inputs_to_initializers, outside_specs, reading_from
+from keras_tfcl.export.keras_to_onnx.external_data import external_specs, inputs_to_initializers, reading_from
 from keras_tfcl.export.keras_to_onnx.free_sizes import free_sizes
 from keras_tfcl.export.keras_to_onnx.handlers import custom_op_handlers
 from keras_tfcl.export.keras_to_onnx.source import OUTPUT, Source
@@ -25,9 +26,23 @@ _WAS_DIVISION = "_keras_tfcl_division"
 
 
 def supported_opsets() -> range:
-    """The ONNX opsets that this recipe and the installed tf2onnx can write."""
+    """The ONNX opsets that this module and the installed tf2onnx can write."""
     constants = require("tf2onnx.constants", "export")
     return range(13, max(constants.OPSET_TO_IR_VERSION) + 1)
+
+
+def check_eager() -> None:
+    """Raise inside a `tf.function` or a `tf.Graph`, where the model gives symbols instead of numbers.
+
+    Raises:
+        RuntimeError: operations are not executed eagerly here.
+    """
+    tf = require("tensorflow", "tf")
+    if not tf.executing_eagerly():
+        raise RuntimeError(
+            "Export must run eagerly. Received: a call inside a `tf.function` or a `with tf.Graph().as_default()` "
+            "block, or after tf.compat.v1.disable_eager_execution(). Call it outside of them."
+        )
 
 
 def convert(
@@ -36,10 +51,10 @@ def convert(
     dimension: int,
     normalize: bool,
     opset: int,
-    outside: Sequence[Any] = (),
+    external: Sequence[Any] = (),
     progress: Callable[[str], None],
 ) -> Any:
-    """Return the ONNX model of `source`, an `onnx.ModelProto`, in which the weights `outside` have no values yet.
+    """Return the ONNX model of `source`, an `onnx.ModelProto`, in which the weights `external` have no values yet.
 
     Switches the whole process to eager functions for a moment, so the caller holds the lock of `computing_in_float32`.
 
@@ -48,8 +63,8 @@ def convert(
     """
     with _quiet_logs():
         progress("trace the model")
-        specs = _specs(source, outside)
-        function = _trace(source, specs, normalize, outside)
+        specs = _specs(source, external)
+        function = _trace(source, specs, normalize, external)
         lint_graph(_needed_graph(function), source.layers)
         progress("convert to ONNX, which can take a minute")
         try:
@@ -65,17 +80,24 @@ def convert(
     return model
 
 
-def _specs(source: Source, outside: Sequence[Any]) -> list[Any]:
+def frozen_graph(source: Source, normalize: bool) -> Any:
+    """Return the `tf.GraphDef` that `convert` starts from, with the weights as constants."""
+    with _quiet_logs():
+        function = _trace(source, _specs(source, ()), normalize, ())
+        return _freeze(function)
+
+
+def _specs(source: Source, external: Sequence[Any]) -> list[Any]:
     tf = require("tensorflow", "tf")
-    return [tf.TensorSpec(spec.shape, spec.dtype, name=spec.name) for spec in source.inputs] + outside_specs(outside)
+    return [tf.TensorSpec(spec.shape, spec.dtype, name=spec.name) for spec in source.inputs] + external_specs(external)
 
 
-def _trace(source: Source, specs: Sequence[Any], normalize: bool, outside: Sequence[Any]) -> Any:
+def _trace(source: Source, specs: Sequence[Any], normalize: bool, external: Sequence[Any]) -> Any:
     tf = require("tensorflow", "tf")
     count = len(source.inputs)
 
     def embed(*tensors: Any) -> Any:
-        with reading_from(outside, tensors[count:]) if outside else contextlib.nullcontext():
+        with reading_from(external, tensors[count:]) if external else contextlib.nullcontext():
             embedding = tf.cast(source(*tensors[:count]), tf.float32)
         return _l2_normalize(tf, embedding) if normalize else tf.identity(embedding)
 
@@ -117,13 +139,12 @@ def _l2_normalize(tf: Any, rows: Any) -> Any:
 def _to_onnx(function: Any, names: Sequence[str], opset: int) -> Any:
     tf2onnx = require("tf2onnx", "export")
     loader = require("tf2onnx.tf_loader", "export")
-    true_inputs = function.inputs[: len(function.inputs) - len(function.captured_inputs)]
-    inputs = [tensor.name for tensor in true_inputs]
-    outputs = [tensor.name for tensor in function.outputs]
+    inputs, outputs = _true_inputs(function), [tensor.name for tensor in function.outputs]
     renamed = dict(zip(inputs, names, strict=True)) | {outputs[0]: OUTPUT}
+    frozen = _freeze(function)
     with _exact_divisions(loader):
         model, _ = tf2onnx.convert.from_graph_def(
-            loader.from_function(function, inputs, outputs),
+            frozen,
             input_names=inputs,
             output_names=outputs,
             opset=opset,
@@ -131,6 +152,17 @@ def _to_onnx(function: Any, names: Sequence[str], opset: int) -> Any:
             tensors_to_rename=renamed,
         )
     return model
+
+
+def _freeze(function: Any) -> Any:
+    loader = require("tf2onnx.tf_loader", "export")
+    with _exact_divisions(loader):
+        return loader.from_function(function, _true_inputs(function), [tensor.name for tensor in function.outputs])
+
+
+def _true_inputs(function: Any) -> list[str]:
+    """The names of the inputs that were declared, without the constants that the trace captured."""
+    return [tensor.name for tensor in function.inputs[: len(function.inputs) - len(function.captured_inputs)]]
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ large sizes. Samples are the user's.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from keras_tfcl.export.errors import ModelInputError, ModelOutputError, text_of
+from keras_tfcl.export.errors import ModelInputError, ModelOutputError, UnsupportedLayerError, text_of
 from keras_tfcl.export.keras_to_onnx.source import Source
-from keras_tfcl.export.runtime.generators import Generator
+from keras_tfcl.export.runtime.golden_inputs import Generator
 from keras_tfcl.export.runtime.inputs import InputSpec, cast_input, split_inputs
 from keras_tfcl.export.runtime.parity import Parity, compare, unit_rows
 from keras_tfcl.export.runtime.requirements import require
@@ -30,6 +31,7 @@ _EDGE_LENGTHS = (1, 2, 7, 67)
 _LARGE_INTEGERS = (1_000, 1_000_000)
 _MOST_NUMBERS = 2_000_000  # in one edge input
 _SAMPLE_BATCH = 64
+_MOST_STATE = 1 << 16  # numbers in a weight that a layer may count in
 _ROUNDING = 1e-6  # by how much weights are shaken to see whether an embedding is rounding noise
 
 
@@ -64,6 +66,13 @@ def make_golden_inputs(source: Source, *, normalize: bool, samples: Any = None) 
         InputError: `samples` do not fit the inputs.
     """
     given = _cast_samples(source, samples)
+    with _weights_kept(source):
+        golden = _golden_inputs(source, normalize, given)
+    _check_one_length(golden)
+    return golden
+
+
+def _golden_inputs(source: Source, normalize: bool, given: list[np.ndarray]) -> list[Golden]:
     try:
         golden = [
             _embed(source, [generator.rows() for generator in generators], normalize, "random inputs", generators)
@@ -77,9 +86,28 @@ def make_golden_inputs(source: Source, *, normalize: bool, samples: Any = None) 
                 f"for {', '.join(map(str, source.inputs))}. Give `samples`, a few rows of real input."
             ) from error
         golden = [_embed_samples(source, [np.resize(x, (n, *x.shape[1:])) for x in given], normalize) for n in _BATCHES]
-    golden += [_embed_samples(source, batch, normalize) for batch in _in_batches(given)]
-    _check_one_length(golden)
-    return golden
+    return golden + [_embed_samples(source, batch, normalize) for batch in _in_batches(given)]
+
+
+@contextlib.contextmanager
+def _weights_kept(source: Source) -> Iterator[None]:
+    """Raise if a call of the model changes a weight, after putting it back."""
+    small = [weight for weight in source.weights if math.prod(weight.shape) <= _MOST_STATE]
+    before = [np.array(weight) for weight in small]
+    yield
+    changed = [
+        (weight, value)
+        for weight, value in zip(small, before, strict=True)
+        if not np.array_equal(value, np.array(weight), equal_nan="float" in value.dtype.name)
+    ]
+    for weight, value in changed:
+        weight.assign(value)
+    if changed:
+        names = ", ".join(f"`{weight.path}`" for weight, _ in changed)
+        raise UnsupportedLayerError(
+            f"A file keeps no state from one batch to the next. Received: a model that changes {names} when it is "
+            f"called with training=False. Change weights in training only: `if training:` around the assignment."
+        )
 
 
 def difference_of(source: Source, golden: Sequence[Golden], normalize: bool) -> Parity | None:
@@ -104,7 +132,9 @@ def rounding_noise(source: Source, golden: Golden, normalize: bool) -> np.ndarra
     for seed in range(3):
         noise = np.random.default_rng(seed)
         shaken = [(weight, weight * (1 + _ROUNDING * noise.standard_normal(weight.shape))) for weight in weights]
-        with keras.StatelessScope(state_mapping=[(weight, keras.ops.cast(value, weight.dtype)) for weight, value in shaken]):
+        with keras.StatelessScope(
+            state_mapping=[(weight, keras.ops.cast(value, weight.dtype)) for weight, value in shaken]
+        ):
             try:
                 now = _embed(source, golden.inputs, normalize, golden.about).reference
             except _UnusableInputs:
@@ -271,16 +301,22 @@ def _edge_values(source: Source, usual: Sequence[np.ndarray]) -> Iterator[tuple[
     bounded = _vocabulary(source) is not None
     ranges = [_value_range(spec, source) for spec in source.inputs]
     counts = [_counts(spec) and not bounded for spec in source.inputs]
-    rows = [_edge_rows(x[0], *span, -1 if any_integer else 0) for x, span, any_integer in zip(usual, ranges, counts, strict=True)]
+    rows = [
+        _edge_rows(x[0], *span, -1 if any_integer else 0)
+        for x, span, any_integer in zip(usual, ranges, counts, strict=True)
+    ]
     yield about, rows
     if len(rows) > 1:  # the empty rows of one input beside others of the next
         yield about, [np.roll(values, 3 * position, axis=0) for position, values in enumerate(rows)]
     for size in _LARGE_INTEGERS if any(counts) else ():
         noise = np.random.default_rng(size)
-        yield f"integers from {-size} to {size}", [
-            _clipped(noise.integers(-size, size, x.shape), x.dtype) if any_integer else x
-            for x, any_integer in zip(usual, counts, strict=True)
-        ]
+        yield (
+            f"integers from {-size} to {size}",
+            [
+                _clipped(noise.integers(-size, size, x.shape), x.dtype) if any_integer else x
+                for x, any_integer in zip(usual, counts, strict=True)
+            ],
+        )
 
 
 def _counts(spec: InputSpec) -> bool:

@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from keras_tfcl.export import ModelFileError, check_probes, export_onnx
-from keras_tfcl.export.runtime.generators import Generator
+from keras_tfcl.export.runtime.golden_inputs import Generator
 
 layers = keras.layers
 
