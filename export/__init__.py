@@ -29,7 +29,7 @@ from keras_tfcl.export.quantized_model import QuantizationReport
 from keras_tfcl.export.recall import Recall, compare_neighbours
 from keras_tfcl.export.report import ExportReport
 from keras_tfcl.export.runtime.encoder import OnnxEncoder
-from keras_tfcl.export.runtime.golden_rows import check_probes
+from keras_tfcl.export.runtime.golden_inputs import check_probes
 from keras_tfcl.export.runtime.inputs import InputSpec
 from keras_tfcl.export.runtime.parity import Parity
 

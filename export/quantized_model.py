@@ -16,8 +16,7 @@ from keras_tfcl.export.float16 import Rows
 from keras_tfcl.export.recall import Recall, compare_neighbours, latency
 from keras_tfcl.export.runtime.atomic_write import atomic_write, check_target, write_synced
 from keras_tfcl.export.runtime.encoder import OnnxEncoder
-from keras_tfcl.export.runtime.generators import Recipe
-from keras_tfcl.export.runtime.golden_rows import dump_probes, load_probes
+from keras_tfcl.export.runtime.golden_inputs import Generator, dump_golden_inputs, load_golden_inputs
 from keras_tfcl.export.runtime.inputs import cast_input, split_inputs
 from keras_tfcl.export.runtime.metadata import KEY, dump_metadata
 from keras_tfcl.export.runtime.model_file import content_hash
@@ -214,8 +213,8 @@ def _golden_inputs(quantized_model: OnnxEncoder, float_model: OnnxEncoder) -> li
     stored = float_model.metadata.get("probes") or []
     if not stored:
         return []
-    generators = [{name: Recipe.from_dict(entry["inputs"][name]) for name in names} for entry in stored]
-    loaded = load_probes(float_model.metadata, names, float_model.dimension, float_model.path)
-    return dump_probes(
+    generators = [{name: Generator.from_dict(entry["inputs"][name]) for name in names} for entry in stored]
+    loaded = load_golden_inputs(float_model.metadata, names, float_model.dimension, float_model.path)
+    return dump_golden_inputs(
         [(generator, quantized_model.encode(inputs)) for generator, (inputs, _) in zip(generators, loaded, strict=True)]
     )

@@ -17,7 +17,7 @@ from keras_tfcl.export.runtime.requirements import require
 _PREFIX = "keras_tfcl_weight_"
 
 
-def choose_outside(weights: Sequence[Any], most_bytes: int) -> list[Any]:
+def choose_external(weights: Sequence[Any], most_bytes: int) -> list[Any]:
     """Return the largest of `weights`, as many as it takes for the others to have at most `most_bytes` bytes."""
     sizes = {id(weight): _size(weight) for weight in weights}
     total, chosen = sum(sizes.values()), []
@@ -29,7 +29,7 @@ def choose_outside(weights: Sequence[Any], most_bytes: int) -> list[Any]:
     return chosen
 
 
-def outside_specs(weights: Sequence[Any]) -> list[Any]:
+def external_specs(weights: Sequence[Any]) -> list[Any]:
     """Return the `tf.TensorSpec` of each weight as an input of the trace."""
     tf = require("tensorflow", "tf")
     return [tf.TensorSpec(weight.shape, weight.dtype, name=_PREFIX + str(i)) for i, weight in enumerate(weights)]
@@ -49,9 +49,9 @@ def inputs_to_initializers(graph: Any) -> None:
         graph.input.remove(value)
 
 
-def store_outside(folder: Path, stem: str, onnx_model: Any, weights: Sequence[Any]) -> DataFile:
-    """Write the values of the weights kept outside, and make the model refer to them."""
-    record, spans = write_data_file(folder, stem, (weight.numpy() for weight in weights))
+def store_external(model_path: Path, onnx_model: Any, weights: Sequence[Any]) -> DataFile:
+    """Write the values of the weights kept out of the model beside it, and make the model refer to them."""
+    record, spans = write_data_file(model_path.parent, model_path.name, (weight.numpy() for weight in weights))
     stored = {tensor.name: tensor for tensor in onnx_model.graph.initializer if tensor.name.startswith(_PREFIX)}
     for position, (offset, length) in enumerate(spans):
         tensor = stored[_PREFIX + str(position)]

@@ -10,7 +10,7 @@ import typer
 from keras_tfcl.cli.keras_file import load_model, without_native_logs
 from keras_tfcl.cli.options import AsJson, OnnxFile, Provider, providers_of, read_rows, show
 from keras_tfcl.export.errors import ParityError
-from keras_tfcl.export.runtime.golden_rows import check_probes
+from keras_tfcl.export.runtime.golden_inputs import check_probes
 from keras_tfcl.export.verify import verify_onnx
 
 
