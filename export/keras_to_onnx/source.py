@@ -25,7 +25,7 @@ from keras_tfcl._keras_compat import (
     set_variable_dtype,
 )
 from keras_tfcl.export.errors import ModelInputError
-from keras_tfcl.export.runtime.external_data import byte_view
+from keras_tfcl.export.keras_to_onnx.external_data import byte_view
 from keras_tfcl.export.runtime.inputs import InputSpec
 from keras_tfcl.export.runtime.requirements import require
 
