@@ -65,15 +65,15 @@ def check_model_file(path: Path) -> dict[str, Any]:
         if not has_graph:
             raise ModelFileError(f"Expected a whole ONNX file. Received: {path}, truncated or not ONNX. Export again.")
         metadata = parse_metadata(text, path)
-        recorded = metadata.get("content_hash")
-        if recorded is not None and recorded != content_hash(data):
-            raise ModelFileError(
-                f"The bytes of {path} must be those that were exported. Received: content with another SHA-256 than "
-                f"its metadata record. Copy or export the file again. If a tool changed it on purpose, let the tool "
-                f"drop the metadata: onnx.helper.set_model_props(model, {{}})."
-            )
+        changed = "content_hash" in metadata and metadata["content_hash"] != content_hash(data)
     if locations:
         _check_external_data(path, locations, metadata.get("data_file"))
+    if changed:
+        raise ModelFileError(
+            f"The bytes of {path} must be those that were exported. Received: content with another SHA-256 than its "
+            f"metadata record. Copy or export the file again. If a tool changed it on purpose, drop the metadata "
+            f"before it is saved: onnx.helper.set_model_props(model, {{}})."
+        )
     return metadata
 
 
