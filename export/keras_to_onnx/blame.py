@@ -58,7 +58,7 @@ def batch_reductions(model: Any, layers: Sequence[Any]) -> list[str]:
 
 
 def differing_operations(model: Any, source: Source, normalize: bool, inputs: Sequence[np.ndarray]) -> list[str]:
-    """Name what makes the embeddings of `inputs` differ, with its layers: what is known to, or where it is first seen."""
+    """Name what makes the embeddings of `inputs` differ, with its layers: what is known to, or the first to differ."""
     return _known_differences(model, source) or _first_differences(model, source, normalize, inputs)
 
 
