@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
+import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -141,9 +142,8 @@ class _Tensor:
 
 def _split_model(keras: Any, model: Any, projector: bool) -> tuple[Any, Any, str]:
     """Return the encoder, the projector to keep or None, and what became of the projector."""
-    from keras_tfcl import ContrastiveModel  # here, since verifying a file needs nothing else of the library
-
-    if not isinstance(model, ContrastiveModel):
+    models = sys.modules.get("keras_tfcl.models")  # whoever made a ContrastiveModel has imported it
+    if models is None or not isinstance(model, models.ContrastiveModel):
         if not isinstance(model, keras.Model):
             raise TypeError(
                 f"`model` must be a keras.Model. Received: {type(model).__name__}. "
