@@ -151,7 +151,7 @@ def _float16(path: Path, rows: Rows, expected: np.ndarray, draft: Path) -> tuple
     """Write the draft, and return the operations that stay in float32 because of their values."""
     onnx = require("onnx", "quantize")
     model, kept = to_half(onnx.load(path), rows)
-    check_in_true_half(model, rows, expected)
+    check_in_true_half(model, onnx.load(path), rows, expected)
     onnx.save(model, draft)
     return kept
 

@@ -107,6 +107,7 @@ def write_quantized_model(
         draft = Path(folder) / "quantized.onnx"
         try:
             kept = convert(draft, expected) or ()
+            _drop_metadata(draft)
             report = _measure(float_model, draft, mode, rows, expected, kept)
         except QuantizationError:
             raise
@@ -192,6 +193,14 @@ def _check_recall(recall: Recall, min_recall: float | None) -> None:
         )
 
 
+def _drop_metadata(draft: Path) -> None:
+    """Drop what the draft inherited: the content hash, for one, is that of the float model."""
+    onnx = require("onnx", "quantize")
+    model = onnx.load(draft)
+    onnx.helper.set_model_props(model, {})
+    onnx.save(model, draft)
+
+
 def _with_metadata(draft: Path, float_model: OnnxEncoder, report: QuantizationReport) -> bytes:
     """Return the bytes of the quantized model with the metadata of the float model and the report among them."""
     onnx = require("onnx", "quantize")
@@ -201,7 +210,6 @@ def _with_metadata(draft: Path, float_model: OnnxEncoder, report: QuantizationRe
     metadata["probes"] = _golden_inputs(OnnxEncoder(draft, providers="cpu"), float_model)
     facts = {name: value for name, value in report.to_dict().items() if name not in ("path", "bytes")}
     model = onnx.load(draft)
-    del model.metadata_props[:]
     metadata |= {"quantization": facts, "content_hash": content_hash(model.SerializeToString())}
     onnx.helper.set_model_props(model, {KEY: dump_metadata(metadata)})
     return model.SerializeToString()

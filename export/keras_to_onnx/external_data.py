@@ -6,15 +6,32 @@ input becomes a tensor whose values are in the data file. The largest weights go
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from keras_tfcl.export.runtime.external_data import DataFile, write_data_file
+import numpy as np
+
 from keras_tfcl.export.runtime.requirements import require
 
 _PREFIX = "keras_tfcl_weight_"
+_PAGE = 4096  # onnxruntime maps tensors that begin on a page instead of copying them
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """What the metadata records about the data file."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
 
 
 def choose_external(weights: Sequence[Any], most_bytes: int) -> list[Any]:
@@ -59,6 +76,37 @@ def store_external(model_path: Path, onnx_model: Any, weights: Sequence[Any]) ->
         for key, value in (("location", record.name), ("offset", offset), ("length", length)):
             tensor.external_data.add(key=key, value=str(value))
     return record
+
+
+def write_data_file(folder: Path, stem: str, arrays: Iterable[np.ndarray]) -> tuple[DataFile, list[tuple[int, int]]]:
+    """Write `arrays` one after the other; return the record, and offset and length of each.
+
+    The name follows from the content, so a new data file never overwrites the one of an older model.
+    """
+    draft = folder / f"{stem}.data"
+    digest, spans = hashlib.sha256(), []
+    with draft.open("wb") as file:
+        for array in arrays:
+            padding = -file.tell() % _PAGE
+            digest.update(bytes(padding))
+            file.write(bytes(padding))
+            content = byte_view(array)
+            spans.append((file.tell(), len(content)))
+            digest.update(content)
+            file.write(content)
+        size = file.tell()
+        file.flush()
+        os.fsync(file.fileno())
+    record = DataFile(f"{stem}.{digest.hexdigest()[:16]}.data", size, digest.hexdigest())
+    os.replace(draft, folder / record.name)
+    return record, spans
+
+
+def byte_view(array: np.ndarray) -> memoryview:
+    """Return the values as little-endian bytes, without a copy where the machine stores them so."""
+    values = np.ascontiguousarray(array)
+    values = values.astype(values.dtype.newbyteorder("<"), copy=False)
+    return values.reshape(-1).view(np.uint8).data
 
 
 def _size(weight: Any) -> int:

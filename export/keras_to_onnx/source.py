@@ -17,8 +17,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from keras_tfcl._keras_compat import (
+    dtype_policy,
+    inner_layers,
+    nested_layers,
+    set_dtype_policy,
+    set_variable_dtype,
+)
 from keras_tfcl.export.errors import ModelInputError
-from keras_tfcl.export.runtime.external_data import byte_view
+from keras_tfcl.export.keras_to_onnx.external_data import byte_view
 from keras_tfcl.export.runtime.inputs import InputSpec
 from keras_tfcl.export.runtime.requirements import require
 
@@ -64,7 +71,7 @@ class Source:
         def visit(layer: keras.Layer) -> None:
             if id(layer) not in found:
                 found[id(layer)] = layer
-                for inner in layer._layers:
+                for inner in inner_layers(layer):
                     visit(inner)
 
         for stage in self.stages:
@@ -192,7 +199,7 @@ def _tensor_of_build(encoder: Any) -> tuple[Any, list[_Tensor]]:
     """Read the shape that a subclassed model was built with. It records no dtype, which only token ids need."""
     shape = (encoder.get_build_config() or {}).get("input_shape") if encoder.built else None
     is_one = isinstance(shape, (tuple, list)) and all(dim is None or isinstance(dim, int) for dim in shape)
-    takes_ids = any(type(layer).__name__ == "Embedding" for layer in encoder._flatten_layers())
+    takes_ids = any(type(layer).__name__ == "Embedding" for layer in nested_layers(encoder))
     if not shape or not is_one or takes_ids:
         raise ModelInputError(
             f"The inputs of the model must be known. Received: {type(encoder).__name__} `{encoder.name}`, which does "
@@ -271,7 +278,7 @@ class Precision:
     """The layers of a model that compute in half precision, with the policies they were built with."""
 
     def __init__(self, layers: Iterable[Any]) -> None:
-        self._own = [(layer, layer._dtype_policy) for layer in layers if layer.compute_dtype in HALF]
+        self._own = [(layer, dtype_policy(layer)) for layer in layers if layer.compute_dtype in HALF]
 
     @property
     def policies(self) -> list[str]:
@@ -281,11 +288,11 @@ class Precision:
     def use_float32(self) -> None:
         for layer, _ in self._own:
             # not the public setter, which would write into a policy map that layers share
-            layer._dtype_policy = _in_float32(layer)
+            set_dtype_policy(layer, _in_float32(layer))
 
     def use_own(self) -> None:
         for layer, policy in self._own:
-            layer._dtype_policy = policy
+            set_dtype_policy(layer, policy)
 
 
 @contextlib.contextmanager
@@ -313,5 +320,5 @@ def computing_as_built(precision: Precision) -> Iterator[None]:
 def _in_float32(layer: Any) -> Any:
     get = require("keras", "tf").dtype_policies.get
     policy = get(f"{layer.quantization_mode}_from_float32" if layer.quantization_mode else "float32")
-    policy._variable_dtype = layer.variable_dtype  # so that Keras casts the weights of a policy such as float16
+    set_variable_dtype(policy, layer.variable_dtype)  # so that Keras casts the weights of a policy such as float16
     return policy

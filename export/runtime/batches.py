@@ -19,7 +19,7 @@ from keras_tfcl.export.runtime.inputs import InputSpec, split_inputs
 Batch = list[np.ndarray]  # one array for each input, all with the same number of rows
 # What to do about an image that cannot be read; a function takes its position, the image, and the error
 OnError = Literal["raise", "skip"] | Callable[[int, Any, Exception], None]
-_MAX_TRIAL_NUMBERS = 1 << 28  # in one row of a trial run; more would be a hostile file
+_MAX_TRIAL_NUMBERS = 1 << 26  # in one row of a trial run; more would be a hostile file
 
 
 class BatchReader:

@@ -24,7 +24,7 @@ from keras_tfcl.export.runtime.batches import (
 )
 from keras_tfcl.export.runtime.embedding_files import check_embedding_file, write_embeddings
 from keras_tfcl.export.runtime.images import ImageRule, check_image_size, image_rule
-from keras_tfcl.export.runtime.inputs import InputSpec, cast_input
+from keras_tfcl.export.runtime.inputs import InputSpec, all_finite, cast_input, split_inputs
 from keras_tfcl.export.runtime.model_file import check_model_file
 from keras_tfcl.export.runtime.providers import Providers, check_providers, choose_providers, load_onnxruntime
 from keras_tfcl.export.runtime.session import check_metadata, open_session, read_interface
@@ -80,7 +80,7 @@ class OnnxEncoder:
         low_memory: bool = False,
     ) -> None:
         self._path = Path(path)
-        self._arguments = (providers, strict_providers, batch_size, threads, buckets, low_memory)
+        self._arguments = (self._path.absolute(), providers, strict_providers, batch_size, threads, buckets, low_memory)
         self._batch_size = _positive("batch_size", batch_size)
         if threads is not None:
             _positive("threads", threads)
@@ -92,7 +92,7 @@ class OnnxEncoder:
         check_metadata(self._metadata, self._dimension, self._path)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self._path.absolute(), *self._arguments)
+        return type(self), self._arguments
 
     @property
     def path(self) -> Path:
@@ -139,8 +139,10 @@ class OnnxEncoder:
             InputError: a shape, dtype or value does not fit the input. NaN and infinity are refused.
             NonFiniteError: the model gave NaN or infinity.
         """
-        reader = self._reader(step := self._step(batch_size))
-        rows, batches = reader.batches(x)
+        step = self._step(batch_size)
+        if isinstance(x, np.ndarray) and x.ndim and 0 < len(x) <= step and not progress:
+            return self._checked_run(split_inputs(x, self._inputs), step, 0)  # one run: as fast as a server needs it
+        rows, batches = self._reader(step).batches(x)
         if rows is None:
             raise InputError(
                 f"`encode` takes arrays or a list of images. Received: {type(x).__name__}, whose length is unknown. "
@@ -149,8 +151,6 @@ class OnnxEncoder:
         embeddings = np.empty((rows, self._dimension), np.float32)
         start = 0
         for part in self._embed(batches, step, rows, progress):
-            if len(part) == rows:
-                return part  # one run, nothing to copy
             embeddings[start : start + len(part)] = part
             start += len(part)
         return embeddings
@@ -288,7 +288,7 @@ class OnnxEncoder:
     def _checked_run(self, batch: Batch, step: int, first_row: int) -> np.ndarray:
         rows = len(batch[0])
         embeddings = self._run(batch, bucket_size(rows, step) if self._buckets else rows, first_row)
-        if not np.isfinite(embeddings).all():
+        if not all_finite(embeddings):
             row = first_row + int(np.argwhere(~np.isfinite(embeddings))[0][0])
             raise NonFiniteError(
                 f"Expected finite embeddings. Received: NaN or infinity for row {row}. Check that its values are in "
@@ -299,10 +299,9 @@ class OnnxEncoder:
     def _run(self, batch: Batch, size: int, first_row: int) -> np.ndarray:
         """Embed a batch padded to `size` rows, and return those of the batch in float32."""
         rows = len(batch[0])
-        feed = {
-            spec.name: pad_rows(cast_input(array, spec, first_row), size)
-            for spec, array in zip(self._inputs, batch, strict=True)
-        }
+        feed = {}
+        for spec, array in zip(self._inputs, batch, strict=True):
+            feed[spec.name] = pad_rows(cast_input(array, spec, first_row), size)
         try:
             (embeddings,) = self._session.run([self._output], feed)
         except Exception as error:  # onnxruntime's exceptions share no public base class

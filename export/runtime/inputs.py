@@ -53,8 +53,8 @@ def split_inputs(x: Any, specs: Sequence[InputSpec]) -> list[np.ndarray]:
     arrays = [_to_array(value, spec) for value, spec in zip(_by_position(x, specs), specs, strict=True)]
     for array, spec in zip(arrays, specs, strict=True):
         _check_shape(array, spec)
-    rows = {spec.name: len(array) for array, spec in zip(arrays, specs, strict=True)}
-    if len(set(rows.values())) > 1:
+    if len({len(array) for array in arrays}) > 1:
+        rows = {spec.name: len(array) for array, spec in zip(arrays, specs, strict=True)}
         raise InputError(
             f"All inputs must have the same number of rows. Received: {rows}. Give one row of each input per sample."
         )
@@ -85,7 +85,7 @@ def cast_input(values: np.ndarray, spec: InputSpec, first_row: int = 0) -> np.nd
             f"Input `{spec.name}` must hold values that {want} can represent. Received: dtype {have} with values from "
             f"{values.min()} to {values.max()}. Check the range of the input."
         )
-    if want.kind == "f" and not np.isfinite(result).all():
+    if want.kind == "f" and not all_finite(result):
         row = first_row + int(np.argwhere(~np.isfinite(result))[0][0])
         raise InputError(
             f"Input `{spec.name}` must be finite in {want}. Received: NaN or infinity in row {row}. "
@@ -94,7 +94,14 @@ def cast_input(values: np.ndarray, spec: InputSpec, first_row: int = 0) -> np.nd
     return result
 
 
+def all_finite(array: np.ndarray) -> bool:
+    """Whether no number is NaN or infinite. Counting takes half the time of `numpy.all` on a small array."""
+    return np.count_nonzero(np.isfinite(array)) == array.size
+
+
 def _by_position(x: Any, specs: Sequence[InputSpec]) -> list[Any]:
+    if isinstance(x, np.ndarray) and len(specs) == 1:
+        return [x]
     names = [spec.name for spec in specs]
     if isinstance(x, Mapping):
         if set(x) != set(names):
@@ -139,10 +146,9 @@ def _text_error(spec: InputSpec) -> InputError:
 
 
 def _check_shape(array: np.ndarray, spec: InputSpec) -> None:
-    fits = array.ndim == len(spec.shape) and all(
-        want is None or have == want for have, want in zip(array.shape[1:], spec.shape[1:], strict=True)
-    )
-    if fits:
+    have, want = array.shape[1:], spec.shape[1:]
+    fits = have == want or (len(have) == len(want) and all(b in (None, a) for a, b in zip(have, want, strict=True)))
+    if fits and array.ndim:
         return
     single = array.ndim == len(spec.shape) - 1
     remedy = "Add the batch dimension: x[None]." if single else "Reshape or resize the rows first."

@@ -1,7 +1,8 @@
 """Look into an ONNX file before onnxruntime does: is it whole, and which other files would it open?
 
 An ONNX tensor may name another file as the place of its values. Served files come from elsewhere, so such a name is
-checked before anything follows it. The walk reads only the protobuf framing, which needs no `onnx` package.
+checked before anything follows it: it can only be one file, in the model's own folder, whose name, size and SHA-256
+stand in the model's metadata. The walk reads only the protobuf framing, which needs no `onnx` package.
 
 Source: https://protobuf.dev/programming-guides/encoding and the message numbers of onnx.proto.
 """
@@ -10,12 +11,13 @@ from __future__ import annotations
 
 import hashlib
 import mmap
+import re
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from keras_tfcl.export.errors import ModelFileError
-from keras_tfcl.export.runtime.external_data import check_data_file
 from keras_tfcl.export.runtime.metadata import KEY, parse_metadata
 
 # message -> field number -> the message in that field; fields that cannot hold a tensor are not descended into
@@ -33,6 +35,7 @@ _GRAPH_FIELD = 7  # ModelProto.graph
 _METADATA_FIELD = 14  # ModelProto.metadata_props
 _EXTERNAL_FIELD, _LOCATION_FIELD = 13, 14  # TensorProto.external_data, TensorProto.data_location
 _UNNAMED = "an unnamed file"
+_DATA_FILE = re.compile(r"[^/\\\0]+\.[0-9a-f]{16}\.data")  # the name that `export_onnx` gives to external data
 _MAX_DEPTH = 64
 _MAX_KEY = 1 << 32  # a reader that cuts longer keys to 32 bits would see other fields than this walk
 
@@ -62,15 +65,15 @@ def check_model_file(path: Path) -> dict[str, Any]:
         if not has_graph:
             raise ModelFileError(f"Expected a whole ONNX file. Received: {path}, truncated or not ONNX. Export again.")
         metadata = parse_metadata(text, path)
-        recorded = metadata.get("content_hash")
-        if recorded is not None and recorded != content_hash(data):
-            raise ModelFileError(
-                f"The bytes of {path} must be those that were exported. Received: content with another SHA-256 than "
-                f"its metadata record. Copy or export the file again. If a tool changed it on purpose, let the tool "
-                f"drop the metadata: onnx.helper.set_model_props(model, {{}})."
-            )
+        changed = "content_hash" in metadata and metadata["content_hash"] != content_hash(data)
     if locations:
-        check_data_file(path, locations, metadata.get("data_file"))
+        _check_external_data(path, locations, metadata.get("data_file"))
+    if changed:
+        raise ModelFileError(
+            f"The bytes of {path} must be those that were exported. Received: content with another SHA-256 than its "
+            f"metadata record. Copy or export the file again. If a tool changed it on purpose, drop the metadata "
+            f"before it is saved: onnx.helper.set_model_props(model, {{}})."
+        )
     return metadata
 
 
@@ -101,6 +104,47 @@ def content_hash(model: bytes | mmap.mmap) -> str:
             ) from error
         digest.update(view[hashed:])
     return f"sha256:{digest.hexdigest()}"
+
+
+def _check_external_data(model_path: Path, locations: set[str], record: object) -> None:
+    """Raise unless all `locations` are the recorded file, which lies beside the model and is whole.
+
+    Raises:
+        ModelFileError: another file is named, or the file is missing, a link, or not the recorded one.
+    """
+    name = str(record.get("name")) if isinstance(record, dict) else ""
+    if locations != {name} or not _DATA_FILE.fullmatch(name):
+        raise ModelFileError(
+            f"Expected an ONNX file that holds all its tensors, or the data file of export_onnx beside it. Received: "
+            f"{model_path} with external data in {sorted(locations)}, which could make the reader open any file. "
+            f"Save it as one file: onnx.save(model, path, save_as_external_data=False)."
+        )
+    path = model_path.with_name(name)
+    problem = _problem_of(path, record)
+    if problem:
+        raise ModelFileError(
+            f"Expected the weights of {model_path} in {path.name} beside it. Received: {problem}. Copy both files "
+            f"together, or export again."
+        )
+
+
+def _problem_of(path: Path, record: dict[str, Any]) -> str | None:
+    try:
+        status = path.lstat()
+    except OSError:
+        return "no such file"
+    if not stat.S_ISREG(status.st_mode):
+        return "a link or folder of that name"
+    if status.st_size != record.get("bytes"):
+        return f"{status.st_size} bytes instead of {record.get('bytes')}"
+    if _hash_of(path) != record.get("sha256"):
+        return "a file with another SHA-256"
+    return None
+
+
+def _hash_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class _FramingError(Exception):

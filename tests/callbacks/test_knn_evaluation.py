@@ -9,7 +9,8 @@ import pytest
 import tensorflow as tf
 
 import keras_tfcl
-from keras_tfcl.callbacks import KNNEvaluation, knn_accuracy
+from keras_tfcl.callbacks import KNNEvaluation
+from keras_tfcl.evaluation import knn_accuracy
 
 
 def neighbours_vote(train, labels, val, val_labels, k):
@@ -121,7 +122,7 @@ def test_structured_inputs():
 def test_diverged_embeddings_are_named(sets):
     (train, labels), (val, val_labels) = sets
     broken = np.where(np.arange(40)[:, None] < 3, np.nan, train)
-    with pytest.raises(ValueError, match=r"`train_embeddings` must be finite. Received: NaN or Inf in 3 of 40 rows"):
+    with pytest.raises(ValueError, match=r"`train_embeddings` must be finite. Received: NaN or Inf in 3 of 40 samples"):
         knn_accuracy(broken, labels, val, val_labels)
 
 
@@ -132,8 +133,8 @@ def test_diverged_embeddings_are_named(sets):
         ({"batch_size": 1.5}, "`batch_size` must be an integer of at least 1. Received: batch_size=1.5"),
         ({"every": -1}, "`every` must be an integer of at least 1. Received: every=-1"),
         ({"train": np.ones((3, 6))}, r"`train` must be a pair \(x, labels\).*Received: ndarray"),
-        ({"val": (np.ones((3, 6)), [0, 1])}, r"`val` must have as many labels.*Received: \[3\] instances and 2 labels"),
-        ({"val": (np.ones((0, 6)), [])}, "`val` must have as many labels as instances, at least one"),
+        ({"val": (np.ones((3, 6)), [0, 1])}, r"`val` must have as many labels.*Received: \[3\] samples and 2 labels"),
+        ({"val": (np.ones((0, 6)), [])}, "`val` must have as many labels as samples, at least one"),
         ({"val": tf.data.Dataset.from_tensors(np.ones((3, 6)))}, r"`val` must be a tf.data.Dataset of \(x, labels\)"),
         (
             {"val": tf.data.Dataset.from_tensors((np.ones((3, 6)), [0, 1, 2])).repeat()},

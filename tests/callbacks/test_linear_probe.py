@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_tfcl.callbacks import LinearProbe, linear_accuracy
+from keras_tfcl.callbacks import LinearProbe
+from keras_tfcl.evaluation import linear_accuracy
 
 
 def regression(train, labels, val, regularization):
@@ -83,6 +84,6 @@ def test_bad_arguments_are_named(change, message):
 
 
 def test_without_scikit_learn_the_extra_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "sklearn.linear_model", None)
+    monkeypatch.setitem(sys.modules, "sklearn", None)
     with pytest.raises(ImportError, match=r'pip install "keras-tfcl\[evaluation\]"'):
         LinearProbe(([[1.0]], [0]), ([[1.0]], [0]))

@@ -13,12 +13,13 @@ from keras_tfcl.diagnostics import (
     plot_similarity_profile,
     plot_singular_spectrum,
     plot_uniformity_tolerance,
+    similarities,
     similarity_profile,
     singular_spectrum,
-    spread,
     uniform_sphere,
     uniformity_tolerance,
 )
+from keras_tfcl.evaluation import pairs
 
 N, D = 23, 5
 
@@ -32,16 +33,16 @@ def unit(x):
     return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
-@pytest.mark.parametrize("block", [1000, 4])
+@pytest.mark.parametrize("strip", [2**20, 70])
 @pytest.mark.parametrize("t", [0.5, 2.0])
-def test_spread_equals_the_double_loop(block, t, monkeypatch):
-    monkeypatch.setattr(spread, "BLOCK", block)
+def test_spread_equals_the_double_loop(strip, t, monkeypatch):
+    monkeypatch.setattr(pairs, "STRIP", strip)
     x, labels = unit(rows()), np.random.default_rng(1).integers(0, 4, N)
-    pairs = [(i, j) for i in range(N) for j in range(i)]
-    kernel = np.mean([math.exp(-t * np.sum((x[i] - x[j]) ** 2)) for i, j in pairs])
-    tolerance = np.mean([x[i] @ x[j] for i, j in pairs if labels[i] == labels[j]])
-    measured = uniformity_tolerance(rows(), labels, t)
-    assert (measured.uniformity, measured.tolerance) == pytest.approx((-math.log(kernel), tolerance), rel=1e-9)
+    every_pair = [(i, j) for i in range(N) for j in range(i)]
+    kernel = np.mean([math.exp(-t * np.sum((x[i] - x[j]) ** 2)) for i, j in every_pair])
+    tolerance = np.mean([x[i] @ x[j] for i, j in every_pair if labels[i] == labels[j]])
+    spread = uniformity_tolerance(rows(), labels, t)
+    assert (spread.uniformity, spread.tolerance) == pytest.approx((-math.log(kernel), tolerance), rel=1e-9)
 
 
 def test_spread_of_one_batch_is_the_metrics():
@@ -53,7 +54,7 @@ def test_spread_of_one_batch_is_the_metrics():
 
 
 @pytest.mark.parametrize("dimension", [2, 64, 128, 256])
-def test_the_even_sphere(dimension):
+def test_the_uniform_sphere(dimension):
     for t in (0.5, 2.0, 5.0):
         expected = 2 * t - math.log(hyp0f1(dimension / 2, t**2))
         assert uniform_sphere(dimension, t) == pytest.approx(expected, rel=1e-12)
@@ -63,10 +64,10 @@ def test_the_even_sphere(dimension):
 
 def test_a_sample_estimates_the_whole():
     points = np.random.default_rng(2).normal(size=(6000, 8)) + 0.5
-    with pytest.raises(ValueError, match=r"`most` must be an integer of at least 2. Received: most=1"):
-        uniformity_tolerance(points, most=1)
-    whole, sample = uniformity_tolerance(points), uniformity_tolerance(points, most=1500)
-    assert sample.rows == 1500 and whole.rows == 6000
+    with pytest.raises(ValueError, match=r"`max_samples` must be an integer of at least 2. Received: max_samples=1"):
+        uniformity_tolerance(points, max_samples=1)
+    whole, sample = uniformity_tolerance(points), uniformity_tolerance(points, max_samples=1500)
+    assert sample.samples == 1500 and whole.samples == 6000
     assert sample.uniformity == pytest.approx(whole.uniformity, rel=0.02)
     assert sample.uniformity != whole.uniformity
 
@@ -80,7 +81,7 @@ def test_extremes_of_the_spread():
 
 @pytest.mark.parametrize("block", [1000, 4])
 def test_similarity_profile_equals_the_double_loop(block, monkeypatch):
-    monkeypatch.setattr(keras_tfcl.diagnostics.similarities, "BLOCK", block)
+    monkeypatch.setattr(similarities, "BLOCK", block)
     views = np.stack([rows(3), rows(4)], axis=1)
     x = unit(views)
     nearest, negatives = np.zeros(10), []
@@ -95,7 +96,7 @@ def test_similarity_profile_equals_the_double_loop(block, monkeypatch):
     assert profile.candidates == N - 1
 
 
-def test_few_instances_have_few_negatives():
+def test_few_samples_have_few_negatives():
     profile = similarity_profile(np.stack([rows(5, 4), rows(6, 4)], axis=1))
     assert profile.nearest.shape == (3,)
     assert list(profile.nearest) == sorted(profile.nearest, reverse=True)
@@ -128,11 +129,11 @@ def test_plots_show_the_numbers():
     (line,) = axes.get_lines()
     np.testing.assert_array_equal(line.get_ydata(), [profile.positive, *profile.nearest])
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["pos", "n1", "n2", "n3"]
-    measured = uniformity_tolerance(rows(), np.arange(N) % 3)
-    axes = plot_uniformity_tolerance({"mine": measured}, dimension=D)
-    np.testing.assert_allclose(axes.collections[0].get_offsets()[0], [measured.uniformity, measured.tolerance])
+    spread = uniformity_tolerance(rows(), np.arange(N) % 3)
+    axes = plot_uniformity_tolerance({"mine": spread}, dimension=D)
+    np.testing.assert_allclose(axes.collections[0].get_offsets()[0], [spread.uniformity, spread.tolerance])
     assert axes.get_lines()[0].get_xdata()[0] == uniform_sphere(D)
-    assert axes.get_xlim()[0] == 0 and axes.get_ylim()[1] > 1  # where a collapse would be is in the picture
+    assert axes.get_xlim()[0] == 0 and axes.get_ylim()[1] > 1  # where a collapse would be is visible
     share = singular_spectrum(rows())
     np.testing.assert_array_equal(plot_singular_spectrum(share).get_lines()[0].get_ydata(), share)
 
@@ -141,10 +142,10 @@ def test_plots_show_the_numbers():
     ("call", "message"),
     [
         (lambda: uniformity_tolerance(np.ones(3)), r"`embeddings` must be embeddings of at least two.*shape=\(3,\)"),
-        (lambda: uniformity_tolerance(np.ones((1, 3))), "at least two instances"),
-        (lambda: uniformity_tolerance(np.ones((4, 2, 3))), "one row an instance.*pass one of them"),
-        (lambda: uniformity_tolerance([[np.nan, 0], [1, 0]]), "must be finite. Received: NaN or Inf in 1 of 2 rows"),
-        (lambda: uniformity_tolerance(rows(), [0, 1]), "one entry for each row. Received: 2 labels, 23 rows"),
+        (lambda: uniformity_tolerance(np.ones((1, 3))), "at least two samples"),
+        (lambda: uniformity_tolerance(np.ones((4, 2, 3))), "one for each sample.*pass one of them"),
+        (lambda: uniformity_tolerance([[np.nan, 0], [1, 0]]), "must be finite. Received: NaN or Inf in 1 of 2 samples"),
+        (lambda: uniformity_tolerance(rows(), [0, 1]), "one entry for each sample. Received: 2 labels, 23 samples"),
         (lambda: uniformity_tolerance(rows(), t=0), "`t` must be a positive finite number. Received: t=0"),
         (lambda: similarity_profile(rows()), "`views` must be embeddings"),
         (lambda: similarity_profile(np.ones((4, 2, 3)), 0), "`neighbours` must be an integer of at least 1"),

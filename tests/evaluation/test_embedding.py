@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 import keras_tfcl
-from keras_tfcl.models import embed_instances, embed_views
+from keras_tfcl.evaluation import embed, embed_views
 
 X = np.random.default_rng(0).normal(size=(7, 6)).astype("float32")
 
@@ -14,17 +14,17 @@ def model():
     return keras_tfcl.ContrastiveModel(encoder, projector=keras_tfcl.ProjectionHead((4, 3)))
 
 
-def test_instances_pass_the_projector(model):
+def test_samples_pass_the_projector(model):
     expected = model.projector(model.encoder(X), training=False)
-    np.testing.assert_allclose(embed_instances(model, X, batch_size=3), expected, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(embed_instances(model.encoder, X), model.encoder(X), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(embed(model, X, batch_size=3), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(embed(model.encoder, X), model.encoder(X), rtol=1e-5, atol=1e-6)
 
 
 def test_ready_made_views_keep_their_order(model):
     views = embed_views(model, (X, -X), batch_size=3)
     assert views.shape == (7, 2, 3)
-    for place, view in enumerate((X, -X)):
-        np.testing.assert_allclose(views[:, place], embed_instances(model, view), rtol=1e-5, atol=1e-6)
+    for index, view in enumerate((X, -X)):
+        np.testing.assert_allclose(views[:, index], embed(model, view), rtol=1e-5, atol=1e-6)
 
 
 def test_views_follow_the_seed(model):
@@ -37,5 +37,5 @@ def test_views_follow_the_seed(model):
 
 
 def test_what_is_missing_is_named(model):
-    with pytest.raises(ValueError, match=r"Received: instances without views, and no augmenter. Pass `augmenter=`"):
+    with pytest.raises(ValueError, match=r"Received: samples without views, and no augmenter. Pass `augmenter=`"):
         embed_views(model, X)

@@ -1,4 +1,4 @@
-"""Health against its definition by loops, and one constructed embedding for each fault."""
+"""Health against its definition by loops, and one constructed embedding for each diagnosis."""
 
 import math
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from keras_tfcl import Arctanh, Temperature
-from keras_tfcl.callbacks import embedding_health, find_faults
+from keras_tfcl.evaluation import diagnose, embedding_health
 
 N, D = 40, 16
 
@@ -21,13 +21,13 @@ def healthy(seed=0, count=N):
     return views_of(np.random.default_rng(seed).normal(size=(count, D)))
 
 
-def by_hand(views, logit, slope):
+def by_hand(views, logit, derivative):
     unit = views / np.linalg.norm(views, axis=-1, keepdims=True)
     count = len(unit)
     positive = negative = saturated = hardest = 0.0
     for i in range(count):
         weights = [math.exp(logit(unit[i, 0] @ unit[j, 1])) for j in range(count)]
-        pulls = [w * slope(unit[i, 0] @ unit[j, 1]) for j, w in enumerate(weights) if j != i]
+        pulls = [w * derivative(unit[i, 0] @ unit[j, 1]) for j, w in enumerate(weights) if j != i]
         positive += unit[i, 0] @ unit[i, 1] / count
         negative += sum(unit[i, 0] @ unit[j, 1] for j in range(count) if j != i) / (count * (count - 1))
         saturated += (max(weights) / sum(weights) > 0.99) / count
@@ -36,105 +36,115 @@ def by_hand(views, logit, slope):
 
 
 @pytest.mark.parametrize(
-    ("scaling", "logit", "slope"),
+    ("scaling", "logit", "derivative"),
     [
         (Temperature(0.1), lambda s: s / 0.1, lambda s: 10),
         (Temperature(1.0), lambda s: s, lambda s: 1),
         (Arctanh(2.0), lambda s: math.log((1 + s) / (1 - s)), lambda s: 2 / (1 - s**2)),
     ],
 )
-def test_equals_loops(scaling, logit, slope):
+def test_equals_loops(scaling, logit, derivative):
     views = healthy()
     health = embedding_health(views * np.linspace(0.1, 100, N)[:, None, None], scaling)
     measured = health.positive_cosine, health.negative_cosine, health.saturated, health.hardest_share
-    assert measured == pytest.approx(by_hand(views, logit, slope), rel=1e-4)
-    assert (health.rows, health.dimension) == (N, D)
+    assert measured == pytest.approx(by_hand(views, logit, derivative), rel=1e-4)
+    assert (health.samples, health.dimension) == (N, D)
 
 
-def test_the_rank_is_that_of_as_many_rows_as_there_are_instances():
-    """Views that have nothing in common span twice as many directions as instances."""
+def test_the_rank_is_that_of_one_view_of_each_sample():
+    """Views that have nothing in common span twice as many directions as there are samples."""
     views = np.random.default_rng(8).normal(size=(20, 2, 200))
     assert 15 < embedding_health(views).effective_rank <= 20
 
 
 def test_without_a_scaling_there_is_no_softmax():
     health = embedding_health(healthy())
-    assert math.isnan(health.saturated) and math.isnan(health.hardest_share) and math.isnan(health.twins)
-    assert find_faults(health) == []
+    assert math.isnan(health.saturated) and math.isnan(health.hardest_share) and math.isnan(health.near_duplicates)
+    assert diagnose(health) == []
 
 
-def faults_of(views, scaling=None, instances=None):
-    return [fault.name for fault in find_faults(embedding_health(views, scaling, instances))]
+def diagnoses_of(views, scaling=None, unaltered=None):
+    return [diagnosis.name for diagnosis in diagnose(embedding_health(views, scaling, unaltered))]
 
 
 @pytest.mark.parametrize("scaling", [Temperature(0.1), Temperature(0.5), Arctanh(2.0)])
-def test_healthy_embeddings_have_no_fault(scaling):
-    instances = np.random.default_rng(0).normal(size=(N, D))
-    assert faults_of(healthy(), scaling, instances) == []
+def test_healthy_embeddings_have_no_diagnosis(scaling):
+    unaltered = np.random.default_rng(0).normal(size=(N, D))
+    assert diagnoses_of(healthy(), scaling, unaltered) == []
 
 
 def test_a_supervised_encoder_of_ten_classes_is_no_collapse():
     """Nine directions of 64: small, but what ten classes need."""
     centres = np.random.default_rng(2).normal(size=(10, 64))
-    assert faults_of(views_of(np.repeat(centres, 12, axis=0)), Temperature(0.1)) == []
+    assert diagnoses_of(views_of(np.repeat(centres, 12, axis=0)), Temperature(0.1)) == []
 
 
-def test_classes_drawn_together_are_no_fault_of_a_supervised_loss():
+def test_a_supervised_loss_may_pull_classes_together():
     views = views_of(np.repeat(np.random.default_rng(7).normal(size=(10, D)), 4, axis=0), 1e-3)
     health = embedding_health(views, Temperature(0.5), views[:, 0])
-    assert [fault.name for fault in find_faults(health)] == ["duplicates", "augmentations too weak"]
-    assert find_faults(health, supervised=True) == []
+    assert [diagnosis.name for diagnosis in diagnose(health)] == ["duplicates", "augmentations too weak"]
+    assert diagnose(health, supervised=True) == []
 
 
 def test_collapse_to_a_point():
-    assert faults_of(views_of(np.ones((N, D)), 0.05), Temperature(0.1)) == ["collapse to a point"]
-    assert faults_of(np.ones((N, 2, D))) == ["collapse to a point"]
+    assert diagnoses_of(views_of(np.ones((N, D)), 0.05), Temperature(0.1)) == ["collapse to a point"]
+    assert diagnoses_of(np.ones((N, 2, D))) == ["collapse to a point"]
 
 
 def test_dimensional_collapse():
     line = np.random.default_rng(3).normal(size=(N, 1)) * np.eye(D)[:1]
-    assert faults_of(views_of(line, 1e-6), Temperature(0.5)) == ["dimensional collapse"]
+    assert diagnoses_of(views_of(line, 1e-6), Temperature(0.5)) == ["dimensional collapse"]
 
 
 def test_temperature_too_small():
-    assert faults_of(healthy(), Temperature(0.01)) == ["temperature too small"]
+    assert diagnoses_of(healthy(), Temperature(0.01)) == ["temperature too small"]
 
 
 def test_duplicates():
-    instances = np.random.default_rng(4).normal(size=(N, D))
-    instances[:5] = instances[5:10] * 3
-    assert faults_of(healthy(), Temperature(0.5), instances) == ["duplicates"]
+    unaltered = np.random.default_rng(4).normal(size=(N, D))
+    unaltered[:5] = unaltered[5:10] * 3
+    assert diagnoses_of(healthy(), Temperature(0.5), unaltered) == ["duplicates"]
 
 
 def test_copies_are_not_seen_in_a_narrow_cone():
-    """All cosines are near 1, and still no instance is another's copy."""
-    instances = np.random.default_rng(5).normal(size=(N, D)) + 1000
-    assert faults_of(healthy(), Temperature(0.5), instances) == []
+    """All cosines are near 1, and still no sample is another's copy."""
+    unaltered = np.random.default_rng(5).normal(size=(N, D)) + 1000
+    assert diagnoses_of(healthy(), Temperature(0.5), unaltered) == []
 
 
 def test_augmentations_too_weak():
     views = views_of(np.random.default_rng(6).normal(size=(N, D)), 0.02)
-    assert faults_of(views, Temperature(0.5)) == ["augmentations too weak"]
+    assert diagnoses_of(views, Temperature(0.5)) == ["augmentations too weak"]
 
 
 def test_diverged():
     views = healthy()
     views[3, 1, 2] = np.inf
     health = embedding_health(views, Temperature(0.1), views[:, 0])
-    assert [fault.name for fault in find_faults(health)] == ["diverged"]
+    assert [diagnosis.name for diagnosis in diagnose(health)] == ["diverged"]
     assert math.isnan(health.effective_rank) and not health.finite
 
 
-def test_every_fault_says_what_to_do():
+def test_every_diagnosis_says_what_to_do():
     broken = np.full((N, 2, D), np.nan)
     for views, scaling, word in [
         (np.ones((N, 2, D)), None, "BatchNormalization"),
         (healthy(), Temperature(0.01), "larger temperature"),
         (broken, None, "learning rate"),
     ]:
-        (fault,) = find_faults(embedding_health(views, scaling))
-        assert word in fault.action
-        assert str(fault) == f"{fault.finding} {fault.action}"
+        (diagnosis,) = diagnose(embedding_health(views, scaling))
+        assert word in diagnosis.action
+        assert str(diagnosis) == f"{diagnosis.finding} {diagnosis.action}"
+
+
+def test_a_problem_of_the_inputs_replaces_the_action():
+    """A check of the inputs knows the cause; advice about the model would lead away from it."""
+    health = embedding_health(np.ones((N, 2, D)))
+    (diagnosis,) = diagnose(health, input_problem="Images must be 0..255: multiply them by 255.")
+    assert diagnosis.name == "collapse to a point"
+    assert str(diagnosis).endswith("Images must be 0..255: multiply them by 255.")
+    assert "BatchNormalization" not in str(diagnosis)
+    assert diagnose(embedding_health(healthy()), input_problem="Images must be 0..255.") == []
 
 
 @pytest.mark.parametrize("shape", [(4, 3), (4, 1, 3), (1, 2, 3)])

@@ -1,5 +1,3 @@
-"""Labelled instances, and evaluation of a model's embeddings of them after epochs."""
-
 from __future__ import annotations
 
 from typing import Any
@@ -12,9 +10,9 @@ from keras_tfcl.validation import positive_integer
 
 
 class LabelledEvaluation(keras.callbacks.Callback):
-    """Base class of callbacks that train a simple classifier on the embeddings of labelled data and log its accuracy.
+    """Base class of callbacks that log the accuracy of a simple classifier on the embeddings of labelled data.
 
-    A subclass gives the accuracy in `score`. See `KNNEvaluation` for the arguments.
+    A subclass computes the accuracy in `score`. See `KNNEvaluation` for the arguments.
     """
 
     def __init__(self, train: Any, val: Any, batch_size: int, every: int, name: str) -> None:
@@ -30,7 +28,7 @@ class LabelledEvaluation(keras.callbacks.Callback):
         if count > 1:
             raise ValueError(
                 f"`{type(self).__name__}` evaluates one encoder. Received: a model of {count}. Embed with one of them, "
-                "model.encoders[0].predict(x), and call keras_tfcl.callbacks.knn_accuracy or linear_accuracy."
+                "model.encoders[0].predict(x), and call keras_tfcl.evaluation.knn_accuracy or linear_accuracy."
             )
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -47,38 +45,8 @@ class LabelledEvaluation(keras.callbacks.Callback):
         raise NotImplementedError(f"{type(self).__name__} must define `score(train_embeddings, val_embeddings)`.")
 
 
-def checked_rows(name: str, embeddings: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Embeddings as finite float32 `(N, D)`, labels as `(N,)`; rows of higher rank are flattened.
-
-    Raises:
-        ValueError: for anything else.
-    """
-    rows, labels = np.asarray(embeddings).astype("float32"), np.asarray(labels).reshape(-1)
-    if rows.ndim < 2 or len(rows) == 0 or len(rows) != len(labels):
-        raise ValueError(
-            f"`{name}_embeddings` must be (N, D) with N labels, N at least 1. Received: shape={rows.shape} "
-            f"with {len(labels)} labels."
-        )
-    if not np.isfinite(rows).all():
-        raise ValueError(
-            f"`{name}_embeddings` must be finite. Received: NaN or Inf in {int((~np.isfinite(rows)).any(1).sum())} of "
-            f"{len(rows)} rows. The training has diverged: lower the learning rate, and put "
-            "keras_tfcl.callbacks.StopOnNonFinite() first among the callbacks to learn where."
-        )
-    return rows.reshape(len(rows), -1), labels
-
-
-def check_equal_sizes(train: np.ndarray, val: np.ndarray) -> None:
-    """Raises ValueError unless both have rows of one size."""
-    if train.shape[1] != val.shape[1]:
-        raise ValueError(
-            f"`train_embeddings` and `val_embeddings` must have equal sizes. Received: {train.shape[1]} and "
-            f"{val.shape[1]}. Embed both with the same model."
-        )
-
-
 def labelled_set(name: str, data: Any) -> tuple[Any, np.ndarray]:
-    """Checks `(x, labels)`; a dataset is read into arrays first, so that shuffling can't part x and labels."""
+    """Checks `(x, labels)`; a dataset is read into arrays once, so that shuffling cannot separate x from its labels."""
     if isinstance(data, tf.data.Dataset):
         data = _read(name, data)
     if not isinstance(data, (tuple, list)) or len(data) != 2 or data[1] is None:
@@ -90,8 +58,8 @@ def labelled_set(name: str, data: Any) -> tuple[Any, np.ndarray]:
     sizes = {int(part.shape[0]) for part in keras.tree.flatten(x)}
     if sizes != {len(labels)} or len(labels) == 0:
         raise ValueError(
-            f"`{name}` must have as many labels as instances, at least one. "
-            f"Received: {sorted(sizes)} instances and {len(labels)} labels."
+            f"`{name}` must have as many labels as samples, at least one. "
+            f"Received: {sorted(sizes)} samples and {len(labels)} labels. Pass one integer label for each sample."
         )
     return x, labels
 
@@ -99,12 +67,14 @@ def labelled_set(name: str, data: Any) -> tuple[Any, np.ndarray]:
 def _read(name: str, dataset: tf.data.Dataset) -> tuple[Any, np.ndarray]:
     spec = dataset.element_spec
     if not isinstance(spec, tuple) or len(spec) != 2:
-        raise ValueError(f"`{name}` must be a tf.data.Dataset of (x, labels) batches. Received: elements of {spec}.")
+        raise ValueError(
+            f"`{name}` must be a tf.data.Dataset of (x, labels) batches. Received: elements of {spec}. Map it to pairs."
+        )
     if spec[1].shape.rank == 0:
         raise ValueError(f"`{name}` must come in batches. Received: single elements, {spec}. Add .batch(256).")
     if int(dataset.cardinality()) == tf.data.INFINITE_CARDINALITY:
-        raise ValueError(f"`{name}` must be finite. Received: an infinite dataset. Leave out repeat(), or use take(n).")
+        raise ValueError(f"`{name}` must be finite. Received: an infinite dataset. Remove repeat(), or use take(n).")
     batches = list(dataset.as_numpy_iterator())
     if not batches:
-        raise ValueError(f"`{name}` must have at least one instance. Received: an empty dataset.")
+        raise ValueError(f"`{name}` must have at least one sample. Received: an empty dataset. Check its source.")
     return keras.tree.map_structure(lambda *parts: np.concatenate(parts), *batches)
