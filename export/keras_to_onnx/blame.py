@@ -16,6 +16,18 @@ from keras_tfcl.export.runtime.providers import load_onnxruntime
 from keras_tfcl.export.runtime.requirements import require
 
 _HALF_TYPES = (10, 16)  # TensorProto.FLOAT16 and BFLOAT16
+_MOVES = (
+    "Reshape",
+    "Transpose",
+    "Identity",
+    "Cast",
+    "Squeeze",
+    "Unsqueeze",
+    "ExpandDims",
+    "Concat",
+    "ConcatV2",
+    "Shape",
+)
 _LAYOUTS = ((0, 3, 1, 2), (0, 2, 3, 1))  # tf2onnx turns images of (N, H, W, C) into (N, C, H, W) and back
 
 
@@ -87,49 +99,45 @@ def _first_differences(model: Any, source: Source, normalize: bool, inputs: Sequ
     """
     if any(tensor.external_data for tensor in model.graph.initializer):
         return []  # more than fits into one TensorFlow graph
+    nodes = {name: node for node in model.graph.node for name in node.output}
     feed = dict(zip((spec.name for spec in source.inputs), inputs, strict=True))
     try:
-        kinds, expected = _run_tensorflow(
-            source, normalize, feed, [name for node in model.graph.node for name in node.output]
-        )
+        kinds, expected = _run_tensorflow(source, normalize, feed, list(nodes))
         received = _run_onnx(model, feed, list(expected))
     except Exception:  # a second look at what is already known to be wrong: without it the error is less exact
         return []
     agree = {name: _agrees(value, received[name]) for name, value in expected.items()}
-    blamed = [node for node in model.graph.node if _is_first(node, model.graph, agree)]
-    names = [name for node in blamed for name in node.output if agree.get(name) is False]
-    return [f"{kinds[name]} in {layer_of(name.partition(':')[0], source.layers)}" for name in dict.fromkeys(names)][:3]
-
-
-def _is_first(node: Any, graph: Any, agree: Mapping[str, bool]) -> bool:
-    """Whether an output of a node differs, nothing known before it does, and something known after it does."""
-    producers = {name: other for other in graph.node for name in other.output}
-    consumers: dict[str, list[Any]] = {}
-    for other in graph.node:
-        for name in other.input:
-            consumers.setdefault(name, []).append(other)
-
-    def known(names: Sequence[str], step: Any) -> list[bool]:
-        found, open_names, seen = [], list(names), set()
-        while open_names:
-            name = open_names.pop()
-            if name in seen:
-                continue
-            seen.add(name)
-            if name in agree:
-                found.append(agree[name])
+    inputs_of = {name: list(node.input) for name, node in nodes.items()}
+    uses_of: dict[str, list[str]] = {}
+    for name, node in nodes.items():
+        for used in node.input:
+            uses_of.setdefault(used, []).append(name)
+    found = []
+    for name in (name for name, same in agree.items() if not same):
+        before, between = _nearest(name, inputs_of, agree)
+        after, _ = _nearest(name, uses_of, agree)
+        if all(before) and not (after and all(after)):
+            hidden = [nodes[other] for other in between if other in nodes and nodes[other].op_type not in _MOVES]
+            if kinds[name] in _MOVES and hidden:
+                found += [describe_node(node, source.layers) for node in hidden]
             else:
-                open_names.extend(step(name))
-        return found
+                found.append(f"{kinds[name]} in {layer_of(name.partition(':')[0], source.layers)}")
+    return list(dict.fromkeys(found))[:3]
 
-    if not any(agree.get(name) is False for name in node.output):
-        return False
-    before = known(node.input, lambda name: producers[name].input if name in producers else ())
-    after = known(
-        [name for output in node.output for other in consumers.get(output, ()) for name in other.output],
-        lambda name: [output for other in consumers.get(name, ()) for output in other.output],
-    )
-    return all(before) and (not after or not all(after))
+
+def _nearest(
+    name: str, neighbours: Mapping[str, Sequence[str]], agree: Mapping[str, bool]
+) -> tuple[list[bool], list[str]]:
+    """Return whether the nearest comparable tensors around `name` agree, and the names of those before them."""
+    found, between, open_names = [], [], list(neighbours.get(name, ()))
+    while open_names:
+        other = open_names.pop()
+        if other in agree:
+            found.append(agree[other])
+        elif other not in between:
+            between.append(other)
+            open_names.extend(neighbours.get(other, ()))
+    return found, between
 
 
 def _run_tensorflow(

@@ -382,3 +382,4 @@ def _sizes_around_targets(source: Source) -> Iterator[tuple[int, int]]:
         yield height + 3, max(1, width // 2)
         yield max(1, height // 2), max(1, width - 5)
         yield 2 * height + 1, 3 * width + 2
+        yield 10 * height // 3, 14 * width // 3  # where a pixel lies between two, and rounding decides

@@ -61,11 +61,10 @@ def lint_weights(source: Source) -> None:
     Raises:
         NonFiniteError: a weight is NaN; every layer with such a weight is named.
     """
+    owners = {id(weight): (weight, layer) for layer in source.layers for weight in layer.weights}  # the innermost
     found = {
         f"`{layer.name}` ({type(layer).__name__})": None
-        for layer in source.layers
-        if not any(True for _ in layer._layers)
-        for weight in layer.weights
+        for weight, layer in owners.values()
         if "float" in str(weight.dtype) and np.isnan(np.asarray(weight, "float32")).any()
     }
     if found:
