@@ -16,7 +16,7 @@ import typer
 
 from keras_tfcl import __version__
 from keras_tfcl.cli.options import in_one_line
-from keras_tfcl.export.errors import ExportError
+from keras_tfcl.export.errors import ExportError, ParityWarning, ProviderWarning
 
 # Each is a function in the module of its name beside this one. A module here must not import TensorFlow.
 COMMANDS = ("doctor", "export", "inspect", "verify", "embed", "quantize", "bench", "diagnose")
@@ -87,6 +87,8 @@ def _one_line_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.filterwarnings("always", category=UserWarning, module="keras_tfcl")
+        for kind in (ParityWarning, ProviderWarning):  # whichever line they point to
+            warnings.simplefilter("always", kind)
         warnings.showwarning = show
         yield
 
