@@ -41,18 +41,18 @@ def build_app() -> typer.Typer:
     return app
 
 
-def _options(
-    version: Annotated[
-        bool, typer.Option("--version", is_eager=True, callback=lambda asked: _show_version(asked), help="Show it.")
-    ] = False,
-) -> None:
-    """From a Keras encoder to embeddings: export to a verified ONNX file, and serve it without TensorFlow."""
-
-
 def _show_version(asked: bool) -> None:
     if asked:
         print(f"keras-tfcl {__version__}")
         raise typer.Exit
+
+
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Print the version.")
+    ] = False,
+) -> None:
+    """From a Keras encoder to embeddings: export to a verified ONNX file, and serve it without TensorFlow."""
 
 
 def run(arguments: list[str]) -> int:
