@@ -19,7 +19,7 @@ import numpy as np
 from keras_tfcl.export.errors import ModelInputError, ModelOutputError, UnsupportedLayerError, text_of
 from keras_tfcl.export.keras_to_onnx.source import Source
 from keras_tfcl.export.runtime.golden_inputs import Generator
-from keras_tfcl.export.runtime.inputs import InputSpec, cast_input, split_inputs
+from keras_tfcl.export.runtime.inputs import cast_input, split_inputs
 from keras_tfcl.export.runtime.parity import Parity, compare, unit_rows
 from keras_tfcl.export.runtime.requirements import require
 
@@ -73,12 +73,13 @@ def make_golden_inputs(source: Source, *, normalize: bool, samples: Any = None) 
 
 
 def _golden_inputs(source: Source, normalize: bool, given: list[np.ndarray]) -> list[Golden]:
+    domains = _domains(source, given)
     try:
         golden = [
             _embed(source, [generator.rows() for generator in generators], normalize, "random inputs", generators)
-            for generators in _usual(source, given)
+            for generators in _usual(source, given, domains)
         ]
-        golden += _edges(source, golden[1].inputs, normalize)
+        golden += _edges(source, golden[1].inputs, domains, normalize)
     except _UnusableInputs as error:
         if not given:
             raise ModelInputError(
@@ -262,42 +263,81 @@ def _check_one_length(golden: Sequence[Golden]) -> None:
         )
 
 
-def _usual(source: Source, given: list[np.ndarray]) -> Iterator[tuple[Generator, ...]]:
-    """Yield generators for the inputs at each batch size, with free dimensions as in the samples or a usual size."""
-    for batch, rows in enumerate(_BATCHES):
-        generators = []
-        for position, spec in enumerate(source.inputs):
-            usual = [_IMAGE_SIZES[batch] if len(spec.shape) == 4 else _LENGTHS[batch]] * (len(spec.shape) - 1)
-            shape = (rows, *_filled(spec, given[position].shape[1:] if given else usual))
-            low, high = _value_range(spec, source)
-            generators.append(Generator(spec.dtype, shape, low, high, seed=len(source.inputs) * batch + position))
-        yield tuple(generators)
+@dataclass(frozen=True)
+class _Domain:
+    """The values that an input is taken to hold: from `low` to below `high`, or whatever integers where `counts`."""
+
+    low: float
+    high: float
+    counts: bool = False
 
 
-def _filled(spec: InputSpec, sizes: Sequence[int]) -> tuple[int, ...]:
-    """The shape of one row, with `sizes` for its free dimensions."""
-    return tuple(size if dim is None else dim for dim, size in zip(spec.shape[1:], sizes, strict=True))
+def _domains(source: Source, given: list[np.ndarray]) -> list[_Domain]:
+    """Guess the values that each input takes."""
+    pixels = any(type(layer).__name__ == "Rescaling" for layer in source.layers)
+    vocabulary, counts = _vocabulary(source, given)
+    domains = []
+    for spec in source.inputs:
+        dtype = np.dtype(spec.dtype)
+        if dtype.kind == "f":
+            domains.append(_Domain(*((0, 255) if pixels else (-2, 2))))
+        elif dtype.kind == "b":
+            domains.append(_Domain(0, 2))
+        elif len(spec.shape) == 4:
+            domains.append(_Domain(0, min(256, np.iinfo(dtype).max + 1)))
+        else:
+            domains.append(_Domain(0, min(vocabulary, np.iinfo(dtype).max + 1), counts))
+    return domains
 
 
-def _value_range(spec: InputSpec, source: Source) -> tuple[float, float]:
-    """Guess the values that an input takes, from the lowest to below the highest."""
-    dtype = np.dtype(spec.dtype)
-    if dtype.kind == "f":
-        pixels = any(type(layer).__name__ == "Rescaling" for layer in source.layers)
-        return (0, 255) if pixels else (-2, 2)
-    if dtype.kind == "b":
-        return 0, 2
-    return 0, min(256 if len(spec.shape) == 4 else _vocabulary(source) or 2, np.iinfo(dtype).max + 1)
+def _vocabulary(source: Source, given: list[np.ndarray]) -> tuple[int, bool]:
+    """Return below which integer the model knows every id, and whether it takes any other integer too.
+
+    An `Embedding` raises for an id that it has no vector for, so the largest `input_dim` that the model takes is it: an
+    `Embedding` of positions bounds no ids, and one behind a remainder none either.
+    """
+    limits = sorted({layer.input_dim for layer in source.layers if type(layer).__name__ == "Embedding"}, reverse=True)
+    shapes = _usual_shapes(source, given, batch=0)
+    for limit in (None, *limits[:-1]) if limits else ():
+        values = _LARGE_INTEGERS[-1] if limit is None else limit - 1
+        rows = [
+            _clipped(np.full(shape, values), np.dtype(spec.dtype))
+            for shape, spec in zip(shapes, source.inputs, strict=True)
+        ]
+        try:
+            _embed(source, rows, False, "ids")
+        except _UnusableInputs:
+            continue
+        return limit or limits[0], limit is None
+    return (limits[-1], False) if limits else (2, True)
 
 
-def _vocabulary(source: Source) -> int | None:
-    """Below which integer every `Embedding` has a vector; None for a model without one, where any integer will do."""
-    return min((layer.input_dim for layer in source.layers if type(layer).__name__ == "Embedding"), default=None)
+def _usual_shapes(source: Source, given: list[np.ndarray], batch: int) -> list[tuple[int, ...]]:
+    """The shape of each input at a batch size, with free dimensions as in the samples or of a usual size."""
+    shapes = []
+    for position, spec in enumerate(source.inputs):
+        usual = [_IMAGE_SIZES[batch] if len(spec.shape) == 4 else _LENGTHS[batch]] * (len(spec.shape) - 1)
+        sizes = given[position].shape[1:] if given else usual
+        row = (size if dim is None else dim for dim, size in zip(spec.shape[1:], sizes, strict=True))
+        shapes.append((_BATCHES[batch], *row))
+    return shapes
 
 
-def _edges(source: Source, usual: Sequence[np.ndarray], normalize: bool) -> Iterator[Golden]:
+def _usual(source: Source, given: list[np.ndarray], domains: Sequence[_Domain]) -> Iterator[tuple[Generator, ...]]:
+    """Yield generators of random inputs at each batch size."""
+    for batch in range(len(_BATCHES)):
+        parts = zip(source.inputs, _usual_shapes(source, given, batch), domains, strict=True)
+        yield tuple(
+            Generator(spec.dtype, shape, domain.low, domain.high, seed=len(source.inputs) * batch + position)
+            for position, (spec, shape, domain) in enumerate(parts)
+        )
+
+
+def _edges(
+    source: Source, usual: Sequence[np.ndarray], domains: Sequence[_Domain], normalize: bool
+) -> Iterator[Golden]:
     """Yield edge inputs, each batch whole or row by row, as far as the model can take them."""
-    for about, arrays in itertools.chain(_edge_values(source, usual), _edge_sizes(source, usual)):
+    for about, arrays in itertools.chain(_edge_values(usual, domains), _edge_sizes(source, usual, domains)):
         try:
             yield _embed(source, arrays, normalize, about, edge=True)
         except _UnusableInputs:
@@ -308,38 +348,28 @@ def _edges(source: Source, usual: Sequence[np.ndarray], normalize: bool) -> Iter
                     continue
 
 
-def _edge_values(source: Source, usual: Sequence[np.ndarray]) -> Iterator[tuple[str, list[np.ndarray]]]:
-    """Yield constant and padded rows of the usual size, and integers far from 0 where no `Embedding` bounds them."""
+def _edge_values(usual: Sequence[np.ndarray], domains: Sequence[_Domain]) -> Iterator[tuple[str, list[np.ndarray]]]:
+    """Yield constant and padded rows of the usual size, and integers far from 0 where the model takes any."""
     about = "rows of zeros, constants and padding"
-    bounded = _vocabulary(source) is not None
-    ranges = [_value_range(spec, source) for spec in source.inputs]
-    counts = [_counts(spec) and not bounded for spec in source.inputs]
-    rows = [
-        _edge_rows(x[0], *span, -1 if any_integer else 0)
-        for x, span, any_integer in zip(usual, ranges, counts, strict=True)
-    ]
+    rows = [_edge_rows(x[0], domain) for x, domain in zip(usual, domains, strict=True)]
     yield about, rows
     if len(rows) > 1:  # the empty rows of one input beside others of the next
         yield about, [np.roll(values, 3 * position, axis=0) for position, values in enumerate(rows)]
-    for size in _LARGE_INTEGERS if any(counts) else ():
+    for size in _LARGE_INTEGERS if any(domain.counts for domain in domains) else ():
         noise = np.random.default_rng(size)
         yield (
             f"integers from {-size} to {size}",
             [
-                _clipped(noise.integers(-size, size, x.shape), x.dtype) if any_integer else x
-                for x, any_integer in zip(usual, counts, strict=True)
+                _clipped(noise.integers(-size, size, x.shape), x.dtype) if domain.counts else x
+                for x, domain in zip(usual, domains, strict=True)
             ],
         )
 
 
-def _counts(spec: InputSpec) -> bool:
-    """Whether an input holds integers that are no pixels."""
-    return np.dtype(spec.dtype).kind in "iu" and len(spec.shape) != 4
-
-
-def _edge_rows(row: np.ndarray, low: float, high: float, padding: int) -> np.ndarray:
+def _edge_rows(row: np.ndarray, domain: _Domain) -> np.ndarray:
     """Return rows of one value, and copies of `row` of which the second half is padding."""
-    last = high if row.dtype.kind == "f" else high - 1
+    low, padding = domain.low, -1 if domain.counts else 0
+    last = domain.high if row.dtype.kind == "f" else domain.high - 1
     constants = [np.full_like(row, _clipped(value, row.dtype)) for value in (0, min(1, last), low, last, padding)]
     padded = []
     for value in (0, padding) if row.ndim else ():
@@ -354,7 +384,9 @@ def _clipped(values: Any, dtype: np.dtype) -> np.ndarray:
     return np.asarray(values if limits is None else np.clip(values, limits.min, limits.max)).astype(dtype)
 
 
-def _edge_sizes(source: Source, usual: Sequence[np.ndarray]) -> Iterator[tuple[str, list[np.ndarray]]]:
+def _edge_sizes(
+    source: Source, usual: Sequence[np.ndarray], domains: Sequence[_Domain]
+) -> Iterator[tuple[str, list[np.ndarray]]]:
     """Yield one row at each of several sizes, where a dimension besides the batch is free."""
     free = [[axis for axis, dim in enumerate(spec.shape) if dim is None and axis > 0] for spec in source.inputs]
     if not any(free):
@@ -363,12 +395,12 @@ def _edge_sizes(source: Source, usual: Sequence[np.ndarray]) -> Iterator[tuple[s
     has_image = any(axes and len(spec.shape) == 4 for axes, spec in zip(free, source.inputs, strict=True))
     for number in range(len(images) if has_image else len(_EDGE_LENGTHS)):
         arrays = []
-        for x, axes, spec in zip(usual, free, source.inputs, strict=True):
+        for x, axes, domain in zip(usual, free, domains, strict=True):
             length = _EDGE_LENGTHS[number % len(_EDGE_LENGTHS)]
             shape = [1, *x.shape[1:]]
             for axis, size in zip(axes, images[number] if x.ndim == 4 else itertools.repeat(length), strict=False):
                 shape[axis] = size
-            arrays.append(Generator(spec.dtype, tuple(shape), *_value_range(spec, source), seed=number))
+            arrays.append(Generator(x.dtype.name, tuple(shape), domain.low, domain.high, seed=number))
         if all(math.prod(generator.shape) <= _MOST_NUMBERS for generator in arrays):
             about = " and ".join(str(generator.shape) for generator in arrays)
             yield f"an input of shape {about}", [generator.rows() for generator in arrays]

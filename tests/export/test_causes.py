@@ -15,6 +15,7 @@ from keras_tfcl.export import (
     UnsupportedLayerError,
     export_onnx,
 )
+from keras_tfcl.export import export as exporter
 
 layers, ops = keras.layers, keras.ops
 
@@ -182,3 +183,35 @@ def test_an_embedding_whose_length_follows_the_size_of_the_input(tmp_path):
     model = keras.Sequential([keras.Input((None, 3)), flatten])
     with pytest.raises(ModelOutputError, match=r"embeddings of one length.*Pool over the free dimensions"):
         export_onnx(model, tmp_path / "encoder.onnx")
+
+
+def recorded_ids(monkeypatch, model, path):
+    """Export, and return all integers that the file was compared on."""
+    seen = []
+    original = exporter.check_file
+
+    def check_file(path, onnx_model, source, golden, normalize):
+        seen.extend(values.ravel() for batch in golden for values in batch.inputs)
+        return original(path, onnx_model, source, golden, normalize)
+
+    monkeypatch.setattr(exporter, "check_file", check_file)
+    export_onnx(model, path)
+    return np.concatenate(seen)
+
+
+def test_ids_stay_in_the_vocabulary(monkeypatch, tmp_path):
+    """The last id that has a vector is tried, none beyond, whatever other Embedding the model holds."""
+    ids = keras.Input((None,), dtype="int32")
+    embedded = layers.Embedding(300, 4)(ids) + layers.Embedding(70, 4)(ops.cumsum(ops.ones_like(ids), axis=1) - 1)
+    model = keras.Model(ids, layers.GlobalAveragePooling1D()(embedded))
+    seen = recorded_ids(monkeypatch, model, tmp_path / "encoder.onnx")
+    assert (seen.min(), seen.max()) == (0, 299)
+
+
+def test_any_integer_is_tried_where_a_remainder_comes_first(monkeypatch, tmp_path):
+    ids = keras.Input((5,), dtype="int32")
+    model = keras.Model(ids, layers.Flatten()(layers.Embedding(7, 4)(ids % 7)))
+    seen = recorded_ids(monkeypatch, model, tmp_path / "encoder.onnx")
+    assert seen.min() < -100_000
+    assert seen.max() > 100_000
+    assert {-1, 0, 1, 6} <= set(seen.tolist())
