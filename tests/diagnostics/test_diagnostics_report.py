@@ -13,9 +13,7 @@ import numpy as np
 import pytest
 
 import keras_tfcl
-from keras_tfcl.cli import main as keras_tfcl_command
 from keras_tfcl.diagnostics import report_saved_model, suggest_loss, write_report
-from keras_tfcl.diagnostics.command import main
 from keras_tfcl.diagnostics.report import COLOURS
 
 X = np.random.default_rng(0).normal(size=(120, 12)).astype("float32")
@@ -166,15 +164,13 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
     assert [file.name for file in tmp_path.iterdir()] == ["r.html"] and target.read_text() == "old"
 
 
-@pytest.mark.parametrize("command", [main, lambda arguments: keras_tfcl_command(["diagnose", *arguments])])
-def test_command_on_a_saved_model(tmp_path, capsys, command):
+def test_report_of_a_saved_model(tmp_path):
     model = keras_tfcl.ContrastiveModel(encoder_with(), augmenter=NOISE)
     model.compile("adam", keras_tfcl.ArctanhInfoNCE())
     model.save(tmp_path / "run.keras")
     np.savez(tmp_path / "held_out.npz", x=X, y=LABELS)
-    arguments = [str(tmp_path / "run.keras"), str(tmp_path / "held_out.npz"), "-o", str(tmp_path / "r.html")]
-    assert command(arguments) == 0
-    assert "Healthy. Written" in capsys.readouterr().out
+    verdict = report_saved_model(tmp_path / "run.keras", str(tmp_path / "held_out.npz"), tmp_path / "r.html")
+    assert verdict == "Healthy"
     assert "run.keras on held_out.npz" in "".join(read(tmp_path / "r.html").texts.values())
 
 

@@ -206,6 +206,32 @@ class TestFiles:
         np.testing.assert_allclose(np.array(table["embedding"].to_pylist()), rows(100) @ MATRIX, atol=1e-5)
         assert b'"weights_sha256": "abc"' in table.schema.metadata[b"keras_tfcl"]
 
+    @pytest.mark.parametrize(("n", "ids"), [(100, None), (100, [f"row {i}" for i in range(100)]), (0, None)])
+    def test_npz(self, encoder, tmp_path, n, ids):
+        assert encoder.encode_to(iter(rows(n)), tmp_path / "x.npz", ids=ids, batch_size=32) == n
+        with np.load(tmp_path / "x.npz") as file:
+            assert sorted(file.files) == ["embedding", "id"]
+            assert file["id"].tolist() == (ids or list(range(n)))
+            np.testing.assert_allclose(file["embedding"], rows(n) @ MATRIX, atol=1e-5)
+        assert [file.name for file in tmp_path.iterdir()] == ["x.npz"]
+
+    @pytest.mark.parametrize("batch_size", [100, 7_000, 40_000])
+    def test_groups_of_a_parquet_file_are_large_whatever_the_batch_size(self, encoder, tmp_path, batch_size):
+        parquet = pytest.importorskip("pyarrow.parquet")
+        x = np.resize(rows(1000), (40_000, 6))
+        encoder.encode_to(x, tmp_path / "x.parquet", ids=range(5, 40_005), batch_size=batch_size)
+        file = parquet.ParquetFile(tmp_path / "x.parquet").metadata
+        sizes = [file.row_group(group).num_rows for group in range(file.num_row_groups)]
+        assert sum(sizes) == 40_000 and all(size >= 16_384 for size in sizes[:-1])
+        table = parquet.read_table(tmp_path / "x.parquet")
+        assert table["id"].to_pylist() == list(range(5, 40_005))
+        np.testing.assert_allclose(np.stack(table["embedding"].to_pylist()), x @ MATRIX, atol=1e-5)
+
+    def test_an_empty_batch_comes_first(self, encoder, tmp_path):
+        parquet = pytest.importorskip("pyarrow.parquet")
+        encoder.encode_to(iter([rows(0), rows(3)]), tmp_path / "x.parquet", ids="abc")
+        assert parquet.read_table(tmp_path / "x.parquet")["id"].to_pylist() == ["a", "b", "c"]
+
     @pytest.mark.parametrize("count", [0, 7, 9, 20])
     def test_ids_must_be_as_many_as_rows(self, encoder, tmp_path, count):
         pytest.importorskip("pyarrow")
@@ -226,10 +252,13 @@ class TestFiles:
         assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
     def test_what_cannot_be_written(self, encoder, tmp_path):
-        with pytest.raises(ValueError, match=r"\.npy or \.parquet"):
+        with pytest.raises(ValueError, match=r"\.npy, \.npz or \.parquet"):
             encoder.encode_to(rows(2), tmp_path / "x.csv")
         with pytest.raises(ValueError, match="holds no ids"):
             encoder.encode_to(rows(2), tmp_path / "x.npy", ids=[1, 2])
+        for ids in ([1, "two"], ["one", 2]):
+            with pytest.raises(ValueError, match="all integers or all text"):
+                encoder.encode_to(rows(2), tmp_path / "x.npz", ids=ids)
         with pytest.raises(FileNotFoundError, match="folder"):
             encoder.encode_to(rows(2), tmp_path / "missing" / "x.npy")
         (tmp_path / "folder.npy").mkdir()
