@@ -38,7 +38,7 @@ def cosine_histogram(views: ArrayLike, bins: int = 50) -> CosineHistogram:
         bins: number of bins over [-1, 1]. Defaults to 50.
 
     Returns:
-        `CosineHistogram`, each part of which sums to 1.
+        `CosineHistogram`, each part of which sums to 1. Memory is bounded by tiles of 1024 anchors.
 
     Raises:
         ValueError: for another shape, NaN or Inf.
@@ -50,10 +50,14 @@ def cosine_histogram(views: ArrayLike, bins: int = 50) -> CosineHistogram:
         positive=array([0., 0., 1.]), negative=array([0., 1., 0.]))
     """
     unit = unit_views(views)
-    cosines = np.clip(unit[:, 0] @ unit[:, 1].T, -1, 1)  # (N, N)
+    anchors, others = unit[:, 0], unit[:, 1]
     edges = np.linspace(-1, 1, bins + 1)
-    same = np.eye(len(unit), dtype=bool)
-    positive, negative = (np.histogram(cosines[mask], edges)[0] for mask in (same, ~same))
+    positive = np.histogram(np.clip(np.sum(anchors * others, axis=1), -1, 1), edges)[0]
+    negative = np.zeros(bins, "int64")
+    for start in range(0, len(unit), BLOCK):
+        cosines = np.clip(anchors[start : start + BLOCK] @ others.T, -1, 1)  # (block, N)
+        index = np.arange(len(cosines))
+        negative += np.histogram(cosines, edges)[0] - np.histogram(cosines[index, start + index], edges)[0]
     return CosineHistogram(edges, positive / positive.sum(), negative / negative.sum())
 
 
