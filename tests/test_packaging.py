@@ -22,8 +22,6 @@ ALLOWED = {
     "scaling": {"ops"},
     "negatives": {"ops"},
     "losses": {"ops", "scaling", "negatives"},
-    "layers": {"ops"},
-    "data": {"ops"},
     "evaluation": {"ops", "scaling", "negatives", "data"},
     "metrics": {"ops", "evaluation"},
     "models": {"ops", "losses", "data"},
