@@ -103,7 +103,9 @@ def _fault(model: Any, rows: Rows, expected: np.ndarray) -> str | None:
 
 
 def _reference_evaluator(model: Any) -> Any:
+    """Return ONNX's reference evaluator, with products ten times faster and a pooling mended."""
     reference, op_run = require("onnx.reference", "quantize"), require("onnx.reference.op_run", "quantize")
+    ops = "onnx.reference.ops"
 
     class GlobalMaxPool(op_run.OpRun):
         """That of onnx 1.23 is right for two spatial axes alone."""
@@ -113,7 +115,24 @@ def _reference_evaluator(model: Any) -> Any:
         def _run(self, x: np.ndarray) -> tuple[np.ndarray]:
             return (x.max(axis=tuple(range(2, x.ndim)), keepdims=True),)
 
-    return reference.ReferenceEvaluator(model, new_ops=[GlobalMaxPool])
+    products = [
+        _summed_in_float32("Conv", require(f"{ops}.op_conv", "quantize").Conv),
+        _summed_in_float32("MatMul", require(f"{ops}.op_matmul", "quantize").MatMul),
+        _summed_in_float32("Gemm", require(f"{ops}.op_gemm", "quantize").Gemm_7),
+    ]
+    return reference.ReferenceEvaluator(model, new_ops=[GlobalMaxPool, *products])
+
+
+def _summed_in_float32(name: str, operation: Any) -> Any:
+    """Return an operation that rounds to float16 after its sums, as GPUs do, and NumPy too, which takes its time."""
+
+    def run(self: Any, *arrays: np.ndarray | None, **attributes: Any) -> tuple[np.ndarray, ...]:
+        if not any(array is not None and array.dtype == np.float16 for array in arrays):
+            return operation._run(self, *arrays, **attributes)
+        wide = [array if array is None else array.astype(np.float32) for array in arrays]
+        return tuple(result.astype(np.float16) for result in operation._run(self, *wide, **attributes))
+
+    return type(name, (operation,), {"op_domain": "", "_run": run})
 
 
 def _cosine(embedding: np.ndarray, expected: np.ndarray) -> float:
