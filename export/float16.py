@@ -79,7 +79,7 @@ def check_in_true_half(half: Any, float32: Any, rows: Rows, expected: np.ndarray
         )
     warnings.warn(
         f"The float16 file could not be checked in true half precision, because ONNX's reference evaluator does not "
-        f"reproduce the float32 model either: {fault}. Compare the two files on your GPU.",
+        f"reproduce the float32 model either: {fault}. Look at check_probes(path, providers='cuda') on your GPU.",
         ParityWarning,
         stacklevel=2,
     )
