@@ -201,7 +201,7 @@ def _load(path: Path, model: Any, source: Source) -> Any:
     except ModelFileError as error:
         blamed = "; ".join(blame.failing_nodes(error, model, source.layers)) or "an unnamed one"
         raise UnsupportedOpError(
-            f"Every operation must run in onnxruntime. Received: {blamed}. {error} "
+            f"Every operation must run in onnxruntime. Received: {blamed}. {str(error).replace(str(path), path.name)} "
             f"Do this step outside the model, or in another way."
         ) from error
 

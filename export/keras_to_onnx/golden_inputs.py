@@ -224,7 +224,7 @@ def _embedding_of(output: Any, source: Source, rows: int) -> np.ndarray:
         received = f"{output.dtype.name} {shape}" if shape else _describe_structure(output)
         raise ModelOutputError(
             f"The model must give one float embedding (batch, D). Received: {received} for {rows} rows. "
-            f"{_remedy(output, source)}"
+            f"{_remedy(output, source, rows)}"
         )
     return output.numpy().astype(np.float64 if output.dtype.name == "float64" else np.float32)
 
@@ -235,7 +235,7 @@ def _describe_structure(output: Any) -> str:
     return f"a {type(output).__name__} of {len(output)}" if isinstance(output, (list, tuple)) else type(output).__name__
 
 
-def _remedy(output: Any, source: Source) -> str:
+def _remedy(output: Any, source: Source, rows: int) -> str:
     """Say in code how to make one embedding of an output."""
     functional = bool(getattr(source.encoder, "inputs", None))
     start = "" if functional else "x = keras.Input(shape, dtype=...); "
@@ -244,12 +244,16 @@ def _remedy(output: Any, source: Source) -> str:
         return f"Choose one: {start}keras.Model({inputs}, {whole}[{next(iter(output))!r}])."
     if isinstance(output, (list, tuple)):
         return f"Choose one: {start}keras.Model({inputs}, {whole}[0])."
+    shape = tuple(getattr(output, "shape", ()))
+    if not shape or shape[0] != rows:
+        return "Give one row of numbers for each row of the input: keep the first axis in `call`."
     pool = {3: "GlobalAveragePooling1D", 4: "GlobalAveragePooling2D", 5: "GlobalAveragePooling3D"}
-    rank = len(getattr(output, "shape", ()))
-    layer = f"keras.layers.{pool[rank]}()" if rank in pool else "keras.layers.Reshape((-1,))"
-    whole = f'keras.ops.cast({whole}, "float32")' if not output.dtype.is_floating else whole
-    pooled = whole if rank == 2 and not output.dtype.is_floating else f"{layer}({whole})"
-    return f"Pool or flatten it: {start}keras.Model({inputs}, {pooled})."
+    floats = whole if output.dtype.is_floating else f'keras.ops.cast({whole}, "float32")'
+    if len(shape) == 2:
+        return f"Give floats: {start}keras.Model({inputs}, {floats})."
+    layer = f"keras.layers.{pool.get(len(shape), 'Reshape')}"
+    layer += "()" if len(shape) in pool else "((-1,))"
+    return f"Pool or flatten it: {start}keras.Model({inputs}, {layer}({floats}))."
 
 
 def _check_one_length(golden: Sequence[Golden]) -> None:
@@ -299,7 +303,7 @@ def _vocabulary(source: Source, given: list[np.ndarray]) -> tuple[int, bool]:
     limits = sorted({layer.input_dim for layer in source.layers if type(layer).__name__ == "Embedding"}, reverse=True)
     shapes = _usual_shapes(source, given, batch=0)
     for limit in (None, *limits[:-1]) if limits else ():
-        values = _LARGE_INTEGERS[-1] if limit is None else limit - 1
+        values = max(2 * limits[0], _LARGE_INTEGERS[-1]) if limit is None else limit - 1
         rows = [
             _clipped(np.full(shape, values), np.dtype(spec.dtype))
             for shape, spec in zip(shapes, source.inputs, strict=True)

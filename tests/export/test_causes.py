@@ -173,7 +173,7 @@ def test_the_remedy_of_a_wrong_output_exports(build, tmp_path):
     samples = None if hasattr(model, "inputs") else np.ones((2, 4), "float32")
     with pytest.raises(ModelOutputError, match=r"one float embedding \(batch, D\)\. Received: ") as caught:
         export_onnx(model, tmp_path / "encoder.onnx", samples=samples)
-    remedy = re.search(r"(?:Choose one|Pool or flatten it): (.*)\.$", str(caught.value)).group(1)
+    remedy = re.search(r"(?:Choose one|Pool or flatten it|Give floats): (.*)\.$", str(caught.value)).group(1)
     mended = follow(remedy.replace("keras.Input(shape, dtype=...)", "keras.Input((4,))"), model=model)
     assert export_onnx(mended, tmp_path / "encoder.onnx").matches
 
