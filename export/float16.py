@@ -31,8 +31,8 @@ Rows = dict[str, np.ndarray]  # one array for each input of the encoder
 def to_half(model: Any, rows: Rows) -> tuple[Any, tuple[str, ...]]:
     """Return `model` with float16 operations, and the operations that stay in float32 because of their values.
 
-    Inputs and outputs keep their types. The division by an embedding's length, and what is computed from sizes alone,
-    stay in float32 in any case.
+    Inputs and outputs keep their types. The division by an embedding's length, and all arithmetic on
+    sizes alone, stay in float32 in any case.
 
     Args:
         model: an `onnx.ModelProto` in float32, which is changed.
@@ -86,7 +86,7 @@ def check_in_true_half(half: Any, float32: Any, rows: Rows, expected: np.ndarray
 
 
 def _fault(model: Any, rows: Rows, expected: np.ndarray) -> str | None:
-    """Return what is wrong with the embeddings that ONNX's reference evaluator computes."""
+    """Return the fault of the embeddings that ONNX's reference evaluator computes; None if there is none."""
     evaluator = _reference_evaluator(model)
     order = np.argsort(np.max([_peaks_of_rows(array) for array in rows.values()], axis=0))
     for row in {*order[np.linspace(0, len(order) - 1, _CHECKED_SAMPLES).astype(int)].tolist()}:
@@ -108,7 +108,7 @@ def _reference_evaluator(model: Any) -> Any:
     ops = "onnx.reference.ops"
 
     class GlobalMaxPool(op_run.OpRun):
-        """That of onnx 1.23 is right for two spatial axes alone."""
+        """The implementation in onnx 1.23 is right for two spatial axes alone."""
 
         op_domain = ""
 
@@ -197,7 +197,7 @@ def _session_of_all_tensors(model: Any) -> tuple[Any, list[str]]:
 
 
 def _peak(values: np.ndarray) -> float:
-    """The largest finite absolute value; infinities, such as those of a mask, are the same in float16."""
+    """The largest finite absolute value; infinities, as in a mask, are the same in float16."""
     return float(np.abs(values[np.isfinite(values)]).max(initial=0))
 
 
@@ -224,7 +224,7 @@ def _size_arithmetic(graph: Any) -> set[str]:
 
 
 def _convert(model: Any, float32: set[str], keep: set[str]) -> None:
-    """Let all nodes but those of `keep` compute in float16 where the ONNX standard allows it, with casts in between."""
+    """Let all nodes outside `keep` compute in float16 where the ONNX standard allows it, with casts in between."""
     onnx = require("onnx", "quantize")
     graph, helper = model.graph, onnx.helper
     weights = {tensor.name: tensor for tensor in graph.initializer}
