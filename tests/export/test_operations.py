@@ -6,7 +6,7 @@ import onnxruntime
 import pytest
 import tensorflow as tf
 
-from keras_tfcl.export import ParityError, VerificationError, export_onnx
+from keras_tfcl.export import ParityError, UnsupportedOpError, VerificationError, export_onnx
 from keras_tfcl.export.keras_to_onnx import convert as converter
 
 layers, ops = keras.layers, keras.ops
@@ -122,6 +122,22 @@ def test_other_opsets(opset, tmp_path):
         [np.cumprod(FLOATS, 1), np.log1p(np.abs(FLOATS)), np.eye(4)[[3, 2, 0, 1]]], axis=1, dtype="float64"
     )
     np.testing.assert_allclose(run(tmp_path / "encoder.onnx", FLOATS), expected, rtol=1e-5, atol=1e-12)
+
+
+def test_an_operation_of_a_later_opset(tmp_path):
+    model = function_model(lambda v: ops.bitwise_and(v, 6), 4, "int32")
+    with pytest.raises(UnsupportedOpError, match=r"BitwiseAnd in layer `culprit` \(Function\).*higher `opset`"):
+        export_onnx(model, tmp_path / "encoder.onnx")
+    export_onnx(model, tmp_path / "encoder.onnx", normalize=False, opset=18)
+    np.testing.assert_array_equal(run(tmp_path / "encoder.onnx", INTEGERS.astype("int32")), INTEGERS & 6)
+
+
+def test_a_model_that_differs_between_an_eager_call_and_a_graph(tmp_path):
+    def by_mode(x):
+        return x * (1.0 if tf.executing_eagerly() else 2.0) + 1.0
+
+    with pytest.raises(ParityError, match=r"Look at a layer that gives something else in a graph"):
+        export_onnx(function_model(by_mode, 4, "float32"), tmp_path / "encoder.onnx")
 
 
 WITHOUT = {
