@@ -1,10 +1,10 @@
-# The two commands that matter: `make demo` and `make test`. Both set up what they need in .venv first.
+# The two commands that matter: `make demo` and `make test`. All commands set up what they need in .venv first.
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/installed
 
-.PHONY: demo test test-slow bench lint clean
+.PHONY: demo test coverage test-slow mutate matrix bench lint types docs clean
 
 # ARGS are passed on: make demo ARGS="--loss infonce --temperature 0.2 --dataset cifar10"
 demo: $(INSTALLED)
@@ -13,6 +13,10 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(RUN) -m pytest $(ARGS)
 
+# Branch coverage of the fast tests, as a table and in htmlcov/.
+coverage: $(INSTALLED)
+	$(RUN) -m pytest --cov --cov-report=term --cov-report=html $(ARGS)
+
 test-slow: $(INSTALLED)
 	$(RUN) -m pytest -m slow $(ARGS)
 
@@ -20,15 +24,25 @@ test-slow: $(INSTALLED)
 bench: $(INSTALLED) $(VENV)-bench/installed
 	$(RUN) examples/speed/losses.py --peers $(VENV)-bench/bin/python $(ARGS)
 
-lint: $(INSTALLED)
+# The fast tests on every Python and with the oldest and newest packages: make matrix ARGS="-s lowest -- tests/losses"
+matrix: $(INSTALLED)
+	$(RUN) -m nox $(ARGS)
+
+lint: $(INSTALLED) types
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
+
+types: $(INSTALLED)
+	$(RUN) -m mypy
+
+docs: $(INSTALLED)
+	$(RUN) -m mkdocs build --strict $(ARGS)
 
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -c "import sys; sys.exit('Python 3.11, 3.12 or 3.13 is needed, this is ' + sys.version.split()[0] + ': make PYTHON=python3.12 ...' if not (3, 11) <= sys.version_info[:2] <= (3, 13) else 0)"
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --upgrade pip
-	$(RUN) -m pip install --quiet --editable ".[test]"
+	$(RUN) -m pip install --quiet --editable ".[dev]"
 	touch $@
 
 # Torch first and the rest without dependencies: they would replace a CPU build of torch by a CUDA build.
@@ -42,4 +56,4 @@ $(VENV)-bench/installed:
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-bench build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-bench build dist site htmlcov .coverage *.egg-info .nox .pytest_cache .ruff_cache .mypy_cache .hypothesis
