@@ -112,9 +112,7 @@ def _model(settings: Settings, steps: int) -> keras_tfcl.ContrastiveModel:
     schedule = keras.optimizers.schedules.CosineDecay(
         0.0, max(steps - warm_up, 1), warmup_target=settings.learning_rate, warmup_steps=warm_up
     )
-    loss = (
-        keras_tfcl.ArctanhInfoNCE() if settings.loss == "arctanh" else keras_tfcl.InfoNCE(settings.temperature)
-    )
+    loss = keras_tfcl.ArctanhInfoNCE() if settings.loss == "arctanh" else keras_tfcl.InfoNCE(settings.temperature)
     model.compile(
         keras.optimizers.AdamW(schedule, weight_decay=1e-4),
         loss=loss,
