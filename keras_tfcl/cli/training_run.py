@@ -87,7 +87,7 @@ def train(settings: Settings, folder: Path, quiet: bool = False) -> Result:
     _record(settings, files, folder)
     if not quiet:
         print(
-            f"{len(files)} images in {settings.source}: batches of {settings.batch_size}, {settings.image_size} pixels, "
+            f"{len(files)} images in {settings.source}, batches of {settings.batch_size}, {settings.image_size} px, "
             f"learning rate {settings.learning_rate:.2g}, {settings.epochs} epochs"
         )
     keras.utils.set_random_seed(settings.seed)

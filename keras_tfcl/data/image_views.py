@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import threading
 import warnings
@@ -13,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_tfcl.data.decoding import Window, decode_crops, decode_fitted, random_window
+from keras_tfcl.data.epoch_steps import EpochSteps
 from keras_tfcl.data.image_source import ImageFiles, find_images
 from keras_tfcl.layers import ImageAugmenter
 from keras_tfcl.layers.photo_recipe import photo_layers
@@ -31,25 +31,20 @@ class ImageReader:
     Attributes:
         files: the `ImageFiles`.
         skipped: name of each image that was left out, with the reason.
-        first_step: function that gives the number that an epoch starts with; order and views follow from it and the
-            seed. `ContrastiveModel.fit` sets it to the optimizer's step, so that a resumed run sees the same views.
-            Defaults to counting the passes over the data.
     """
 
     def __init__(self, files: ImageFiles, on_error: str) -> None:
         self.files = files
         self.skipped: dict[str, str] = {}
-        self.first_step: Callable[[], int] = itertools.count().__next__
         self._on_error = on_error
         self._lock = threading.Lock()
         self._left = 0
         self._reported = 0
 
-    def start_pass(self, count: int) -> int:
-        """Starts a pass over `count` images and returns the number of its first step."""
+    def start_pass(self, count: int) -> None:
+        """Starts a pass over `count` images."""
         with self._lock:
             self._left = count
-        return int(self.first_step())
 
     def read(self, index: int, decode: Callable[[bytes], np.ndarray]) -> np.ndarray | None:
         """Pixels of one image, or None if it cannot be read. ValueError instead with `on_error="raise"`."""
@@ -253,17 +248,14 @@ def _stream(
     batch_size: int,
     finish: Callable[..., Any] | None = None,
 ) -> tf.data.Dataset:
-    """Batches of `count` elements; the number of the first step is read anew at each pass."""
-
-    def start() -> np.int64:
-        return np.int64(reader.start_pass(count))
-
-    first = tf.data.Dataset.from_tensors(0)
-    first = first.map(lambda _: tf.ensure_shape(tf.numpy_function(start, [], tf.int64), ()))
-    dataset = first.flat_map(epoch).batch(batch_size, drop_remainder=count % batch_size == 0)
+    """Batches of `count` elements, with the attributes `reader` and `steps`."""
+    steps = EpochSteps()
+    dataset = steps.passes(epoch, lambda: reader.start_pass(count)).batch(
+        batch_size, drop_remainder=count % batch_size == 0
+    )
     if finish is not None:
         dataset = dataset.map(finish)
     # Keras counts batches wrongly, and warns, where their number is unknown.
     dataset = dataset.apply(tf.data.experimental.assert_cardinality(-(-count // batch_size))).prefetch(2)
-    dataset.reader = reader
+    dataset.reader, dataset.steps = reader, steps
     return dataset

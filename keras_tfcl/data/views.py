@@ -62,8 +62,8 @@ class ViewPipeline:
         if brings_batches(x):
             check_nothing_beside(x, y, sample_weight)
         if isinstance(x, tf.data.Dataset):
-            if hasattr(x, "reader"):  # of `image_views`: a resumed run sees the same order and views
-                x.reader.first_step = step
+            if hasattr(x, "steps"):  # of `image_views` or `balanced_batches`: a resumed run sees the same batches
+                x.steps.first_step = step
             return self._augmented(x, x.cardinality(), step)
         if isinstance(x, keras.utils.PyDataset):
             return _AugmentedPyDataset(x, self, step)

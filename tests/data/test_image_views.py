@@ -71,7 +71,7 @@ def test_labels_are_the_first_folders(folder):
 def test_order_and_views_follow_from_seed_and_step(folder):
     def run(seed=0, first=0, passes=2):
         data = image_views(folder, batch_size=4, image_size=16, seed=seed)
-        data.reader.first_step = iter(range(first, 100)).__next__
+        data.steps.first_step = iter(range(first, 100)).__next__
         return [np.concatenate([v[0][0] for v in elements(data)]) for _ in range(passes)]
 
     one, other = run(), run()
