@@ -2,8 +2,8 @@
 
 `keras_tfcl.data.image_views` beside torchvision's SimCLR transforms in a DataLoader with two workers (`--peers`, a
 Python with torch and torchvision). Both crop at random, flip, change colours, make grey and blur, two views of each
-image. Rounds alternate, each in a fresh process, so that a slow minute of the machine hits both. The photographs are windows
-of the two that scikit-learn ships, saved as JPEG files of 500 x 375; `--data FOLDER` takes your own.
+image. Rounds alternate, each in a fresh process, so that a slow minute of the machine hits both. The photographs are
+windows of the two that scikit-learn ships, saved as JPEG files of 500 x 375; `--data FOLDER` takes your own.
 Writes examples/results/speed_views.md, with a table by operation.
 """
 
