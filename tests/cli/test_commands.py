@@ -125,9 +125,7 @@ class TestEmbed:
         folder = tmp_path / "images"
         (folder / "inside").mkdir(parents=True)
         names = ["b.png", "a.PNG", "inside/c.png"]
-        images = dict(
-            zip(names, np.random.default_rng(2).integers(0, 256, (3, 2, 2, 3)).astype("uint8"), strict=True)
-        )
+        images = dict(zip(names, np.random.default_rng(2).integers(0, 256, (3, 2, 2, 3)).astype("uint8"), strict=True))
         for name, image in images.items():
             Image.fromarray(image).save(folder / name, "PNG")
         (folder / "notes.txt").write_text("no image")
