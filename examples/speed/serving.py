@@ -1,9 +1,9 @@
 """Times the server under load: `python examples/speed/serving.py`.
 
-One row a request, as a binary tensor of the Open Inference Protocol, from clients that each wait for their answer before
-they send the next. Beside it, on the same cores: a bare onnxruntime session that gets full batches, with no HTTP at all,
-and a plain FastAPI handler that runs the session once for each request. The clients run on the same machine, in a process of
-their own, and take their share of it. Writes examples/results/speed_serving.csv, .md and .png.
+One row a request, as a binary tensor of the Open Inference Protocol, from clients that each wait for their answer
+before they send the next. Beside it, on the same cores: a bare onnxruntime session that gets full batches, with no HTTP
+at all, and a plain FastAPI handler that runs the session once for each request. The clients run on the same machine, in
+a process of their own, and take their share of it. Writes examples/results/speed_serving.csv, .md and .png.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from keras_tfcl.export import OnnxEncoder, export_onnx
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "results"
-SIDE = 64
+SIDE = 96
 BARE = "bare onnxruntime, full batches"
 SERVERS = {"keras-tfcl serve": "ours", "plain FastAPI + onnxruntime": "plain"}
 FIELDS = ["name", "clients", "round", "rows_per_second", "p50_ms", "p95_ms", "p99_ms", "failed"]
@@ -57,10 +57,10 @@ def main() -> None:
 
 
 def make_encoder(path: Path) -> None:
-    """ResNet-18 for images of 64 x 64."""
+    """ResNet-18 for images of 96 x 96."""
     from keras_tfcl.models.backbone import build_backbone
 
-    export_onnx(build_backbone("resnet18", SIDE + 1), path)
+    export_onnx(build_backbone("resnet18", SIDE), path)
 
 
 def bare(path: Path, seconds: float, batch: int = 64) -> float:
@@ -80,7 +80,7 @@ def bare(path: Path, seconds: float, batch: int = 64) -> float:
 
 def loaded(path: Path, kind: str, clients: int, options: argparse.Namespace) -> dict[str, float]:
     """What clients measure of one server, started for them alone."""
-    command = [sys.executable, "-m", "keras_tfcl.cli", "serve", path, "--port", "0"]
+    command = [Path(sys.executable).with_name("keras-tfcl"), "serve", path, "--port", "0"]
     if kind == "plain":
         command = [sys.executable, HERE / "serving_plain.py", path]
     env = {**os.environ, "KERAS_TFCL_ON_DEMAND": "1"}
@@ -116,9 +116,9 @@ def write(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
     lines = [
         "# Serving: speed under load",
         "",
-        f"ResNet-18, images of {SIDE + 1} x {SIDE + 1}, one row a request, {options.seconds:g} s, median of "
-        f"{options.rounds} rounds. {os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}; the "
-        "clients run on the same cores. No GPU was measured.",
+        f"ResNet-18, images of {SIDE} x {SIDE}, one row a request, {options.seconds:g} s, median of "
+        f"{options.rounds} rounds. {os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}; "
+        "the clients run on the same cores. No GPU was measured.",
         "",
         f"Command: `python examples/speed/serving.py --seconds {options.seconds:g} --rounds {options.rounds}`",
         "",

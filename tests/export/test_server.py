@@ -4,6 +4,7 @@ import asyncio
 import base64
 import contextlib
 import io
+import shutil
 import socket
 import threading
 import time
@@ -316,3 +317,39 @@ def test_time_is_not_lost_without_a_run(dense):
         started = time.perf_counter()
         http.post("/v1/embeddings", json={"input": X.tolist()})
     assert time.perf_counter() - started < 1
+
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium browser")
+def test_the_page_searches_by_an_image_and_says_what_is_wrong(photos, tmp_path):
+    """In a real browser, with a key, by the keyboard, on a narrow screen; nothing is loaded from elsewhere."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    for i in range(3):
+        (tmp_path / f"{i}.jpg").write_bytes(jpeg(i))
+    names = [f"{i}.jpg" for i in range(3)]
+    index = Index(photos)
+    index.add(photos.encode([tmp_path / name for name in names]), names, [{"path": name} for name in names])
+    app = create_app(photos, ServerSettings(api_key="k", images=tmp_path), index)
+    with running(app) as address, playwright.sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 380, "height": 700})
+        problems, asked = [], []
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(f"{address}/#key=k")
+        page.keyboard.press("Tab")
+        with page.expect_file_chooser() as chooser:
+            page.keyboard.press("Enter")
+        chooser.value.set_files(tmp_path / "1.jpg")
+        page.wait_for_selector("#results li")
+        assert page.text_content("#results li").split() == ["1.000", "1.jpg"]
+        page.wait_for_function("document.querySelector('#results img').naturalWidth == 30")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 380
+        (tmp_path / "broken.jpg").write_bytes(b"no image")
+        page.set_input_files("#file", tmp_path / "broken.jpg")
+        page.wait_for_selector("#message.error")
+        assert "Input 0" in page.text_content("#message")
+        browser.close()
+    assert problems == [] and all(url.startswith((address, "blob:")) for url in asked)
