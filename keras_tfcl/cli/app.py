@@ -20,7 +20,19 @@ from keras_tfcl.export.errors import ExportError
 
 # Each is a function, or a group of commands, in the module of its name beside this one. A module here must not import
 # TensorFlow.
-COMMANDS = ("doctor", "export", "inspect", "verify", "embed", "index", "serve", "quantize", "bench", "diagnose")
+COMMANDS = (
+    "doctor",
+    "export",
+    "inspect",
+    "verify",
+    "embed",
+    "index",
+    "serve",
+    "triton",
+    "quantize",
+    "bench",
+    "diagnose",
+)
 
 DONE, FAILED, WRONG_USAGE = 0, 1, 2
 
