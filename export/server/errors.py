@@ -9,7 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from keras_tfcl.export.errors import ExportError, InputError
+from keras_tfcl.export.errors import ExportError, InputError, NonFiniteError
 
 
 class RequestError(Exception):
@@ -54,7 +54,8 @@ def add_error_handlers(app: FastAPI) -> None:
         return answer(request, error.status, error.message, error.code, error.headers)
 
     @app.exception_handler(InputError)
-    async def bad_input(request: Request, error: InputError) -> JSONResponse:
+    @app.exception_handler(NonFiniteError)  # values so large that the model overflows
+    async def bad_input(request: Request, error: InputError | NonFiniteError) -> JSONResponse:
         return answer(request, 422, str(error), "invalid_input")
 
     @app.exception_handler(ExportError)

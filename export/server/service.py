@@ -98,7 +98,8 @@ class Service:
         if array.dtype.kind not in "iufb":
             raise InputError(f"Inputs must be numbers, or images in base64. Received: {array.dtype} values.")
         if array.dtype.kind == "f":
-            array = array.astype(np.float32)
+            with np.errstate(over="ignore"):  # what becomes infinite is refused as such
+                array = array.astype(np.float32)
         return tuple(split_inputs(array, self.encoder.inputs))
 
     def _image(self, item: Any, number: int) -> np.ndarray:

@@ -353,3 +353,37 @@ def test_the_page_searches_by_an_image_and_says_what_is_wrong(photos, tmp_path):
         assert "Input 0" in page.text_content("#message")
         browser.close()
     assert problems == [] and all(url.startswith((address, "blob:")) for url in asked)
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_triton_s_own_client(dense, binary):
+    tritonhttp = pytest.importorskip("tritonclient.http")
+    with running(create_app(dense, ServerSettings())) as address:
+        caller = tritonhttp.InferenceServerClient(address.removeprefix("http://"))
+        assert caller.is_server_live() and caller.is_server_ready() and caller.is_model_ready("dense")
+        rows = tritonhttp.InferInput("features", [5, 6], "FP32")
+        rows.set_data_from_numpy(X, binary_data=binary)
+        wanted = tritonhttp.InferRequestedOutput("embedding", binary_data=binary)
+        found = caller.infer("dense", [rows], outputs=[wanted]).as_numpy("embedding")
+        caller.close()
+    np.testing.assert_allclose(found, dense.encode(X), atol=0 if binary else 1e-6)
+
+
+@pytest.mark.slow
+def test_no_request_that_the_description_allows_is_answered_by_500(dense):
+    schemathesis = pytest.importorskip("schemathesis")
+    hypothesis = pytest.importorskip("hypothesis")
+    index = Index(dense)
+    index.add(dense.encode(X))
+    app = create_app(dense, ServerSettings(), index)
+    with running(app) as address:
+        schema = schemathesis.openapi.from_url(f"{address}/openapi.json")
+        for result in schema.get_all_operations():
+            operation = result.ok()
+
+            @hypothesis.settings(max_examples=60, deadline=None, suppress_health_check=[*hypothesis.HealthCheck])
+            @hypothesis.given(case=operation.as_strategy())
+            def answered(case):
+                assert case.call().status_code < 500
+
+            answered()
