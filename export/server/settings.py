@@ -11,7 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 class ServerSettings(BaseSettings):
     """Settings of the server. Each may also come from the environment, such as `KERAS_TFCL_MAX_QUEUE=512`."""
 
-    model_config = SettingsConfigDict(env_prefix="KERAS_TFCL_", extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="KERAS_TFCL_", env_ignore_empty=True, extra="ignore")
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65_535, description="Port to listen on; 0 lets the system choose.")
