@@ -1,10 +1,10 @@
-# The two commands that matter: `make demo` and `make test`. Both set up what they need in .venv first.
+# The two commands that matter: `make demo` and `make test`. All commands set up what they need in .venv first.
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/installed
 
-.PHONY: demo test test-slow bench lint clean
+.PHONY: demo test coverage test-slow mutate matrix bench lint types docs clean
 
 # ARGS are passed on: make demo ARGS="--loss infonce --temperature 0.2 --dataset cifar10"
 demo: $(INSTALLED)
@@ -13,22 +13,51 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(RUN) -m pytest $(ARGS)
 
+# Branch coverage of the fast tests, as a table and in htmlcov/.
+coverage: $(INSTALLED)
+	$(RUN) -m pytest --cov --cov-report=term --cov-report=html $(ARGS)
+
+# The slow tests, then some mutations. KERAS_TFCL_TEST_MINUTES=20 takes a fair sample of the tests for 20 minutes.
 test-slow: $(INSTALLED)
 	$(RUN) -m pytest -m slow $(ARGS)
+	$(if $(ARGS),,$(MAKE) mutate)
+
+# Changes keras_tfcl/ops in MUTATIONS random places, in a copy, and lists the changes that no test notices.
+MUTATIONS ?= 25
+MUTANTS := build/mutants
+mutate: $(INSTALLED)
+	rm -rf $(MUTANTS) && mkdir -p $(MUTANTS) && cp -r keras_tfcl export tests tools pyproject.toml $(MUTANTS)
+	cd $(MUTANTS) && export PATH="$(CURDIR)/$(VENV)/bin:$$PATH" PYTHONPATH="$(CURDIR)/$(MUTANTS)" && \
+		cosmic-ray init pyproject.toml session.sqlite && \
+		cr-filter-operators session.sqlite pyproject.toml && \
+		python tools/sample_mutations.py session.sqlite $(MUTATIONS) && \
+		cosmic-ray exec pyproject.toml session.sqlite && \
+		cr-report --surviving-only --show-diff session.sqlite && \
+		cr-rate --fail-over 20 session.sqlite
 
 # Losses beside those of other libraries, which live in an environment of their own.
 bench: $(INSTALLED) $(VENV)-bench/installed
 	$(RUN) examples/speed/losses.py --peers $(VENV)-bench/bin/python $(ARGS)
 
-lint: $(INSTALLED)
+# The fast tests on every Python and with the oldest and newest packages: make matrix ARGS="-s lowest -- tests/losses"
+matrix: $(INSTALLED)
+	$(RUN) -m nox $(ARGS)
+
+lint: $(INSTALLED) types
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
+
+types: $(INSTALLED)
+	$(RUN) -m mypy
+
+docs: $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict $(ARGS)
 
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -c "import sys; sys.exit('Python 3.11, 3.12 or 3.13 is needed, this is ' + sys.version.split()[0] + ': make PYTHON=python3.12 ...' if not (3, 11) <= sys.version_info[:2] <= (3, 13) else 0)"
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --upgrade pip
-	$(RUN) -m pip install --quiet --editable ".[test]"
+	$(RUN) -m pip install --quiet --editable ".[dev]"
 	touch $@
 
 # Torch first and the rest without dependencies: they would replace a CPU build of torch by a CUDA build.
@@ -42,4 +71,4 @@ $(VENV)-bench/installed:
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-bench build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-bench build dist site htmlcov .coverage *.egg-info .nox .pytest_cache .ruff_cache .mypy_cache .hypothesis

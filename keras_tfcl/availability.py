@@ -10,7 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
-SERVES_WITHOUT_TENSORFLOW = "keras_tfcl.export"
+# What can be imported without TensorFlow; `_keras_compat` and `validation` import nothing.
+WORKS_WITHOUT_TENSORFLOW = ("export", "cli", "_keras_compat", "validation")
 
 
 def tensorflow_is_installed() -> bool:
@@ -41,16 +42,17 @@ def require_tensorflow_backend() -> None:
 def explain_missing_tensorflow(name: str) -> ImportError:
     """The error for a name that needs TensorFlow."""
     return ImportError(
-        f"{name} needs TensorFlow, which is not installed; only {SERVES_WITHOUT_TENSORFLOW}.OnnxEncoder works without. "
+        f"{name} needs TensorFlow, which is not installed; only keras_tfcl.export.OnnxEncoder works without. "
         'Install it with: pip install "keras-tfcl[tf]" (or [tf-gpu]).'
     )
 
 
 class ExplainMissingTensorFlow(MetaPathFinder):
-    """Answers the import of any subpackage but `export` with the error above; installed where TensorFlow is missing."""
+    """Answers the import of a part that needs TensorFlow with the error above, where TensorFlow is missing."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> None:
-        if name.startswith("keras_tfcl.") and not (name + ".").startswith(SERVES_WITHOUT_TENSORFLOW + "."):
+        package, _, rest = name.partition(".")
+        if package == "keras_tfcl" and rest and rest.partition(".")[0] not in WORKS_WITHOUT_TENSORFLOW:
             raise explain_missing_tensorflow(name)
 
     @classmethod

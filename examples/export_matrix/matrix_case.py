@@ -17,6 +17,7 @@ import keras
 import numpy as np
 import onnxruntime
 
+from keras_tfcl._keras_compat import nested_layers
 from keras_tfcl.export import ExportError, export_onnx
 
 Rows = Callable[[np.random.Generator], Any]
@@ -85,7 +86,7 @@ def compare(path: Path, model: Any, rows: Any) -> tuple[float, float]:
 def unsettle(model: Any) -> Any:
     """Give batch normalisation the statistics of a trained model: with mean 0 and variance 1 it hides its faults."""
     generator = np.random.default_rng(3)
-    for layer in model._flatten_layers():
+    for layer in nested_layers(model):
         if isinstance(layer, keras.layers.BatchNormalization) and layer.built:
             size = layer.moving_mean.shape
             layer.moving_mean.assign(generator.normal(0, 0.3, size))

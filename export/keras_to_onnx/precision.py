@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from keras_tfcl._keras_compat import dtype_policy, set_dtype_policy, set_variable_dtype
 from keras_tfcl.export.runtime.requirements import require
 
 HALF = ("float16", "bfloat16")
@@ -22,7 +23,7 @@ class Precision:
     """The layers of a model that compute in half precision, with the policies they were built with."""
 
     def __init__(self, layers: Iterable[Any]) -> None:
-        self._own = [(layer, layer._dtype_policy) for layer in layers if layer.compute_dtype in HALF]
+        self._own = [(layer, dtype_policy(layer)) for layer in layers if layer.compute_dtype in HALF]
 
     @property
     def policies(self) -> list[str]:
@@ -31,12 +32,11 @@ class Precision:
 
     def use_float32(self) -> None:
         for layer, _ in self._own:
-            # not the public setter, which would write into a policy map that layers share
-            layer._dtype_policy = _in_float32(layer)
+            set_dtype_policy(layer, _in_float32(layer))
 
     def use_own(self) -> None:
         for layer, policy in self._own:
-            layer._dtype_policy = policy
+            set_dtype_policy(layer, policy)
 
 
 @contextlib.contextmanager
@@ -64,5 +64,5 @@ def computing_as_built(precision: Precision) -> Iterator[None]:
 def _in_float32(layer: Any) -> Any:
     get = require("keras", "tf").dtype_policies.get
     policy = get(f"{layer.quantization_mode}_from_float32" if layer.quantization_mode else "float32")
-    policy._variable_dtype = layer.variable_dtype  # so that Keras casts the weights of a policy such as float16
+    set_variable_dtype(policy, layer.variable_dtype)  # so that Keras casts the weights of a policy such as float16
     return policy

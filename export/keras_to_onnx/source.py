@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from keras_tfcl._keras_compat import inner_layers, nested_layers
 from keras_tfcl.export.errors import ModelInputError
 from keras_tfcl.export.keras_to_onnx.precision import HALF
 from keras_tfcl.export.runtime.external_data import byte_view
@@ -56,7 +57,7 @@ class Source:
         def visit(layer: keras.Layer) -> None:
             if id(layer) not in found:
                 found[id(layer)] = layer
-                for inner in layer._layers:
+                for inner in inner_layers(layer):
                     visit(inner)
 
         for stage in self.stages:
@@ -172,7 +173,7 @@ def _tensor_of_build(encoder: Any) -> tuple[Any, list[_Tensor]]:
     """Read the shape that a subclassed model was built with. It records no dtype, which only token ids need."""
     shape = (encoder.get_build_config() or {}).get("input_shape") if encoder.built else None
     is_one = isinstance(shape, (tuple, list)) and all(dim is None or isinstance(dim, int) for dim in shape)
-    takes_ids = any(type(layer).__name__ == "Embedding" for layer in encoder._flatten_layers())
+    takes_ids = any(type(layer).__name__ == "Embedding" for layer in nested_layers(encoder))
     if not shape or not is_one or takes_ids:
         raise ModelInputError(
             f"The inputs of the model must be known. Received: {type(encoder).__name__} `{encoder.name}`, which does "

@@ -7,6 +7,7 @@ import keras
 import tensorflow as tf
 
 from keras_tfcl import losses as losses_module
+from keras_tfcl._keras_compat import builds_from_one_replica, nested_layers
 from keras_tfcl.data.views import ViewPipeline, brings_batches, row_count
 from keras_tfcl.models.checks import (
     check_loss_compares,
@@ -28,6 +29,7 @@ from keras_tfcl.validation import positive_integer
 
 
 @keras.saving.register_keras_serializable(package="keras_tfcl")
+@builds_from_one_replica  # `compile` asks for a built model where there are several
 class ContrastiveModel(TrainingStep):
     """Trains an encoder with a contrastive loss, through Keras' own `compile`, `fit`, `evaluate`, `predict` and `save`.
 
@@ -181,7 +183,7 @@ class ContrastiveModel(TrainingStep):
 
     def _computes_in_float16(self) -> bool:
         # Keras looks at the model's own policy alone, which need not be that of the encoder's layers.
-        return any(layer.compute_dtype == "float16" for layer in self._flatten_layers())
+        return any(layer.compute_dtype == "float16" for layer in nested_layers(self))
 
     def get_compile_config(self) -> dict[str, Any]:
         config = super().get_compile_config()
@@ -192,12 +194,6 @@ class ContrastiveModel(TrainingStep):
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         self.compile(**keras.saving.deserialize_keras_object(config))
-
-    def _maybe_symbolic_build(self, *args: Any, **kwargs: Any) -> None:
-        # Keras' own averages a batch over the replicas to see its shapes, which casts labels to float and fails.
-        # There is nothing to build: `compile` asks for a built model where there are several replicas.
-        if self.distribute_strategy.num_replicas_in_sync == 1:
-            super()._maybe_symbolic_build(*args, **kwargs)
 
     # Data
 
@@ -219,7 +215,8 @@ class ContrastiveModel(TrainingStep):
         Arrays are shuffled anew each epoch, in batches of `batch_size` (32) rows; rows that do not fill a last batch
         are left out of that epoch. `validation_data` is made into views too, the same ones each time.
         """
-        self._assert_compile_called("fit")
+        if not self.compiled:
+            raise ValueError("`compile` must be called before `fit`. Received: a model that is not compiled.")
         check_no_split(kwargs)
         start = EpochStart(self.optimizer)
         if self.instance_bank is not None and not brings_batches(x):

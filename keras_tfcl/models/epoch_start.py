@@ -4,19 +4,15 @@ from typing import Any
 
 import keras
 
+from keras_tfcl._keras_compat import batches_seen
+
 
 class EpochStart(keras.callbacks.Callback):
     """Notes the batches so far as an epoch starts: the input pipeline, which reads late, would race with training."""
 
     def __init__(self, optimizer: keras.optimizers.Optimizer) -> None:
         super().__init__()
-        self.step = _batches(optimizer)
+        self.step = batches_seen(optimizer)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        self.step = _batches(self.model.optimizer)
-
-
-def _batches(optimizer: keras.optimizers.Optimizer) -> int:
-    # Not `iterations`: that counts updates, of which gradient accumulation makes one in several batches.
-    counted = getattr(optimizer, "inner_optimizer", optimizer)._iterations
-    return int(counted.numpy())  # not int() alone: under tf.distribute it is a MirroredVariable
+        self.step = batches_seen(self.model.optimizer)

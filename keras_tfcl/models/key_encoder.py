@@ -8,6 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_tfcl._keras_compat import nested_layers
 from keras_tfcl.models.embedder import project_views
 from keras_tfcl.models.gradient_cache import encode_in_slices
 from keras_tfcl.ops.similarity import l2_normalize
@@ -77,7 +78,7 @@ class _Pair:
 def _copy(network: keras.Model) -> keras.Model:
     copy = keras.models.clone_model(network)
     copy.set_weights(network.get_weights())
-    for layer in copy._flatten_layers():
+    for layer in nested_layers(copy):
         if hasattr(layer, "finalize_state"):
             layer.finalize_state()  # what Normalization computes from its weights
     for weight in copy.weights:

@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from keras_tfcl._keras_compat import unlocked
 from keras_tfcl.models.checks import check_labels, check_several_views
 from keras_tfcl.models.embedder import Embedder
 from keras_tfcl.models.first_failure import FirstFailure
@@ -42,17 +43,14 @@ class TrainingStep(Embedder):
 
         Filled anew, not set: of lists that are set Keras keeps the old parts too, and a built model takes no new ones.
         """
-        locked = self._tracker.locked
-        self._tracker.unlock()
-        for held, parts in (
-            (self.loss_layers, loss_layers),
-            (self.label_metrics, label_metrics),
-            (self.weighted_label_metrics, weighted_label_metrics),
-        ):
-            held.clear()
-            held.extend(parts)
-        if locked:
-            self._tracker.lock()
+        with unlocked(self):
+            for held, parts in (
+                (self.loss_layers, loss_layers),
+                (self.label_metrics, label_metrics),
+                (self.weighted_label_metrics, weighted_label_metrics),
+            ):
+                held.clear()
+                held.extend(parts)
 
     def train_step(self, data: Any) -> dict[str, Any]:
         """One step: loss, gradients, update of the weights, then of what the model remembers. Returns the logs."""
