@@ -18,8 +18,21 @@ from keras_tfcl import __version__
 from keras_tfcl.cli.options import in_one_line
 from keras_tfcl.export.errors import ExportError, ParityWarning, ProviderWarning
 
-# Each is a function in the module of its name beside this one. A module here must not import TensorFlow.
-COMMANDS = ("doctor", "export", "inspect", "verify", "embed", "quantize", "bench", "diagnose")
+# Each is a function, or a group of commands, in the module of its name beside this one. A module here must not import
+# TensorFlow.
+COMMANDS = (
+    "doctor",
+    "export",
+    "inspect",
+    "verify",
+    "embed",
+    "index",
+    "serve",
+    "triton",
+    "quantize",
+    "bench",
+    "diagnose",
+)
 
 DONE, FAILED, WRONG_USAGE = 0, 1, 2
 
@@ -37,7 +50,11 @@ def build_app() -> typer.Typer:
     app.callback()(_options)
     for name in COMMANDS:
         module = importlib.import_module(f"keras_tfcl.cli.{name}")
-        app.command(name)(getattr(module, name))
+        command = getattr(module, name)
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name)
+        else:
+            app.command(name)(command)
     return app
 
 
