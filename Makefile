@@ -17,8 +17,23 @@ test: $(INSTALLED)
 coverage: $(INSTALLED)
 	$(RUN) -m pytest --cov --cov-report=term --cov-report=html $(ARGS)
 
+# The slow tests, then some mutations. KERAS_TFCL_TEST_MINUTES=20 takes a fair sample of the tests for 20 minutes.
 test-slow: $(INSTALLED)
 	$(RUN) -m pytest -m slow $(ARGS)
+	$(if $(ARGS),,$(MAKE) mutate)
+
+# Changes keras_tfcl/ops in MUTATIONS random places, in a copy, and lists the changes that no test notices.
+MUTATIONS ?= 25
+MUTANTS := build/mutants
+mutate: $(INSTALLED)
+	rm -rf $(MUTANTS) && mkdir -p $(MUTANTS) && cp -r keras_tfcl export tests tools pyproject.toml $(MUTANTS)
+	cd $(MUTANTS) && export PATH="$(CURDIR)/$(VENV)/bin:$$PATH" PYTHONPATH="$(CURDIR)/$(MUTANTS)" && \
+		cosmic-ray init pyproject.toml session.sqlite && \
+		cr-filter-operators session.sqlite pyproject.toml && \
+		python tools/sample_mutations.py session.sqlite $(MUTATIONS) && \
+		cosmic-ray exec pyproject.toml session.sqlite && \
+		cr-report --surviving-only --show-diff session.sqlite && \
+		cr-rate --fail-over 20 session.sqlite
 
 # Losses beside those of other libraries, which live in an environment of their own.
 bench: $(INSTALLED) $(VENV)-bench/installed
@@ -36,7 +51,7 @@ types: $(INSTALLED)
 	$(RUN) -m mypy
 
 docs: $(INSTALLED)
-	$(RUN) -m mkdocs build --strict $(ARGS)
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict $(ARGS)
 
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -c "import sys; sys.exit('Python 3.11, 3.12 or 3.13 is needed, this is ' + sys.version.split()[0] + ': make PYTHON=python3.12 ...' if not (3, 11) <= sys.version_info[:2] <= (3, 13) else 0)"

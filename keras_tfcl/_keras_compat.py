@@ -1,18 +1,20 @@
-"""Every private name of Keras and TensorFlow that the library touches, each with the reason and where it was seen.
+"""Every private name of Keras and TensorFlow that is touched, each with the reason and the versions it was seen in.
 
 A private name may change in any release without notice. When one does, this is the only file to mend: a test holds that
-no other module of the library touches one. The file imports neither Keras nor TensorFlow, so that the export, which
-must load without them, can use it.
+no other module of the library touches one. The module loads neither Keras nor TensorFlow, so that the export,
+which must load without them, can use it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     import keras
+    import tensorflow as tf
 
 ModelClass = TypeVar("ModelClass", bound="type[keras.Model]")
 
@@ -20,7 +22,8 @@ ModelClass = TypeVar("ModelClass", bound="type[keras.Model]")
 def nested_layers(layer: keras.Layer) -> list[keras.Layer]:
     """The layer itself and every layer inside it, at every depth.
 
-    `_flatten_layers`: `Model.layers` lists one level only, and other layers have no public list. Seen in Keras 3.15.1.
+    `_flatten_layers`: `Model.layers` lists one level only, and other layers have no public list. Seen in Keras 3.12 to
+    3.15.
     """
     return list(layer._flatten_layers())
 
@@ -28,7 +31,7 @@ def nested_layers(layer: keras.Layer) -> list[keras.Layer]:
 def inner_layers(layer: keras.Layer) -> list[keras.Layer]:
     """The layers directly inside a layer, in the order in which it was given them.
 
-    `_layers`: `Model.layers` lacks the layers of a layer that is no model. Seen in Keras 3.15.1.
+    `_layers`: `Model.layers` lacks the layers of a layer that is no model. Seen in Keras 3.12 to 3.15.
     """
     return list(layer._layers)
 
@@ -38,7 +41,7 @@ def unlocked(layer: keras.Layer) -> Iterator[None]:
     """Lets a built layer take new sublayers, metrics and variables inside the block.
 
     `_tracker`: what `compile` brings must be tracked after the model is built, when Keras refuses new parts. Seen in
-    Keras 3.15.1.
+    Keras 3.12 to 3.15.
     """
     locked = layer._tracker.locked
     layer._tracker.unlock()
@@ -53,7 +56,7 @@ def batches_seen(optimizer: keras.optimizers.Optimizer) -> int:
     """The number of batches an optimizer has seen, also where it accumulates the gradients of several.
 
     `_iterations`: the public `iterations` counts updates, of which gradient accumulation makes one in several batches.
-    Seen in Keras 3.15.1.
+    Seen in Keras 3.12 to 3.15.
     """
     counted = getattr(optimizer, "inner_optimizer", optimizer)._iterations
     return int(counted.numpy())  # not int() alone: under tf.distribute it is a MirroredVariable
@@ -63,7 +66,7 @@ def builds_from_one_replica(model_class: ModelClass) -> ModelClass:
     """Class decorator: with several replicas, Keras does not build the model from their averaged batch.
 
     `_maybe_symbolic_build`: the average casts labels to float and fails. The model must be built beforehand. Seen in
-    Keras 3.15.1.
+    Keras 3.12 to 3.15.
     """
     build = model_class._maybe_symbolic_build
 
@@ -78,7 +81,7 @@ def builds_from_one_replica(model_class: ModelClass) -> ModelClass:
 def dtype_policy(layer: keras.Layer) -> keras.dtype_policies.DTypePolicy:
     """The policy that a layer computes with, and not the map of policies that it may share with other layers.
 
-    `_dtype_policy`: goes with `set_dtype_policy`. Seen in Keras 3.15.1.
+    `_dtype_policy`: goes with `set_dtype_policy`. Seen in Keras 3.12 to 3.15.
     """
     return layer._dtype_policy
 
@@ -86,7 +89,7 @@ def dtype_policy(layer: keras.Layer) -> keras.dtype_policies.DTypePolicy:
 def set_dtype_policy(layer: keras.Layer, policy: keras.dtype_policies.DTypePolicy) -> None:
     """Gives a policy to one layer.
 
-    `_dtype_policy`: the public setter writes into a policy map that layers share. Seen in Keras 3.15.1.
+    `_dtype_policy`: the public setter writes into a policy map that layers share. Seen in Keras 3.12 to 3.15.
     """
     layer._dtype_policy = policy
 
@@ -94,9 +97,45 @@ def set_dtype_policy(layer: keras.Layer, policy: keras.dtype_policies.DTypePolic
 def set_variable_dtype(policy: keras.dtype_policies.DTypePolicy, dtype: str) -> None:
     """Says what dtype the weights have that a layer with this policy casts to its compute dtype.
 
-    `_variable_dtype`: no name of a policy says "float16 weights, float32 computation". Seen in Keras 3.15.1.
+    `_variable_dtype`: no name of a policy says "float16 weights, float32 computation". Seen in Keras 3.12 to 3.15.
     """
     policy._variable_dtype = dtype
+
+
+def leave_out_of_weight_decay(optimizer: keras.optimizers.Optimizer, variables: list[keras.Variable]) -> None:
+    """Weight decay leaves these variables alone, besides those that the optimizer was told of before.
+
+    `_exclude_from_weight_decay`: the public `exclude_from_weight_decay` forgets what a user told it before, and refuses
+    once the optimizer is built. `_exclude_from_weight_decay_cache`: holds what was decided before. `_var_key`: how the
+    optimizer names a variable, which depends on the strategy. Seen in Keras 3.15.1.
+    """
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    told: set[str] = getattr(inner, "_exclude_from_weight_decay", set())
+    inner._exclude_from_weight_decay = {*told, *(inner._var_key(variable) for variable in variables)}
+    inner._exclude_from_weight_decay_cache = {}
+
+
+def graphs_of_dataset(dataset: tf.data.Dataset) -> Iterator[tf.compat.v1.GraphDef]:
+    """The graph of each function that a data set maps, filters or flat-maps with, and of the data sets that it reads.
+
+    `_functions`: the public way to see them is a serialised graph, which holds a copy of the data. `_inputs`: has no
+    public name. Seen in Keras 3.15 with TensorFlow 2.21.
+    """
+    for function in dataset._functions():
+        yield function.function.graph.as_graph_def()
+    for source in dataset._inputs():
+        yield from graphs_of_dataset(source)
+
+
+def name_losses(classes: Mapping[str, type[keras.losses.Loss]]) -> None:
+    """Makes `keras.losses.get`, and with it every `compile`, know these names of losses.
+
+    `ALL_OBJECTS_DICT`: Keras looks names up in this table of its module `keras.src.losses`, and in no public one. Seen
+    in Keras 3.12 to 3.15.
+    """
+    import keras
+
+    sys.modules[keras.losses.get.__module__].ALL_OBJECTS_DICT.update(classes)
 
 
 def gpu_memory() -> int:

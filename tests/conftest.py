@@ -1,14 +1,46 @@
-"""A time budget for the slow tests: with KERAS_TFCL_TEST_MINUTES set, tests that would start later are skipped."""
+"""Slow tests in limited memory, and in limited time.
 
+With KERAS_TFCL_TEST_MINUTES set, the tests run until the time is used up, and the rest is skipped. What runs is a fair
+sample: a test of each test function in turn, in an order that changes from day to day. KERAS_TFCL_TEST_SEED repeats an
+order.
+"""
+
+import gc
 import os
 import time
+from datetime import date
 
 import pytest
 
+from helpers.fair_order import fair_order
+
 STARTED = time.monotonic()
-BUDGET = float(os.environ.get("KERAS_TFCL_TEST_MINUTES", "inf")) * 60
+MINUTES = os.environ.get("KERAS_TFCL_TEST_MINUTES")
+SEED = int(os.environ.get("KERAS_TFCL_TEST_SEED", date.today().toordinal()))
 
 
-def pytest_runtest_setup(item):
-    if time.monotonic() - STARTED > BUDGET:
-        pytest.skip("the time budget of KERAS_TFCL_TEST_MINUTES is used up")
+def pytest_report_header():
+    return f"a sample of the tests, for {MINUTES} minutes: KERAS_TFCL_TEST_SEED={SEED}" if MINUTES else None
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    if MINUTES:
+        items[:] = fair_order(items, SEED)
+
+
+def pytest_runtest_setup():
+    if MINUTES and time.monotonic() - STARTED > 60 * float(MINUTES):
+        pytest.skip("the time of KERAS_TFCL_TEST_MINUTES is used up")
+
+
+def pytest_collection_finish():
+    """Lets Python collect garbage often.
+
+    Compiled functions and converted graphs are few, large and in cycles of references. Python counts objects and not
+    bytes before it looks for such cycles, so gigabytes would pile up. What is loaded by now is left out of the search,
+    which makes it cheap.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(500, 5, 2)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import keras
 
+from keras_tfcl._keras_compat import name_losses
 from keras_tfcl.losses.arctanh_info_nce import ArctanhInfoNCE
 from keras_tfcl.losses.contrastive import ContrastiveLoss
 from keras_tfcl.losses.decoupled import DecoupledInfoNCE
@@ -36,9 +36,7 @@ _BY_NAME = {
     "sigmoid_contrastive": SigmoidContrastiveLoss,
     "simple_contrastive": SimpleContrastiveLoss,
 }
-# So that Keras itself knows the names, as in encoder.compile(loss="arctanh_infonce"): keras.losses.get looks strings up
-# in this table of its module and in no public one.
-sys.modules[keras.losses.get.__module__].ALL_OBJECTS_DICT.update(_BY_NAME)
+name_losses(_BY_NAME)  # as in encoder.compile(loss="arctanh_infonce")
 
 
 def get(identifier: Any) -> keras.losses.Loss:

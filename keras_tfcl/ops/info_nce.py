@@ -86,17 +86,28 @@ def statistics(
         decoupled: whether they are for a decoupled loss.
         block: edge of the tiles. None: all pairs at once, in float64.
     """
-    logits = Logits(scaling)
-    if block is None or not logits.streams:
+    logits = Logits(scaling, holder=negatives)
+    whole = negatives != "all" and getattr(negatives, "whole_rows", True)
+    if block is None or not logits.streams or (whole and not _streams(negatives, logits)):
         # float64: at a temperature of 0.001, or beside the pole of arctanh, float32 cosines carry too few digits. These
         # products are small beside an encoder's; half precision would be lost entirely.
         result = _of_rows(comparison.cosines(), comparison.pairs(), logits, negatives)
-    elif negatives != "all" and getattr(negatives, "whole_rows", True):
+    elif whole:
         rows = lambda *row: list(_of_rows(*row, negatives))  # noqa: E731
         result = [tf.cast(x, "float64") for x in map_rows(rows, comparison, logits, outputs=4, block=block)]
     else:
         result = _streamed(comparison, logits, None if negatives == "all" else negatives, decoupled, block)
     return Statistics(*result)
+
+
+def _streams(negatives: ChoosesNegatives, logits: Logits) -> bool:
+    """Whether all that a choice of negatives is differentiated by is known."""
+
+    def alone() -> Any:
+        one, mask = tf.zeros([1, 1]), tf.ones([1, 1], "bool")
+        return negatives.keep(one, mask), negatives.log_sum(one, Pairs(mask, mask), one[0, 0])
+
+    return logits.explains(alone)
 
 
 def _of_rows(cosines: Any, pairs: Pairs, logits: Logits, negatives: str | ChoosesNegatives) -> Statistics:
@@ -105,8 +116,9 @@ def _of_rows(cosines: Any, pairs: Pairs, logits: Logits, negatives: str | Choose
     if negatives == "all":
         log_negative = masked_logsumexp(scaled, pairs.negative)
     else:
-        pairs = Pairs(pairs.positive, negatives.keep(tf.stop_gradient(cosines), pairs.negative))
-        log_negative = negatives.log_sum(scaled, pairs, logits(tf.constant(-1.0, cosines.dtype)))
+        kept = logits.run(negatives.keep, tf.stop_gradient(cosines), pairs.negative)
+        pairs = Pairs(pairs.positive, kept)
+        log_negative = logits.run(negatives.log_sum, scaled, pairs, logits(tf.constant(-1.0, cosines.dtype)))
     positives = tf.reduce_sum(tf.cast(pairs.positive, scaled.dtype), 1)
     some = positives > 0, tf.reduce_any(pairs.negative, 1)
     return Statistics(

@@ -7,7 +7,8 @@ from typing import Any
 
 from keras import ops
 
-from keras_tfcl.ops.pairwise.logits import sampled_range, variables_of
+from keras_tfcl.ops.held import variables_of
+from keras_tfcl.ops.pairwise.logits import sampled_range
 
 
 class Scaling:

@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 import keras_tfcl
+from helpers.gradients import value_and_gradient
 from keras_tfcl.testing import reference
 
 LOSSES = {
@@ -37,15 +38,6 @@ def batch(kind):
     elif kind == "all_zero":
         x[:] = 0.0
     return x
-
-
-def value_and_gradient(loss, x, labels=None):
-    x = tf.convert_to_tensor(x)
-    labels = np.arange(x.shape[0]) if labels is None else labels
-    with tf.GradientTape() as tape:
-        tape.watch(x)
-        value = loss(labels, x)
-    return value.numpy(), tf.cast(tape.gradient(value, x), "float64").numpy()
 
 
 KINDS = [

@@ -8,6 +8,7 @@ import tensorflow as tf
 from hypothesis import strategies as st
 
 import keras_tfcl
+from keras_tfcl.losses.loss_variables import variables_of_loss
 from keras_tfcl.ops import Candidates
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*no embedding of this batch has")
@@ -60,6 +61,29 @@ class AboveTheMean(keras_tfcl.HardNegatives):
 class Tripled(keras_tfcl.Negatives):
     def log_sum(self, logits, pairs, lowest):
         return super().log_sum(logits, pairs, lowest) + float(np.log(3.0))
+
+
+@keras.saving.register_keras_serializable(package="tests.pairwise")
+class Weighted(keras_tfcl.Negatives):
+    """Holds a layer and a variable, in a list."""
+
+    def __init__(self):
+        self.parts = [keras_tfcl.LearnableTemperature(0.5), keras.Variable(0.7)]
+
+    def log_sum(self, logits, pairs, lowest):
+        scale, factor = (keras.ops.cast(v, logits.dtype) for v in (self.parts[0].log_scale, self.parts[1]))
+        return super().log_sum(logits * keras.ops.exp(scale) * factor, pairs, lowest)
+
+
+@keras.saving.register_keras_serializable(package="tests.pairwise")
+class Limit(keras_tfcl.Negatives):
+    """Reads a variable in tiles."""
+
+    def __init__(self):
+        self.limit = keras.Variable(0.5)
+
+    def allows(self, similarity):
+        return similarity < keras.ops.cast(self.limit, similarity.dtype)
 
 
 @keras.saving.register_keras_serializable(package="tests.pairwise")
@@ -120,6 +144,8 @@ LOSSES = {
     "own negatives": lambda **k: general(0.2, NotTooSimilar(), **k),
     "own negatives by rows": lambda **k: general(keras_tfcl.LearnableTemperature(0.2), AboveTheMean(), **k),
     "own weights": lambda **k: general("arctanh", Tripled(), **k),
+    "own weights, trained": lambda **k: general(keras_tfcl.LearnableTemperature(0.3), Weighted(), **k),
+    "own limit": lambda **k: general(0.3, Limit(), **k),
     "own negatives in tiles": lambda **k: general(0.3, Farther(), **k),
     "guarded own": lambda **k: general(0.2, keras_tfcl.WithoutNearDuplicates(0.5, AboveTheMean()), **k),
     "dcl": lambda **k: keras_tfcl.DecoupledInfoNCE(0.2, **k),
@@ -134,12 +160,7 @@ LOSSES = {
 
 
 def variables(loss):
-    holders = [
-        loss,
-        *(part for part in vars(loss).values() if isinstance(part, (keras.layers.Layer, keras_tfcl.Scaling))),
-    ]
-    found = [v for h in holders for v in vars(h).values() if isinstance(v, keras.Variable)]
-    return [v for v in found if v.trainable]
+    return [variable for variable in variables_of_loss(loss) if variable.trainable]
 
 
 def results(loss, labels, z, candidates, weights, jit=None):

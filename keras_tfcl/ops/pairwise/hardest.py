@@ -60,7 +60,7 @@ def sum_over_strips(
         cosines = tf.matmul(c, tf.gather(z, index), transpose_b=True)  # (C, strip): sums along the first axis are fast
         now = mine.each(lambda x: tf.gather(x, index))
         compared, same = pairs_of(others, now)
-        negative = compared & ~same if allows is None else compared & ~same & allows(cosines)
+        negative = compared & ~same if allows is None else compared & ~same & scaling.run(allows, cosines)
         number = _sum(lambda x: tf.cast(x, "int32"), negative)
         among = tf.where(negative, cosines, tf.cast(ABSENT, cosines.dtype))
         k = tf.maximum(hardest(number), 1)

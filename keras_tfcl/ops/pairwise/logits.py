@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_tfcl.ops.held import variables_of
 from keras_tfcl.ops.scaling import arctanh_exp, arctanh_logits, temperature_logits
 from keras_tfcl.validation import positive_number
 
@@ -24,20 +25,19 @@ class Logits:
     Args:
         scaling: a `keras_tfcl.Scaling`, a function of cosines, a temperature (a number or a scalar tensor), or
             `"arctanh"`.
-        holder: the object whose Keras variables the scaling reads. Defaults to the scaling.
+        holder: what else is called in tiles and may read Keras variables of its own.
     """
 
     def __init__(self, scaling: Any, holder: Any = None) -> None:
-        self.scaling, self.variables, self.values, self.fixed = scaling, [], [], []
+        self.scaling, self.values = scaling, []
         if tf.is_tensor(scaling) or isinstance(scaling, (tf.Variable, keras.Variable)):
             self.values = [tf.convert_to_tensor(scaling)]
-        elif callable(scaling):
-            variables = variables_of(scaling if holder is None else holder)
-            self.variables = [v for v in variables if v.trainable]
-            self.values = [tf.convert_to_tensor(v) for v in self.variables]
-            self.fixed = [(v, tf.convert_to_tensor(v)) for v in variables if not v.trainable]
-        elif scaling != "arctanh":
+        elif not callable(scaling) and scaling != "arctanh":
             positive_number("scaling", scaling, "Or pass 'arctanh'.")
+        variables = variables_of([scaling if callable(scaling) else None, holder])
+        self.variables = [v for v in variables if v.trainable]
+        self.values += [tf.convert_to_tensor(v) for v in self.variables]
+        self.fixed = [(v, tf.convert_to_tensor(v)) for v in variables if not v.trainable]
 
     def at(self, values: Any) -> Logits:
         """The same scaling at other values."""
@@ -68,7 +68,8 @@ class Logits:
 
     def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """`function(*arguments)`, in which the variables have the present values."""
-        mapping = [*zip(self.variables, self.values, strict=True), *self.fixed] if self.variables else self.fixed
+        values = self.values[len(self.values) - len(self.variables) :]  # behind a temperature that is a tensor
+        mapping = [*zip(self.variables, values, strict=True), *self.fixed]
         if not mapping:
             return function(*arguments)
         with keras.StatelessScope(state_mapping=mapping):
@@ -89,15 +90,6 @@ class Logits:
     def streams(self) -> bool:
         """Whether the scaling can be computed in tiles, with all its gradients."""
         return not callable(self.scaling) or self.explains(lambda: self.scaling(tf.zeros([1])))
-
-
-def variables_of(holder: Any) -> list[keras.Variable]:
-    """The Keras variables of an object: its own, and those of the layers that it holds."""
-    if isinstance(holder, keras.layers.Layer):
-        return list(holder.variables)
-    parts = list(vars(holder).values()) if hasattr(holder, "__dict__") else []
-    own = [part for part in parts if isinstance(part, keras.Variable)]
-    return own + [v for part in parts if isinstance(part, keras.layers.Layer) for v in part.variables]
 
 
 def sampled_range(scaling: Callable[[Any], Any]) -> tuple[float, float]:

@@ -72,7 +72,7 @@ class Tile:
         # Absent pairs, such as an embedding with itself, are kept from the poles of a scaling.
         self.cosines = tf.where(compared, cosines, 0.0)
         self.logits = scaling(self.cosines)
-        allowed = None if allows is None else allows(cosines)
+        allowed = None if allows is None else scaling.run(allows, cosines)
         self.positive = compared & same
 
         def masks(reached: tf.Tensor | None) -> dict[str, tf.Tensor]:
