@@ -124,7 +124,7 @@ class LogSumExp(Reducer):
     All terms are shifted by one constant, so that one exponential serves a tile's rows and its columns.
 
     Args:
-        over: `"positive"` or `"negative"`.
+        over: `"positive"`, `"negative"` or `"all"`: which pairs.
         power: of the exponential.
         slope: takes the place of the power in the gradient; 0 for weights that are constants. Defaults to the power.
         shift: added to each exponent and taken from the result.
