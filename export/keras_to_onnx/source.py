@@ -141,9 +141,7 @@ class _Tensor:
 
 def _split_model(keras: Any, model: Any, projector: bool) -> tuple[Any, Any, str]:
     """Return the encoder, the projector to keep or None, and what became of the projector."""
-    from keras_tfcl import ContrastiveModel  # here, since verifying a file needs nothing else of the library
-
-    if not isinstance(model, ContrastiveModel):
+    if not _is_contrastive(model):
         if not isinstance(model, keras.Model):
             raise TypeError(
                 f"`model` must be a keras.Model. Received: {type(model).__name__}. "
@@ -172,6 +170,14 @@ def _split_model(keras: Any, model: Any, projector: bool) -> tuple[Any, Any, str
         )
     state = "none" if model.projector is None else "kept" if projector else "dropped"
     return model.encoder, model.projector if projector else None, state
+
+
+def _is_contrastive(model: Any) -> bool:
+    """Whether a model is a `ContrastiveModel`, told by name: export imports nothing of the library's training side."""
+    return any(
+        base.__name__ == "ContrastiveModel" and base.__module__.startswith("keras_tfcl.")
+        for base in type(model).__mro__
+    )
 
 
 def _input_tensors(keras: Any, encoder: Any, samples: Any) -> tuple[Any, list[_Tensor]]:
