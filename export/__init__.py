@@ -30,6 +30,7 @@ from keras_tfcl.export.recall import Recall, compare_neighbours
 from keras_tfcl.export.report import ExportReport
 from keras_tfcl.export.runtime.encoder import OnnxEncoder
 from keras_tfcl.export.runtime.golden_inputs import check_probes
+from keras_tfcl.export.runtime.index import Hit, Index
 from keras_tfcl.export.runtime.inputs import InputSpec
 from keras_tfcl.export.runtime.parity import Parity
 
@@ -41,6 +42,8 @@ __all__ = [
     "BatchInvarianceError",
     "ExportError",
     "ExportReport",
+    "Hit",
+    "Index",
     "InputError",
     "InputSpec",
     "ModelFileError",

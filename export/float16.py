@@ -2,7 +2,8 @@
 
 Which values fit is measured: the float32 graph runs on samples, one at a time, with all its tensors as outputs. An
 operation stays in float32 if one of its tensors comes near the largest float16, or is so small that float16 would keep
-nothing of it. Between two operations that stay nothing is rounded.
+nothing of it. Between two operations that stay nothing is rounded, as it would be by onnxruntime's own converter, which
+gives every operation that it keeps float16 inputs and outputs.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ Rows = dict[str, np.ndarray]  # one array for each input of the encoder
 def to_half(model: Any, rows: Rows) -> tuple[Any, tuple[str, ...]]:
     """Return `model` with float16 operations, and the operations that stay in float32 because of their values.
 
-    Inputs and outputs keep their types. The division by an embedding's length, and what is computed from sizes alone,
-    stay in float32 in any case.
+    Inputs and outputs keep their types. The division by an embedding's length, and all arithmetic on
+    sizes alone, stay in float32 in any case.
 
     Args:
         model: an `onnx.ModelProto` in float32, which is changed.
@@ -78,14 +79,14 @@ def check_in_true_half(half: Any, float32: Any, rows: Rows, expected: np.ndarray
         )
     warnings.warn(
         f"The float16 file could not be checked in true half precision, because ONNX's reference evaluator does not "
-        f"reproduce the float32 model either: {fault}. Compare the two files on your GPU.",
+        f"reproduce the float32 model either: {fault}. Look at check_probes(path, providers='cuda') on your GPU.",
         ParityWarning,
         stacklevel=2,
     )
 
 
 def _fault(model: Any, rows: Rows, expected: np.ndarray) -> str | None:
-    """Return what is wrong with the embeddings that ONNX's reference evaluator computes."""
+    """Return the fault of the embeddings that ONNX's reference evaluator computes; None if there is none."""
     evaluator = _reference_evaluator(model)
     order = np.argsort(np.max([_peaks_of_rows(array) for array in rows.values()], axis=0))
     for row in {*order[np.linspace(0, len(order) - 1, _CHECKED_SAMPLES).astype(int)].tolist()}:
@@ -102,17 +103,36 @@ def _fault(model: Any, rows: Rows, expected: np.ndarray) -> str | None:
 
 
 def _reference_evaluator(model: Any) -> Any:
+    """Return ONNX's reference evaluator, with products ten times faster and a pooling mended."""
     reference, op_run = require("onnx.reference", "quantize"), require("onnx.reference.op_run", "quantize")
+    ops = "onnx.reference.ops"
 
     class GlobalMaxPool(op_run.OpRun):
-        """That of onnx 1.23 is right for two spatial axes alone."""
+        """The implementation in onnx 1.23 is right for two spatial axes alone."""
 
         op_domain = ""
 
         def _run(self, x: np.ndarray) -> tuple[np.ndarray]:
             return (x.max(axis=tuple(range(2, x.ndim)), keepdims=True),)
 
-    return reference.ReferenceEvaluator(model, new_ops=[GlobalMaxPool])
+    products = [
+        _summed_in_float32("Conv", require(f"{ops}.op_conv", "quantize").Conv),
+        _summed_in_float32("MatMul", require(f"{ops}.op_matmul", "quantize").MatMul),
+        _summed_in_float32("Gemm", require(f"{ops}.op_gemm", "quantize").Gemm_7),
+    ]
+    return reference.ReferenceEvaluator(model, new_ops=[GlobalMaxPool, *products])
+
+
+def _summed_in_float32(name: str, operation: Any) -> Any:
+    """Return an operation that rounds to float16 after its sums, as GPUs do, and NumPy too, which takes its time."""
+
+    def run(self: Any, *arrays: np.ndarray | None, **attributes: Any) -> tuple[np.ndarray, ...]:
+        if not any(array is not None and array.dtype == np.float16 for array in arrays):
+            return operation._run(self, *arrays, **attributes)
+        wide = [array if array is None else array.astype(np.float32) for array in arrays]
+        return tuple(result.astype(np.float16) for result in operation._run(self, *wide, **attributes))
+
+    return type(name, (operation,), {"op_domain": "", "_run": run})
 
 
 def _cosine(embedding: np.ndarray, expected: np.ndarray) -> float:
@@ -177,7 +197,7 @@ def _session_of_all_tensors(model: Any) -> tuple[Any, list[str]]:
 
 
 def _peak(values: np.ndarray) -> float:
-    """The largest finite absolute value; infinities, such as those of a mask, are the same in float16."""
+    """The largest finite absolute value; infinities, as in a mask, are the same in float16."""
     return float(np.abs(values[np.isfinite(values)]).max(initial=0))
 
 
@@ -204,7 +224,7 @@ def _size_arithmetic(graph: Any) -> set[str]:
 
 
 def _convert(model: Any, float32: set[str], keep: set[str]) -> None:
-    """Let all nodes but those of `keep` compute in float16 where the ONNX standard allows it, with casts in between."""
+    """Let all nodes outside `keep` compute in float16 where the ONNX standard allows it, with casts in between."""
     onnx = require("onnx", "quantize")
     graph, helper = model.graph, onnx.helper
     weights = {tensor.name: tensor for tensor in graph.initializer}

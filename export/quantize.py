@@ -103,7 +103,7 @@ def to_float16(
     float16's largest number, 65,504, or vanish in it; the report names them. Four samples are then run by ONNX's
     reference evaluator, which computes in float16 as a GPU would; onnxruntime's CPU computes in float32 instead.
 
-    Arguments, report and errors are those of `quantize`, and
+    It takes the arguments, returns the report and raises the errors of `quantize`, and one more.
 
     Raises:
         QuantizationError: an embedding in float16 is not finite, or differs by more than rounding.

@@ -32,7 +32,7 @@ class QuantizationReport:
     Attributes:
         path: the file of the quantized model.
         mode: "dynamic", "static" or "float16".
-        recall: how its neighbours agree with those of the float model, on the caller's rows.
+        recall: how far it finds the neighbours that the float model finds, on the caller's rows.
         bytes, float_bytes: sizes of the two files.
         latency, float_latency: milliseconds for one row on this machine, median and 95th percentile.
         float_weights_sha256: hash of the float model's weights; None if `export_onnx` did not write it.
@@ -194,7 +194,7 @@ def _check_recall(recall: Recall, min_recall: float | None) -> None:
 
 
 def _drop_metadata(draft: Path) -> None:
-    """Drop what the draft inherited: the content hash, for one, is that of the float model."""
+    """Drop what the draft inherited: the content hash, for one, belongs to the float model."""
     onnx = require("onnx", "quantize")
     model = onnx.load(draft)
     onnx.helper.set_model_props(model, {})

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
+import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -141,7 +142,8 @@ class _Tensor:
 
 def _split_model(keras: Any, model: Any, projector: bool) -> tuple[Any, Any, str]:
     """Return the encoder, the projector to keep or None, and what became of the projector."""
-    if not _is_contrastive(model):
+    models = sys.modules.get("keras_tfcl.models")  # whoever made a ContrastiveModel has imported it
+    if models is None or not isinstance(model, models.ContrastiveModel):
         if not isinstance(model, keras.Model):
             raise TypeError(
                 f"`model` must be a keras.Model. Received: {type(model).__name__}. "
@@ -170,14 +172,6 @@ def _split_model(keras: Any, model: Any, projector: bool) -> tuple[Any, Any, str
         )
     state = "none" if model.projector is None else "kept" if projector else "dropped"
     return model.encoder, model.projector if projector else None, state
-
-
-def _is_contrastive(model: Any) -> bool:
-    """Whether a model is a `ContrastiveModel`, told by name: export imports nothing of the library's training side."""
-    return any(
-        base.__name__ == "ContrastiveModel" and base.__module__.startswith("keras_tfcl.")
-        for base in type(model).__mro__
-    )
 
 
 def _input_tensors(keras: Any, encoder: Any, samples: Any) -> tuple[Any, list[_Tensor]]:

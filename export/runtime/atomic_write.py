@@ -19,7 +19,7 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Give a temporary path; what is written there and beside it moves to `path` unless the block raises.
+    """Give a temporary path. All files written there and beside it move to `path` unless the block raises.
 
     Raises:
         FileNotFoundError, IsADirectoryError: as `check_target`.

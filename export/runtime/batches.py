@@ -229,5 +229,5 @@ def _stacked(rows: list[Any], specs: Sequence[InputSpec]) -> Any:
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"The rows of a stream must have one form and one shape. Received: {type(error).__name__}: {error}. "
-            f"Pad or resize them, or stream batches of equal rows."
+            f"Pad or resize them, or give batch_size=1."
         ) from error

@@ -150,7 +150,7 @@ def _write_parquet(pairs: Iterable[Part], path: Path, dimension: int, metadata: 
 
 
 def _in_groups(pairs: Iterable[Part]) -> Iterator[Part]:
-    """Gather parts until they have the rows of a group; the last group has what is left."""
+    """Gather parts until they have the rows of a group. The last group may have fewer."""
     parts: list[np.ndarray] = []
     names: list[Any] = []
     for part, taken in pairs:

@@ -132,7 +132,7 @@ class OnnxEncoder:
                 rounded to the input's type; integers are converted when every value stays exact. For an image encoder
                 also a list of images: paths, bytes of files or Pillow images, decoded by the rule in the file,
                 `batch_size` of them at a time. Arrays are rows as they are: turn pixels into one by `read_image`.
-            batch_size: rows per run; default: that of the encoder.
+            batch_size: rows per run. Defaults to the encoder's.
             progress: draw a progress bar on stderr, where `rich` is installed.
 
         Raises:
@@ -297,7 +297,7 @@ class OnnxEncoder:
         return embeddings
 
     def _run(self, batch: Batch, size: int, first_row: int) -> np.ndarray:
-        """Embed a batch padded to `size` rows, and return those of the batch in float32."""
+        """Embed a batch padded to `size` rows, and return the embeddings of the batch in float32."""
         rows = len(batch[0])
         feed = {}
         for spec, array in zip(self._inputs, batch, strict=True):

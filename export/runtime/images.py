@@ -222,7 +222,7 @@ def _decoded(image: Any, name: str, max_pixels: int) -> Any:
     except Exception as error:  # Pillow's decoders raise whatever damaged bytes lead them to
         raise InputError(
             f"An image must be a whole file of one of {', '.join(_FORMATS)}. Received: {name}: "
-            f"{type(error).__name__}: {error}. Repair or remove it."
+            f"{type(error).__name__}: {error}. Repair or remove it, or encode with on_error='skip'."
         ) from error
 
 

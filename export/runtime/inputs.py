@@ -128,7 +128,7 @@ def _to_array(value: Any, spec: InputSpec) -> np.ndarray:
             f"Input `{spec.name}` must be an array with rows of one shape. Received: {type(value).__name__} that is "
             f"not one ({error}). Pad or resize the rows to the shape {spec.shape_text}."
         ) from error
-    if array.dtype.kind in "US" or (array.dtype.kind == "O" and array.size and isinstance(array.flat[0], str)):
+    if array.dtype.kind in "US" or (array.dtype.kind == "O" and array.size and isinstance(array.flat[0], (str, bytes))):
         raise _text_error(spec)
     if array.shape == (0,):  # an empty list has no row shape to check
         return np.zeros((0, *(dim or 0 for dim in spec.shape[1:])), spec.dtype)

@@ -84,7 +84,7 @@ def content_hash(model: bytes | mmap.mmap) -> str:
     other tools recorded, but not what the export says about them. Weights in a data file have their own hash.
 
     Args:
-        model: the bytes of a whole model, such as those of a file mapped by `mmap`.
+        model: the bytes of a whole model, such as a file mapped by `mmap`.
 
     Raises:
         ModelFileError: the bytes are not a protobuf message.

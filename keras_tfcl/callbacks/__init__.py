@@ -5,8 +5,8 @@ from keras_tfcl.callbacks.embedding_images import EmbeddingImages
 from keras_tfcl.callbacks.embedding_projector import EmbeddingProjector
 from keras_tfcl.callbacks.knn_evaluation import KNNEvaluation
 from keras_tfcl.callbacks.linear_probe import LinearProbe
+from keras_tfcl.callbacks.stop_on_non_finite import StopOnNonFinite
 from keras_tfcl.callbacks.temperature_schedule import TemperatureSchedule, cosine_temperature
-from keras_tfcl.models.stop_on_non_finite import StopOnNonFinite
 
 __all__ = [
     "CollapseMonitor",

@@ -95,17 +95,12 @@ class CollapseMonitor(keras.callbacks.Callback):
         ready_made = isinstance(self.x, tuple)
         unaltered = None if ready_made else evaluation.embed(self.model, self.x, self.batch_size)
         scaling = getattr(getattr(self.model, "loss", None), "scaling", None)
+        supervised = getattr(self.model, "supervised", False)
         self.health = evaluation.embedding_health(views, scaling, unaltered)
-        self.diagnoses = evaluation.diagnose(
-            self.health, getattr(self.model, "supervised", False), self.input_problem()
-        )
+        self.diagnoses = evaluation.diagnose(self.health, supervised, self._range_problem())
         return self.diagnoses
 
-    def input_problem(self) -> str | None:
-        """What is wrong with the inputs, such as a range of values that the augmenter does not expect, or None.
-
-        An augmenter says so in its method `input_problem(x)`.
-        """
+    def _range_problem(self) -> str | None:
         augmenter = self.augmenter or getattr(self.model, "augmenter", None)
-        check = getattr(augmenter, "input_problem", None)
-        return None if check is None or isinstance(self.x, tuple) else check(self.x)
+        check_range = getattr(augmenter, "check_range", None)  # of keras_tfcl.ImageAugmenter
+        return None if check_range is None or isinstance(self.x, tuple) else check_range(self.x)

@@ -10,7 +10,7 @@ import tensorflow as tf
 from numpy.typing import ArrayLike
 
 from keras_tfcl import evaluation
-from keras_tfcl.callbacks.image_grid import are_images, image_grid
+from keras_tfcl.callbacks.image_grid import are_images, check_value_range, image_grid
 from keras_tfcl.validation import positive_integer
 
 
@@ -26,14 +26,15 @@ class EmbeddingImages(keras.callbacks.Callback):
 
     Args:
         log_dir: folder of the event file; may be the folder of `keras.callbacks.TensorBoard`.
-        x: images `(N, H, W, 1 or 3)`, values 0..255, at least two.
+        x: images `(N, H, W, 1 or 3)`, at least two.
         queries: number of images to show, the first ones of `x`. Defaults to 8.
         neighbours: number of images beside each. Defaults to 8, or N - 1 if that is less.
         max_samples: largest number of images to search, the first ones. Defaults to 2000.
         every: number of epochs from one grid to the next. Defaults to 1.
+        value_range: the lowest and the highest value that images may have. Defaults to (0, 255).
 
     Raises:
-        ValueError: for x that is not images, fewer than two of them, or numbers below 1.
+        ValueError: for x that is not images, fewer than two of them, values outside `value_range`, or numbers below 1.
         ImportError: without TensorBoard, which TensorFlow's image summaries need.
 
     Example:
@@ -55,6 +56,7 @@ class EmbeddingImages(keras.callbacks.Callback):
         neighbours: int = 8,
         max_samples: int = 2000,
         every: int = 1,
+        value_range: tuple[float, float] = (0, 255),
     ) -> None:
         super().__init__()
         if importlib.util.find_spec("tensorboard") is None:
@@ -63,9 +65,11 @@ class EmbeddingImages(keras.callbacks.Callback):
         self.x = np.asarray(x)[: positive_integer("max_samples", max_samples, "Use max_samples=2000.")]
         if not are_images(self.x) or len(self.x) < 2:
             raise ValueError(
-                "`x` must be at least two images of shape (N, H, W, 1 or 3), values 0..255. "
+                "`x` must be at least two images of shape (N, H, W, 1 or 3). "
                 f"Received: shape={self.x.shape}. For other data use EmbeddingProjector."
             )
+        check_value_range(self.x, value_range)
+        self.value_range = value_range
         self.queries = positive_integer("queries", queries, "Use queries=8.")
         self.neighbours = positive_integer("neighbours", neighbours, "Use neighbours=8.")
         self.every = positive_integer("every", every, "Use every=1.")
@@ -74,8 +78,8 @@ class EmbeddingImages(keras.callbacks.Callback):
         self._writer = tf.summary.create_file_writer(self.log_dir, filename_suffix=".images")
         if getattr(self.model, "augmenter", None) is not None:
             views = evaluation.make_views(self.model.augmenter, self.x[: self.queries], self.neighbours)
-            views = [tf.image.resize(view, self.x.shape[1:3]) for view in views]  # as they are, unless cropped
-            self._write("views", np.stack([self.x[: self.queries], *views], axis=1), 0)
+            resized = [tf.image.resize(view, self.x.shape[1:3]) for view in views]  # changes only cropped views
+            self._write("views", np.stack([self.x[: self.queries], *resized], axis=1), 0)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if (epoch + 1) % self.every == 0:
@@ -89,7 +93,7 @@ class EmbeddingImages(keras.callbacks.Callback):
 
     def _write(self, name: str, images: np.ndarray, epoch: int) -> None:
         """Images `(rows, columns, H, W, C)`."""
-        grid = image_grid(images.reshape(-1, *images.shape[2:]), images.shape[1])
+        grid = image_grid(images.reshape(-1, *images.shape[2:]), images.shape[1], self.value_range)
         with self._writer.as_default():
             tf.summary.image(name, grid[None], step=epoch)
         self._writer.flush()

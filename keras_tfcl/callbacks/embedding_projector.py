@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from keras_tfcl import evaluation
 from keras_tfcl.atomic_write import write_atomically
-from keras_tfcl.callbacks.image_grid import are_images, sprite
+from keras_tfcl.callbacks.image_grid import are_images, check_value_range, sprite
 from keras_tfcl.validation import positive_integer
 
 
@@ -25,14 +25,15 @@ class EmbeddingProjector(keras.callbacks.Callback):
 
     Args:
         log_dir: folder for `embeddings.tsv`, `metadata.tsv`, `sprite.png` and `projector_config.pbtxt`.
-        x: samples. Images `(N, H, W, 1 or 3)` with values 0..255 are shown; other samples are points.
+        x: samples. Images `(N, H, W, 1 or 3)` are shown; other samples are points.
         labels: `(N,)` integers or names. Defaults to None: the indices of the samples.
         max_samples: largest number of samples, the first ones. Defaults to 2000, which the page shows smoothly.
         every: number of epochs from one writing to the next; the last epoch is always written. Defaults to None: at
             the end of training only.
+        value_range: the lowest and the highest value that images may have. Defaults to (0, 255).
 
     Raises:
-        ValueError: for numbers below 1, or labels of another length.
+        ValueError: for numbers below 1, labels of another length, or images with values outside `value_range`.
 
     Example:
 
@@ -53,6 +54,7 @@ class EmbeddingProjector(keras.callbacks.Callback):
         labels: ArrayLike | None = None,
         max_samples: int = 2000,
         every: int | None = None,
+        value_range: tuple[float, float] = (0, 255),
     ) -> None:
         super().__init__()
         max_samples = positive_integer("max_samples", max_samples, "Use max_samples=2000.")
@@ -67,6 +69,9 @@ class EmbeddingProjector(keras.callbacks.Callback):
                 "the labels of `x`, in its order."
             )
         self.labels = labels[:max_samples]
+        if are_images(self.x):
+            check_value_range(self.x, value_range)
+        self.value_range = value_range
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if self.every and (epoch + 1) % self.every == 0:
@@ -83,7 +88,7 @@ class EmbeddingProjector(keras.callbacks.Callback):
         write_atomically(self.log_dir / "metadata.tsv", "\n".join(map(_one_line, self.labels)).encode())
         config = 'tensor_name: "embeddings" tensor_path: "embeddings.tsv" metadata_path: "metadata.tsv"'
         if are_images(self.x):
-            grid, (height, width) = sprite(self.x)
+            grid, (height, width) = sprite(self.x, self.value_range)
             write_atomically(self.log_dir / "sprite.png", tf.io.encode_png(grid).numpy())
             config += f' sprite {{ image_path: "sprite.png" single_image_dim: {width} single_image_dim: {height} }}'
         write_atomically(self.log_dir / "projector_config.pbtxt", f"embeddings {{ {config} }}\n".encode())

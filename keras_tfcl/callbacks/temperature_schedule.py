@@ -54,8 +54,8 @@ class TemperatureSchedule(keras.callbacks.Callback):
     >>> schedule = keras_tfcl.callbacks.TemperatureSchedule(decay)
     >>> encoder = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
     >>> encoder.compile("adam", loss=loss)
-    >>> rows, labels = np.random.default_rng(0).normal(size=(16, 4)), np.arange(16) % 4
-    >>> history = encoder.fit(rows, labels, epochs=2, callbacks=[schedule], verbose=0).history
+    >>> x, labels = np.random.default_rng(0).normal(size=(16, 4)), np.arange(16) % 4
+    >>> history = encoder.fit(x, labels, epochs=2, callbacks=[schedule], verbose=0).history
     >>> [round(t, 4) for t in history["temperature"]]
     [0.5, 0.4999]
     """

@@ -16,10 +16,23 @@ import typer
 
 from keras_tfcl import __version__
 from keras_tfcl.cli.options import in_one_line
-from keras_tfcl.export.errors import ExportError
+from keras_tfcl.export.errors import ExportError, ParityWarning, ProviderWarning
 
-# Each is a function in the module of its name beside this one. A module here must not import TensorFlow.
-COMMANDS = ("doctor", "export", "inspect", "verify", "embed", "quantize", "bench", "diagnose")
+# Each is a function, or a group of commands, in the module of its name beside this one. A module here must not import
+# TensorFlow.
+COMMANDS = (
+    "doctor",
+    "export",
+    "inspect",
+    "verify",
+    "embed",
+    "index",
+    "serve",
+    "triton",
+    "quantize",
+    "bench",
+    "diagnose",
+)
 
 DONE, FAILED, WRONG_USAGE = 0, 1, 2
 
@@ -37,22 +50,26 @@ def build_app() -> typer.Typer:
     app.callback()(_options)
     for name in COMMANDS:
         module = importlib.import_module(f"keras_tfcl.cli.{name}")
-        app.command(name)(getattr(module, name))
+        command = getattr(module, name)
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name)
+        else:
+            app.command(name)(command)
     return app
-
-
-def _options(
-    version: Annotated[
-        bool, typer.Option("--version", is_eager=True, callback=lambda asked: _show_version(asked), help="Show it.")
-    ] = False,
-) -> None:
-    """From a Keras encoder to embeddings: export to a verified ONNX file, and serve it without TensorFlow."""
 
 
 def _show_version(asked: bool) -> None:
     if asked:
         print(f"keras-tfcl {__version__}")
         raise typer.Exit
+
+
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Print the version.")
+    ] = False,
+) -> None:
+    """From a Keras encoder to embeddings: export to a verified ONNX file, and serve it without TensorFlow."""
 
 
 def run(arguments: list[str]) -> int:
@@ -87,6 +104,8 @@ def _one_line_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.filterwarnings("always", category=UserWarning, module="keras_tfcl")
+        for kind in (ParityWarning, ProviderWarning):  # whichever line they point to
+            warnings.simplefilter("always", kind)
         warnings.showwarning = show
         yield
 

@@ -41,8 +41,8 @@ def embed(
 ) -> None:
     """Write the embeddings of rows or images to a file, without TensorFlow and however many there are.
 
-    .parquet and .npz name each image in `id`. In .npy their order is that of the arguments, and inside a folder, with
-    its subfolders, of the sorted paths; hidden files are passed over. An .npz file of several arrays holds one for each
+    .parquet and .npz name each image in `id`. In .npy they follow the order of the arguments, and inside a folder, with
+    its subfolders, the sorted paths; hidden files are passed over. An .npz file of several arrays holds one for each
     input, by its name.
 
     Examples: keras-tfcl embed encoder.onnx photos/ -o photos.parquet --on-error skip

@@ -34,7 +34,7 @@ def export(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write the encoder of a Keras model as an ONNX file, if its embeddings match those of the model.
+    """Write the encoder of a Keras model as an ONNX file, if it gives the same embeddings as the model.
 
     Example: keras-tfcl export run.keras encoder.onnx --samples images.npy
     """

@@ -93,16 +93,16 @@ def suggestion_from(embeddings: ModelEmbeddings) -> Suggestion:
         losses = _scaled(embeddings.scaling, 2.0)
         advice = "One negative has most of the gradient: try a larger temperature."
     elif share < CLUSTERED:
-        losses = (*_scaled(embeddings.scaling, 0.5), _hard(embeddings.scaling))
+        losses = [*_scaled(embeddings.scaling, 0.5), _hard(embeddings.scaling)]
         advice = (
             "Embeddings stay in clusters, which suits tasks whose classes are these clusters. To separate samples "
             "better, train longer, or try a smaller temperature, or hard negatives at the same temperature."
         )
     elif share > UNIFORM:
-        losses = (*_scaled(embeddings.scaling, 2.0), "HardNegativeInfoNCE(1.0, alpha=0.1)")
+        losses = [*_scaled(embeddings.scaling, 2.0), "HardNegativeInfoNCE(1.0, alpha=0.1)"]
         advice = "There is little room left for semantic neighbours: try a larger temperature, or hard negatives at 1."
     else:
-        losses, advice = (), "This is the range where the paper's accuracies were best: keep the loss."
+        losses, advice = [], "This is the range where the paper's accuracies were best: keep the loss."
     return Suggestion(f"{numbers}. {advice}", tuple(losses), health, spread, uniform, tuple(diagnoses))
 
 

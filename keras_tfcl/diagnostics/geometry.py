@@ -85,18 +85,9 @@ def uniformity_tolerance(
 def plot_uniformity_tolerance(
     spreads: Mapping[str, Spread], dimension: int | None = None, axes: Axes | None = None
 ) -> Axes:
-    """Draws one point for each name, uniformity against tolerance; good embeddings are high in both.
+    """Draws `Spread`s by name as points on `axes`, or on new axes, and returns them; good embeddings are high in both.
 
-    Args:
-        spreads: `Spread`s by name.
-        dimension: D, for a line at the uniformity of the uniform distribution. Defaults to None: no line.
-        axes: matplotlib axes to draw on. Defaults to new ones.
-
-    Returns:
-        The axes.
-
-    Raises:
-        ImportError: without matplotlib.
+    `dimension` adds a line at the uniformity of the uniform distribution on the sphere of R^D.
     """
     axes = new_axes(axes, "uniformity (0: a point)", "tolerance (mean cosine within a class)", "Uniformity, tolerance")
     for name, spread in spreads.items():
@@ -140,18 +131,7 @@ def singular_spectrum(embeddings: ArrayLike) -> np.ndarray:
 
 
 def plot_singular_spectrum(spectrum: np.ndarray, axes: Axes | None = None) -> Axes:
-    """Draws the shares of a `singular_spectrum` on a logarithmic axis.
-
-    Args:
-        spectrum: of `singular_spectrum`.
-        axes: matplotlib axes to draw on. Defaults to new ones.
-
-    Returns:
-        The axes.
-
-    Raises:
-        ImportError: without matplotlib.
-    """
+    """Draws a `singular_spectrum` on a logarithmic axis of `axes`, or on new axes, and returns them."""
     axes = new_axes(axes, "direction, largest first", "share of the singular values", "Directions in use")
     axes.plot(np.arange(1, len(spectrum) + 1), np.maximum(spectrum, 1e-9), marker=".")
     axes.set_yscale("log")

@@ -85,17 +85,9 @@ def gradient_profile(
 
 
 def plot_gradient_profile(profiles: Sequence[GradientProfile], axes: Axes | None = None) -> Axes:
-    """Draws the size of each gradient by automatic differentiation (line) and by its formula (dots).
+    """Draws `gradient_profile`s on `axes`, or on new axes, and returns them.
 
-    Args:
-        profiles: of `gradient_profile`.
-        axes: matplotlib axes to draw on. Defaults to new ones.
-
-    Returns:
-        The axes.
-
-    Raises:
-        ImportError: without matplotlib.
+    Lines show the size of the gradient by automatic differentiation, dots the formula.
     """
     label = "cosine x of the positive (negatives: -x)"
     axes = new_axes(axes, label, "size of dL/dx (nats per unit of cosine)", "Gradient on the way to alignment")

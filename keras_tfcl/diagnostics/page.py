@@ -6,10 +6,11 @@ import base64
 import io
 from collections.abc import Sequence
 from html import escape
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 class Panel(NamedTuple):
@@ -53,7 +54,7 @@ def page(
 
 def _figure(panel: Panel) -> str:
     data = io.BytesIO()
-    panel.axes.figure.savefig(data, format="png", dpi=110)
+    cast("Figure", panel.axes.figure).savefig(data, format="png", dpi=110)
     source = base64.b64encode(data.getvalue()).decode()
     title, caption = escape(panel.title), escape(panel.caption)
     return (

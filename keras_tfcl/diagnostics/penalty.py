@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import tensorflow as tf
 from numpy.typing import ArrayLike
 
 from keras_tfcl import scaling as scaling_module
 from keras_tfcl.diagnostics.plots import new_axes, scaling_name
+from keras_tfcl.evaluation.health import logits_and_derivatives
 from keras_tfcl.scaling import Scaling
 from keras_tfcl.validation import positive_integer
 
@@ -44,7 +44,7 @@ def relative_penalty(similarities: ArrayLike, scaling: float | str | Scaling = 0
     Reference: Wang and Liu 2021, "Understanding the Behaviour of Contrastive Loss", arXiv 2012.09740.
     """
     similarities = _cosines(similarities)
-    logits, derivatives = logits_and_derivatives(similarities, scaling)
+    logits, derivatives = logits_and_derivatives(similarities, scaling_module.get(scaling))
     weight = np.exp(logits - logits.max(axis=-1, keepdims=True)) * derivatives
     return weight / weight.sum(axis=-1, keepdims=True)
 
@@ -118,18 +118,7 @@ def penalty_curves(
 
 
 def plot_relative_penalty(curves: Sequence[PenaltyCurve], axes: Axes | None = None) -> Axes:
-    """Draws `penalty_curves`, as figure 3 of Wang and Liu.
-
-    Args:
-        curves: of `penalty_curves`.
-        axes: matplotlib axes to draw on. Defaults to new ones.
-
-    Returns:
-        The axes.
-
-    Raises:
-        ImportError: without matplotlib.
-    """
+    """Draws `penalty_curves` on `axes`, or on new axes, and returns them; figure 3 of Wang and Liu."""
     axes = new_axes(axes, "cosine of the negative", "penalty / mean penalty", "Relative penalty of a negative")
     for curve in curves:
         axes.plot(curve.similarity, curve.times_mean, label=curve.label)
@@ -140,30 +129,10 @@ def plot_relative_penalty(curves: Sequence[PenaltyCurve], axes: Axes | None = No
 
 
 def plot_entropy_of_penalty(curves: Sequence[PenaltyCurve], axes: Axes | None = None) -> Axes:
-    """Draws the share of evenly spread negatives that matters under each scaling, `exp(entropy) / M`, as bars.
-
-    Args:
-        curves: of `penalty_curves`.
-        axes: matplotlib axes to draw on. Defaults to new ones.
-
-    Returns:
-        The axes.
-
-    Raises:
-        ImportError: without matplotlib.
-    """
+    """Draws the share of negatives that matters as bars on `axes`, or on new axes, and returns them."""
     axes = new_axes(axes, "scaling", "exp(entropy) / negatives", "Share of the negatives that matters")
     axes.bar([curve.label for curve in curves], [curve.share_that_matters for curve in curves])
     return axes
-
-
-def logits_and_derivatives(similarities: np.ndarray, scaling: float | str | Scaling) -> tuple[np.ndarray, np.ndarray]:
-    """A scaling's logits of cosines, and their derivatives by the cosine, float64."""
-    cosines = tf.constant(similarities, "float64")
-    with tf.GradientTape() as tape:
-        tape.watch(cosines)
-        logits = scaling_module.get(scaling)(cosines)
-    return logits.numpy().astype("float64"), tape.gradient(logits, cosines).numpy()
 
 
 def _cosines(similarities: ArrayLike) -> np.ndarray:

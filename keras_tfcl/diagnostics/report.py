@@ -117,14 +117,13 @@ def _statistics(suggestion: Suggestion, embeddings: ModelEmbeddings) -> list[Sta
         Statistic("near-duplicates", f"{health.near_duplicates:.1%}", "samples that are in the data more than once"),
     ]
     if embeddings.labels is not None and embeddings.finite and len(embeddings.labels) >= 4:
-        accuracy = f"{_knn_accuracy(embeddings):.3f}"
+        accuracy = f"{_knn_accuracy(embeddings.features, embeddings.labels):.3f}"
         statistics.append(Statistic("kNN accuracy", accuracy, "one half of the samples by 20 of the other half"))
     return statistics
 
 
-def _knn_accuracy(embeddings: ModelEmbeddings) -> float:
-    half = len(embeddings.labels) // 2
-    features, labels = embeddings.features, embeddings.labels
+def _knn_accuracy(features: np.ndarray, labels: np.ndarray) -> float:
+    half = len(labels) // 2
     return evaluation.knn_accuracy(features[:half], labels[:half], features[half:], labels[half:])
 
 
@@ -181,7 +180,7 @@ def _loss_panels(embeddings: ModelEmbeddings) -> list[Panel]:
     ]
 
 
-def _distinct(scalings: list) -> list:
+def _distinct(scalings: list[Any]) -> list[Any]:
     return list({scaling_name(scaling): scaling for scaling in scalings}.values())
 
 
@@ -190,8 +189,6 @@ def _plot_map(embeddings: ModelEmbeddings) -> Axes:
     unit = unit_vectors(embeddings.features.reshape(len(embeddings.features), -1))
     centred = unit - unit.mean(axis=0)
     points = centred @ np.linalg.svd(centred, full_matrices=False)[2][:2].T  # (N, 2), or (N, 1) for one feature
-    style = {"s": 8}
-    if embeddings.labels is not None:
-        style |= {"c": np.unique(embeddings.labels, return_inverse=True)[1], "cmap": "tab10"}
-    axes.scatter(points[:, 0], points[:, -1], **style)
+    classes = None if embeddings.labels is None else np.unique(embeddings.labels, return_inverse=True)[1]
+    axes.scatter(points[:, 0], points[:, -1], s=8, c=classes, cmap=None if classes is None else "tab10")
     return axes

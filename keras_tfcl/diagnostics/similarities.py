@@ -38,7 +38,7 @@ def cosine_histogram(views: ArrayLike, bins: int = 50) -> CosineHistogram:
         bins: number of bins over [-1, 1]. Defaults to 50.
 
     Returns:
-        `CosineHistogram`, each part of which sums to 1.
+        `CosineHistogram`, each part of which sums to 1. Memory is bounded by tiles of 1024 anchors.
 
     Raises:
         ValueError: for another shape, NaN or Inf.
@@ -50,26 +50,19 @@ def cosine_histogram(views: ArrayLike, bins: int = 50) -> CosineHistogram:
         positive=array([0., 0., 1.]), negative=array([0., 1., 0.]))
     """
     unit = unit_views(views)
-    cosines = np.clip(unit[:, 0] @ unit[:, 1].T, -1, 1)  # (N, N)
+    anchors, others = unit[:, 0], unit[:, 1]
     edges = np.linspace(-1, 1, bins + 1)
-    same = np.eye(len(unit), dtype=bool)
-    positive, negative = (np.histogram(cosines[mask], edges)[0] for mask in (same, ~same))
+    positive = np.histogram(np.clip(np.sum(anchors * others, axis=1), -1, 1), edges)[0]
+    negative = np.zeros(bins, "int64")
+    for start in range(0, len(unit), BLOCK):
+        cosines = np.clip(anchors[start : start + BLOCK] @ others.T, -1, 1)  # (block, N)
+        index = np.arange(len(cosines))
+        negative += np.histogram(cosines, edges)[0] - np.histogram(cosines[index, start + index], edges)[0]
     return CosineHistogram(edges, positive / positive.sum(), negative / negative.sum())
 
 
 def plot_cosine_histogram(histogram: CosineHistogram, axes: Axes | None = None) -> Axes:
-    """Draws a `cosine_histogram` as two overlaid stairs.
-
-    Args:
-        histogram: of `cosine_histogram`.
-        axes: matplotlib axes to draw on. Defaults to new ones.
-
-    Returns:
-        The axes.
-
-    Raises:
-        ImportError: without matplotlib.
-    """
+    """Draws a `cosine_histogram` as two overlaid stairs on `axes`, or on new axes, and returns them."""
     axes = new_axes(axes, "cosine", "share of the pairs", "Positives and negatives")
     axes.stairs(histogram.positive, histogram.edges, fill=True, alpha=0.6, label="positives")
     axes.stairs(histogram.negative, histogram.edges, fill=True, alpha=0.6, label="negatives")
@@ -141,18 +134,7 @@ def similarity_profile(views: ArrayLike, neighbours: int = 10) -> SimilarityProf
 
 
 def plot_similarity_profile(profiles: Mapping[str, SimilarityProfile], axes: Axes | None = None) -> Axes:
-    """Draws one line for each profile, the positive and then the nearest negatives, as figure 8 of Wang and Liu.
-
-    Args:
-        profiles: `SimilarityProfile`s by the name of their line.
-        axes: matplotlib axes to draw on. Defaults to new ones.
-
-    Returns:
-        The axes.
-
-    Raises:
-        ImportError: without matplotlib.
-    """
+    """Draws `similarity_profile`s by name on `axes`, or on new axes, and returns them; figure 8 of Wang and Liu."""
     axes = new_axes(axes, "", "mean cosine", "Positive and nearest negatives")
     for label, profile in profiles.items():
         values = [profile.positive, *profile.nearest]

@@ -109,18 +109,10 @@ def temperature_sweep(
 
 
 def plot_temperature_sweep(rows: Sequence[Row], column: str = "uniformity", axes: Axes | None = None) -> Axes:
-    """Draws one column of a sweep against the temperature: the mean over seeds, with their range as a band.
+    """Draws one column of a sweep against the temperature on `axes`, or on new axes, and returns them.
 
-    Args:
-        rows: of `temperature_sweep`.
-        column: such as `"uniformity"`, `"tolerance"` (figures 4 and 5 of Wang and Liu) or `"knn_accuracy"` (as 9).
-        axes: matplotlib axes to draw on. Defaults to new ones.
-
-    Returns:
-        The axes.
-
-    Raises:
-        ImportError: without matplotlib.
+    The line is the mean over seeds, the band their range. `column` is `"uniformity"` or `"tolerance"` (figures 4 and 5
+    of Wang and Liu), `"knn_accuracy"` (as figure 9), or any other column of `temperature_sweep`.
     """
     temperatures = sorted({float(row["setting"]) for row in rows})
     by_seed = [[row[column] for row in rows if float(row["setting"]) == t] for t in temperatures]

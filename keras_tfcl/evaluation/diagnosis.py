@@ -19,11 +19,12 @@ class Diagnosis:
         return f"{self.finding} {self.action}"
 
 
-def diagnose(health: Health, supervised: bool = False, input_problem: str | None = None) -> list[Diagnosis]:
+def diagnose(health: Health, supervised: bool = False, range_problem: str | None = None) -> list[Diagnosis]:
     """Says what is wrong with an embedding.
 
     | name | when |
     |---|---|
+    | `"pixel range"` | `range_problem` is given |
     | `"diverged"` | NaN or Inf |
     | `"collapse to a point"` | mean cosine of different samples above 0.95 |
     | `"dimensional collapse"` | effective rank below 1.5, or below 5 % of min(D, samples - 1) |
@@ -31,15 +32,15 @@ def diagnose(health: Health, supervised: bool = False, input_problem: str | None
     | `"duplicates"` | over 1 % of the samples have a near-duplicate |
     | `"augmentations too weak"` | mean cosine of positives above 0.99 |
 
-    The first three exclude all others, because the other statistics mean nothing then. The thresholds are this
+    The first four exclude all others, because the other statistics mean nothing then. The thresholds are this
     library's own. They are wide, so that nothing is said of a model that still learns.
 
     Args:
         health: of `embedding_health`.
         supervised: whether the loss pulls the samples of a class together. Near-duplicates are then its aim, and the
             last two rows are left out. Defaults to False.
-        input_problem: a sentence that says what is wrong with the inputs and what to do, if a check of the inputs found
-            something. It replaces the action, which assumes sound inputs. Defaults to None.
+        range_problem: says that the samples are outside the range of values that the augmenter expects, and what to do,
+            as `keras_tfcl.ImageAugmenter.check_range` does. Defaults to None.
 
     Returns:
         A list of `Diagnosis`, the gravest first; empty if nothing is wrong.
@@ -50,13 +51,8 @@ def diagnose(health: Health, supervised: bool = False, input_problem: str | None
     >>> [diagnosis.name for diagnosis in diagnose(keras_tfcl.evaluation.embedding_health(views))]
     ['collapse to a point']
     """
-    found = _diagnoses(health, supervised)
-    if input_problem:
-        return [Diagnosis(diagnosis.name, diagnosis.finding, input_problem) for diagnosis in found]
-    return found
-
-
-def _diagnoses(health: Health, supervised: bool) -> list[Diagnosis]:
+    if range_problem:
+        return [Diagnosis("pixel range", range_problem, "Fix this before anything else.")]
     if not health.finite:
         return [_DIVERGED]
     if health.negative_cosine > 0.95:
@@ -86,9 +82,8 @@ def _point(health: Health) -> Diagnosis:
         "collapse to a point",
         f"All embeddings point in the same direction (mean cosine of different samples {health.negative_cosine:.3f}): "
         "the encoder has collapsed to a point.",
-        "Check the range of the inputs first: the encoder and the augmenter must expect the values they are given. If "
-        "the loss falls nevertheless, the moving averages of BatchNormalization lag behind: give it momentum=0.9, or "
-        "train for more steps. Otherwise use a loss with negatives and a batch of at least 64, lower the learning "
+        "If the loss falls nevertheless, the moving averages of BatchNormalization lag behind: give it momentum=0.9, "
+        "or train for more steps. Otherwise use a loss with negatives and a batch of at least 64, lower the learning "
         "rate, and put BatchNormalization into the encoder or its projector. Labels, if given, must not all be equal.",
     )
 

@@ -9,6 +9,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_tfcl.data.draws import draw
+
 
 def embed(model: keras.Model, x: Any, batch_size: int = 256) -> np.ndarray:
     """Embeds unaltered samples as the loss would see them: with the projector of a `ContrastiveModel`.
@@ -46,7 +48,8 @@ def embed_views(
         augmenter: function from a batch to a batch of one view each, such as `keras_tfcl.layers.image_augmenter(...)`.
             Defaults to the model's own.
         views: number of views. Defaults to 2.
-        seed: integer that fixes the views, if `augmenter` has a method `augment(x, seed)`. Defaults to 0.
+        seed: integer that fixes the views of a built Keras layer, or of an object with a method `augment(x, seed)`.
+            Defaults to 0.
         batch_size: number of samples that are embedded at a time. Defaults to 256.
 
     Returns:
@@ -63,14 +66,15 @@ def embed_views(
     (5, 2, 3)
     """
     check_views_can_be_made(model, x, augmenter)
-    augmenter = augmenter or getattr(model, "augmenter", None)
-
-    def views_of(start: int, batch: Any) -> tuple:
-        if isinstance(batch, tuple):
-            return batch
-        return make_views(augmenter, batch, views, (seed, start * views))
-
-    return np.concatenate([_embed(model, views_of(*batch)) for batch in _batches(x, batch_size)])
+    if isinstance(x, tuple):
+        return np.concatenate([_embed(model, batch) for _, batch in _batches(x, batch_size)])
+    augmenter = augmenter or model.augmenter
+    return np.concatenate(
+        [
+            _embed(model, make_views(augmenter, batch, views, (seed, start * views)))
+            for start, batch in _batches(x, batch_size)
+        ]
+    )
 
 
 def check_views_can_be_made(model: keras.Model, x: Any, augmenter: Callable[..., Any] | None = None) -> None:
@@ -83,15 +87,17 @@ def check_views_can_be_made(model: keras.Model, x: Any, augmenter: Callable[...,
         )
 
 
-def make_views(augmenter: Callable[..., Any], batch: Any, views: int = 2, seed: tuple[int, int] = (0, 0)) -> tuple:
+def make_views(
+    augmenter: Callable[..., Any], batch: Any, views: int = 2, seed: tuple[int, int] = (0, 0)
+) -> tuple[Any, ...]:
     """Makes random views of a batch.
 
     Args:
         augmenter: as for `embed_views`.
         batch: samples.
         views: V, the number of views. Defaults to 2.
-        seed: two integers that fix the views, if `augmenter` has a method `augment(x, seed)`; each view adds one to the
-            second. Defaults to (0, 0).
+        seed: two integers that fix the views, as in `embed_views`; each view adds one to the second. Defaults to
+            (0, 0).
 
     Returns:
         A tuple of V batches.
@@ -102,7 +108,7 @@ def make_views(augmenter: Callable[..., Any], batch: Any, views: int = 2, seed: 
     >>> first.shape
     TensorShape([5, 4])
     """
-    return tuple(_view(augmenter, batch, (seed[0], seed[1] + view)) for view in range(views))
+    return tuple(draw(augmenter, batch, (seed[0], seed[1] + view)) for view in range(views))
 
 
 def _batches(x: Any, batch_size: int) -> Iterator[tuple[int, Any]]:
@@ -110,13 +116,7 @@ def _batches(x: Any, batch_size: int) -> Iterator[tuple[int, Any]]:
         yield start, keras.tree.map_structure(lambda part, at=start: part[at : at + batch_size], x)
 
 
-def _view(augmenter: Callable[..., Any], batch: Any, seed: tuple[int, int]) -> Any:
-    if hasattr(augmenter, "augment"):
-        return augmenter.augment(batch, tf.constant(seed, "int32"))
-    return augmenter(batch, training=True) if isinstance(augmenter, keras.Layer) else augmenter(batch)
-
-
-def _embed(model: keras.Model, views: tuple) -> np.ndarray:
+def _embed(model: keras.Model, views: tuple[Any, ...]) -> np.ndarray:
     """`(B, V, D)`."""
     views = keras.tree.map_structure(tf.convert_to_tensor, views)
     if hasattr(model, "encoders"):  # a ContrastiveModel projects a tuple of views

@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 
 import tensorflow as tf
-from numpy.typing import ArrayLike
 
 from keras_tfcl.evaluation.pairs import Strip, WeightedMean, as_batch, flatten_views, mean_over_anchors, mean_over_pairs
+from keras_tfcl.ops.hard import TIE
+from keras_tfcl.typing import TensorLike
 
-TIE = {tf.float32: 1e-6, tf.float64: 1e-12}  # cosines that differ by less may be equal but for rounding
 COINCIDE = 1e-10  # mean squared distance from the mean below which embeddings coincide: float32 rounds to 1e-13
 
 
 def alignment(
-    y_true: ArrayLike, y_pred: ArrayLike, sample_weight: ArrayLike | None = None, alpha: float = 2.0
+    y_true: TensorLike, y_pred: TensorLike, sample_weight: TensorLike | None = None, alpha: float = 2.0
 ) -> WeightedMean:
     """Mean distance of positive pairs, `mean |u - v|^alpha` over pairs of equal labels; see `keras_tfcl.Alignment`.
 
@@ -37,13 +37,13 @@ def alignment(
     """
     return mean_over_pairs(
         as_batch(y_true, y_pred, sample_weight),
-        lambda strip: tf.pow(strip.squared_distance, alpha / 2),
+        lambda strip: strip.squared_distance if alpha == 2 else tf.pow(strip.squared_distance, alpha / 2),
         lambda strip: strip.same_label & ~strip.same_embedding,
     )
 
 
 def gaussian_potential(
-    y_true: ArrayLike, y_pred: ArrayLike, sample_weight: ArrayLike | None = None, t: float = 2.0
+    y_true: TensorLike, y_pred: TensorLike, sample_weight: TensorLike | None = None, t: float = 2.0
 ) -> WeightedMean:
     """Mean of `exp(-t |u - v|^2)` over pairs of different samples, of which uniformity is `-log`.
 
@@ -85,7 +85,7 @@ def uniform_sphere(dimension: int, t: float = 2.0) -> float:
     return 2 * t - math.log(total)
 
 
-def tolerance(y_true: ArrayLike, y_pred: ArrayLike, sample_weight: ArrayLike | None = None) -> WeightedMean:
+def tolerance(y_true: TensorLike, y_pred: TensorLike, sample_weight: TensorLike | None = None) -> WeightedMean:
     """Mean cosine of different samples that share a label; see `keras_tfcl.Tolerance`.
 
     Arguments, errors and result are those of `alignment`.
@@ -103,7 +103,7 @@ def tolerance(y_true: ArrayLike, y_pred: ArrayLike, sample_weight: ArrayLike | N
 
 
 def contrastive_accuracy(
-    y_true: ArrayLike, y_pred: ArrayLike, sample_weight: ArrayLike | None = None, k: int = 1
+    y_true: TensorLike, y_pred: TensorLike, sample_weight: TensorLike | None = None, k: int = 1
 ) -> WeightedMean:
     """Share of anchors that have a positive among their k nearest embeddings; see `keras_tfcl.ContrastiveAccuracy`.
 
@@ -121,7 +121,7 @@ def contrastive_accuracy(
         positive = same_label & ~strip.same_embedding
         # A cosine is never below -1: -2 loses against every positive.
         best = tf.reduce_max(tf.where(positive, similarity, -2 * tf.ones_like(similarity)), axis=1, keepdims=True)
-        as_near = ~(similarity < best - TIE[similarity.dtype])  # not `>=`: NaN is as near as any
+        as_near = ~(similarity < best - TIE[similarity.dtype.name])  # not `>=`: NaN is as near as any
         nearer = tf.reduce_sum(tf.cast(as_near & ~same_label, "int32"), axis=1)  # (A,)
         weight = tf.gather(batch.weight, strip.anchor) * tf.cast(tf.reduce_any(positive, axis=1), similarity.dtype)
         return weight * tf.cast(nearer < k, weight.dtype), weight
@@ -129,7 +129,7 @@ def contrastive_accuracy(
     return mean_over_anchors(batch, of_anchors)
 
 
-def effective_rank(embeddings: ArrayLike) -> tf.Tensor:
+def effective_rank(embeddings: TensorLike) -> tf.Tensor:
     """How many dimensions embeddings use, from 0 (a point) to D; see `keras_tfcl.EffectiveRank`.
 
     Args:

@@ -76,7 +76,7 @@ def embedding_health(
     views, nan = np.asarray(views).astype("float64"), float("nan")
     check_views(views)
     if not np.isfinite(views).all():
-        return Health(len(views), views.shape[2], *[nan] * 6, finite=False)
+        return Health(len(views), views.shape[2], nan, nan, nan, nan, nan, nan, finite=False)
     unit = unit_vectors(views)
     cosines = unit[:, 0] @ unit[:, 1].T  # (N, N), positives on the diagonal
     saturated, hardest_share = (nan, nan) if scaling is None else _softmax_statistics(cosines, scaling)
@@ -92,13 +92,19 @@ def embedding_health(
     )
 
 
-def _softmax_statistics(cosines: np.ndarray, scaling: Callable[[tf.Tensor], tf.Tensor]) -> tuple[float, float]:
+def logits_and_derivatives(
+    cosines: np.ndarray, scaling: Callable[[tf.Tensor], tf.Tensor]
+) -> tuple[np.ndarray, np.ndarray]:
+    """A scaling's logits of float64 cosines, and their derivatives with respect to the cosines, by a tape."""
     cosines = tf.constant(cosines)
     with tf.GradientTape() as tape:
         tape.watch(cosines)
-        scaled = scaling(cosines)
-    derivative = np.asarray(tape.gradient(scaled, cosines), "float64")  # constant for a temperature
-    logits = np.array(scaled, "float64")  # a copy: a tensor's array is read-only
+        logits = scaling(cosines)
+    return np.array(logits, "float64"), np.array(tape.gradient(logits, cosines), "float64")
+
+
+def _softmax_statistics(cosines: np.ndarray, scaling: Callable[[tf.Tensor], tf.Tensor]) -> tuple[float, float]:
+    logits, derivative = logits_and_derivatives(cosines, scaling)
     weight = np.exp(logits - logits.max(axis=1, keepdims=True))
     saturated = np.mean(weight.max(axis=1) / weight.sum(axis=1) > SATURATED)
     np.fill_diagonal(logits, -np.inf)
@@ -107,7 +113,8 @@ def _softmax_statistics(cosines: np.ndarray, scaling: Callable[[tf.Tensor], tf.T
 
 
 def _near_duplicates(unaltered: ArrayLike) -> float:
-    unit = unit_vectors(np.asarray(unaltered).reshape(len(unaltered), -1))
+    unaltered = np.asarray(unaltered)
+    unit = unit_vectors(unaltered.reshape(len(unaltered), -1))
     unit = unit_vectors(unit - unit.mean(axis=0))  # in a narrow cone all would look like copies
     cosines = unit @ unit.T
     np.fill_diagonal(cosines, -1.0)

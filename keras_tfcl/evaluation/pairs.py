@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import tensorflow as tf
-from numpy.typing import ArrayLike
 
 from keras_tfcl.ops.masks import as_labels
 from keras_tfcl.ops.similarity import l2_normalize
+from keras_tfcl.typing import TensorLike
 
 STRIP = 2**20  # entries of the similarity matrix that are held at a time: 4 MiB in float32
 
@@ -31,10 +31,10 @@ class Batch(NamedTuple):
 
 
 class Strip(NamedTuple):
-    """A anchors of a batch beside all of its N embeddings."""
+    """Some anchors of a batch, to be compared with all of its N embeddings."""
 
     batch: Batch
-    anchor: tf.Tensor  # (A,), the anchors' indices in the batch
+    anchor: tf.Tensor  # (A,), the indices of the anchors in the batch
 
     @property
     def similarity(self) -> tf.Tensor:
@@ -65,7 +65,9 @@ class Strip(NamedTuple):
         return tf.gather(self.batch.labels, self.anchor)[:, None] == self.batch.labels[None, :]
 
 
-def flatten_views(y_pred: ArrayLike, sample_weight: ArrayLike | None = None) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+def flatten_views(
+    y_pred: TensorLike, sample_weight: TensorLike | None = None
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Normalises the views of a batch and lays them out one after the other.
 
     Args:
@@ -94,7 +96,7 @@ def flatten_views(y_pred: ArrayLike, sample_weight: ArrayLike | None = None) -> 
     return embeddings, tf.repeat(tf.range(tf.shape(y_pred)[0]), views), tf.repeat(weight, views)
 
 
-def as_batch(y_true: ArrayLike, y_pred: ArrayLike, sample_weight: ArrayLike | None = None) -> Batch:
+def as_batch(y_true: TensorLike, y_pred: TensorLike, sample_weight: TensorLike | None = None) -> Batch:
     """Checks and normalises what a metric is given.
 
     Args:
@@ -152,6 +154,18 @@ def mean_over_anchors(batch: Batch, of_anchors: Callable[[Strip], tuple[tf.Tenso
         batch: of `as_batch`.
         of_anchors: function from a strip to the anchors' weighted values `(A,)` and weights `(A,)`.
     """
+    count = batch.sample.shape[0]
+    if count is not None and count**2 <= STRIP:
+        values, weights = (tf.cast(part, "float64") for part in of_anchors(Strip(batch, tf.range(count))))
+        total, weight = tf.reduce_sum(values), tf.reduce_sum(weights)
+    else:
+        total, weight = _sums_over_strips(batch, of_anchors)
+    return WeightedMean(tf.math.divide_no_nan(total, weight), weight)
+
+
+def _sums_over_strips(
+    batch: Batch, of_anchors: Callable[[Strip], tuple[tf.Tensor, tf.Tensor]]
+) -> tuple[tf.Tensor, tf.Tensor]:
     count = tf.shape(batch.sample)[0]
     size = tf.minimum(count, tf.maximum(1, STRIP // tf.maximum(count, 1)))
     offsets = tf.range(size)
@@ -159,16 +173,13 @@ def mean_over_anchors(batch: Batch, of_anchors: Callable[[Strip], tuple[tf.Tenso
     def add(i: tf.Tensor, total: tf.Tensor, weight: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         anchor = tf.minimum(i * size, count - size) + offsets  # the last strip reaches back to keep its size
         new = anchor >= i * size
-        sums = (
-            tf.cast(tf.where(new, part, tf.zeros_like(part)), "float64") for part in of_anchors(Strip(batch, anchor))
-        )
-        values, weights = (tf.reduce_sum(part) for part in sums)
+        parts = (tf.where(new, part, tf.zeros_like(part)) for part in of_anchors(Strip(batch, anchor)))
+        values, weights = (tf.reduce_sum(tf.cast(part, "float64")) for part in parts)
         return i + 1, total + values, weight + weights
 
     start = tf.constant(0), tf.constant(0.0, "float64"), tf.constant(0.0, "float64")
     # One iteration at a time: by default a graph starts ten, and holds the strips of all of them.
-    _, total, weight = tf.while_loop(lambda i, *_: i * size < count, add, start, parallel_iterations=1)
-    return WeightedMean(total / tf.where(weight == 0, tf.ones_like(weight), weight), weight)
+    return tf.while_loop(lambda i, *_: i * size < count, add, start, parallel_iterations=1)[1:]
 
 
 def _views(y_pred: tf.Tensor) -> tf.Tensor | int:

@@ -3,9 +3,9 @@ from __future__ import annotations
 from typing import Any
 
 import keras
-from numpy.typing import ArrayLike
 
 from keras_tfcl import evaluation
+from keras_tfcl.typing import TensorLike
 from keras_tfcl.validation import positive_number
 
 
@@ -50,7 +50,7 @@ class Alignment(keras.metrics.Mean):
         super().__init__(name=name, dtype=dtype)
         self.alpha = positive_number("alpha", alpha, "Use alpha=2.0, the squared distance.")
 
-    def update_state(self, y_true: ArrayLike, y_pred: ArrayLike, sample_weight: ArrayLike | None = None) -> None:
+    def update_state(self, y_true: TensorLike, y_pred: TensorLike, sample_weight: TensorLike | None = None) -> None:
         super().update_state(*evaluation.alignment(y_true, y_pred, sample_weight, self.alpha))
 
     def get_config(self) -> dict[str, Any]:

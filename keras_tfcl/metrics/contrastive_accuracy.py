@@ -3,9 +3,9 @@ from __future__ import annotations
 from typing import Any
 
 import keras
-from numpy.typing import ArrayLike
 
 from keras_tfcl import evaluation
+from keras_tfcl.typing import TensorLike
 from keras_tfcl.validation import positive_integer
 
 
@@ -47,7 +47,7 @@ class ContrastiveAccuracy(keras.metrics.Mean):
         super().__init__(name=name, dtype=dtype)
         self.k = positive_integer("k", k, "Use k=1 for the nearest neighbour alone.")
 
-    def update_state(self, y_true: ArrayLike, y_pred: ArrayLike, sample_weight: ArrayLike | None = None) -> None:
+    def update_state(self, y_true: TensorLike, y_pred: TensorLike, sample_weight: TensorLike | None = None) -> None:
         super().update_state(*evaluation.contrastive_accuracy(y_true, y_pred, sample_weight, self.k))
 
     def get_config(self) -> dict[str, Any]:

@@ -5,10 +5,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 from keras import ops
-from numpy.typing import ArrayLike
 
 from keras_tfcl.evaluation.geometry import rank_of_covariance
 from keras_tfcl.evaluation.pairs import flatten_views
+from keras_tfcl.typing import TensorLike
 from keras_tfcl.validation import positive_integer
 
 
@@ -55,11 +55,12 @@ class EffectiveRank(keras.Metric):
         super().__init__(name=name, dtype=dtype)
         self.dimension = dimension
         self.count = self._sum("count", ())
-        self.total = self.moment = None
+        self.total: Any = None  # variables, made when the size of the embeddings is known
+        self.moment: Any = None
         if dimension is not None:
             self._add_moments(positive_integer("dimension", dimension, "It is the size of the embeddings."))
 
-    def update_state(self, y_true: ArrayLike, y_pred: ArrayLike, sample_weight: ArrayLike | None = None) -> None:
+    def update_state(self, y_true: TensorLike, y_pred: TensorLike, sample_weight: TensorLike | None = None) -> None:
         embeddings, _, weight = flatten_views(y_pred, sample_weight)
         embeddings, weight = ops.cast(embeddings, self.dtype), ops.cast(weight, self.dtype)
         if self.moment is None:

@@ -3,9 +3,9 @@ from __future__ import annotations
 from typing import Any
 
 import keras
-from numpy.typing import ArrayLike
 
 from keras_tfcl import evaluation
+from keras_tfcl.typing import TensorLike
 
 
 @keras.saving.register_keras_serializable(package="keras_tfcl")
@@ -47,5 +47,5 @@ class Tolerance(keras.metrics.Mean):
     def __init__(self, name: str = "tolerance", dtype: Any = None) -> None:
         super().__init__(name=name, dtype=dtype)
 
-    def update_state(self, y_true: ArrayLike, y_pred: ArrayLike, sample_weight: ArrayLike | None = None) -> None:
+    def update_state(self, y_true: TensorLike, y_pred: TensorLike, sample_weight: TensorLike | None = None) -> None:
         super().update_state(*evaluation.tolerance(y_true, y_pred, sample_weight))

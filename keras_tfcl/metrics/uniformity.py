@@ -4,9 +4,9 @@ from typing import Any
 
 import keras
 import tensorflow as tf
-from numpy.typing import ArrayLike
 
 from keras_tfcl import evaluation
+from keras_tfcl.typing import TensorLike
 from keras_tfcl.validation import positive_number
 
 LARGEST_T = 20.0  # exp(-4 t), the smallest value of the kernel, must stay a normal float32
@@ -57,7 +57,7 @@ class Uniformity(keras.metrics.Mean):
         if self.t > LARGEST_T:
             raise ValueError(f"`t` must be at most {LARGEST_T:g}. Received: t={t}. Use t=2.0, as in the paper.")
 
-    def update_state(self, y_true: ArrayLike, y_pred: ArrayLike, sample_weight: ArrayLike | None = None) -> None:
+    def update_state(self, y_true: TensorLike, y_pred: TensorLike, sample_weight: TensorLike | None = None) -> None:
         super().update_state(*evaluation.gaussian_potential(y_true, y_pred, sample_weight, self.t))
 
     def result(self) -> tf.Tensor:

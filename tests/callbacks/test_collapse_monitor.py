@@ -102,3 +102,20 @@ def test_what_is_missing_is_named():
         CollapseMonitor(X[:1])
     with pytest.raises(ValueError, match=r"`every` must be an integer of at least 1. Received: every=0"):
         CollapseMonitor(X, every=0)
+
+
+def test_pixels_out_of_range_are_the_only_diagnosis():
+    """Everything comes out of the augmenter as noise then; batch normalisation is not to blame."""
+    images = np.random.default_rng(0).random((32, 6, 6, 3)).astype("float32")
+    encoder = keras.Sequential([keras.Input((6, 6, 3)), keras.layers.Flatten(), keras.layers.Dense(4, "sigmoid")])
+    augmenter = keras_tfcl.layers.image_augmenter("photos", (6, 6, 3))
+    model = keras_tfcl.ContrastiveModel(encoder, augmenter=augmenter, seed=0)
+    model.compile("sgd", "infonce")
+    monitor = CollapseMonitor(images)
+    monitor.set_model(model)
+    with pytest.warns(UserWarning, match="values 0 to 255"):
+        (diagnosis,) = monitor.check()
+    assert diagnosis.name == "pixel range" and "BatchNormalization" not in str(diagnosis)
+    monitor = CollapseMonitor(images * 255)
+    monitor.set_model(model)
+    assert "pixel range" not in [diagnosis.name for diagnosis in monitor.check()]

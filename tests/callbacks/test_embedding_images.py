@@ -66,6 +66,20 @@ def test_views_stand_beside_their_image(tmp_path):
     np.testing.assert_array_equal(grid[6:, 4:], np.concatenate([view, view], axis=1))
 
 
+def test_images_of_another_range_are_shown_as_their_bytes(tmp_path):
+    encoder = keras.Sequential([keras.Input((6, 4, 3)), keras.layers.Flatten(), keras.layers.Dense(5)])
+    encoder.compile("sgd", "mse")
+    scaled = IMAGES / np.float32(127.5) - 1
+    with pytest.raises(ValueError, match=r"values 0 to 255\. Received: values -1 to 1\..*value_range=\(0, 1\)"):
+        EmbeddingImages(tmp_path, scaled)
+    with pytest.raises(ValueError, match=r"values 0 to 255\. Received: values 0 to 1\."):
+        EmbeddingImages(tmp_path, IMAGES / 255)
+    show = EmbeddingImages(tmp_path, scaled, queries=2, neighbours=1, value_range=(-1, 1))
+    encoder.fit(scaled, np.zeros((9, 5)), verbose=0, callbacks=[show])
+    grid = image_of(summaries(tmp_path)["nearest_neighbours", 0])
+    np.testing.assert_array_equal(grid[:6, :4], IMAGES[0])
+
+
 def test_fewer_images_than_neighbours(tmp_path):
     encoder = keras.Sequential([keras.Input((6, 4, 3)), keras.layers.Flatten(), keras.layers.Dense(5)])
     encoder.compile("sgd", "mse")

@@ -48,6 +48,14 @@ def test_a_grid_too_large_is_shrunk(monkeypatch):
     assert (grid == 200).all()
 
 
+def test_images_of_another_range(tmp_path):
+    with pytest.raises(ValueError, match=r"values 0 to 255\. Received: values 0 to 1\."):
+        EmbeddingProjector(tmp_path, IMAGES / 255)
+    fit(EmbeddingProjector(tmp_path, IMAGES / 255, value_range=(0, 1)), x=IMAGES / 255)
+    grid = tf.io.decode_png((tmp_path / "sprite.png").read_bytes()).numpy()
+    np.testing.assert_array_equal(grid[5:10, 0:3], IMAGES[3])
+
+
 def test_labels_of_another_length_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"`labels` must have one entry.*Received: 2 labels, 7 samples"):
         EmbeddingProjector(tmp_path, IMAGES, [0, 1])

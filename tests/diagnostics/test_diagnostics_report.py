@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 import keras_tfcl
-from keras_tfcl.diagnostics import suggest_loss, write_report
+from keras_tfcl.diagnostics import report_saved_model, suggest_loss, write_report
+from keras_tfcl.diagnostics.report import COLOURS
 
 X = np.random.default_rng(0).normal(size=(120, 12)).astype("float32")
 LABELS = np.arange(120) % 3
@@ -161,6 +162,49 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         write_report(encoder_with(), X, target, NOISE)
     assert [file.name for file in tmp_path.iterdir()] == ["r.html"] and target.read_text() == "old"
+
+
+def test_report_of_a_saved_model(tmp_path):
+    model = keras_tfcl.ContrastiveModel(encoder_with(), augmenter=NOISE)
+    model.compile("adam", keras_tfcl.ArctanhInfoNCE())
+    model.save(tmp_path / "run.keras")
+    np.savez(tmp_path / "held_out.npz", x=X, y=LABELS)
+    verdict = report_saved_model(tmp_path / "run.keras", str(tmp_path / "held_out.npz"), tmp_path / "r.html")
+    assert verdict == "Healthy"
+    assert "run.keras on held_out.npz" in "".join(read(tmp_path / "r.html").texts.values())
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [({"z": X}, "must hold an array `x` or `images`"), ({"x": X, "y": LABELS[:5]}, "120 samples and 5 labels")],
+)
+def test_a_file_that_is_no_set_of_samples_is_named(tmp_path, arrays, message):
+    keras_tfcl.ContrastiveModel(encoder_with(), augmenter=NOISE).save(tmp_path / "run.keras")
+    np.savez(tmp_path / "data.npz", **arrays)
+    with pytest.raises(ValueError, match=message):
+        report_saved_model(tmp_path / "run.keras", str(tmp_path / "data.npz"), tmp_path / "r.html")
+    assert not (tmp_path / "r.html").exists()
+
+
+def test_an_encoder_without_augmenter_gets_one_by_the_kind_of_image(tmp_path):
+    encoder = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(8)])
+    encoder.save(tmp_path / "encoder.keras")
+    np.save(tmp_path / "images.npy", np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), "uint8"))
+    arguments = tmp_path / "encoder.keras", str(tmp_path / "images.npy")
+    assert report_saved_model(*arguments, tmp_path / "r.html", max_samples=20) in COLOURS
+    assert re.search(r"<th>samples</th><td>20<", (tmp_path / "r.html").read_text(encoding="utf-8"))
+    with pytest.raises(ValueError, match="cartoons"):
+        report_saved_model(*arguments, tmp_path / "s.html", kind="cartoons")
+
+
+def test_a_data_set_that_cannot_be_downloaded_is_named(tmp_path, monkeypatch):
+    def load_images(*args, **kwargs):
+        raise RuntimeError("cifar10 could not be downloaded")
+
+    monkeypatch.setattr("keras_tfcl.diagnostics.saved_model.load_images", load_images)
+    keras_tfcl.ContrastiveModel(encoder_with(), augmenter=NOISE).save(tmp_path / "run.keras")
+    with pytest.raises(RuntimeError, match="could not be downloaded"):
+        report_saved_model(tmp_path / "run.keras", "cifar10", tmp_path / "r.html")
 
 
 class Fixed(keras.Model):

@@ -111,7 +111,9 @@ def test_spectrum_has_the_effective_rank():
     assert not singular_spectrum(np.ones((7, 3))).any()
 
 
-def test_histogram_equals_counting():
+@pytest.mark.parametrize("block", [1000, 4])
+def test_histogram_equals_counting(block, monkeypatch):
+    monkeypatch.setattr(similarities, "BLOCK", block)
     views = np.stack([rows(7), rows(8)], axis=1)
     x, histogram = unit(views), cosine_histogram(views, bins=4)
     counts = np.zeros((2, 4))

@@ -36,6 +36,14 @@ def test_views_follow_the_seed(model):
     assert not np.allclose(first, other) and not np.allclose(first[:, 0], first[:, 1])
 
 
+def test_views_of_a_keras_layer_follow_the_seed(model):
+    noise = keras.layers.GaussianNoise(0.5)
+    noise.build(X.shape)
+    first, again, other = (embed_views(model, X, noise, seed=seed, batch_size=3) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert not np.allclose(first, other) and not np.allclose(first[:, 0], first[:, 1])
+
+
 def test_what_is_missing_is_named(model):
     with pytest.raises(ValueError, match=r"Received: samples without views, and no augmenter. Pass `augmenter=`"):
         embed_views(model, X)

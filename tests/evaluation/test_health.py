@@ -137,14 +137,12 @@ def test_every_diagnosis_says_what_to_do():
         assert str(diagnosis) == f"{diagnosis.finding} {diagnosis.action}"
 
 
-def test_a_problem_of_the_inputs_replaces_the_action():
-    """A check of the inputs knows the cause; advice about the model would lead away from it."""
-    health = embedding_health(np.ones((N, 2, D)))
-    (diagnosis,) = diagnose(health, input_problem="Images must be 0..255: multiply them by 255.")
-    assert diagnosis.name == "collapse to a point"
-    assert str(diagnosis).endswith("Images must be 0..255: multiply them by 255.")
+@pytest.mark.parametrize("views", [np.ones((N, 2, D)), np.full((N, 2, D), np.nan), healthy()])
+def test_a_wrong_range_of_values_is_the_only_diagnosis(views):
+    """The augmenter turns such samples into noise: advice about the model would lead away from the cause."""
+    (diagnosis,) = diagnose(embedding_health(views), range_problem="Received: values 0 to 1. Scale them to 0..255.")
+    assert diagnosis.name == "pixel range" and diagnosis.finding.endswith("Scale them to 0..255.")
     assert "BatchNormalization" not in str(diagnosis)
-    assert diagnose(embedding_health(healthy()), input_problem="Images must be 0..255.") == []
 
 
 @pytest.mark.parametrize("shape", [(4, 3), (4, 1, 3), (1, 2, 3)])

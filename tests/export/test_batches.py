@@ -162,6 +162,14 @@ class TestStreams:
         with pytest.raises(InputError, match="one form and one shape"):
             list(encoder.encode_iter(iter([np.ones(6), np.ones(5)])))
 
+    def test_the_remedy_for_rows_of_different_lengths(self, tmp_path):
+        nodes = [helper.make_node("ReduceMean", ["x"], ["embedding"], axes=[1], keepdims=0)]
+        encoder = OnnxEncoder(save(tmp_path / "free.onnx", nodes, [("x", TensorProto.FLOAT, ("batch", "length", 4))]))
+        stream = [np.full((length, 4), length) for length in (1, 5, 2)]
+        with pytest.raises(InputError, match="batch_size=1"):
+            list(encoder.encode_iter(iter(stream)))
+        assert [part[0, 0] for part in encoder.encode_iter(iter(stream), batch_size=1)] == [1, 5, 2]
+
     @pytest.mark.parametrize("bad", [7, object(), iter([np.ones((2, 3, 6))]), iter(["cat.jpg"])])
     def test_what_is_no_stream(self, encoder, bad):
         with pytest.raises(InputError):

@@ -220,6 +220,7 @@ TEXTS = {
     "objects": np.array(["a text", "another"], object),
     "an iterator": iter(["a text"]),
     "bytes": [b"a text"],
+    "bytes in objects": np.array([b"a text"], object),
 }
 
 

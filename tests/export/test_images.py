@@ -390,6 +390,9 @@ class TestSizeInTheFile:
             make(tmp_path / "x.onnx", preprocessing={"range": span}).read_image(image())
 
 
-def test_paths_in_an_array(encoder):
+def test_paths_in_an_array(encoder, tmp_path):
+    (tmp_path / "a.png").write_bytes(as_bytes(image()))
+    paths = np.array([str(tmp_path / "a.png")])
     with pytest.raises(InputError, match=r"encode\(list\(paths\)\)"):
-        encoder.encode(np.array(["a.png", "b.png"]))
+        encoder.encode(paths)
+    np.testing.assert_array_equal(encoder.encode(list(paths)), image().reshape(1, -1))

@@ -42,7 +42,7 @@ def test_names_batch_rows_and_remedy(model):
     model.set_weights(before)
     message = str(error.value)
     assert message.startswith("The loss became nan in epoch 1, batch 2 (optimizer step 1). Inputs: NaN or Inf in 2 of")
-    assert "in 2 of 16 instances, the first is row 7. Embeddings: NaN or Inf in 2 of 16 instances" in message
+    assert "in 2 of 16 samples, the first is row 7. Embeddings: NaN or Inf in 2 of 16 samples" in message
     assert "Look for NaN or Inf in the data" in message
 
 
@@ -129,3 +129,52 @@ def test_a_finite_run_is_left_alone(model):
     callback = StopOnNonFinite()
     assert np.isfinite(fit(model, epochs=2, callbacks=[callback]).history["loss"]).all()
     assert model.first_failure.read() is None
+
+
+HIDING = {
+    "relu6": [keras.layers.Dense(8, "relu6")],
+    "clipping": [keras.layers.Lambda(lambda x: keras.ops.clip(x, -1, 1))],
+    "max pooling": [keras.layers.Reshape((4, 1)), keras.layers.MaxPooling1D(2), keras.layers.Flatten()],
+    "nan_to_num": [keras.layers.Lambda(keras.ops.nan_to_num)],
+}
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+@pytest.mark.parametrize("layers", HIDING.values(), ids=HIDING)
+def test_finds_inputs_that_a_layer_turns_into_numbers(layers, value):
+    """The batch that holds them ends the run, although its loss may be a number."""
+    model = keras_tfcl.ContrastiveModel(keras.Sequential([keras.Input((4,)), *layers, keras.layers.Dense(3)]))
+    model.compile("adam", keras_tfcl.InfoNCE(0.1))
+    x = X.copy()
+    x[21] = value
+    with pytest.raises(FloatingPointError, match=r"epoch 1, batch 2 .*step 1.*Inputs: NaN or Inf in 1 of 16.*row 5"):
+        model.fit((x, X + 0.1), batch_size=16, shuffle=False, verbose=0)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_large_numbers_are_finite(dtype):
+    """Their sum overflows, but none of them has."""
+    layers = [keras.layers.Rescaling(1e-5 if dtype == "float16" else 1e-38), keras.layers.Dense(3)]
+    model = keras_tfcl.ContrastiveModel(keras.Sequential([keras.Input((4,), dtype=dtype), *layers]))
+    model.compile("sgd", keras_tfcl.InfoNCE(0.5))
+    x = (np.sign(X) * (6e4 if dtype == "float16" else 3e38) * np.linspace(0.5, 1, 4)).astype(dtype)
+    assert np.isfinite(model.fit((x, x[:, ::-1]), batch_size=16, verbose=0).history["loss"]).all()
+    assert model.first_failure.read() is None
+
+
+def test_stands_before_callbacks_that_save(model, tmp_path):
+    """Wherever it stands in the list, no checkpoint holds what comes after the failure."""
+    before = model.get_weights()
+    save = keras.callbacks.ModelCheckpoint(str(tmp_path / "{batch}.weights.h5"), save_weights_only=True, save_freq=1)
+    with pytest.raises(FloatingPointError, match=r"batch 2 .*use a checkpoint from before this run, or start anew"):
+        fit(model, broken(37), callbacks=[save, StopOnNonFinite()])
+    assert [path.name for path in tmp_path.iterdir()] == ["1.weights.h5"]
+    model.set_weights(before)
+    save = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: model.encoder.weights[0].assign_add([[np.nan] * 3] * 4)
+    )
+    with pytest.raises(
+        FloatingPointError, match=r"epoch 2, batch 1 .*use a checkpoint from the end of epoch 1 or earlier"
+    ):
+        fit(model, epochs=2, callbacks=[save])
+    model.set_weights(before)
