@@ -1,4 +1,4 @@
-"""Every private name of Keras that the library touches, each with the reason and the versions it was seen in.
+"""Every private name of Keras and TensorFlow that is touched, each with the reason and the versions it was seen in.
 
 A private name may change in any release without notice. When one does, this is the only file to mend: a test holds that
 no other module of the library touches one. The module loads neither Keras nor TensorFlow, so that the export,
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     import keras
+    import tensorflow as tf
 
 ModelClass = TypeVar("ModelClass", bound="type[keras.Model]")
 
@@ -99,6 +100,31 @@ def set_variable_dtype(policy: keras.dtype_policies.DTypePolicy, dtype: str) -> 
     `_variable_dtype`: no name of a policy says "float16 weights, float32 computation". Seen in Keras 3.12 to 3.15.
     """
     policy._variable_dtype = dtype
+
+
+def leave_out_of_weight_decay(optimizer: keras.optimizers.Optimizer, variables: list[keras.Variable]) -> None:
+    """Weight decay leaves these variables alone, besides those that the optimizer was told of before.
+
+    `_exclude_from_weight_decay`: the public `exclude_from_weight_decay` forgets what a user told it before, and refuses
+    once the optimizer is built. `_exclude_from_weight_decay_cache`: holds what was decided before. `_var_key`: how the
+    optimizer names a variable, which depends on the strategy. Seen in Keras 3.15.1.
+    """
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    told: set[str] = getattr(inner, "_exclude_from_weight_decay", set())
+    inner._exclude_from_weight_decay = {*told, *(inner._var_key(variable) for variable in variables)}
+    inner._exclude_from_weight_decay_cache = {}
+
+
+def graphs_of_dataset(dataset: tf.data.Dataset) -> Iterator[tf.compat.v1.GraphDef]:
+    """The graph of each function that a data set maps, filters or flat-maps with, and of the data sets that it reads.
+
+    `_functions`: the public way to see them is a serialised graph, which holds a copy of the data. `_inputs`: has no
+    public name. Seen in Keras 3.15 with TensorFlow 2.21.
+    """
+    for function in dataset._functions():
+        yield function.function.graph.as_graph_def()
+    for source in dataset._inputs():
+        yield from graphs_of_dataset(source)
 
 
 def name_losses(classes: Mapping[str, type[keras.losses.Loss]]) -> None:

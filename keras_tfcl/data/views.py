@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -10,28 +11,39 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_tfcl.data.draws import draw, made_anew, notice_repeated_draws, repeats_draws, reseeded
+from keras_tfcl.data.first_batch import FirstBatch
+from keras_tfcl.data.inputs import as_samples, as_targets, brings_batches, checked_source, row_count
+
 
 @dataclass(frozen=True)
 class ViewPipeline:
     """Makes batches `((view_1, ..., view_V), y, sample_weight)` out of arrays, datasets, PyDatasets and generators.
 
     An element that already holds a tuple of views passes unchanged. Everything random is a function of `seed` and the
-    number of the training step, so that a run that was saved and loaded goes on with the very batches it would have
-    had; validation (`training=False`) has the same views each time.
+    number of the training step, so that a run that was saved and loaded continues with exactly the same batches;
+    validation (`training=False`) has the same views each time.
+
+    The first batch of training is looked at: equal views, samples that come out alike, pixels outside the augmenter's
+    range and labels that never meet earn one warning.
 
     Args:
-        augmenter: function from a batch of instances to a batch of one view each. If it has a method
+        augmenter: function from a batch of samples to a batch of one view each. If it has a method
             `augment(x, seed)` (as `keras_tfcl.ImageAugmenter` does), that is called with an int32 seed of shape (2,);
-            otherwise its randomness is its own, and not reproduced.
-        views: number of views of each instance.
+            a Keras layer is called with its random generators set to such a seed. Stateful `tf.random` operations of
+            any other function draw anew in each epoch: under a global seed (`keras.utils.set_random_seed`) as a
+            function of `seed` and the epoch's first step, one batch at a time; without one freely.
+        views: number of views of each sample.
         seed: integer.
         paired: views are inputs of different encoders, whose shapes may differ. Defaults to False.
+        labels_decide: samples with equal labels are positives, so that a batch needs some. Defaults to False.
     """
 
     augmenter: Callable[..., Any] | None
     views: int
     seed: int
     paired: bool = False
+    labels_decide: bool = False
 
     def batches(
         self,
@@ -58,23 +70,43 @@ class ViewPipeline:
             training: whether batches are for training.
             step: gives the number of the step that an epoch starts with.
         """
-        check_not_empty(x)
-        if brings_batches(x):
-            check_nothing_beside(x, y, sample_weight)
         if isinstance(x, tf.data.Dataset):
-            return self._augmented(x, x.cardinality(), step)
+            if hasattr(x, "steps"):  # of `image_views` or `balanced_batches`: a resumed run sees the same batches
+                x.steps.first_step = step
+            x = checked_source(x, y, sample_weight)
+            if training:
+                notice_repeated_draws(x)
+            return self._augmented(x, x.cardinality(), step, training)
         if isinstance(x, keras.utils.PyDataset):
-            return _AugmentedPyDataset(x, self, step)
-        if isinstance(x, Iterator):
-            return self._of_iterator(x, step)
-        arrays = _pack(x, y, sample_weight)
+            return _AugmentedPyDataset(checked_source(x, y, sample_weight), self, step, training)
+        if brings_batches(x):
+            return self._of_iterator(checked_source(x, y, sample_weight), step, training)
+        arrays = _pack(as_samples(x), as_targets(y), as_targets(sample_weight, "sample_weight"))
         if training and batch_size is not None:
             check_batch_size(batch_size, row_count(arrays))
         return self._array_batches(arrays, batch_size or 32, shuffle and training, training, step)
 
-    def _array_batches(self, arrays: Any, batch_size: int, shuffle: bool, drop: bool, step: Callable) -> Any:
+    def one_batch(self, x: Any, y: Any = None, sample_weight: Any = None, step: int = 0) -> tuple:
+        """The views, y and sample_weight (None if not given) of a single batch, as those of a training step.
+
+        Args:
+            x, y, sample_weight: arrays as in `batches`, or a tuple of ready-made views.
+            step: number of the training step, which fixes the views.
+        """
+        if brings_batches(x):
+            raise ValueError(
+                f"`x` must be one batch, arrays or a tuple of views. Received: a {type(x).__name__}. Pass its elements "
+                "one by one, or use fit or evaluate."
+            )
+        arrays = _pack(as_samples(x), as_targets(y), as_targets(sample_weight, "sample_weight"))
+        row_count(arrays)
+        with tf.device("CPU"):
+            arrays = tf.nest.map_structure(tf.convert_to_tensor, arrays)
+        return keras.utils.unpack_x_y_sample_weight(self._checked_batch(arrays, step, False, None))
+
+    def _array_batches(self, arrays: Any, batch_size: int, shuffle: bool, training: bool, step: Callable) -> Any:
         rows = row_count(arrays)
-        drop = drop and rows >= batch_size
+        drop = training and rows >= batch_size
         count = rows // batch_size if drop else -(-rows // batch_size)
         with tf.device("CPU"):
             arrays = tf.nest.map_structure(tf.convert_to_tensor, arrays)
@@ -90,64 +122,105 @@ class ViewPipeline:
             lambda indices: tf.nest.map_structure(lambda array: tf.gather(array, indices), arrays),
             num_parallel_calls=tf.data.AUTOTUNE,
         )
-        return self._augmented(batches, count, step)
+        return self._augmented(batches, count, step, training)
 
-    def _augmented(self, batches: tf.data.Dataset, count: Any, step: Callable) -> tf.data.Dataset:
-        numbers = _steps(step).flat_map(lambda first: tf.data.Dataset.counter(first))
-        dataset = tf.data.Dataset.zip((numbers, batches)).map(
-            lambda number, batch: self._views(batch, (self.seed, number)),
-            num_parallel_calls=tf.data.AUTOTUNE,
-        )
+    def _augmented(self, batches: tf.data.Dataset, count: Any, step: Callable, training: bool) -> tf.data.Dataset:
+        x = keras.utils.unpack_x_y_sample_weight(batches.element_spec)[0]
+        self._check_views_can_be_made(x)
+        look = FirstBatch(self.augmenter, self.labels_decide) if training else None
+        first = int(step())
+
+        def numbered(numbers: tf.data.Dataset, pipeline: ViewPipeline, parallel: int | None) -> tf.data.Dataset:
+            return tf.data.Dataset.zip((numbers, batches)).map(
+                lambda number, batch: pipeline._batch(batch, number, number == first, look), num_parallel_calls=parallel
+            )
+
+        def reseeded_epoch(start: int) -> tf.data.Dataset:
+            # One batch at a time: in parallel it would be left to chance which batch gets which draw.
+            augmenter = reseeded(self.augmenter, self.seed, start)
+            return numbered(tf.data.Dataset.counter(start), dataclasses.replace(self, augmenter=augmenter), None)
+
+        plain = not isinstance(x, tuple) and self.augmenter is not None and not hasattr(self.augmenter, "augment")
+        if plain and repeats_draws(self.augmenter, x):
+            dataset = made_anew(reseeded_epoch, step)
+        else:
+            numbers = _steps(step).flat_map(lambda start: tf.data.Dataset.counter(start))
+            dataset = numbered(numbers, self, tf.data.AUTOTUNE)
+        self._check_shapes(dataset.element_spec[0])
         if int(count) >= 0:
             dataset = dataset.apply(tf.data.experimental.assert_cardinality(int(count)))
         return dataset.prefetch(tf.data.AUTOTUNE)
 
-    def _of_iterator(self, elements: Iterator, step: Callable) -> Iterator:
+    def _of_iterator(self, elements: Iterator, step: Callable, training: bool) -> Iterator:
         first = step()  # once: it moves on while Keras reads ahead in a thread
+        look = FirstBatch(self.augmenter, self.labels_decide) if training else None
         for i, element in enumerate(elements):
-            yield self._views(element, (self.seed, first + i))
+            yield self._checked_batch(element, first + i, i == 0, look)
 
-    def _views(self, batch: Any, seed: tuple) -> tuple:
+    def _checked_batch(self, batch: Any, number: int, is_first: bool, look: FirstBatch | None) -> tuple:
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
+        x = as_samples(x, "an element of x")
+        self._check_views_can_be_made(x)
+        made = self._batch(_pack(x, y, sample_weight), number, is_first, look)
+        self._check_shapes(made[0])
+        return made
+
+    def _batch(self, batch: Any, number: Any, is_first: Any, look: FirstBatch | None) -> tuple:
         """`((view_1, ..., view_V), y, sample_weight)` of one batch, without y and sample_weight where not given."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
-        if not isinstance(x, tuple):
-            x = tuple(self._view(x, seed, view) for view in range(self.views))
-        if not self.paired:
-            check_views(x)
-        return _pack(x, y, sample_weight)
+        views = x if isinstance(x, tuple) else tuple(self._view(x, number, view) for view in range(self.views))
+        if look is not None and not self.paired:
+            look.notice(is_first, x, views, y)
+        return _pack(views, y, sample_weight)
 
-    def _view(self, x: Any, seed: tuple, view: int) -> Any:
-        if self.augmenter is None and self.views == 1:
-            return x
+    def _view(self, x: Any, number: Any, view: int) -> Any:
         if self.augmenter is None:
+            return x
+        return draw(self.augmenter, x, (self.seed, tf.cast(number, "int64") * self.views + view))
+
+    def _check_views_can_be_made(self, x: Any) -> None:
+        if isinstance(x, tuple):
+            return
+        if self.paired:
             raise ValueError(
-                f"ContrastiveModel needs {self.views} different views of each instance. Received: instances without "
+                f"ContrastiveModel of {self.views} encoders takes a tuple with one input for each. Received: a single "
+                "input. Pass x=(a, b), one argument: fit((a, b)); in a tf.data element ((a, b),) or ((a, b), y)."
+            )
+        if self.augmenter is None and self.views > 1:
+            raise ValueError(
+                f"ContrastiveModel needs {self.views} different views of each sample. Received: samples without "
                 "views, and no augmenter. Pass `augmenter=`, for example keras_tfcl.layers.image_augmenter('photos', "
                 "image_shape), or ready-made views as a tuple: x=(view_1, view_2), in a tf.data element "
                 "((view_1, view_2),) or ((view_1, view_2), y)."
             )
-        if hasattr(self.augmenter, "augment"):
-            number = tf.cast(seed[1], tf.int64) * self.views + view
-            return self.augmenter.augment(x, tf.cast(tf.stack([tf.cast(seed[0], tf.int64), number]), tf.int32))
-        return self.augmenter(x, training=True) if isinstance(self.augmenter, keras.Layer) else self.augmenter(x)
+
+    def _check_shapes(self, views: tuple) -> None:
+        shapes = [tf.nest.map_structure(lambda v: tuple(v.shape), view) for view in views]
+        if not self.paired and any(shape != shapes[0] for shape in shapes[1:]):
+            raise ValueError(f"The views of a sample must have one shape. Received: {shapes}. Crop or resize them.")
 
 
 class _AugmentedPyDataset(keras.utils.PyDataset):
     """Augments the batches of another PyDataset, in its workers."""
 
-    def __init__(self, dataset: keras.utils.PyDataset, pipeline: ViewPipeline, step: Callable[[], int]) -> None:
+    def __init__(self, dataset: keras.utils.PyDataset, pipeline: ViewPipeline, step: Callable, training: bool) -> None:
         # TensorFlow hangs in a forked process: its workers are threads where there is something to augment.
         processes = dataset.use_multiprocessing and pipeline.augmenter is None
         super().__init__(dataset.workers, processes, dataset.max_queue_size)
         self._dataset, self._pipeline, self._step = dataset, pipeline, step
-        self._first_step = step()
+        self._first_step = self._first_of_run = step()
+        self._look = FirstBatch(pipeline.augmenter, pipeline.labels_decide) if training else None
 
     @property
     def num_batches(self) -> int | None:
         return self._dataset.num_batches
 
     def __getitem__(self, index: int) -> tuple:
-        return self._pipeline._views(self._dataset[index], (self._pipeline.seed, self._first_step + index))
+        batch, number = self._dataset[index], self._first_step + index
+        if self.use_multiprocessing:  # without TensorFlow
+            self._pipeline._check_views_can_be_made(keras.utils.unpack_x_y_sample_weight(batch)[0])
+            return self._pipeline._batch(batch, number, is_first=False, look=None)
+        return self._pipeline._checked_batch(batch, number, number == self._first_of_run, self._look)
 
     def on_epoch_begin(self) -> None:
         self._first_step = self._step()
@@ -163,57 +236,13 @@ def _steps(step: Callable[[], int]) -> tf.data.Dataset:
     return read.map(lambda _: tf.ensure_shape(tf.numpy_function(lambda: np.int64(step()), [], tf.int64), ()))
 
 
-def check_views(views: tuple) -> None:
-    """Raises ValueError unless all views have one structure and equal shapes."""
-    shapes = [tf.nest.map_structure(lambda v: tuple(v.shape), view) for view in views]
-    for shape in shapes[1:]:
-        if shape != shapes[0]:
-            raise ValueError(f"The views of an instance must have one shape. Received: {shapes}. Crop or resize them.")
-
-
-def brings_batches(x: Any) -> bool:
-    """Whether x is a source of batches, not an array or a structure of arrays."""
-    return isinstance(x, (tf.data.Dataset, keras.utils.PyDataset, Iterator))
-
-
-def check_not_empty(x: Any) -> None:
-    """Raises ValueError for a source of batches that is known to have none."""
-    count = x.cardinality() if isinstance(x, tf.data.Dataset) else getattr(x, "num_batches", None)
-    if brings_batches(x) and count is not None and int(count) == 0:
-        raise ValueError("`x` must hold at least one batch. Received: an empty data set. Check what filters it.")
-
-
-def check_nothing_beside(x: Any, y: Any, sample_weight: Any) -> None:
-    """Raises ValueError for y or sample_weight beside a source of batches."""
-    received = [name for name, value in (("y", y), ("sample_weight", sample_weight)) if value is not None]
-    if received:
-        raise ValueError(
-            "A source of batches brings y and sample_weight itself, in elements (x, y) or (x, y, sample_weight). "
-            f"Received: {' and '.join(received)} beside a {type(x).__name__}. Put them into its elements."
-        )
-
-
 def check_batch_size(batch_size: int, rows: int) -> None:
     """Raises ValueError for a batch that the data cannot fill."""
     if batch_size > rows:
         raise ValueError(
-            f"`batch_size` must not exceed the number of instances. Received: batch_size={batch_size} for {rows} rows. "
-            f"Use batch_size={rows} or less, or leave it out."
+            f"`batch_size` must not exceed the number of samples. Received: batch_size={batch_size} for {rows} "
+            f"samples. Use batch_size={rows} or less, or leave it out."
         )
-
-
-def row_count(arrays: Any) -> int:
-    """The number of rows that all arrays share.
-
-    Raises:
-        ValueError: if there is none, or they disagree.
-    """
-    lengths = [len(array) for array in tf.nest.flatten(arrays)]
-    if not lengths or lengths[0] == 0:
-        raise ValueError("`x` must hold at least one instance. Received: an empty data set.")
-    if len(set(lengths)) > 1:
-        raise ValueError(f"x, y and sample_weight must have equally many rows. Received: {lengths} rows.")
-    return lengths[0]
 
 
 def _pack(x: Any, y: Any, sample_weight: Any) -> Any:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import inspect
+import math
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
+
+from keras_tfcl.ops.seeded_call import seeded_call
 
 
 @keras.saving.register_keras_serializable(package="keras_tfcl")
@@ -22,20 +27,23 @@ class ImageAugmenter(keras.layers.Layer):
 
     Args:
         layers: Keras layers from images to images, such as `keras.layers.RandomFlip("horizontal")`. Random seeds must
-            be their only state. Give colour layers `value_range=(0, 255)`.
+            be their only state. They see values 0..255: give colour layers `value_range=(0, 255)`.
+        value_range: lowest and highest value of the images. They are mapped to 0..255 for the layers and back, so that
+            (0, 1) or (-1, 1) give the same views on their own scale. Defaults to (0, 255).
         **kwargs: `name`, `dtype` of `keras.layers.Layer`; the dtype defaults to float32 under any global policy.
 
     Call arguments:
-        images: `(B, H, W, C)`, uint8 or float, values 0..255.
+        images: `(B, H, W, C)`, uint8 or float, values in `value_range`.
         training: whether to augment. Defaults to False: the images come back as they are, in float32.
 
     Returns:
-        float32 images, values 0..255.
+        float32 images, values in `value_range`. The first images that are out of it, or fill no more than 1/25 of it,
+        earn one warning (in eager mode, and in `ContrastiveModel.fit`).
 
     Raises:
-        ValueError: if `layers` is empty or holds anything but layers, if a layer keeps state other than random seeds
-            (batch normalisation), if images are not of rank 4; from `augment` also if a layer draws from a random
-            generator that is not its own attribute.
+        ValueError: if `value_range` is no rising pair, if `layers` is empty or holds anything but layers, if a layer
+            keeps state other than random seeds (batch normalisation), if images are not of rank 4; from `augment` also
+            if a layer draws from a random generator that is not its own attribute.
 
     Example:
 
@@ -48,9 +56,13 @@ class ImageAugmenter(keras.layers.Layer):
     >>> views = pairs.map(augmenter.augment, num_parallel_calls=2)
     """
 
-    def __init__(self, layers: Sequence[keras.layers.Layer], **kwargs: Any) -> None:
+    def __init__(
+        self, layers: Sequence[keras.layers.Layer], value_range: tuple[float, float] = (0, 255), **kwargs: Any
+    ) -> None:
         super().__init__(**{"dtype": "float32", **kwargs})
         self.layers = _checked_layers(layers)
+        self.value_range = _checked_range(value_range)
+        self._warned = False
 
     def build(self, input_shape: Sequence[int | None]) -> None:
         shape = tuple(input_shape)
@@ -61,29 +73,24 @@ class ImageAugmenter(keras.layers.Layer):
             shape = layer.compute_output_shape(shape)
 
     def call(self, images: Any, training: bool = False) -> Any:
-        images = _as_float_images(images)
+        images = self._as_float_images(images)
         return self._apply(images) if training else images
 
     def augment(self, images: Any, seed: Any) -> Any:
         """Random views of `images` as a pure function of `seed`.
 
         Args:
-            images: `(B, H, W, C)`, uint8 or float, values 0..255.
+            images: `(B, H, W, C)`, uint8 or float, values in `value_range`.
             seed: integer tensor `(2,)`.
 
         Returns:
             float32 images; each image of the batch is altered on its own.
         """
-        images = _as_float_images(images)
+        images = self._as_float_images(images)
         if not self.built:
             self.build(images.shape)
-        # Keras' functional mode: inside the scope every seed generator reads the seed given here instead of its
-        # variable, and counts on from it without writing anything back.
-        states = self.variables
-        seeds = tf.random.split(_as_seed(seed), num=max(len(states), 1))  # (states, 2)
-        with keras.StatelessScope([(state, seeds[i]) for i, state in enumerate(states)]) as scope:
-            images = self._apply(images)
-        if len(scope.state_mapping) > len(states):
+        images, own = seeded_call(lambda: self._apply(images), self.variables, _as_seed(seed))
+        if not own:
             raise ValueError(
                 f"`augment` needs layers that draw from their own seed generator. Received: layers={self._names()}, "
                 "of which one draws from a generator that is none of its attributes. "
@@ -91,10 +98,52 @@ class ImageAugmenter(keras.layers.Layer):
             )
         return images
 
+    def check_range(self, images: Any) -> str | None:
+        """Warns once, and returns the warning, if the values of images can't be meant to be those of `value_range`.
+
+        Args:
+            images: array or eager tensor.
+
+        Returns:
+            None for images whose values lie in the range, and fill more than 1/25 of it or are all its lowest.
+        """
+        low, high = self.value_range
+        images = np.asarray(images)
+        least, most = (float(images.min()), float(images.max())) if images.size else (low, low)
+        slack = 0.05 * (high - low)  # resizing and sharpening overshoot
+        fits = low - slack <= least and most <= high + slack
+        if (fits and (most <= low or most - low > (high - low) / 25)) or not math.isfinite(most - least):
+            return None
+        problem = (
+            f"The augmenter expects images with values {low:g} to {high:g}. Received: values {least:g} to {most:g}, "
+            f"which it turns into noise or black. Pass value_range=(lowest, highest) of your images, such as (0, 1) or "
+            f"(-1, 1), or scale them to {low:g}..{high:g}."
+        )
+        if not self._warned:
+            self._warned = True
+            warnings.warn(problem, stacklevel=2)
+        return problem
+
+    def _as_float_images(self, images: Any) -> tf.Tensor:
+        images = tf.convert_to_tensor(images)
+        if images.shape.rank != 4:
+            raise ValueError(
+                f"`images` must be of shape (B, H, W, C). Received: shape={images.shape}. "
+                "Batch single images first, for example with dataset.batch(256)."
+            )
+        if tf.executing_eagerly() and not self._warned:
+            self.check_range(images)
+        return tf.cast(images, "float32")
+
     def _apply(self, images: Any) -> Any:
+        low, high = self.value_range
+        rescales = self.value_range != (0, 255)
+        if rescales:
+            images = (images - low) * (255 / (high - low))
         for layer in self.layers:
             images = layer(images, training=True) if _takes_training(layer) else layer(images)
-        return tf.cast(images, "float32")
+        images = tf.cast(images, "float32")
+        return images * ((high - low) / 255) + low if rescales else images
 
     def _names(self) -> list[str]:
         return [type(layer).__name__ for layer in self.layers]
@@ -107,7 +156,7 @@ class ImageAugmenter(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         layers = [keras.saving.serialize_keras_object(layer) for layer in self.layers]
-        return {**super().get_config(), "layers": layers}
+        return {**super().get_config(), "layers": layers, "value_range": self.value_range}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> ImageAugmenter:
@@ -138,14 +187,18 @@ def _check_state(layer: keras.layers.Layer) -> None:
         )
 
 
-def _as_float_images(images: Any) -> tf.Tensor:
-    images = tf.convert_to_tensor(images)
-    if images.shape.rank != 4:
+def _checked_range(value_range: Any) -> tuple[float, float]:
+    try:
+        low, high = value_range
+        rises = math.isfinite(high - low) and low < high
+    except (TypeError, ValueError):
+        rises = False
+    if not rises:
         raise ValueError(
-            f"`images` must be of shape (B, H, W, C). Received: shape={images.shape}. "
-            "Batch single images first, for example with dataset.batch(256)."
+            f"`value_range` must be the lowest and the highest value of the images. Received: "
+            f"value_range={value_range!r}. Use (0, 255), (0, 1) or (-1, 1)."
         )
-    return tf.cast(images, "float32")
+    return low, high
 
 
 def _as_seed(seed: Any) -> tf.Tensor:

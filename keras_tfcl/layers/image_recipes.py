@@ -9,11 +9,13 @@ from keras import layers
 from keras_tfcl.layers.image_augmenter import ImageAugmenter
 from keras_tfcl.validation import positive_number
 
-VALUE_RANGE = (0, 255)
+VALUE_RANGE = (0, 255)  # ImageAugmenter maps all others to it
 PROBABLE = (0.5, 0.5)  # Keras draws the probability itself between two bounds, so this is one half
 
 
-def image_augmenter(kind: str, image_shape: Sequence[int], strength: float = 1.0) -> ImageAugmenter:
+def image_augmenter(
+    kind: str, image_shape: Sequence[int], strength: float = 1.0, value_range: tuple[float, float] = (0, 255)
+) -> ImageAugmenter:
     """The usual random views for a kind of image, made of Keras' own layers.
 
     | kind | for | views |
@@ -29,12 +31,14 @@ def image_augmenter(kind: str, image_shape: Sequence[int], strength: float = 1.0
         kind: `"photos"`, `"grey"` or `"digits"`.
         image_shape: `(H, W, C)`. Saturation, hue and grey are left out unless C is 3.
         strength: factor on every magnitude (not on the probabilities), in (0, 2]. Defaults to 1.
+        value_range: lowest and highest value of the images, such as (0, 1) or (-1, 1). Defaults to (0, 255).
 
     Returns:
-        `ImageAugmenter` for images with values 0..255.
+        `ImageAugmenter` for images with values in `value_range`.
 
     Raises:
-        ValueError: for another kind, a shape that is not three positive integers, a strength outside (0, 2].
+        ValueError: for another kind, a shape that is not three positive integers, a strength outside (0, 2], a value
+            range that does not rise.
 
     Example:
 
@@ -54,7 +58,7 @@ def image_augmenter(kind: str, image_shape: Sequence[int], strength: float = 1.0
     strength = positive_number("strength", strength, "1.0 is the usual strength.")
     if strength > 2:
         raise ValueError(f"`strength` must be at most 2. Received: strength={strength}. 1.0 is the usual strength.")
-    return ImageAugmenter(_RECIPES[kind](shape, strength), name=f"{kind}_augmenter")
+    return ImageAugmenter(_RECIPES[kind](shape, strength), value_range, name=f"{kind}_augmenter")
 
 
 def _photos(shape: tuple[int, ...], strength: float) -> list[layers.Layer]:

@@ -8,6 +8,8 @@ import tensorflow as tf
 from keras import ops
 
 from keras_tfcl.losses.reduction import reduce_losses
+from keras_tfcl.losses.untrained_variables import warn_of_untrained_variables
+from keras_tfcl.ops import replicas
 from keras_tfcl.ops.candidates import Candidates
 from keras_tfcl.ops.info_nce import AnchorLosses
 from keras_tfcl.ops.masks import Pairs, as_labels, pair_masks
@@ -47,8 +49,10 @@ class EmbeddingLoss(keras.losses.Loss):
         super().__init__(name=name, reduction=reduction, dtype=dtype)
         self.cross_view_only = cross_view_only
         self._warned = False
+        self._warned_of_variables = False
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        self._warned_of_variables = self._warned_of_variables or warn_of_untrained_variables(self)
         # Keras' own __call__ would cast the labels to float: 2048 and 2049 are one number in float16.
         with keras.name_scope(self.name):
             losses, valid = self._anchor_losses(y_true, y_pred)
@@ -104,6 +108,7 @@ class EmbeddingLoss(keras.losses.Loss):
         self._check(labels, y_pred)
         if candidates is not None:
             candidates = self._checked_candidates(candidates, y_pred)
+        y_pred = _with_rows(y_pred)
         views = 1 if len(y_pred.shape) == 2 else y_pred.shape[1]
         losses, valid = self._losses(labels, y_pred, views, candidates)
         self._warn_without_positives(valid)
@@ -213,8 +218,22 @@ def check_embeddings(y_pred: Any) -> None:
             "`y_pred` must have at least one row, view and feature, and a fixed number of views and features. "
             f"Received: shape={tuple(y_pred.shape)}."
         )
+    if y_pred.shape[-1] == 1:
+        raise ValueError(
+            "`y_pred` must hold embeddings of at least two features: all cosines of single numbers are 1 or -1. "
+            f"Received: shape={tuple(y_pred.shape)}. Give the output of an encoder, not the score of a classifier."
+        )
     if tf.executing_eagerly():
         check_finite(y_pred)
+
+
+def _with_rows(y_pred: Any) -> Any:
+    """`y_pred`, with an error where a batch turns out to be empty; a replica alone may be."""
+    if y_pred.shape[0] is not None or replicas.replica_count() > 1:
+        return y_pred
+    message = "`y_pred` must have at least one row. Received: an empty batch. Drop empty batches from the data"
+    with tf.control_dependencies([tf.debugging.assert_positive(tf.shape(y_pred)[0], message=message)]):
+        return tf.identity(y_pred)
 
 
 def check_finite(y_pred: Any) -> None:

@@ -1,4 +1,4 @@
-"""Checks of what a user gives `ContrastiveModel`, all before the first step."""
+"""Checks of what a user gives `ContrastiveModel`: arguments, data, outputs of encoders."""
 
 from __future__ import annotations
 
@@ -6,45 +6,33 @@ import random
 from numbers import Integral, Real
 from typing import Any
 
-from keras_tfcl.losses import EmbeddingLoss
+import keras
+
+from keras_tfcl import losses
 from keras_tfcl.ops.replicas import several_workers
 from keras_tfcl.validation import positive_integer
 
 
-def checked_views(views: Any, encoders: int, augmenter: Any, supervised: bool, queue: str) -> int:
-    """The number of views; raises ValueError for one that leaves no instance a positive, or does not fit."""
-    views = positive_integer("views", views, "Two is usual.")
-    if encoders > 1 and (views != encoders or augmenter is not None):
-        raise ValueError(
-            f"{encoders} encoders take ready-made pairs, one view for each encoder. Received: views={views}, "
-            f"augmenter={augmenter!r}. Pass views={encoders} and no augmenter; augment in tf.data."
-        )
-    if views == 1 and not supervised and queue != "instances":
-        raise ValueError(
-            "With one view and no labels no instance has a positive. Received: views=1, supervised=False. "
-            "Use views=2, or supervised=True."
-        )
-    if supervised and queue == "instances":
-        raise ValueError(
-            "A memory bank takes an instance's own entry as its positive, not labels. Received: queue='instances', "
-            "supervised=True. Use queue='keys' with labels."
-        )
-    return views
+def check_arguments(
+    encoder: Any,
+    projector: Any,
+    augmenter: Any,
+    views: Any,
+    supervised: bool,
+    momentum: Any,
+    queue_size: Any,
+    queue: Any,
+    encoder_batch_size: Any,
+) -> None:
+    """Raises ValueError for arguments of `ContrastiveModel` that are out of range or do not go together."""
+    _check_memory(momentum, queue_size, queue)
+    if encoder_batch_size is not None:
+        positive_integer("encoder_batch_size", encoder_batch_size, "None, the default, means the whole batch.")
+    _check_towers(encoder, projector)
+    _check_views(views, len(encoder) if isinstance(encoder, tuple) else 1, augmenter, supervised, queue)
 
 
-def checked_seed(seed: int | None) -> int:
-    """The seed, or a random one; raises ValueError where each of several workers would draw its own."""
-    if seed is not None:
-        return seed
-    if several_workers():
-        raise ValueError(
-            "Several workers need one seed, or each would shuffle in its own order. Received: seed=None. Pass seed=0."
-        )
-    return random.randint(1, 10**9)
-
-
-def check_memory(momentum: Any, queue_size: Any, queue: Any) -> None:
-    """Raises ValueError for arguments out of range, or that do not go together."""
+def _check_memory(momentum: Any, queue_size: Any, queue: Any) -> None:
     if momentum is not None and (not isinstance(momentum, Real) or isinstance(momentum, bool) or not 0 <= momentum < 1):
         raise ValueError(
             f"`momentum` must be a number in [0, 1), or None. Received: momentum={momentum!r}. MoCo's is 0.999."
@@ -69,18 +57,113 @@ def check_memory(momentum: Any, queue_size: Any, queue: Any) -> None:
         )
 
 
-def check_loss_compares(loss: Any) -> None:
-    """Raises ValueError for a loss that can compare with nothing but the batch at hand."""
-    if not isinstance(loss, EmbeddingLoss):
+def _check_towers(encoder: Any, projector: Any) -> None:
+    several = isinstance(encoder, tuple)
+    if several and len(encoder) < 2:
+        raise ValueError(
+            f"A tuple of encoders must hold one for each view, two at least. Received: {len(encoder)}. For one encoder "
+            "of all views pass the encoder itself."
+        )
+    if isinstance(projector, tuple) and (not several or len(projector) != len(encoder)):
+        expected = len(encoder) if several else "one encoder"
+        raise ValueError(
+            f"A tuple of projectors must hold one for each encoder. Received: {len(projector)} projectors for "
+            f"{expected}. Pass one projector to share it."
+        )
+
+
+def _check_views(views: Any, encoders: int, augmenter: Any, supervised: bool, queue: str) -> None:
+    positive_integer("views", views, "Two is usual.")
+    if encoders > 1 and (views != encoders or augmenter is not None):
+        raise ValueError(
+            f"{encoders} encoders take ready-made pairs, one view for each encoder. Received: views={views}, "
+            f"augmenter={augmenter!r}. Pass views={encoders} and no augmenter; augment in tf.data. All {encoders} "
+            "inputs of a sample are then positives of one another: none of them can be its negative."
+        )
+    if views == 1 and not supervised and queue != "instances":
+        raise ValueError(
+            "With one view and no labels no instance has a positive. Received: views=1, supervised=False. "
+            "Use views=2, or supervised=True."
+        )
+    if supervised and queue == "instances":
+        raise ValueError(
+            "A memory bank takes an instance's own entry as its positive, not labels. Received: queue='instances', "
+            "supervised=True. Use queue='keys' with labels."
+        )
+
+
+def checked_seed(seed: int | None) -> int:
+    """The seed, or a random one; raises ValueError where each of several workers would draw its own."""
+    if seed is not None:
+        return seed
+    if several_workers():
+        raise ValueError(
+            "Several workers need one seed, or each would shuffle in its own order. Received: seed=None. Pass seed=0."
+        )
+    return random.randint(1, 10**9)
+
+
+def checked_loss(loss: Any, with_candidates: bool) -> keras.losses.Loss:
+    """One loss of the projections; raises ValueError for several, and for what cannot train.
+
+    Args:
+        loss: of `ContrastiveModel.compile`.
+        with_candidates: whether it will be given candidates to compare with.
+    """
+    if isinstance(loss, (list, tuple)) or (isinstance(loss, dict) and "class_name" not in loss):
+        raise ValueError(
+            f"`loss` must be one loss of the projections. Received: a {type(loss).__name__} of {len(loss)}. Add them "
+            "up in a loss of your own: subclass keras_tfcl.losses.EmbeddingLoss."
+        )
+    loss = losses.get(loss)
+    if loss.reduction in (None, "none"):
+        raise ValueError(
+            "Training needs one number for a batch. Received: a loss with reduction=None. Leave reduction at "
+            "'sum_over_batch_size', or use 'sum'."
+        )
+    if with_candidates and not isinstance(loss, losses.EmbeddingLoss):
         raise ValueError(
             "Momentum, queues and replicas need a loss that compares embeddings with given candidates, a "
             f"keras_tfcl.losses.EmbeddingLoss. Received: {type(loss).__name__}. Use for example ArctanhInfoNCE(), or "
             "subclass EmbeddingLoss."
         )
+    return loss
 
 
-def check_replicas(replicas: int, built: bool, jit_compile: Any) -> None:
+def check_compiled(compiled: bool, method: str) -> None:
+    """Raises ValueError for a model that is not compiled."""
+    if not compiled:
+        raise ValueError(f"`compile` must be called before `{method}`. Received: a model that is not compiled.")
+
+
+def check_class_weight(class_weight: Any, y: Any, sample_weight: Any, queue: str) -> None:
+    """Raises ValueError where `class_weight` has no class labels to go by, or no place to go to."""
+    if class_weight is None:
+        return
+    if queue == "instances":
+        raise ValueError(
+            "`class_weight` goes by class labels, and with queue='instances' y holds the numbers of the instances. "
+            "Received: class_weight. Pass sample_weight, one weight for each sample."
+        )
+    if y is None:
+        raise ValueError(
+            "`class_weight` goes by class labels. Received: class_weight and data without y. Pass y too; without "
+            "supervised=True it does not change who is positive."
+        )
+    if sample_weight is not None:
+        raise ValueError(
+            "Weights are given in one way. Received: class_weight and sample_weight. Multiply them into sample_weight."
+        )
+
+
+def check_replicas(replicas: int, built: bool, jit_compile: Any, steps_per_execution: int = 1) -> None:
     """Raises ValueError for what cannot be trained on several replicas."""
+    if steps_per_execution != 1:
+        raise ValueError(
+            "TensorFlow cannot run several steps of several replicas in one execution. Received: "
+            f"steps_per_execution={steps_per_execution} under a strategy of {replicas} replicas. Leave "
+            "steps_per_execution at 1."
+        )
     if not built:
         raise ValueError(
             f"On several replicas the encoder must know its inputs beforehand. Received: {replicas} replicas and an "
@@ -132,3 +215,34 @@ def check_several_views(views: int, memory_bank: bool = False) -> None:
         "Without labels an instance's positives are its other views. Received: data with one view of each "
         "instance. Pass two views, x=(view_1, view_2), or use supervised=True with labels."
     )
+
+
+def check_tuple(x: Any, encoders: int) -> None:
+    """Raises ValueError unless x is a tuple of views, with several encoders one for each."""
+    if encoders > 1 and (not isinstance(x, tuple) or len(x) != encoders):
+        received = f"a tuple of {len(x)}" if isinstance(x, tuple) else "a single input"
+        raise ValueError(
+            f"A model of {encoders} encoders takes a tuple with one input for each. Received: {received}. Pass "
+            "x=(a, b), in a tf.data element ((a, b),); for one input alone use model.encoders[0] or [1]."
+        )
+
+
+def check_output(shape: Any, owner: str) -> None:
+    """Raises ValueError unless an output's shape is `(B, F)`."""
+    if isinstance(shape, (tuple, list)) and len(shape) == 2 and isinstance(shape[-1], int):
+        return
+    if hasattr(shape, "rank") and shape.rank == 2 and shape[-1] is not None:
+        return
+    raise ValueError(
+        f"The {owner} must give one vector for each instance, shape (B, F). Received: output {shape}. "
+        "End it in global pooling, Flatten or Dense, with one output."
+    )
+
+
+def check_widths(widths: list[int]) -> None:
+    """Raises ValueError unless all projections have one size."""
+    if len(set(widths)) > 1:
+        raise ValueError(
+            f"All encoders must give projections of one size. Received: sizes {widths}. Give each a projector that "
+            "ends in the same size: projector=(ProjectionHead((256, 128)), ProjectionHead((256, 128)))."
+        )

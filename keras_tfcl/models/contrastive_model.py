@@ -1,36 +1,48 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
 import keras
 import tensorflow as tf
+from keras import ops
 
-from keras_tfcl import losses as losses_module
-from keras_tfcl._keras_compat import builds_from_one_replica, nested_layers
-from keras_tfcl.data.views import ViewPipeline, brings_batches, row_count
+from keras_tfcl._keras_compat import batches_seen, builds_from_one_replica, nested_layers, unlocked
+from keras_tfcl.callbacks.stop_on_non_finite import FirstFailure, StopOnNonFinite
+from keras_tfcl.data.inputs import as_samples, brings_batches, checked_source, row_count
+from keras_tfcl.data.views import ViewPipeline
+from keras_tfcl.losses.loss_variables import layers_of_loss, leave_temperatures_out_of_weight_decay
+from keras_tfcl.models import serving
 from keras_tfcl.models.checks import (
-    check_loss_compares,
-    check_memory,
+    check_arguments,
+    check_class_weight,
+    check_compiled,
+    check_labels,
     check_no_split,
     check_replicas,
     check_several_views,
+    check_tuple,
+    checked_loss,
     checked_seed,
-    checked_views,
 )
-from keras_tfcl.models.compile_arguments import scaled_optimizer, split_metrics
-from keras_tfcl.models.embedder import joined_network
+from keras_tfcl.models.class_weight import weighted, weights_of_classes
+from keras_tfcl.models.compared_loss import ComparedLoss, Comparison
 from keras_tfcl.models.epoch_start import EpochStart
-from keras_tfcl.models.memory import make_memory
+from keras_tfcl.models.instance_bank import InstanceBank
+from keras_tfcl.models.memory import InBatch, Memory
+from keras_tfcl.models.momentum_keys import MomentumKeys
 from keras_tfcl.models.seed_state import load_seeds, save_seeds
-from keras_tfcl.models.stop_on_non_finite import StopOnNonFinite
-from keras_tfcl.models.training_step import TrainingStep
-from keras_tfcl.validation import positive_integer
+from keras_tfcl.models.shared_layers import deserialize_parts, serialize_parts
+from keras_tfcl.models.towers import Towers
+from keras_tfcl.models.uneven_replicas import at_least_one_sample, split
+from keras_tfcl.ops import replicas
+from keras_tfcl.ops.masks import as_labels
 
 
 @keras.saving.register_keras_serializable(package="keras_tfcl")
 @builds_from_one_replica  # `compile` asks for a built model where there are several
-class ContrastiveModel(TrainingStep):
+class ContrastiveModel(keras.Model):
     """Trains an encoder with a contrastive loss, through Keras' own `compile`, `fit`, `evaluate`, `predict` and `save`.
 
     In training each instance becomes V views (made by `augmenter` in the input pipeline, or given), each view a feature
@@ -72,9 +84,10 @@ class ContrastiveModel(TrainingStep):
         a `tf.data.Dataset`, `PyDataset` or generator of batches `x`, `(x, y)`, `((view_1, ..., view_V),)` or
         `((view_1, ..., view_V), y)`, each with an optional `sample_weight` after y.
 
-    Metrics of `keras_tfcl.metrics` get what they are about: `Alignment` and `ContrastiveAccuracy` the labels that
-    define
-    the loss's positives, all others the labels if there are any, else the labels.
+    `train_on_batch` and `test_on_batch` take one such batch, `predict` instances or a tuple of views.
+
+    Metrics of `keras_tfcl.metrics` get what they are about: `Alignment` and `ContrastiveAccuracy` what defines the
+    loss's positives, all others the labels y if there are any, else the row numbers.
 
     Raises:
         ValueError: for instances without augmenter and without views, a wrong rank of encoder or projector output,
@@ -113,19 +126,48 @@ class ContrastiveModel(TrainingStep):
         encoder_batch_size: int | None = None,
         **kwargs: Any,
     ) -> None:
-        check_memory(momentum, queue_size, queue)
-        if encoder_batch_size is not None:
-            positive_integer("encoder_batch_size", encoder_batch_size, "None, the default, means the whole batch.")
-        super().__init__(encoder, projector, supervised, encoder_batch_size=encoder_batch_size, **kwargs)
-        views = checked_views(views, len(self.encoders), augmenter, supervised, queue)
+        encoder = tuple(encoder) if isinstance(encoder, list) else encoder
+        projector = tuple(projector) if isinstance(projector, list) else projector
+        check_arguments(
+            encoder, projector, augmenter, views, supervised, momentum, queue_size, queue, encoder_batch_size
+        )
+        super().__init__(**kwargs)
+        self.autocast = False  # encoder and projector cast for themselves; gradients add up in float32
+        self.encoder = encoder  # layers are attributes: that is how Keras finds, saves and loads them
+        self.projector = projector
+        self.supervised = supervised
         self.momentum = momentum
         self.queue_size = queue_size
         self.queue = queue
+        self.encoder_batch_size = encoder_batch_size
+        self.towers = Towers(encoder, projector, encoder_batch_size)
+        self.built = self.towers.build()
         # Not a layer of the model: what makes views belongs to the input pipeline.
-        self._pipeline = ViewPipeline(augmenter, views, checked_seed(seed), paired=len(self.encoders) > 1)
-        if momentum is not None:
-            networks = [joined_network(*branch) for branch in zip(self.encoders, self.projectors, strict=True)]
-            self.remember_in(make_memory(networks, momentum, queue_size, queue, encoder_batch_size))
+        self._pipeline = ViewPipeline(
+            augmenter,
+            views,
+            checked_seed(seed),
+            paired=len(self.encoders) > 1,
+            labels_decide=supervised and momentum is None,
+        )
+        self.memory = self._make_memory()
+        self.loss_layers: list[keras.Layer] = []
+        self.label_metrics: list[keras.Metric] = []
+        self.weighted_label_metrics: list[keras.Metric] = []
+        self.first_failure = FirstFailure()
+
+    def _make_memory(self) -> Memory:
+        if self.momentum is None:
+            return InBatch()
+        networks = self.towers.networks()
+        if self.queue == "instances":
+            return InstanceBank(self.queue_size, networks[0].output_shape[-1], self.momentum)
+        return MomentumKeys(networks, self.momentum, self.queue_size, self.supervised, self.encoder_batch_size)
+
+    @property
+    def encoders(self) -> tuple[keras.Model, ...]:
+        """One encoder for all views, or one for each."""
+        return self.towers.encoders
 
     @property
     def augmenter(self) -> Callable[..., Any] | None:
@@ -142,7 +184,7 @@ class ContrastiveModel(TrainingStep):
         """The seed of order and views."""
         return self._pipeline.seed
 
-    # Compilation
+    # === Compilation ===
 
     def compile(
         self,
@@ -163,39 +205,156 @@ class ContrastiveModel(TrainingStep):
                 `jit_compile` is "auto" by default: XLA where every layer supports it, but, as in Keras, not on a
                 machine without GPU and not with more than one replica, where it cannot be.
         """
-        loss = losses_module.get(loss)
+        count = self.distribute_strategy.num_replicas_in_sync
+        loss = checked_loss(loss, with_candidates=self.momentum is not None or count > 1)
+        if count > 1:
+            built = self.built and self.towers.built
+            check_replicas(count, built, kwargs.get("jit_compile"), kwargs.get("steps_per_execution", 1))
         optimizer = keras.optimizers.get(optimizer)
         if kwargs.get("auto_scale_loss", True) and self._computes_in_float16():
-            optimizer = scaled_optimizer(optimizer)
-        replicas = self.distribute_strategy.num_replicas_in_sync
-        if self.momentum is not None or replicas > 1:
-            check_loss_compares(loss)
-        if replicas > 1:
-            check_replicas(replicas, self.built and self.parts_built, kwargs.get("jit_compile"))
-        # What is trained inside the loss, such as a learnable temperature, belongs to the model's variables.
-        loss_layers = [part for part in vars(loss).values() if isinstance(part, keras.Layer)]
-        by_label, others = split_metrics(metrics)
-        weighted_by_id, weighted_others = split_metrics(weighted_metrics)
-        self.compiled_with(loss_layers, by_label, weighted_by_id)
-        super().compile(optimizer=optimizer, loss=loss, metrics=others, weighted_metrics=weighted_others, **kwargs)
-        if self.parts_built:
+            optimizer = _scaled(optimizer)
+        by_label, others = _split(metrics)
+        weighted_by_label, weighted_others = _split(weighted_metrics)
+        loss_layers = layers_of_loss(loss)  # what is trained inside the loss, such as a learnable temperature
+        leave_temperatures_out_of_weight_decay(optimizer, loss_layers)
+        self._track_parts(loss_layers, by_label, weighted_by_label)
+        compared = ComparedLoss(loss)
+        super().compile(optimizer=optimizer, loss=compared, metrics=others, weighted_metrics=weighted_others, **kwargs)
+        self.loss = loss
+        if self.towers.built:
             self.optimizer.build(self.trainable_variables)  # so that a model saved before training loads again
 
     def _computes_in_float16(self) -> bool:
         # Keras looks at the model's own policy alone, which need not be that of the encoder's layers.
         return any(layer.compute_dtype == "float16" for layer in nested_layers(self))
 
+    def _track_parts(self, loss_layers: list, label_metrics: list, weighted_label_metrics: list) -> None:
+        """Tracks what `compile` brings besides Keras' own parts, in place of what an earlier `compile` brought.
+
+        The lists are filled anew, not set: of lists that are set Keras keeps the old parts too, and a built model takes
+        no new ones.
+        """
+        with unlocked(self):
+            for held, parts in (
+                (self.loss_layers, loss_layers),
+                (self.label_metrics, label_metrics),
+                (self.weighted_label_metrics, weighted_label_metrics),
+            ):
+                held.clear()
+                held.extend(parts)
+
     def get_compile_config(self) -> dict[str, Any]:
-        config = super().get_compile_config()
+        if not self.compiled:
+            return super().get_compile_config()
+        serialize = keras.saving.serialize_keras_object
+        config = super().get_compile_config() | {"loss": serialize(self.loss)}
         for name, ours in (("metrics", self.label_metrics), ("weighted_metrics", self.weighted_label_metrics)):
             if ours:
-                config[name] = [*map(keras.saving.serialize_keras_object, ours), *config[name]]
+                config[name] = [*map(serialize, ours), *config[name]]
         return config
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         self.compile(**keras.saving.deserialize_keras_object(config))
 
-    # Data
+    # === One step ===
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        """Samples give L2-normalised features `(B, F)`; a tuple of V views gives their projections `(B, V, D)`."""
+        if isinstance(inputs, tuple) or len(self.encoders) > 1:
+            return self.towers.project(inputs, training)
+        return self.towers.embed(inputs, training)
+
+    def train_step(self, data: Any) -> dict[str, Any]:
+        """One step: loss, gradients, update of the weights, then of the memory. Returns the logs."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        with tf.GradientTape() as tape:
+            z, comparison, loss = self._forward(x, y, sample_weight, training=True)
+            scaled = self.optimizer.scale_loss(loss)
+        gradients = tape.gradient(scaled, self.trainable_variables)
+        self._track(self.first_failure.checked_loss(loss, x, z, self.optimizer.iterations), z)
+        self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
+        self.memory.update(comparison.labels, z, comparison.candidates)
+        return self.compute_metrics(x, y, z, sample_weight)
+
+    def test_step(self, data: Any) -> dict[str, Any]:
+        """Loss and metrics of a batch; nothing is trained or stored. Returns the logs."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        z, _, loss = self._forward(x, y, sample_weight, training=False)
+        self._track(loss, z)
+        return self.compute_metrics(x, y, z, sample_weight)
+
+    def _forward(self, x: tuple, y: Any, sample_weight: Any, training: bool) -> tuple[Any, Comparison, Any]:
+        """Projections `(B, V, D)` of this replica's samples, what they are compared with, and the loss."""
+        views = self._never_empty(x)
+        z = self(views, training=training)
+        if views is not x:
+            z = z[: tf.shape(keras.tree.flatten(x)[0])[0]]
+        comparison = self._comparison(views, y, z, training)
+        return z, comparison, self.compute_loss(views, comparison, z, sample_weight, training)
+
+    def _never_empty(self, x: Any) -> Any:
+        """x, with a sample on each replica. Synchronized batch normalisation would count it, and can do without."""
+        return x if self.towers.synchronized else at_least_one_sample(x)
+
+    def predict_step(self, data: Any) -> Any:
+        """What `predict` does with a batch: with several encoders, each embeds its own input."""
+        x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+        inputs = self._never_empty(x)
+        features = self.towers.embed(inputs, training=False)
+        if inputs is x:
+            return features
+        count = tf.shape(keras.tree.flatten(x)[0])[0]
+        return keras.tree.map_structure(lambda part: part[:count], features)
+
+    def compute_loss(
+        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
+    ) -> Any:
+        """The loss of projections `(B, V, D)`, and of the layers' regularisers.
+
+        Args:
+            x: the views, needed for their keys.
+            y: labels, or instance numbers for `queue="instances"`.
+            y_pred: the projections.
+            sample_weight: weight of each instance.
+            training: whether a memory bank takes part.
+        """
+        comparison = y if isinstance(y, Comparison) else self._comparison(x, y, y_pred, training)
+        return super().compute_loss(x, comparison, y_pred, sample_weight, training)
+
+    def _comparison(self, x: Any, y: Any, z: Any, training: bool) -> Comparison:
+        labels = self._labels(y, z, training)
+        return Comparison(labels, self.memory.candidates(labels, z, x, training))
+
+    def _labels(self, y: Any, z: Any, training: bool) -> Any:
+        """Who is whose positive, `(B,)`: labels, instance numbers, or rows of the batch of all replicas."""
+        numbered = self.queue == "instances"
+        if self.supervised or (numbered and training):
+            check_labels(y, self.supervised)
+            return as_labels(y)
+        check_several_views(z.shape[1], numbered)
+        count = ops.shape(z)[0]
+        return replicas.first_row(count) + ops.arange(count, dtype="int32")
+
+    def _track(self, loss: Any, z: Any) -> None:
+        tracker = next(metric for metric in self.metrics if metric.name == "loss")
+        # Each replica has the loss of all of them, divided by their number; so each weighs it by the samples of all.
+        tracker.update_state(loss * replicas.replica_count(), sample_weight=replicas.total(ops.shape(z)[0]))
+
+    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Any]:
+        """Updates the metrics with the batch of all replicas, and returns the logs."""
+        y, y_pred, sample_weight = keras.tree.map_structure(
+            lambda value: None if value is None else replicas.gather(value)[0], (y, y_pred, sample_weight)
+        )
+        labels = y if self.supervised else ops.arange(ops.shape(y_pred)[0], dtype="int32")
+        for metric in self.label_metrics:
+            metric.update_state(labels, y_pred)
+        for metric in self.weighted_label_metrics:
+            metric.update_state(labels, y_pred, sample_weight)
+        logs = super().compute_metrics(x, labels if y is None else y, y_pred, sample_weight)
+        # Keras 3 averages the logs of several workers over axis 0, which scalars do not have.
+        return {name: ops.reshape(value, (1,)) for name, value in logs.items()} if replicas.several_workers() else logs
+
+    # === Data ===
 
     def fit(
         self,
@@ -207,6 +366,7 @@ class ContrastiveModel(TrainingStep):
         validation_batch_size: int | None = None,
         shuffle: bool = True,
         sample_weight: Any = None,
+        class_weight: dict[int, float] | None = None,
         callbacks: Any = None,
         **kwargs: Any,
     ) -> keras.callbacks.History:
@@ -215,29 +375,115 @@ class ContrastiveModel(TrainingStep):
         Arrays are shuffled anew each epoch, in batches of `batch_size` (32) rows; rows that do not fill a last batch
         are left out of that epoch. `validation_data` is made into views too, the same ones each time.
         """
-        if not self.compiled:
-            raise ValueError("`compile` must be called before `fit`. Received: a model that is not compiled.")
+        check_compiled(self.compiled, "fit")
         check_no_split(kwargs)
         start = EpochStart(self.optimizer)
-        if self.instance_bank is not None and not brings_batches(x):
-            y = self.instance_bank.numbers(row_count(x), y)
+        if isinstance(self.memory, InstanceBank) and not brings_batches(x):
+            y = self.memory.numbers(row_count(as_samples(x)), y)
         dataset = self._pipeline.batches(
             x, y, sample_weight, batch_size=batch_size, shuffle=shuffle, step=lambda: start.step
         )
-        if self.key_queue is not None and isinstance(dataset, tf.data.Dataset):
-            views = dataset.element_spec[0]
-            self.key_queue.check_batch(tf.nest.flatten(views)[0].shape[0], len(views))
+        check_class_weight(class_weight, True, None, self.queue)
+        if isinstance(dataset, tf.data.Dataset):
+            views, labels, weight = keras.utils.unpack_x_y_sample_weight(dataset.element_spec)
+            check_tuple(views, len(self.encoders))
+            self.memory.check_batch(keras.tree.flatten(views)[0].shape[0], len(views))
+            check_class_weight(class_weight, labels, weight, self.queue)
+            if isinstance(self.memory, InstanceBank) and brings_batches(x):
+                dataset = self.memory.checked(dataset)
+            if class_weight is not None:
+                dataset, class_weight = weighted(dataset, class_weight), None
         if validation_data is not None:
             validation_data = self._validation(validation_data, validation_batch_size or batch_size)
         shuffle = shuffle and isinstance(x, keras.utils.PyDataset)  # all others are shuffled by now
         callbacks = [start, *_guarded(keras.tree.flatten(callbacks or []))]
-        return super().fit(dataset, validation_data=validation_data, shuffle=shuffle, callbacks=callbacks, **kwargs)
+        return super().fit(
+            dataset,
+            validation_data=validation_data,
+            shuffle=shuffle,
+            class_weight=class_weight,
+            callbacks=callbacks,
+            **kwargs,
+        )
 
     def evaluate(
         self, x: Any = None, y: Any = None, batch_size: int | None = None, *, sample_weight: Any = None, **kwargs: Any
     ) -> Any:
         """Loss and metrics on x, as `keras.Model.evaluate`; see the class for what x may be."""
         return super().evaluate(self._evaluated(x, y, sample_weight, batch_size), **kwargs)
+
+    def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        """The encoder's features of x, L2-normalised, as `keras.Model.predict`; see the class for what x may be.
+
+        Returns:
+            `(N, F)`; for a tuple of views, or of the inputs of several encoders, a tuple of such.
+        """
+        return super().predict(self._predicted(x), *args, **kwargs)
+
+    def train_on_batch(
+        self,
+        x: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        class_weight: dict[int, float] | None = None,
+        return_dict: bool = False,
+    ) -> Any:
+        """One step of `fit` on one batch: samples, of which views are made, or a tuple of views.
+
+        Args:
+            x: as in `fit`, but no source of batches.
+            y: labels. With `queue="instances"` the number of each instance.
+            sample_weight, class_weight, return_dict: as in Keras.
+
+        Returns:
+            The loss, or a list or dict of the loss and the metrics of this batch.
+        """
+        check_compiled(self.compiled, "train_on_batch")
+        check_class_weight(class_weight, y, sample_weight, self.queue)
+        if class_weight is not None:
+            sample_weight = weights_of_classes(y, class_weight)
+        batch = self._one_batch(x, y, sample_weight, batches_seen(self.optimizer))
+        self.memory.check_batch(keras.tree.flatten(batch)[0].shape[0], len(batch[0]))
+        if isinstance(self.memory, InstanceBank) and batch[1] is not None:
+            self.memory.check_numbers(batch[1])
+        return super().train_on_batch(*split(batch, self.distribute_strategy), return_dict=return_dict)
+
+    def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False) -> Any:
+        """Loss and metrics of one batch, as `evaluate` with that batch alone; x as in `train_on_batch`."""
+        check_compiled(self.compiled, "test_on_batch")
+        batch = self._one_batch(x, y, sample_weight, step=0)
+        return super().test_on_batch(*split(batch, self.distribute_strategy), return_dict=return_dict)
+
+    def predict_on_batch(self, x: Any) -> Any:
+        """What `predict` gives for one batch."""
+        x = keras.tree.map_structure(tf.convert_to_tensor, self._predicted(x))
+        return super().predict_on_batch(split(x, self.distribute_strategy))
+
+    def export(self, filepath: str | os.PathLike, format: str = "tf_saved_model", **kwargs: Any) -> None:
+        """Writes what `predict` computes, samples to L2-normalised features, as `keras.Model.export` does.
+
+        For ONNX `keras_tfcl.export.export_onnx` also checks the file against the model.
+
+        Args:
+            filepath: where to.
+            format: as in Keras.
+            **kwargs: as in Keras.
+
+        Raises:
+            ValueError: if the encoder does not know its inputs.
+        """
+        serving.export(serving.serving_model(self.towers), filepath, format, **kwargs)
+
+    def _one_batch(self, x: Any, y: Any, sample_weight: Any, step: int) -> tuple:
+        batch = self._pipeline.one_batch(x, y, sample_weight, step)
+        check_tuple(batch[0], len(self.encoders))
+        return batch
+
+    def _predicted(self, x: Any) -> Any:
+        x = checked_source(x) if brings_batches(x) else as_samples(x)
+        if not brings_batches(x):
+            check_tuple(x, len(self.encoders))
+        return x
 
     def _validation(self, data: Any, batch_size: int | None) -> Any:
         if isinstance(data, (tuple, list)):
@@ -248,18 +494,20 @@ class ContrastiveModel(TrainingStep):
 
     def _evaluated(self, x: Any, y: Any, sample_weight: Any, batch_size: int | None) -> Any:
         batches = self._pipeline.batches(x, y, sample_weight, batch_size=batch_size, training=False)
-        if isinstance(batches, tf.data.Dataset) and not self.supervised:
-            check_several_views(len(batches.element_spec[0]), self.instance_bank is not None)
+        if isinstance(batches, tf.data.Dataset):
+            views = batches.element_spec[0]
+            check_tuple(views, len(self.encoders))
+            if not self.supervised:
+                check_several_views(len(views), self.queue == "instances")
         return batches
 
-    # Saving
+    # === Saving ===
 
     def get_config(self) -> dict[str, Any]:
         serialize = keras.saving.serialize_keras_object
         return {
             **super().get_config(),
-            "encoder": serialize(self.encoder),
-            "projector": serialize(self.projector),
+            **serialize_parts(encoder=self.encoder, projector=self.projector),
             "augmenter": serialize(self.augmenter),
             "views": self.views,
             "supervised": self.supervised,
@@ -278,20 +526,30 @@ class ContrastiveModel(TrainingStep):
         super().load_own_variables(load_seeds(self, store))
 
     def build_from_config(self, config: dict[str, Any]) -> None:
-        self.built = self.parts_built  # encoder and projector come out of their own configurations built
+        self.built = self.towers.built  # encoder and projector come out of their own configurations built
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> ContrastiveModel:
-        parts = {
-            name: keras.saving.deserialize_keras_object(config[name], custom_objects=custom_objects)
-            for name in ("encoder", "projector", "augmenter")
-        }
-        return cls(**{**config, **parts})
+        augmenter = keras.saving.deserialize_keras_object(config["augmenter"], custom_objects=custom_objects)
+        return cls(**deserialize_parts({**config, "augmenter": augmenter}, custom_objects, "encoder", "projector"))
 
 
 def _guarded(callbacks: list[Any]) -> list[Any]:
-    """The callbacks, and in front of them one that ends a run whose loss is no number, if none of them does."""
-    kinds = (StopOnNonFinite, keras.callbacks.TerminateOnNaN)
-    if any(isinstance(callback, kinds) for callback in callbacks):
+    """The callbacks, and in front of all others one that ends a run whose loss is no number, if none of them does."""
+    if any(isinstance(callback, keras.callbacks.TerminateOnNaN) for callback in callbacks):
         return callbacks
-    return [StopOnNonFinite(), *callbacks]
+    guards = [callback for callback in callbacks if isinstance(callback, StopOnNonFinite)]
+    return [*(guards or [StopOnNonFinite()]), *(callback for callback in callbacks if callback not in guards)]
+
+
+def _split(metrics: Any) -> tuple[list[Any], list[Any]]:
+    """Metrics of the loss's positives, and others."""
+    metrics = keras.tree.flatten(metrics or [])
+    by_label = [metric for metric in metrics if getattr(metric, "positives_by_label", False)]
+    return by_label, [metric for metric in metrics if metric not in by_label]
+
+
+def _scaled(optimizer: Any) -> Any:
+    """The optimizer, with dynamic loss scaling."""
+    scales = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+    return optimizer if scales else keras.optimizers.LossScaleOptimizer(optimizer, name="loss_scale_optimizer")

@@ -4,18 +4,21 @@ from typing import Any, NamedTuple
 
 import keras
 import numpy as np
+import tensorflow as tf
 from keras import ops
 
+from keras_tfcl.models.memory import InBatch
 from keras_tfcl.ops import replicas
 from keras_tfcl.ops.candidates import Candidates
+from keras_tfcl.ops.masks import as_labels
 from keras_tfcl.ops.similarity import l2_normalize
 
 
 class InstanceBank(keras.layers.Layer):
-    """One remembered embedding for each instance of the data set, a moving average over the steps that saw it.
+    """One stored embedding for each instance of the data set, a moving average over the steps that saw it.
 
     Each view of instance i is compared with the whole bank: entry i is its positive, all others are negatives. After
-    the step `entry <- l2(m * entry + (1 - m) * mean of its views)`. The first step that sees an instance remembers it
+    the step `entry <- l2(m * entry + (1 - m) * mean of its views)`. The first step that sees an instance stores it
     before comparing; instances never seen are not compared. Entries are weights without gradient, saved with the model.
 
     Args:
@@ -35,45 +38,77 @@ class InstanceBank(keras.layers.Layer):
         self.seen = self.add_weight(name="seen", shape=(size,), dtype="bool", **state)
         self.built = True
 
-    def numbers(self, rows: int, y: Any) -> np.ndarray:
-        """The numbers of the rows of an array; raises ValueError if there are too many, or y was given besides."""
+    def numbers(self, count: int, y: Any) -> np.ndarray:
+        """The numbers of an array's samples; raises ValueError if there are too many, or y was given besides."""
         if y is not None:
             raise ValueError(
                 "Arrays are numbered by themselves for a memory bank. Received: y. Leave y out; labels for an "
                 "evaluation go to callbacks such as KNNEvaluation."
             )
-        if rows > self.size:
+        if count > self.size:
             raise ValueError(
                 "The memory bank must have an entry for each instance. Received: "
-                f"{rows} rows for queue_size={self.size}. Pass queue_size={rows}."
+                f"{count} rows for queue_size={self.size}. Pass queue_size={count}."
             )
-        return np.arange(rows)
+        return np.arange(count)
 
-    def candidates(self, instances: Any, embeddings: Any) -> Candidates:
-        """The bank as it is compared with a batch: instance numbers `(B,)`, embeddings `(B, V, D)`."""
-        batch = self._batch(instances, embeddings)
+    def check_numbers(self, y: Any) -> None:
+        """Raises ValueError for numbers without an entry; in a graph `tf.errors.InvalidArgumentError`."""
+        numbers = as_labels(y)
+        text = (
+            "`y` must hold the number of each instance, 0 to queue_size - 1, for the memory bank. Received: a number "
+            f"outside 0 to {self.size - 1}. Number the instances by Dataset.enumerate(), and pass queue_size=len(x)."
+        )
+        within = tf.reduce_all((numbers >= 0) & (numbers < self.size))
+        if not tf.executing_eagerly():
+            tf.debugging.Assert(within, [text])
+        elif not within:
+            raise ValueError(text)
+
+    def checked(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
+        """The same data set, with a check of the numbers of each batch."""
+
+        def check(*batch: Any) -> Any:
+            y = keras.utils.unpack_x_y_sample_weight(batch)[1]
+            if y is not None:
+                self.check_numbers(y)
+            return batch
+
+        return dataset.map(check)
+
+    def candidates(self, labels: Any, z: Any, views: tuple | None, training: bool) -> Candidates | None:
+        """The bank as it is compared with a batch, whose labels are instance numbers.
+
+        The instances of an evaluation have no entries: their views are compared with one another.
+        """
+        if not training:
+            return InBatch().candidates(labels, z, views, training)
+        batch = self._batch(labels, z)
         return Candidates(
-            ops.scatter_update(self.entries, batch.places, batch.entries),
+            ops.scatter_update(self.entries, batch.slots, batch.entries),
             ops.arange(self.size, dtype="int64"),
-            mask=ops.scatter_update(self.seen, batch.places, ops.ones_like(batch.places[:, 0], "bool")),
+            mask=ops.scatter_update(self.seen, batch.slots, ops.ones_like(batch.slots[:, 0], "bool")),
         )
 
-    def remember(self, instances: Any, embeddings: Any) -> None:
+    def update(self, labels: Any, z: Any, candidates: Candidates | None) -> None:
         """Moves the entries of a batch's instances, of all replicas."""
-        batch = self._batch(instances, embeddings)
-        moved = l2_normalize(self.momentum * batch.entries + (1.0 - self.momentum) * batch.present)
-        self.entries.assign(ops.scatter_update(self.entries, batch.places, moved))
-        self.seen.assign(ops.scatter_update(self.seen, batch.places, ops.ones_like(batch.places[:, 0], "bool")))
+        batch = self._batch(labels, z)
+        moved = l2_normalize(self.momentum * batch.entries + (1.0 - self.momentum) * batch.current)
+        self.entries.assign(ops.scatter_update(self.entries, batch.slots, moved))
+        self.seen.assign(ops.scatter_update(self.seen, batch.slots, ops.ones_like(batch.slots[:, 0], "bool")))
 
-    def _batch(self, instances: Any, embeddings: Any) -> _Batch:
-        present = ops.stop_gradient(l2_normalize(ops.mean(l2_normalize(embeddings), axis=1)))
-        present, instances = replicas.gather(present, instances)
-        known = ops.expand_dims(ops.take(self.seen, instances, axis=0), 1)
-        entries = ops.where(known, ops.take(self.entries, instances, axis=0), present)
-        return _Batch(ops.expand_dims(instances, 1), entries, present)
+    def check_batch(self, size: int | None, views: int) -> None:
+        """Takes any batch."""
+
+    def _batch(self, numbers: Any, z: Any) -> _Batch:
+        current = ops.stop_gradient(l2_normalize(ops.mean(l2_normalize(z), axis=1)))
+        current, numbers = replicas.gather(current, numbers)
+        known = ops.expand_dims(ops.take(self.seen, numbers, axis=0), 1)
+        entries = ops.where(known, ops.take(self.entries, numbers, axis=0), current)
+        return _Batch(ops.expand_dims(numbers, 1), entries, current)
 
 
 class _Batch(NamedTuple):
-    places: Any  # (B, 1), numbers of the instances
+    slots: Any  # (B, 1), numbers of the instances
     entries: Any  # (B, D), what the bank holds of them; of new ones what it will
-    present: Any  # (B, D), unit means of their views now
+    current: Any  # (B, D), unit means of their views now

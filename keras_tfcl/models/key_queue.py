@@ -5,7 +5,6 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_tfcl.ops import replicas
 from keras_tfcl.ops.candidates import Candidates
 
 
@@ -34,32 +33,29 @@ class KeyQueue(keras.layers.Layer):
 
     def candidates(self, views: int) -> Candidates:
         """The stored keys, V views of each instance side by side."""
-        place = ops.arange(self.size, dtype="int64")
+        slot = ops.arange(self.size, dtype="int64")
         return Candidates(
             ops.convert_to_tensor(self.keys),
             ops.convert_to_tensor(self.labels),
-            views=ops.cast(place % views, "int32"),
-            mask=place < self.stored,
+            views=ops.cast(slot % views, "int32"),
+            mask=slot < self.stored,
         )
 
     def push(self, keys: Any, labels: Any) -> None:
-        """Stores keys `(B, V, D)` of all replicas with their labels `(B,)`, in place of the oldest."""
-        views, features = keys.shape[1:]
-        self.check_batch(None, views)
-        keys, labels = replicas.gather(ops.reshape(keys, (-1, features)), ops.repeat(ops.cast(labels, "int64"), views))
-        keys, labels = keys[: self.size], labels[: self.size]
+        """Stores keys `(N, D)` with their labels `(N,)` in place of the oldest: those of all replicas, on each."""
+        keys, labels = keys[: self.size], ops.cast(labels[: self.size], "int64")
         count = ops.cast(ops.shape(keys)[0], "int64")
-        places = ops.expand_dims((self.stored + ops.arange(count, dtype="int64")) % self.size, 1)
-        self.keys.assign(ops.scatter_update(self.keys, places, ops.cast(keys, "float32")))
-        self.labels.assign(ops.scatter_update(self.labels, places, labels))
+        slots = ops.expand_dims((self.stored + ops.arange(count, dtype="int64")) % self.size, 1)
+        self.keys.assign(ops.scatter_update(self.keys, slots, ops.cast(keys, "float32")))
+        self.labels.assign(ops.scatter_update(self.labels, slots, labels))
         self.stored.assign_add(count)
 
-    def check_batch(self, rows: int | None, views: int) -> None:
+    def check_batch(self, size: int | None, views: int) -> None:
         """Raises ValueError unless the queue holds a whole number of batches; None is not known yet, and passes."""
-        step = views * (rows or 1)
+        step = views * (size or 1)
         if self.size % step:
             raise ValueError(
                 "`queue_size` must be a multiple of the keys of a batch, batch size * views, so that keys leave in the "
-                f"order they came. Received: queue_size={self.size} for {rows or 'batches'} * {views} keys. Use for "
+                f"order they came. Received: queue_size={self.size} for {size or 'batches'} * {views} keys. Use for "
                 f"example queue_size={max(round(self.size / step), 1) * step}."
             )

@@ -1,36 +1,42 @@
-"""What a model remembers of earlier steps, from the arguments of `ContrastiveModel`."""
+"""What a batch is compared with; in the simplest case with itself."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, Protocol
 
-import keras
-
-from keras_tfcl.models.instance_bank import InstanceBank
-from keras_tfcl.models.key_encoder import KeyEncoder
-from keras_tfcl.models.key_queue import KeyQueue
+from keras_tfcl.ops import replicas
+from keras_tfcl.ops.candidates import Candidates, batch_candidates
 
 
-class Memory(NamedTuple):
-    """The parts that a choice of `momentum`, `queue_size` and `queue` asks for."""
+class Memory(Protocol):
+    """The interface of `InBatch`, `MomentumKeys` and `InstanceBank`."""
 
-    key_encoder: KeyEncoder | None = None
-    key_queue: KeyQueue | None = None
-    instance_bank: InstanceBank | None = None
+    def candidates(self, labels: Any, z: Any, views: tuple | None, training: bool) -> Candidates | None:
+        """What a batch is compared with; None: the batch itself and nothing else.
+
+        Args:
+            labels: integer `(B,)`, of this replica's samples.
+            z: their projections `(B, V, D)`.
+            views: the tuple of V views that z was made of. On replicas it holds at least one sample.
+            training: False in `evaluate` and validation.
+        """
+
+    def update(self, labels: Any, z: Any, candidates: Candidates | None) -> None:
+        """Takes in a batch after the weights were updated. Its arguments are those, and the result, of `candidates`."""
+
+    def check_batch(self, size: int | None, views: int) -> None:
+        """Raises ValueError for a batch of `size` samples (None: not known yet) that the memory cannot take."""
 
 
-def make_memory(
-    networks: Sequence[keras.Model], momentum: float, queue_size: int, queue: str, rows: int | None
-) -> Memory:
-    """Makes the parts.
+class InBatch:
+    """No memory: a batch is compared with itself, on several replicas with the batch of all."""
 
-    Args:
-        networks: functional models from views to projections `(B, D)`.
-        momentum, queue_size, queue: checked, of `ContrastiveModel`.
-        rows: its `encoder_batch_size`.
-    """
-    features = networks[0].output_shape[-1]
-    if queue == "instances":
-        return Memory(instance_bank=InstanceBank(queue_size, features, momentum))
-    return Memory(KeyEncoder(networks, momentum, rows), KeyQueue(queue_size, features) if queue_size else None)
+    def candidates(self, labels: Any, z: Any, views: tuple | None, training: bool) -> Candidates | None:
+        """None on one device; the embeddings of all replicas on several."""
+        return None if replicas.replica_count() == 1 else batch_candidates(labels, z)
+
+    def update(self, labels: Any, z: Any, candidates: Candidates | None) -> None:
+        """Does nothing."""
+
+    def check_batch(self, size: int | None, views: int) -> None:
+        """Takes any batch."""

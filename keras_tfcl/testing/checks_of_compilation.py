@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_tfcl.losses.loss_variables import variables_of_loss
 from keras_tfcl.testing.batch import Batch, require, require_close, value_and_gradient, variant
 
 
@@ -42,7 +43,7 @@ def check_gpu_lowering(loss: keras.losses.Loss, batch: Batch) -> None:
     if not tf.test.is_built_with_cuda():
         raise SkipTest("this TensorFlow is built without CUDA")
     # As constants: TensorFlow lowers no variables for a device that is not there.
-    constants = [(variable, tf.constant(np.asarray(variable))) for variable in _variables(loss)]
+    constants = [(variable, tf.constant(np.asarray(variable))) for variable in variables_of_loss(loss)]
 
     def step(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         with keras.StatelessScope(state_mapping=constants):
@@ -66,9 +67,17 @@ def check_block_size(loss: keras.losses.Loss, batch: Batch) -> None:
 
 
 def check_variables(loss: keras.losses.Loss, batch: Batch) -> None:
-    """The variables of the loss are trained by ContrastiveModel, saved with it, and loaded again."""
+    """The variables that the loss reads, at any depth, are trained by ContrastiveModel, saved with it, and loaded."""
     loss = variant(loss, reduction="sum_over_batch_size")
-    variables = _variables(loss)
+    variables = variables_of_loss(loss)
+    with tf.GradientTape() as tape:
+        loss(*batch)
+    hidden = [v.name for v in tape.watched_variables() if not any(v is found.value for found in variables)]
+    require(
+        not hidden,
+        f"no model finds the variables {hidden}. Make them attributes of the loss, or of what its attributes hold: "
+        "objects, lists, tuples or dictionaries.",
+    )
     if not variables:
         raise SkipTest("the loss has no variables")
     if not batch.has_views or batch.embeddings.shape[1] < 2:
@@ -83,7 +92,9 @@ def check_variables(loss: keras.losses.Loss, batch: Batch) -> None:
     with tempfile.TemporaryDirectory() as folder:
         model.save(Path(folder) / "model.keras")
         loaded = keras.models.load_model(Path(folder) / "model.keras")
-    for variable, copy in zip(variables, _variables(loaded.loss), strict=True):
+    copies = variables_of_loss(loaded.loss)
+    require(len(copies) == len(variables), f"the loaded loss has {len(copies)} variables, was {len(variables)}.")
+    for variable, copy in zip(variables, copies, strict=True):
         require_close(copy, variable, f"{variable.name} is not what was saved.", 1e-6)
     value = [m.evaluate(views, batch_size=len(batch.labels), verbose=0) for m in (model, loaded)]
     require_close(value[1], value[0], "The loaded model evaluates to another loss.")
@@ -97,11 +108,6 @@ def _train(loss: keras.losses.Loss, views: tuple[np.ndarray, ...]) -> keras.Mode
     model.compile(keras.optimizers.SGD(0.01), loss=loss, jit_compile=False)
     model.fit(views, batch_size=len(views[0]), verbose=0)
     return model
-
-
-def _variables(loss: keras.losses.Loss) -> list[keras.Variable]:
-    layers = [part for part in vars(loss).values() if isinstance(part, keras.Layer)]
-    return [variable for layer in layers for variable in layer.variables]
 
 
 def _step(loss: keras.losses.Loss, labels: np.ndarray) -> Any:

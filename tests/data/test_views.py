@@ -48,7 +48,7 @@ def test_rows_left_over():
     sizes = [len(views[0]) for (views,) in read(pipeline().batches(X, batch_size=4))]
     assert sizes == [4, 4]
     assert [len(views[0]) for (views,) in read(pipeline().batches(X))] == [10]
-    with pytest.raises(ValueError, match="batch_size=40 for 10 rows"):
+    with pytest.raises(ValueError, match="batch_size=40 for 10 samples"):
         pipeline().batches(X, batch_size=40)
     validation = pipeline().batches(X, batch_size=4, training=False)
     assert validation.cardinality() == 3
@@ -151,7 +151,9 @@ def test_ready_made_views_pass_unchanged(as_dataset, y):
 def test_structured_instances():
     """One instance may be several arrays; a plain function makes views too, with a randomness of its own."""
     x = {"a": X, "b": X + 100}
-    augmenter = ViewPipeline(lambda x: {"a": x["a"] + tf.random.uniform([]), "b": x["b"]}, 2, 0)
+    augmenter = ViewPipeline(
+        lambda x: {"a": x["a"] + tf.random.uniform(tf.shape(x["a"]), maxval=0.9), "b": x["b"]}, 2, 0
+    )
     ((first, second),), *_ = read(augmenter.batches(x, batch_size=5))
     np.testing.assert_array_equal(first["b"], second["b"])
     np.testing.assert_array_equal(instances(first["a"]) + 100, first["b"][:, 0])
@@ -176,12 +178,30 @@ def test_instances_without_augmenter():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((X, Y[:9]), r"equally many rows\. Received: \[10, 9\] rows"),
-        ((X[:0],), r"at least one instance\. Received: an empty data set"),
+        ((X, Y[:9]), r"equally many samples\. Received: \[10, 9\]"),
+        ((X[:0],), r"at least one sample\. Received: an empty data set"),
         ((X, None, X[:, 0]), r"`sample_weight` goes with y"),
-        (((X, np.zeros((10, 2))),), r"views of an instance must have one shape\. Received: .*\(None, 1\).*\(None, 2\)"),
+        (((X, np.zeros((10, 2))),), r"views of a sample must have one shape\. Received: .*\(None, 1\).*\(None, 2\)"),
     ],
 )
 def test_bad_data(arguments, message):
     with pytest.raises(ValueError, match=message):
         pipeline().batches(*arguments, batch_size=5, training=False)
+
+
+def test_forked_workers_use_no_tensorflow():
+    """It may hang there. Views that cannot be made are still refused."""
+
+    class Batches(keras.utils.PyDataset):
+        num_batches = 1
+
+        def __getitem__(self, index):
+            return (X, X.copy()) if self.views else X
+
+    source = Batches(workers=2, use_multiprocessing=True)
+    source.views = True
+    views, y = pipeline(augmenter=None, views=1).batches(source)[0]
+    assert [type(part) for part in (*views, y)] == [np.ndarray] * 2
+    source.views = False
+    with pytest.raises(ValueError, match="no augmenter"):
+        pipeline(augmenter=None).batches(source)[0]

@@ -88,3 +88,66 @@ def test_strength_scales_the_change():
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         image_augmenter(*arguments)
+
+
+RANGES = [(0, 1), (-1, 1), (-0.5, 0.5), (0, 65535)]
+
+
+@pytest.mark.parametrize("value_range", RANGES)
+@pytest.mark.parametrize(("kind", "shape"), [("photos", (72, 70, 3)), ("grey", (28, 28, 1)), ("digits", (28, 28, 1))])
+def test_other_ranges_give_the_same_views_on_their_scale(kind, shape, value_range):
+    """Each operation: what brightness adds, what is clipped, and what fills an erased patch or a border."""
+    low, high = value_range
+    images = np.random.default_rng(0).integers(0, 256, (8, *shape))
+    scaled = (images / 255 * (high - low) + low).astype("float32")
+    expected = image_augmenter(kind, shape).augment(images, SEED).numpy().astype("float64")
+    augmenter = image_augmenter(kind, shape, value_range=value_range)
+    found = augmenter.augment(scaled, SEED).numpy()
+    np.testing.assert_allclose((found - low) / (high - low), expected / 255, atol=2e-4)
+    np.testing.assert_array_equal(augmenter(scaled), scaled)
+    copy = keras.layers.deserialize(keras.layers.serialize(augmenter))
+    np.testing.assert_array_equal(copy.augment(scaled, SEED), found)
+
+
+PIXELS = np.random.default_rng(0).random((8, 6, 6, 3)).astype("float32")
+
+
+@pytest.mark.parametrize(
+    ("images", "value_range", "received"),
+    [
+        (PIXELS, (0, 255), r"0 to 255\. Received: values 0\.0\d+ to 0\.99"),
+        (2 * PIXELS - 1, (0, 255), r"0 to 255\. Received: values -0\.9\d+ to 0\.99"),
+        ((PIXELS - 0.485) / 0.229, (0, 255), r"0 to 255\. Received: values -2\.\d+ to 2\.\d+"),
+        ((PIXELS > 0.5).astype("uint8"), (0, 255), r"0 to 255\. Received: values 0 to 1,"),
+        (255 * PIXELS, (0, 1), r"0 to 1\. Received: values .* to 254\.\d+"),
+        (255 * PIXELS, (-1, 1), r"-1 to 1\. Received"),
+        (255 * PIXELS, (0, 65535), r"0 to 65535\. Received"),
+    ],
+)
+def test_images_out_of_range_are_named_once(images, value_range, received):
+    augmenter = image_augmenter("photos", (6, 6, 3), value_range=value_range)
+    with pytest.warns(UserWarning, match=received + r".*Pass value_range=\(lowest, highest\)"):
+        augmenter.augment(images, SEED)
+    augmenter(images, training=True)  # in silence
+
+
+@pytest.mark.parametrize(
+    ("images", "value_range"),
+    [
+        (255 * PIXELS, (0, 255)),
+        (np.zeros((2, 6, 6, 3), "uint8"), (0, 255)),
+        (np.full((2, 6, 6, 3), 255.0), (0, 255)),
+        (260 * PIXELS - 3, (0, 255)),  # resized with a sharp filter
+        (PIXELS, (0, 1)),
+        (-np.ones((2, 6, 6, 3)), (-1, 1)),
+        (np.full((2, 6, 6, 3), np.nan), (0, 255)),  # StopOnNonFinite names it
+    ],
+)
+def test_images_in_range_earn_no_warning(images, value_range):
+    assert image_augmenter("photos", (6, 6, 3), value_range=value_range).check_range(images) is None
+
+
+@pytest.mark.parametrize("value_range", [(1, 0), (0, 0), 255, (0, np.inf), (0, 1, 2), "ab", None])
+def test_bad_ranges_are_named(value_range):
+    with pytest.raises(ValueError, match=r"`value_range` must be the lowest and the highest.*Received: value_range="):
+        image_augmenter("grey", (6, 6, 1), value_range=value_range)

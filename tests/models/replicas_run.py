@@ -31,6 +31,14 @@ CASES = {
         {},
     ),
     "decoupled": ((keras_tfcl.DecoupledInfoNCE, {"temperature": 0.2, "sigma": 0.5}), {}),
+    "learned": ((lambda: keras_tfcl.ContrastiveLoss(keras_tfcl.LearnableTemperature(0.3)), {}), {}),
+    "dynamic": ((keras_tfcl.ContrastiveLoss, {"scaling": keras_tfcl.DynamicTemperature(0.2, 0.5)}), {}),
+    "near_duplicates": (
+        (keras_tfcl.ContrastiveLoss, {"scaling": 0.5, "negatives": keras_tfcl.WithoutNearDuplicates(0.1)}),
+        {},
+    ),
+    "simple": ((keras_tfcl.SimpleContrastiveLoss, {}), {}),
+    "sum": ((keras_tfcl.InfoNCE, {"temperature": 0.2, "reduction": "sum"}), {}),
     "cross_view": ((keras_tfcl.InfoNCE, {"temperature": 0.2, "cross_view_only": True}), {}),
     "tiled": ((keras_tfcl.ArctanhInfoNCE, {"block_size": 5}), {}),
     "sigmoid": ((keras_tfcl.SigmoidContrastiveLoss, {}), {}),
@@ -56,9 +64,30 @@ def train(case, strategy):
     history = [model.fit(first, None if y is None else y[:BATCH], **settings).history]
     gradient = KERNEL - encoder.layers[-1].kernel.numpy()
     history.append(model.fit(VIEWS, y, epochs=2, **settings).history)
-    evaluation = model.evaluate(VIEWS, LABELS, batch_size=13, verbose=0)
+    evaluation = {"evaluate": model.evaluate(VIEWS, LABELS, batch_size=13, verbose=0), **uneven(model, options)}
     weights = [weight.numpy().tolist() for weight in model.weights]
     return {"history": history, "gradient": gradient.tolist(), "weights": weights, "evaluation": evaluation}
+
+
+def uneven(model, options):
+    """Batches whose last one has a single sample, and single batches of a few: some replicas have none."""
+    y = np.arange(9) if "queue" in options else LABELS[:9]
+    several = tuple(view[:9] for view in VIEWS)
+    batches = tf.data.Dataset.from_tensor_slices((several, y)).batch(8)
+    history = model.fit(batches, validation_data=batches, verbose=0).history
+    weight = np.array([0.5, 2.0, 1.0])
+    few, y = tuple(view[:3] for view in VIEWS), y[:3]
+    results = {
+        "history": history,
+        "evaluate": model.evaluate(batches, verbose=0),
+        "test_on_batch": model.test_on_batch(few, y, weight),
+        "predict_on_batch": [features.tolist() for features in model.predict_on_batch(few)],
+        "predict": model.predict(VIEWS[0][:9], batch_size=8, verbose=0).tolist(),
+    }
+    if options.get("queue_size", 6) % 6 == 0:  # else the queue takes no batches of three samples
+        results["train_on_batch"] = model.train_on_batch(few, y, weight)
+        results["after it"] = model.predict_on_batch(few[0]).tolist()
+    return results
 
 
 def main(setting, *cases):

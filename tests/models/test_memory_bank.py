@@ -62,7 +62,7 @@ def test_training_with_a_memory_bank(count, options):
     losses, kernel, bank = reference(views, epochs=2)
     np.testing.assert_allclose(history["loss"], losses, rtol=1e-4)
     np.testing.assert_allclose(model.encoder.layers[-1].kernel, kernel, rtol=1e-3, atol=1e-5)
-    np.testing.assert_allclose(model.instance_bank.entries, bank, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(model.memory.entries, bank, rtol=1e-3, atol=1e-5)
 
 
 def test_shuffled_arrays_and_numbered_datasets_agree():
@@ -73,8 +73,8 @@ def test_shuffled_arrays_and_numbered_datasets_agree():
     dataset = tf.data.Dataset.from_tensor_slices((tuple(view[::-1] for view in VIEWS), np.arange(ROWS)[::-1]))
     numbered.fit(dataset.batch(BATCH), verbose=0)
     for one in (model, numbered):
-        assert one.instance_bank.seen.numpy().all()
-        cosines = one.instance_bank.entries.numpy() @ one.predict(np.mean(VIEWS, 0), verbose=0).T
+        assert one.memory.seen.numpy().all()
+        cosines = one.memory.entries.numpy() @ one.predict(np.mean(VIEWS, 0), verbose=0).T
         assert (cosines.argmax(1) == np.arange(ROWS)).mean() > 0.5
 
 
@@ -93,7 +93,7 @@ def test_evaluation_of_one_view_is_refused_before_the_first_step():
     for data in (VIEWS[0], ((VIEWS[0],),)):
         with pytest.raises(ValueError, match=message):
             model.fit(VIEWS[:1], validation_data=data, verbose=0)
-    assert not model.instance_bank.seen.numpy().any()
+    assert not model.memory.seen.numpy().any()
     model.fit(VIEWS[:1], validation_data=(VIEWS,), verbose=0)
 
 
@@ -103,7 +103,7 @@ def test_save_load_and_go_on(tmp_path):
     model.fit(VIEWS, **settings)
     model.save(tmp_path / "run.keras")
     loaded = keras.models.load_model(tmp_path / "run.keras")
-    np.testing.assert_array_equal(loaded.instance_bank.seen, model.instance_bank.seen)
+    np.testing.assert_array_equal(loaded.memory.seen, model.memory.seen)
     expected = model.fit(VIEWS, **settings).history["loss"]
     np.testing.assert_allclose(loaded.fit(VIEWS, **settings).history["loss"], expected, rtol=1e-5)
 

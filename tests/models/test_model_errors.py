@@ -66,16 +66,16 @@ def test_queue_of_no_whole_number_of_batches():
 
 
 def test_views():
-    fit_fails(r"views of an instance must have one shape\. Received: .*\(None, 4\).*\(None, 3\)", (X, X[:, :3]))
+    fit_fails(r"views of a sample must have one shape\. Received: .*\(None, 4\).*\(None, 3\)", (X, X[:, :3]))
     fit_fails(r"data with one view of each instance\. Pass two views", (X,))
-    fit_fails(r"needs 2 different views.*instances without views", X)
+    fit_fails(r"needs 2 different views.*samples without views", X)
 
 
 def test_too_little_data():
-    fit_fails(r"at least one instance\. Received: an empty data set", (X[:0], X[:0]))
+    fit_fails(r"at least one sample\. Received: an empty data set", (X[:0], X[:0]))
     views = tf.data.Dataset.from_tensor_slices((X, X)).map(lambda *views: (views,)).batch(8)
     fit_fails(r"at least one batch\. Received: an empty data set", views.take(0))
-    fit_fails(r"must not exceed the number of instances\. Received: batch_size=17 for 16 rows", (X, X), batch_size=17)
+    fit_fails(r"must not exceed the number of samples\. Received: batch_size=17 for 16 samples", (X, X), batch_size=17)
     assert np.isfinite(build().fit((X, X + 1), verbose=0).history["loss"]).all()  # the default of 32 adapts
 
 
@@ -98,7 +98,7 @@ def test_shapes_of_outputs():
             build(keras.Model(inputs, outputs))
     fit_fails(
         r"projector must give one vector.*output \(.*, 3, 1\)",
-        (X, X),
+        (X, X + 1),
         model=build(projector=keras.layers.Reshape((3, 1))),
     )
     with pytest.raises(ValueError, match=r"projector must give one vector.*output \(None, 3, 1\)"):
@@ -116,7 +116,7 @@ def test_losses_that_compare_nothing():
         model.compile("sgd", loss=keras.losses.MeanSquaredError())
     model = keras_tfcl.ContrastiveModel(encoder(), momentum=0.5, queue_size=16, queue="instances", seed=0)
     model.compile("sgd", loss=keras_tfcl.InfoNCE(cross_view_only=True))
-    fit_fails(r"needs the view of each candidate.*memory banks have no views", (X, X), model=model)
+    fit_fails(r"needs the view of each candidate.*memory banks have no views", (X, X + 1), model=model)
 
 
 def test_what_several_replicas_cannot_train():

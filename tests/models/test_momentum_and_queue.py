@@ -83,9 +83,9 @@ def test_training_is_moco(options, labels, cross_view_only):
     expected, query, key, queue = moco(6, QUEUE, labels, cross_view_only)
     np.testing.assert_allclose(losses, expected, rtol=1e-4)
     np.testing.assert_allclose(model.encoder.layers[-1].kernel, query, rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(model.key_encoder.weights[0], key, rtol=1e-4, atol=1e-6)
-    start = int(model.key_queue.stored.numpy()) % QUEUE
-    np.testing.assert_allclose(np.roll(model.key_queue.keys, -start, axis=0), queue, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(model.memory.key_encoder.weights[0], key, rtol=1e-4, atol=1e-6)
+    start = int(model.memory.queue.stored.numpy()) % QUEUE
+    np.testing.assert_allclose(np.roll(model.memory.queue.keys, -start, axis=0), queue, rtol=1e-4, atol=1e-6)
 
 
 def test_momentum_without_queue():
@@ -99,7 +99,7 @@ def test_save_load_and_go_on(tmp_path):
     model.save(tmp_path / "run.keras")
     loaded = keras.models.load_model(tmp_path / "run.keras")
     assert (loaded.momentum, loaded.queue_size, loaded.queue) == (MOMENTUM, QUEUE, "keys")
-    np.testing.assert_array_equal(loaded.key_queue.labels, model.key_queue.labels)
+    np.testing.assert_array_equal(loaded.memory.queue.labels, model.memory.queue.labels)
     np.testing.assert_allclose(fit(loaded, LABELS), fit(model, LABELS), rtol=1e-5)
 
 
@@ -110,7 +110,7 @@ def test_evaluation_compares_with_keys_and_leaves_the_memory_alone():
     result = model.evaluate(tuple(view[:BATCH] for view in VIEWS), batch_size=BATCH, verbose=0)
     for weight, value in zip(model.non_trainable_weights, before, strict=True):
         np.testing.assert_array_equal(weight, value)
-    stored, kernel, key_kernel = model.key_queue.keys.numpy(), *(w.numpy() for w in model.weights[:1]), before[0]
+    stored, kernel, key_kernel = model.memory.queue.keys.numpy(), *(w.numpy() for w in model.weights[:1]), before[0]
     assert kernel.shape == key_kernel.shape
 
     def unit(x):
@@ -133,11 +133,11 @@ def test_batch_normalisation_of_the_key_encoder():
     model.compile(keras.optimizers.SGD(0.0), loss="infonce", run_eagerly=True)
     model.fit(tuple(view[:BATCH] for view in VIEWS), batch_size=BATCH, shuffle=False, verbose=0)
     seen = np.concatenate([view[:BATCH] for view in VIEWS]) @ KERNEL
-    statistics = {weight.name: weight.numpy() for weight in model.key_encoder.weights}
+    statistics = {weight.name: weight.numpy() for weight in model.memory.key_encoder.weights}
     np.testing.assert_allclose(statistics["moving_mean"], 0.1 * seen.mean(0), rtol=1e-4)
     normalised = (seen - seen.mean(0)) / np.sqrt(seen.var(0) + 1e-3)
     expected = normalised / np.linalg.norm(normalised, axis=1, keepdims=True)
-    stored = model.key_queue.keys.numpy()[: 2 * BATCH].reshape(BATCH, 2, 3)
+    stored = model.memory.queue.keys.numpy()[: 2 * BATCH].reshape(BATCH, 2, 3)
     np.testing.assert_allclose(stored, expected.reshape(2, BATCH, 3).transpose(1, 0, 2), rtol=1e-3, atol=1e-5)
 
 
@@ -155,7 +155,7 @@ def test_what_a_copied_layer_has_learned_is_copied():
     normalization = keras.layers.Normalization()
     normalization.adapt(VIEWS[0] * 3 + 1)
     model = build(encoder=keras.Sequential([keras.Input((5,)), normalization, keras.layers.Dense(3)]))
-    keys = model.key_encoder((VIEWS[0],))[:, 0]
+    keys = model.memory.key_encoder((VIEWS[0],))[:, 0]
     np.testing.assert_allclose(keys, model.predict(VIEWS[0], verbose=0), rtol=1e-5, atol=1e-6)
 
 
@@ -164,10 +164,10 @@ def test_batches_that_cannot_be_checked_beforehand():
     model = build(queue_size=12)
     dataset = tf.data.Dataset.from_tensor_slices((VIEWS,)).batch(5)
     model.fit(dataset.map(lambda views: (views,)), verbose=0)
-    assert int(model.key_queue.stored) == 2 * ROWS
+    assert int(model.memory.queue.stored) == 2 * ROWS
     newest = [n % 12 for n in range(2 * ROWS - 8, 2 * ROWS)]  # the last batch has 4 rows
-    stored = model.key_queue.keys.numpy()[newest].reshape(4, 2, 3)
+    stored = model.memory.queue.keys.numpy()[newest].reshape(4, 2, 3)
     assert np.isfinite(stored).all()
     # The key encoder moved once since; with a learning rate of 0.5 that is not far.
-    keys = model.key_encoder(tuple(view[-4:] for view in VIEWS)).numpy()
+    keys = model.memory.key_encoder(tuple(view[-4:] for view in VIEWS)).numpy()
     assert (stored * keys).sum(-1).min() > 0.9

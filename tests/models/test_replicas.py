@@ -13,8 +13,8 @@ import pytest
 
 SCRIPT = Path(__file__).with_name("replicas_run.py")
 CASES = [
-    "infonce", "arctanh", "hard", "reweighted", "decoupled", "cross_view", "tiled", "sigmoid", "labels", "slices",
-    "queue", "bank",
+    "infonce", "arctanh", "hard", "reweighted", "decoupled", "learned", "dynamic", "near_duplicates", "simple", "sum",
+    "cross_view", "tiled", "sigmoid", "labels", "slices", "queue", "bank",
 ]  # fmt: skip
 
 

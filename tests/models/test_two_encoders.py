@@ -91,9 +91,9 @@ def test_momentum_and_queue():
     """Each side has a key encoder of its own; keys of images and texts alternate in the queue."""
     model = build(momentum=0.9, queue_size=32)
     assert np.isfinite(model.fit(PAIRS, batch_size=8, epochs=2, verbose=0).history["loss"]).all()
-    keys = model.key_encoder(PAIRS).numpy()
+    keys = model.memory.key_encoder(PAIRS).numpy()
     assert keys.shape == (16, 2, 3)
-    assert len(model.key_encoder.networks) == 2
+    assert len(model.memory.key_encoder.weights) == len(model.trainable_weights)
 
 
 def test_bad_pairs():
@@ -110,5 +110,5 @@ def test_bad_pairs():
         model.fit((IMAGES, TOKENS, TOKENS), verbose=0)
     with pytest.raises(ValueError, match=r"2 encoders takes a tuple.*Received: "):
         model.predict(IMAGES, verbose=0)
-    with pytest.raises(ValueError, match=r"needs 2 different views.*x=\(view_1, view_2\)"):
+    with pytest.raises(ValueError, match=r"2 encoders takes a tuple.*Received: a single input\. Pass x=\(a, b\)"):
         model.fit(IMAGES, verbose=0)

@@ -1,0 +1,194 @@
+"""An end with a reason for runs whose inputs, loss or weights are no longer numbers."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+from keras import ops
+
+
+class StopOnNonFinite(keras.callbacks.Callback):
+    """Raises FloatingPointError at the first batch whose loss or inputs hold NaN or Inf, and says where they came from.
+
+    The message names epoch and batch, which rows of the batch hold NaN or Inf (inputs or embeddings: known for a
+    `ContrastiveModel` on one replica) and what to try. A `ContrastiveModel` finds inputs in the very batch that holds
+    them, even where relu, max pooling or clipping turn them into numbers; other models show them in the loss, if at
+    all. An exception, and not `model.stop_training`: callbacks behind this one see neither the end of the batch nor of
+    the epoch, so they save nothing, and `keras.callbacks.BackupAndRestore` keeps its backup. At the end of each epoch
+    the weights are checked too, before others can save them: a gradient that was NaN shows in the loss only one step
+    later. A checkpoint of the end of an epoch is finite therefore; one saved within an epoch may not be.
+
+    `ContrastiveModel.fit` puts one in front of all callbacks, unless it is given one, or Keras' `TerminateOnNaN`. Put
+    your own first in the list, with any Keras model.
+
+    Under `mixed_float16` steps whose scaled gradients overflow are skipped by Keras' `LossScaleOptimizer`; their loss
+    is finite and they are no failure.
+
+    Example:
+
+    >>> encoder = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    >>> model = keras_tfcl.ContrastiveModel(encoder)
+    >>> model.compile("adam", loss="infonce")
+    >>> x = np.random.default_rng(0).normal(size=(16, 4)).astype("float32")
+    >>> x[5] = np.nan
+    >>> model.fit((x, x + 1), batch_size=16, shuffle=False, verbose=0)
+    Traceback (most recent call last):
+    FloatingPointError: The loss became nan in epoch 1, batch 1 (optimizer step 0). Inputs: NaN or Inf in 1 of 16 ...
+    """
+
+    # Keras may call it from another thread, a few steps late, so that no step waits for its own loss. It still comes
+    # before the end of the epoch; and beside a callback that saves within the epoch Keras waits.
+    async_safe = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._epoch = 0
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        if hasattr(self.model, "first_failure"):
+            self.model.first_failure.forget()
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self._epoch = epoch
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        loss = (logs or {}).get("loss", 0.0)
+        if not math.isfinite(loss):
+            last = batch + 1
+            first = max(1, last - self.model.steps_per_execution + 1)
+            where = f"batch {last}" if first == last else f"batches {first} to {last}"
+            raise FloatingPointError(
+                f"The loss became {loss} in epoch {self._epoch + 1}, {where}{self._reason()} {_continue(self._epoch)}"
+            )
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        floats = [v for v in self.model.weights if "float" in v.dtype]
+        ruined = [v.path for v in floats if not bool(ops.all(ops.isfinite(v)))]
+        if ruined:
+            raise FloatingPointError(
+                f"The last gradient of epoch {epoch + 1} was not finite: NaN or Inf in {len(ruined)} of {len(floats)} "
+                f"weights, the first is {ruined[0]}. {_LOWER_LEARNING_RATE} {_continue(epoch)}"
+            )
+
+    def _reason(self) -> str:
+        failure = self.model.first_failure.read() if hasattr(self.model, "first_failure") else None
+        if failure is None:
+            return f". {_CLEAN_INPUTS} {_LOWER_LEARNING_RATE}"
+        inputs = _rows(failure.bad_inputs, failure.samples, failure.first_bad_input)
+        embeddings = _rows(failure.bad_embeddings, failure.samples, failure.first_bad_embedding)
+        return f" (optimizer step {failure.step}). Inputs: {inputs}. Embeddings: {embeddings}. {_remedy(failure)}"
+
+
+class Failure(NamedTuple):
+    """What was not finite in a step.
+
+    Attributes:
+        step: number of optimizer steps before it.
+        samples: number of samples in its batch.
+        bad_inputs, first_bad_input: how many samples have NaN or Inf in a view, and the row of the first (-1: none).
+        bad_embeddings, first_bad_embedding: the same of the projections that the loss saw.
+    """
+
+    step: int
+    samples: int
+    bad_inputs: int
+    first_bad_input: int
+    bad_embeddings: int
+    first_bad_embedding: int
+
+
+class FirstFailure:
+    """A note of the first step whose loss or inputs are not finite, written on the device for `StopOnNonFinite`.
+
+    It is no part of a model's state, and is not saved.
+    """
+
+    def __init__(self) -> None:
+        self._note = tf.Variable([-1] * len(Failure._fields), dtype="int64", trainable=False)
+
+    def forget(self) -> None:
+        """Makes room for the next failure."""
+        self._note.assign([-1] * len(Failure._fields))
+
+    def read(self) -> Failure | None:
+        """The first failure since `forget`, or None."""
+        note = Failure(*(int(number) for number in self._note.numpy()))
+        return None if note.samples < 0 else note
+
+    def checked_loss(self, loss: Any, x: Any, embeddings: Any, step: Any) -> Any:
+        """The loss of a training step; NaN where an input holds NaN or Inf.
+
+        Args:
+            loss: scalar.
+            x: structure of the inputs of the step.
+            embeddings: `(B, ...)`, what the loss saw.
+            step: number of optimizer steps so far.
+        """
+
+        def look_closer() -> Any:
+            bad_inputs, bad_embeddings = _bad_rows(x), _bad_rows(embeddings)
+            result = tf.where(tf.reduce_any(bad_inputs), tf.constant(float("nan"), loss.dtype), loss)
+            # With several replicas each has rows of its own, and none knows the row of the batch.
+            if tf.distribute.get_strategy().num_replicas_in_sync == 1:
+                samples = tf.shape(embeddings, out_type="int64")[0]
+                found = tf.stack([tf.cast(step, "int64"), samples, *_summary(bad_inputs), *_summary(bad_embeddings)])
+                is_first = (self._note[1] < 0) & ~tf.math.is_finite(result)
+                self._note.assign(tf.where(is_first, found, self._note))
+            return result
+
+        return tf.cond(_seems_finite(x) & tf.math.is_finite(loss), lambda: loss, look_closer)
+
+
+def _seems_finite(x: Any) -> Any:
+    """Whether all sums are finite: one pass over the inputs. Sums of large numbers may overflow, though."""
+    sums = [tf.reduce_sum(tf.cast(t, "float32") if t.dtype.size < 4 else t) for t in _floats(x)]
+    return tf.reduce_all([tf.constant(True), *map(tf.math.is_finite, sums)])
+
+
+def _floats(values: Any) -> list[Any]:
+    return [t for t in map(tf.convert_to_tensor, keras.tree.flatten(values)) if t.dtype.is_floating]
+
+
+def _bad_rows(values: Any) -> Any:
+    """bool (B,): whether a row of any of the tensors holds NaN or Inf."""
+    bad = [tf.reduce_any(~tf.math.is_finite(t), axis=range(1, len(t.shape))) for t in _floats(values)]
+    return tf.reduce_any(tf.stack(bad), axis=0) if bad else tf.constant([False])
+
+
+def _summary(bad: Any) -> tuple[Any, Any]:
+    """How many, and the index of the first or -1."""
+    first = tf.argmax(tf.cast(bad, "int32"), output_type="int64")
+    return tf.math.count_nonzero(bad), tf.where(tf.reduce_any(bad), first, tf.constant(-1, "int64"))
+
+
+_CLEAN_INPUTS = "Look for NaN or Inf in the data and in what the augmenter makes of it."
+_LOWER_LEARNING_RATE = (
+    "Lower the learning rate, warm it up, or clip gradients (clipnorm=1.0); under mixed_float16 use mixed_bfloat16, "
+    "whose range is float32's."
+)
+_RUINED_OR_SPREAD = (
+    "Either the gradient of the step before ruined the weights, or the encoder overflows on some row and batch "
+    "normalisation spreads that to all."
+)
+
+
+def _continue(epoch: int) -> str:
+    good = f"the end of epoch {epoch} or earlier" if epoch else "before this run, or start anew"
+    return f"The weights in memory and checkpoints saved within this epoch may be ruined: use a checkpoint from {good}."
+
+
+def _rows(bad: int, samples: int, first: int) -> str:
+    return f"NaN or Inf in {bad} of {samples} samples, the first is row {first}" if bad else "all finite"
+
+
+def _remedy(failure: Failure) -> str:
+    if failure.bad_inputs:
+        return _CLEAN_INPUTS
+    if failure.bad_embeddings == failure.samples:
+        return f"{_RUINED_OR_SPREAD} {_LOWER_LEARNING_RATE}"
+    if failure.bad_embeddings:
+        return f"The encoder overflows on these rows. {_LOWER_LEARNING_RATE}"
+    return f"The loss itself overflowed: raise its temperature, or look at sample_weight. {_LOWER_LEARNING_RATE}"

@@ -1,0 +1,172 @@
+"""Random draws of augmenters that TensorFlow traces: which of them would repeat, and how they are made anew."""
+
+from __future__ import annotations
+
+import random
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_tfcl._keras_compat import graphs_of_dataset
+from keras_tfcl.ops.seeded_call import seeded_call
+
+REMEDY = (
+    "Use Keras layers such as keras.layers.GaussianNoise(0.1), keras.random with a keras.random.SeedGenerator that is "
+    "made once, or an object with a method `augment(x, seed)` that draws with tf.random.stateless_normal(shape, seed)."
+)
+
+
+def repeats_draws(augmenter: Callable[..., Any], x: Any) -> bool:
+    """Whether an augmenter of stateful `tf.random` operations would repeat its draws in each epoch.
+
+    It would under a global seed, as `keras.utils.set_random_seed` sets it: a data set starts each of its epochs with
+    the random state of the first one.
+
+    Args:
+        augmenter: function from a batch to a batch of one view each.
+        x: structure of `tf.TensorSpec` of that batch.
+
+    Raises:
+        ValueError: for an augmenter that draws the same in each view or batch whatever is done: random operations with
+            a seed of their own, or numbers drawn by Python while the function is traced.
+    """
+    nodes, global_seed = _traced(augmenter, x)
+    seeded = list(filter(_is_seeded, nodes))
+    if seeded:
+        raise ValueError(
+            f"`augmenter` must draw anew for each view. Received: {_name(augmenter)}, whose {seeded[0].op} has the "
+            f"fixed seed {seeded[0].attr['seed2'].i}, so that views and epochs repeat. Leave out its `seed`; a "
+            f"tf.function in it must not have been called before. {REMEDY}"
+        )
+    again = _traced(augmenter, x)[0]
+    # What an augmenter builds when it is first called is no draw: the second and third call are compared then.
+    if _constants(nodes) != _constants(again) != _constants(_traced(augmenter, x)[0]):
+        raise ValueError(
+            f"`augmenter` must draw with TensorFlow or Keras. Received: {_name(augmenter)}, whose numbers change each "
+            "time it is traced, as those of np.random and random do. It is traced once, so that every batch would get "
+            f"the same numbers. {REMEDY}"
+        )
+    return global_seed is not None and any(map(_is_random, nodes))
+
+
+def notice_repeated_draws(dataset: tf.data.Dataset) -> None:
+    """Warns of a data set that draws with seeded operations of `tf.random`, and so repeats its draws in each epoch."""
+    if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
+        return  # never started a second time
+    seeded = [node for graph in graphs_of_dataset(dataset) for node in _nodes(graph) if _is_seeded(node)]
+    if seeded:
+        warnings.warn(
+            f"The data set draws with {seeded[0].op} under a fixed seed, its own or that of set_random_seed, and "
+            "starts each epoch with the same draws: views repeat. Give samples instead of views, and draw in the "
+            "`augmenter` of ContrastiveModel; or draw with a tf.random.Generator that is made once.",
+            stacklevel=2,
+        )
+
+
+def draw(augmenter: Callable[..., Any], x: Any, seed: tuple[Any, Any]) -> Any:
+    """One view of a batch.
+
+    Args:
+        augmenter: object with a method `augment(x, seed)`; a Keras layer, whose random generators start from the seed
+            if they are its only state; or a function, whose randomness is its own.
+        x: batch of samples.
+        seed: two integers.
+    """
+    if hasattr(augmenter, "augment"):
+        return augmenter.augment(x, tf.stack([tf.cast(number, "int32") for number in seed]))
+    if not isinstance(augmenter, keras.Layer):
+        return augmenter(x)
+    if not augmenter.built:
+        augmenter(x, training=True)
+    if all(map(_is_generator_state, augmenter.variables)):
+        numbers = tf.stack([tf.cast(number, "int64") for number in seed])
+        view, own = seeded_call(lambda: augmenter(x, training=True), augmenter.variables, numbers)
+        if own:
+            return view
+    return augmenter(x, training=True)
+
+
+def reseeded(augmenter: Callable[..., Any], *key: int) -> Callable[[Any], Any]:
+    """The augmenter as a function to be traced, whose stateful `tf.random` operations follow from the key.
+
+    Args:
+        augmenter: Keras layer, or function from a batch to a batch of one view each.
+        *key: integers, such as the seed of the run and the number of the step.
+    """
+    augmenter = _untraced(augmenter)
+    seeds = random.Random(repr(key))
+
+    def augment(x: Any) -> Any:
+        seed = seeds.getrandbits(31)  # of this view
+
+        @tf.function  # of its own, since AutoGraph is off where an epoch's data set is made
+        def seeded(x: Any) -> Any:
+            tf.compat.v1.set_random_seed(seed)  # of the graph that is being traced, and of no other
+            return _call(augmenter, x)
+
+        return seeded(x)
+
+    return augment
+
+
+def made_anew(make: Callable[[int], tf.data.Dataset], step: Callable[[], int]) -> tf.data.Dataset:
+    """The data set `make(step())`, made anew each time an epoch starts."""
+
+    def epoch(_: Any) -> tf.data.Dataset:
+        made = tf.py_function(lambda: tf.data.experimental.to_variant(make(int(step()))), [], tf.variant)
+        return tf.data.experimental.from_variant(made, spec)
+
+    spec = make(int(step())).element_spec
+    return tf.data.Dataset.from_tensors(0).flat_map(epoch)
+
+
+def _traced(augmenter: Callable[..., Any], x: Any) -> tuple[list[Any], int | None]:
+    """The operations of an augmenter and of all functions in it, without a global seed; and what that seed is."""
+    augmenter = _untraced(augmenter)
+    global_seed = None
+
+    def trace(x: Any) -> Any:
+        nonlocal global_seed
+        global_seed = tf.compat.v1.get_default_graph().seed
+        tf.compat.v1.set_random_seed(None)
+        return _call(augmenter, x)
+
+    return _nodes(tf.function(trace).get_concrete_function(x).graph.as_graph_def()), global_seed
+
+
+def _nodes(graph: tf.compat.v1.GraphDef) -> list[Any]:
+    """The operations of a graph, and of all functions that it calls."""
+    return [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
+
+
+def _call(augmenter: Callable[..., Any], x: Any) -> Any:
+    return augmenter(x, training=True) if isinstance(augmenter, keras.Layer) else augmenter(x)
+
+
+def _untraced(augmenter: Callable[..., Any]) -> Callable[..., Any]:
+    """The Python function of a `tf.function`, which would keep the seeds that it was first traced with."""
+    return getattr(augmenter, "python_function", augmenter)
+
+
+def _is_generator_state(variable: keras.Variable) -> bool:
+    return tuple(variable.shape) == (2,) and variable.dtype.startswith(("int", "uint"))
+
+
+def _is_random(node: Any) -> bool:
+    """Whether a node is a stateful random operation: they alone have two seeds as attributes."""
+    return "seed" in node.attr and "seed2" in node.attr
+
+
+def _is_seeded(node: Any) -> bool:
+    return _is_random(node) and bool(node.attr["seed"].i or node.attr["seed2"].i)
+
+
+def _constants(nodes: list[Any]) -> list[bytes]:
+    return sorted(node.attr["value"].SerializeToString(deterministic=True) for node in nodes if node.op == "Const")
+
+
+def _name(augmenter: Callable[..., Any]) -> str:
+    return f"`{getattr(augmenter, '__name__', type(augmenter).__name__)}`"

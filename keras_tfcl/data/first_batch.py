@@ -1,0 +1,125 @@
+"""What the first batch of a run shows about its views and labels, before time is spent on training with them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_tfcl.data.draws import REMEDY
+
+LOOKED_AT = 64  # samples, so that large images cost little
+FEWEST = 4  # samples, below which views may be equal by chance
+FEW_POSITIVES = 0.25  # share of the samples of a batch
+
+
+class FirstBatch:
+    """Warns once of a first batch that teaches nothing.
+
+    Args:
+        augmenter: what makes the views. Its method `check_range(x)` is called, if it has one.
+        labels_decide: whether samples with equal labels are positives.
+    """
+
+    def __init__(self, augmenter: Callable[..., Any] | None, labels_decide: bool) -> None:
+        self._augmenter = augmenter
+        self._labels_decide = labels_decide
+        self._seen = False
+
+    def notice(self, is_first: Any, x: Any, views: tuple, y: Any = None) -> None:
+        """To be called with each batch, in eager mode or while a data set is traced.
+
+        Args:
+            is_first: whether the batch is the first one, bool or bool tensor.
+            x: what the views were made of: samples, or the views themselves.
+            views: tuple of V batches of views.
+            y: labels, if any.
+        """
+        batch = {"views": views}
+        if not isinstance(x, tuple):
+            batch["samples"] = x
+        if self._labels_decide and len(views) == 1 and y is not None:
+            batch["labels"] = y
+
+        def look(*leaves: np.ndarray) -> np.bool_:
+            self._look(**tf.nest.pack_sequence_as(batch, leaves))
+            return np.bool_(True)
+
+        tf.cond(is_first, lambda: tf.numpy_function(look, tf.nest.flatten(batch), tf.bool), lambda: False)
+
+    def _look(self, views: tuple, samples: Any = None, labels: Any = None) -> None:
+        if self._seen:
+            return
+        self._seen = True  # Keras may read the first batch twice, to learn its shapes
+        if samples is not None and hasattr(self._augmenter, "check_range"):
+            self._augmenter.check_range(samples)
+        for finding in _findings(samples, views, labels):
+            warnings.warn(finding, stacklevel=2)
+
+
+def _findings(samples: Any, views: tuple, labels: Any) -> Iterator[str]:
+    samples, views = keras.tree.map_structure(lambda part: None if part is None else part[:LOOKED_AT], (samples, views))
+    if _are_equal(views):
+        yield (
+            "The views of each sample are equal in the first batch, so that the loss has nothing to teach. Make views "
+            f"that differ. {REMEDY} Where the encoder itself draws noise, such as dropout, this may be as it should."
+        )
+    elif samples is not None and _come_out_alike(samples, views[0]):
+        yield (
+            "Different samples come out of the augmenter as the same view in the first batch, so that nothing tells "
+            "them apart. Check that the augmenter uses its argument, and the range of values that it expects."
+        )
+    elif samples is not None and _change_alike(samples, views[0]):
+        yield (
+            "The augmenter changes all samples of the first batch in the same way, so that the encoder need not ignore "
+            "the change. Draw for each sample: tf.random.normal(tf.shape(x)), or shape (B, 1, 1, 1) for images."
+        )
+    if labels is not None:
+        yield from _few_positives(labels)
+
+
+def _are_equal(views: tuple) -> bool:
+    first, *others = [keras.tree.flatten(view) for view in views]
+    enough = len(first[0]) >= FEWEST
+    return enough and any(all(map(np.array_equal, first, other)) for other in others)
+
+
+def _come_out_alike(samples: Any, view: Any) -> bool:
+    return len(_distinct(view)) < len(_distinct(samples)) / 2
+
+
+def _distinct(batch: Any) -> set:
+    leaves = keras.tree.flatten(batch)
+    return {
+        tuple(row if isinstance(row, bytes) else row.tobytes() for row in rows) for rows in zip(*leaves, strict=True)
+    }
+
+
+def _change_alike(samples: Any, view: Any) -> bool:
+    """Whether some array has the same number added to all its samples."""
+    before, after = keras.tree.flatten(samples), keras.tree.flatten(view)
+    return len(before) == len(after) and any(map(_is_shifted, before, after))
+
+
+def _is_shifted(before: np.ndarray, after: np.ndarray) -> bool:
+    if before.shape != after.shape or after.dtype.kind != "f" or before.dtype.kind not in "fiu" or len(after) < FEWEST:
+        return False
+    with np.errstate(all="ignore"):  # StopOnNonFinite names what is not finite
+        change = after.astype("float64") - before
+        largest = np.abs(change).max()
+        return bool(largest > 0 and np.abs(change - change[0]).max() < 1e-4 * largest)
+
+
+def _few_positives(labels: np.ndarray) -> Iterator[str]:
+    _, counts = np.unique(labels, return_counts=True)
+    samples, found = labels.size, int(counts[counts > 1].sum())
+    if labels.shape in ((samples,), (samples, 1)) and found < FEW_POSITIVES * samples:
+        yield (
+            f"Only {found} of {samples} samples ({found / samples:.0%}) of the first batch have a "
+            "positive, another sample with their label; all others have no loss. Use larger batches, batches with "
+            "several samples of each class, or views=2 with an augmenter."
+        )

@@ -1,0 +1,80 @@
+"""What is trained inside a loss, such as a learnable temperature: found, and made part of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+
+from keras_tfcl._keras_compat import leave_out_of_weight_decay
+
+# Objects of these packages are values, or too large to search; none of them holds a layer that a loss would train.
+_NOT_SEARCHED = ("builtins", "numpy", "tensorflow", "types")
+
+
+def layers_of_loss(loss: Any) -> list[keras.Layer]:
+    """The layers inside a loss, and one `LossVariables` for variables that are in no layer.
+
+    Searched are the attributes of the loss, of the objects they hold, and lists, tuples, sets and dictionaries, at any
+    depth: a `Scaling` or `Negatives` of your own that holds a `LearnableTemperature`, or a `keras.Variable` itself.
+
+    Args:
+        loss: a Keras loss, or whatever a loss is made of.
+
+    Returns:
+        Each layer once, in the order of the attributes, so that a loaded loss gives the same order.
+    """
+    found = _search(loss, set())
+    layers = [part for part in found if isinstance(part, keras.Layer)]
+    in_layers = {id(variable) for layer in layers for variable in layer.variables}
+    alone = [part for part in found if not isinstance(part, keras.Layer) and id(part) not in in_layers]
+    return [*layers, LossVariables(alone)] if alone else layers
+
+
+def variables_of_loss(loss: Any) -> list[keras.Variable]:
+    """The variables inside a loss, each once; see `layers_of_loss`."""
+    return list({id(v): v for layer in layers_of_loss(loss) for v in layer.variables}.values())
+
+
+def leave_temperatures_out_of_weight_decay(optimizer: keras.optimizers.Optimizer, layers: list[keras.Layer]) -> None:
+    """Has weight decay leave alone the scalars and vectors that are trained inside a loss, as CLIP does.
+
+    Decay would pull a temperature towards 1 and SigLIP's bias towards 0. Matrices, such as class centres, decay.
+    """
+    trained = [variable for layer in layers for variable in layer.trainable_variables]
+    leave_out_of_weight_decay(optimizer, [variable for variable in trained if len(variable.shape) < 2])
+
+
+class LossVariables(keras.layers.Layer):
+    """Holds the variables of a loss that are in no layer, so that a model counts, trains and saves them.
+
+    Args:
+        variables: the variables.
+    """
+
+    def __init__(self, variables: list[keras.Variable]) -> None:
+        super().__init__(name="loss_variables")
+        self.held = list(variables)
+        self.built = True
+
+
+def _search(value: Any, seen: set[int]) -> list[Any]:
+    """Layers and variables in a value, from outside to inside."""
+    if id(value) in seen:
+        return []
+    seen.add(id(value))
+    if isinstance(value, (keras.Layer, keras.Variable)):
+        return [value]
+    return [found for part in _parts(value) for found in _search(part, seen)]
+
+
+def _parts(value: Any) -> list[Any]:
+    if isinstance(value, Mapping):
+        return list(value.values())
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return list(value)
+    if isinstance(value, type) or type(value).__module__.split(".")[0] in _NOT_SEARCHED:
+        return []
+    slots = [name for cls in type(value).__mro__ for name in getattr(cls, "__slots__", ())]
+    return [*getattr(value, "__dict__", {}).values(), *(getattr(value, name, None) for name in slots)]

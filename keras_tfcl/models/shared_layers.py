@@ -1,0 +1,136 @@
+"""Encoders and projectors that share layers, written so that they load sharing them.
+
+Keras' file format writes a layer that stands in two models as two layers. So the configuration says where shared layers
+stand; loaded models are wired again, with the first of them in the place of the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import keras
+
+from keras_tfcl._keras_compat import inner_layers, nested_layers
+
+Address = list[int]  # number of a part, then of a layer in it, of a layer in that, ...
+
+
+def serialize_parts(**parts: Any) -> dict[str, Any]:
+    """The configurations of layers, or tuples of layers, by name, and of which layers they share.
+
+    Raises:
+        ValueError: if a layer is shared in a way that cannot be restored.
+    """
+    configs = {name: keras.saving.serialize_keras_object(part) for name, part in parts.items()}
+    shared = _find_shared(_flat(parts))
+    return {**_without_sharing(configs), "shared_layers": shared} if shared else configs
+
+
+def deserialize_parts(config: dict[str, Any], custom_objects: dict[str, Any] | None, *names: str) -> dict[str, Any]:
+    """A configuration with the named layers, or tuples of layers, in the place of what `serialize_parts` wrote."""
+    parts = {name: keras.saving.deserialize_keras_object(config[name], custom_objects=custom_objects) for name in names}
+    shared = config.get("shared_layers", [])
+    if shared:
+        layers = _flat(parts)
+        stand_ins = {id(_at(layers, again)): _at(layers, first) for first, again in shared}
+        done: dict[int, keras.Layer] = {}
+        wired = {id(layer): _wired_again(layer, stand_ins, done) for layer in layers}
+        parts = {name: _map_layers(part, wired) for name, part in parts.items()}
+    return {**{name: value for name, value in config.items() if name != "shared_layers"}, **parts}
+
+
+def _find_shared(parts: list[Any]) -> list[tuple[Address, Address]]:
+    """Where each shared layer stands first, and where it stands again."""
+    first: dict[int, tuple[Address, Any]] = {}
+    shared = []
+
+    def visit(layer: keras.Layer, address: Address, owner: Any) -> None:
+        # owner: the outermost layer around this one that is no Functional or Sequential model. What is shared inside
+        # one owner, its constructor shares again.
+        if isinstance(layer, keras.layers.InputLayer):
+            return
+        if id(layer) in first:
+            before, owner_before = first[id(layer)]
+            if owner is None:
+                shared.append((before, address))
+            elif owner is not owner_before:
+                raise ValueError(
+                    "Shared layers are saved where the models that share them are Functional or Sequential. Received: "
+                    f"layer `{layer.name}` that is shared by `{owner.name}`, a {type(owner).__name__}. Save "
+                    "model.save_weights('run.weights.h5') instead (ModelCheckpoint: save_weights_only=True), and load "
+                    "it into a model that the same code has made."
+                )
+            return
+        first[id(layer)] = address, owner
+        inside = owner if owner is not None or _is_wired(layer) else layer
+        for number, inner in enumerate(_inner(layer)):
+            visit(inner, [*address, number], inside)
+
+    for number, part in enumerate(parts):
+        visit(part, [number], None)
+    return shared
+
+
+def _wired_again(layer: keras.Layer, stand_ins: dict[int, keras.Layer], done: dict[int, keras.Layer]) -> keras.Layer:
+    """The layer, or what stands in for it; a model in which others must stand in for layers is made anew."""
+    if id(layer) in stand_ins:
+        return _wired_again(stand_ins[id(layer)], stand_ins, done)
+    if id(layer) not in done:
+        made_anew = any(id(part) in stand_ins for part in _everything_wired(layer))
+        wire = partial(_wired_again, stand_ins=stand_ins, done=done)
+        done[id(layer)] = _made_anew(layer, wire) if made_anew else layer
+    return done[id(layer)]
+
+
+def _made_anew(model: keras.Model, wire: Callable[[keras.Layer], keras.Layer]) -> keras.Model:
+    clone = keras.models.clone_model(model, clone_function=wire)
+    if clone.trainable != model.trainable:  # which `clone_model` forgets; set on a model, it is set on all its layers
+        flags = [(inner, inner.trainable) for inner in nested_layers(clone) if inner is not clone]
+        clone.trainable = model.trainable
+        for inner, flag in flags:
+            inner.trainable = flag
+    return clone
+
+
+def _everything_wired(layer: keras.Layer) -> list[keras.Layer]:
+    if not _is_wired(layer):
+        return []
+    return [part for inner in _inner(layer) for part in (inner, *_everything_wired(inner))]
+
+
+def _is_wired(layer: keras.Layer) -> bool:
+    """Whether a layer is a graph of layers that can be made anew with others in it, and no class of a user's own."""
+    return isinstance(layer, keras.Model) and type(layer).__name__ in {"Functional", "Sequential"}
+
+
+def _inner(layer: keras.Layer) -> list[keras.Layer]:
+    return layer.layers if _is_wired(layer) else inner_layers(layer)
+
+
+def _at(parts: list[Any], address: Address) -> keras.Layer:
+    layer = parts[address[0]]
+    for number in address[1:]:
+        layer = _inner(layer)[number]
+    return layer
+
+
+def _flat(parts: dict[str, Any]) -> list[keras.Layer]:
+    groups = [part if isinstance(part, (list, tuple)) else [part] for part in parts.values()]
+    return [layer for group in groups for layer in group if isinstance(layer, keras.Layer)]
+
+
+def _map_layers(part: Any, wired: dict[int, keras.Layer]) -> Any:
+    if isinstance(part, (list, tuple)):
+        return tuple(_map_layers(layer, wired) for layer in part)
+    return wired.get(id(part), part)
+
+
+def _without_sharing(config: Any) -> Any:
+    """A configuration without Keras' own marks of shared objects, which it sets on the second of two only."""
+    if isinstance(config, dict):
+        return {key: _without_sharing(value) for key, value in config.items() if key != "shared_object_id"}
+    if isinstance(config, (list, tuple)):
+        return type(config)(_without_sharing(value) for value in config)
+    return config

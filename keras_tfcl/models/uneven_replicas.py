@@ -1,0 +1,62 @@
+"""Batches that do not fill all replicas: what a replica with few samples, or none, computes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_tfcl.ops import replicas
+from keras_tfcl.ops.candidates import Candidates
+
+
+def split(batch: Any, strategy: tf.distribute.Strategy) -> Any:
+    """A batch in as many parts as there are replicas, the last ones perhaps empty, as `fit` splits those of a data set.
+
+    Args:
+        batch: structure of tensors with B samples each, and of None.
+        strategy: to whose replicas the parts go.
+    """
+    count = strategy.num_replicas_in_sync
+    if count == 1:
+        return batch
+
+    def parts(tensor: Any) -> Any:
+        size = -(-tensor.shape[0] // count)
+        return strategy.experimental_distribute_values_from_function(
+            lambda context: tensor[size * context.replica_id_in_sync_group :][:size]
+        )
+
+    return keras.tree.map_structure(lambda tensor: None if tensor is None else parts(tensor), batch)
+
+
+def at_least_one_sample(x: Any) -> Any:
+    """x itself or, on a replica without samples, one of zeros: batch normalisation would make NaN of none."""
+    if replicas.replica_count() == 1:
+        return x
+    missing = tf.maximum(1 - tf.shape(keras.tree.flatten(x)[0])[0], 0)
+    return keras.tree.map_structure(lambda tensor: _followed_by_zeros(tensor, missing), x)
+
+
+def at_least_one_anchor(
+    labels: Any, z: Any, candidates: Candidates, sample_weight: Any
+) -> tuple[Any, Any, Candidates, Any]:
+    """Labels, embeddings, candidates and weights as they are or, on a replica without samples, those of one anchor.
+
+    It has no positive, so that no loss counts it, and is nobody's candidate.
+    """
+    missing = tf.maximum(1 - tf.shape(z)[0], 0)
+    nobody = labels.dtype.min if labels.dtype.min < 0 else labels.dtype.max
+    labels = tf.concat([labels, tf.fill([missing], tf.constant(nobody, labels.dtype))], axis=0)
+    if candidates.self_index is not None:
+        nowhere = tf.fill([missing * z.shape[1]], tf.constant(-1, candidates.self_index.dtype))
+        candidates = candidates._replace(self_index=tf.concat([candidates.self_index, nowhere], axis=0))
+    if sample_weight is not None and len(sample_weight.shape) > 0:
+        sample_weight = _followed_by_zeros(tf.convert_to_tensor(sample_weight), missing)
+    return labels, _followed_by_zeros(z, missing), candidates, sample_weight
+
+
+def _followed_by_zeros(x: tf.Tensor, count: Any) -> tf.Tensor:
+    zeros = tf.zeros(tf.concat([[count], tf.shape(x)[1:]], axis=0), x.dtype)
+    return tf.ensure_shape(tf.concat([x, zeros], axis=0), [None, *x.shape[1:]])
