@@ -1,7 +1,7 @@
 """Keeps a random sample of the mutations in a session of Cosmic Ray, so that a run ends in a known time.
 
-    python tools/sample_mutations.py mutations.sqlite 25        another sample each day
-    python tools/sample_mutations.py mutations.sqlite 25 7      the sample of seed 7
+python tools/sample_mutations.py mutations.sqlite 25        another sample each day
+python tools/sample_mutations.py mutations.sqlite 25 7      the sample of seed 7
 """
 
 from __future__ import annotations
