@@ -244,6 +244,8 @@ class ContrastiveModel(keras.Model):
                 held.extend(parts)
 
     def get_compile_config(self) -> dict[str, Any]:
+        if not self.compiled:
+            return super().get_compile_config()
         serialize = keras.saving.serialize_keras_object
         config = super().get_compile_config() | {"loss": serialize(self.loss)}
         for name, ours in (("metrics", self.label_metrics), ("weighted_metrics", self.weighted_label_metrics)):

@@ -53,11 +53,6 @@ class KeyEncoder(keras.layers.Layer):
             check_substitution(network)
         self.built = True
 
-    @property
-    def networks(self) -> list[keras.Model]:
-        """The models whose weights are followed."""
-        return self._followed.networks
-
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         self._check_same_weights()  # not in `call`, where Keras would add the arguments' values to the message
         return super().__call__(*args, **kwargs)
@@ -88,9 +83,8 @@ class KeyEncoder(keras.layers.Layer):
         super().load_own_variables({name: store[name] for name in store.keys() if not name.startswith(LORA)})
 
     def _functions(self) -> Sequence[Callable[..., Any]]:
-        if self.rows is None:
-            return self.networks
-        return [partial(encode_in_slices, network, rows=self.rows) for network in self.networks]
+        networks = self._followed.networks
+        return networks if self.rows is None else [partial(encode_in_slices, n, rows=self.rows) for n in networks]
 
     def _copy(self, weight: keras.Variable) -> keras.Variable:
         copy = self.add_weight(

@@ -6,12 +6,13 @@ stand; loaded models are wired again, with the first of them in the place of the
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import keras
 
-from keras_tfcl._keras_compat import inner_layers
+from keras_tfcl._keras_compat import inner_layers, nested_layers
 
 Address = list[int]  # number of a part, then of a layer in it, of a layer in that, ...
 
@@ -79,8 +80,18 @@ def _wired_again(layer: keras.Layer, stand_ins: dict[int, keras.Layer], done: di
     if id(layer) not in done:
         made_anew = any(id(part) in stand_ins for part in _everything_wired(layer))
         wire = partial(_wired_again, stand_ins=stand_ins, done=done)
-        done[id(layer)] = keras.models.clone_model(layer, clone_function=wire) if made_anew else layer
+        done[id(layer)] = _made_anew(layer, wire) if made_anew else layer
     return done[id(layer)]
+
+
+def _made_anew(model: keras.Model, wire: Callable[[keras.Layer], keras.Layer]) -> keras.Model:
+    clone = keras.models.clone_model(model, clone_function=wire)
+    if clone.trainable != model.trainable:  # which `clone_model` forgets; set on a model, it is set on all its layers
+        flags = [(inner, inner.trainable) for inner in nested_layers(clone) if inner is not clone]
+        clone.trainable = model.trainable
+        for inner, flag in flags:
+            inner.trainable = flag
+    return clone
 
 
 def _everything_wired(layer: keras.Layer) -> list[keras.Layer]:

@@ -99,7 +99,8 @@ def build(encoder, momentum=M, **options):
 
 
 def fit(model, x, other=None):
-    return model.fit((x, x if other is None else other), batch_size=len(x), shuffle=False, verbose=0).history["loss"]
+    views = (x, x[::-1] if other is None else other)
+    return model.fit(views, batch_size=len(x), shuffle=False, verbose=0).history["loss"]
 
 
 def unit(z):
@@ -107,7 +108,7 @@ def unit(z):
 
 
 def keys_of(model, *views, training=False):
-    return model.key_encoder(views, training=training).numpy()
+    return model.memory.key_encoder(views, training=training).numpy()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -123,7 +124,7 @@ def test_it_computes_what_the_encoder_computes_and_follows_it(kind):
     assert any((w.numpy() != before).any() for w, before, t in zip(encoder.weights, start, trained, strict=True) if t)
     pairs = zip(encoder.weights, start, trained, strict=True)
     averages = [M * before + (1 - M) * w.numpy() if t else before for w, before, t in pairs]
-    copied = model.key_encoder.get_weights()
+    copied = model.memory.key_encoder.get_weights()
     for weight, key, average in zip(encoder.weights, copied, averages, strict=True):
         if "moving" not in weight.name:  # batch statistics are the keys' own
             np.testing.assert_allclose(key, average, rtol=1e-5, atol=1e-6)
@@ -161,10 +162,10 @@ def test_lora_in_numpy():
 def test_towers_that_share_a_layer_share_its_copy():
     shared = layers.Dense(4, use_bias=False)
     model = build((sequential(shared, layers.Dense(3)), sequential(shared, layers.Dense(3))))
-    assert len(model.key_encoder.weights) == 5
+    assert len(model.memory.key_encoder.weights) == 5
     fit(model, FLOATS, FLOATS + 1)
     keys = keys_of(model, FLOATS, FLOATS + 1)
-    kernel, *tops = model.key_encoder.get_weights()
+    kernel, *tops = model.memory.key_encoder.get_weights()
     for view, x in enumerate((FLOATS, FLOATS + 1)):
         top, bias = tops[2 * view : 2 * view + 2]
         np.testing.assert_allclose(keys[:, view], unit(x @ kernel @ top + bias), rtol=1e-4, atol=1e-5)
@@ -294,4 +295,4 @@ def test_writes_inside_loops_are_refused():
     model = build(sequential(CountingAfterwards(), layers.Dense(3)))
     model.run_eagerly = False
     fit(model, FLOATS)
-    assert model.key_encoder.get_weights()[0] == model.encoder.layers[0].count == 3
+    assert model.memory.key_encoder.get_weights()[0] == model.encoder.layers[0].count == 3

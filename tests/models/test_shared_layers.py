@@ -116,6 +116,18 @@ def test_a_copy_by_configuration_shares_too():
     assert len(copy.trainable_variables) == 5
 
 
+def test_a_frozen_tower_loads_frozen_and_its_shared_layer_as_it_was(tmp_path):
+    towers = item_towers()
+    towers[1].trainable = False
+    towers[0].get_layer("items").trainable = True
+    model = keras_tfcl.ContrastiveModel(towers)
+    model.save(tmp_path / "run.keras")
+    loaded = keras.models.load_model(tmp_path / "run.keras")
+    assert [tower.trainable for tower in loaded.encoders] == [True, False]
+    assert [v.name for v in loaded.trainable_variables] == [v.name for v in model.trainable_variables]
+    assert loaded.encoders[1].get_layer("items").trainable
+
+
 def test_projectors_and_checkpoints(tmp_path):
     """One layer at the end of two projectors; the file is the one that ModelCheckpoint writes."""
     last = layers.Dense(3)

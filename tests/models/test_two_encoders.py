@@ -93,7 +93,7 @@ def test_momentum_and_queue():
     assert np.isfinite(model.fit(PAIRS, batch_size=8, epochs=2, verbose=0).history["loss"]).all()
     keys = model.memory.key_encoder(PAIRS).numpy()
     assert keys.shape == (16, 2, 3)
-    assert len(model.memory.key_encoder.networks) == 2
+    assert len(model.memory.key_encoder.weights) == len(model.trainable_weights)
 
 
 def test_bad_pairs():
