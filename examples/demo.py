@@ -23,8 +23,8 @@ import keras
 import numpy as np
 
 import keras_tfcl
-from keras_tfcl.callbacks import knn_accuracy
 from keras_tfcl.data.images import ImageData, load_images
+from keras_tfcl.evaluation import knn_accuracy
 from keras_tfcl.export import OnnxEncoder, export_onnx
 from keras_tfcl.layers import image_augmenter
 

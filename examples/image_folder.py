@@ -18,7 +18,7 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 import keras_tfcl
-from keras_tfcl.callbacks import knn_accuracy
+from keras_tfcl.evaluation import knn_accuracy
 from keras_tfcl.export import OnnxEncoder, export_onnx
 from keras_tfcl.layers import image_augmenter
 

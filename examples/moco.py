@@ -11,7 +11,7 @@ import sys
 import keras
 
 import keras_tfcl
-from keras_tfcl.callbacks import knn_accuracy
+from keras_tfcl.evaluation import knn_accuracy
 from keras_tfcl.layers import image_augmenter
 
 TINY = "--tiny" in sys.argv

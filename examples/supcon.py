@@ -13,7 +13,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 import keras_tfcl
-from keras_tfcl.callbacks import knn_accuracy
+from keras_tfcl.evaluation import knn_accuracy
 from keras_tfcl.layers import image_augmenter
 
 TINY = "--tiny" in sys.argv

@@ -26,9 +26,9 @@ import wang_liu_figures
 from wang_liu_images import load_data
 
 import keras_tfcl
-from keras_tfcl.callbacks import knn_accuracy, linear_accuracy
 from keras_tfcl.data.images import ImageData
-from keras_tfcl.diagnostics import embedding_figures, read_table, run_table
+from keras_tfcl.diagnostics import embedding_statistics, read_table, run_table
+from keras_tfcl.evaluation import knn_accuracy, linear_accuracy
 
 HERE = Path(__file__).parent
 DIMENSION = 128  # of the projections, as far as the paper's table tells
@@ -130,7 +130,7 @@ def measure_encoder(setting: str, seed: int, data: ImageData, options: argparse.
     )
     return {
         **accuracies(train_features, data.train_labels, test_features, data.test_labels),
-        **embedding_figures(model, data.test_images, data.test_labels),
+        **embedding_statistics(model, data.test_images, data.test_labels),
         "loss": losses[-1],
     }
 

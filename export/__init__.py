@@ -1,7 +1,10 @@
 """From a Keras encoder to a verified ONNX file, and from that file to embeddings.
 
-`OnnxEncoder` needs NumPy and onnxruntime alone; nothing here imports TensorFlow, Keras or ONNX before a call needs it.
+`OnnxEncoder` needs NumPy and onnxruntime alone: what converts Keras models is imported only when it is asked for, and
+TensorFlow, Keras and ONNX only when a call needs them.
 """
+
+from typing import TYPE_CHECKING, Any
 
 from keras_tfcl.export.errors import (
     BatchInvarianceError,
@@ -21,21 +24,26 @@ from keras_tfcl.export.errors import (
     UnsupportedOpError,
     VerificationError,
 )
-from keras_tfcl.export.export import export_onnx
 from keras_tfcl.export.quantize import quantize, to_float16
+from keras_tfcl.export.quantized_model import QuantizationReport
 from keras_tfcl.export.recall import Recall, compare_neighbours
 from keras_tfcl.export.report import ExportReport
 from keras_tfcl.export.runtime.encoder import OnnxEncoder
-from keras_tfcl.export.runtime.golden_rows import check_probes
+from keras_tfcl.export.runtime.golden_inputs import check_probes
+from keras_tfcl.export.runtime.index import Hit, Index
 from keras_tfcl.export.runtime.inputs import InputSpec
 from keras_tfcl.export.runtime.parity import Parity
-from keras_tfcl.export.variant import VariantReport
-from keras_tfcl.export.verify import verify_onnx
+
+if TYPE_CHECKING:
+    from keras_tfcl.export.export import export_onnx
+    from keras_tfcl.export.verify import verify_onnx
 
 __all__ = [
     "BatchInvarianceError",
     "ExportError",
     "ExportReport",
+    "Hit",
+    "Index",
     "InputError",
     "InputSpec",
     "ModelFileError",
@@ -49,11 +57,11 @@ __all__ = [
     "ProviderError",
     "ProviderWarning",
     "QuantizationError",
+    "QuantizationReport",
     "Recall",
     "RecallError",
     "UnsupportedLayerError",
     "UnsupportedOpError",
-    "VariantReport",
     "VerificationError",
     "check_probes",
     "compare_neighbours",
@@ -62,3 +70,14 @@ __all__ = [
     "to_float16",
     "verify_onnx",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "export_onnx":
+        from keras_tfcl.export.export import export_onnx as function
+    elif name == "verify_onnx":
+        from keras_tfcl.export.verify import verify_onnx as function
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = function
+    return function

@@ -19,7 +19,7 @@ _NORMALIZING = (
 
 
 def convolves_most(model: Any) -> bool:
-    """Whether more multiplications are those of convolutions than of products with a constant matrix."""
+    """Whether convolutions multiply more than products with constant matrices do."""
     graph = require("onnx", "quantize").shape_inference.infer_shapes(model).graph
     sizes = {tensor.name: math.prod(tensor.dims) for tensor in graph.initializer}
     shapes = {value.name: _shape(value) for value in (*graph.value_info, *graph.output)}

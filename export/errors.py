@@ -42,7 +42,7 @@ class QuantizationError(ExportError):
 
 
 class RecallError(QuantizationError):
-    """A quantized file finds other neighbours than its parent: fewer of the same than `min_recall`."""
+    """A quantized file finds other neighbours than the float model: fewer of the same than `min_recall`."""
 
 
 class ModelFileError(ExportError, ValueError):

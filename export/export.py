@@ -6,28 +6,24 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from keras_tfcl.export.errors import ParityError, ParityWarning, VerificationError
-from keras_tfcl.export.keras_to_onnx.convert import convert, supported_opsets
-from keras_tfcl.export.keras_to_onnx.external_data import choose_outside, store_outside
-from keras_tfcl.export.keras_to_onnx.graph_check import find_suspects
-from keras_tfcl.export.keras_to_onnx.model_card import describe, describe_preprocessing
-from keras_tfcl.export.keras_to_onnx.precision import Precision, computing_as_built, computing_in_float32
-from keras_tfcl.export.keras_to_onnx.reference_rows import Probe, difference_of, make_probes
-from keras_tfcl.export.keras_to_onnx.source import Source, read_source
-from keras_tfcl.export.keras_to_onnx.unsupported import hints, lint_layers
+from keras_tfcl.export.errors import ParityError, ParityWarning
+from keras_tfcl.export.keras_to_onnx.blame import differing_operations
+from keras_tfcl.export.keras_to_onnx.convert import check_eager, convert, supported_opsets
+from keras_tfcl.export.keras_to_onnx.external_data import choose_external, store_external
+from keras_tfcl.export.keras_to_onnx.golden_inputs import make_golden_inputs
+from keras_tfcl.export.keras_to_onnx.model_card import add_metadata, describe, describe_preprocessing
+from keras_tfcl.export.keras_to_onnx.source import Source, computing_in_float32, read_source
+from keras_tfcl.export.keras_to_onnx.unsupported import hints, lint_layers, lint_weights
 from keras_tfcl.export.report import ExportReport, make_report
-from keras_tfcl.export.runtime.drafts import check_target
-from keras_tfcl.export.runtime.golden_rows import dump_probes
+from keras_tfcl.export.runtime.atomic_write import atomic_write, check_target
 from keras_tfcl.export.runtime.images import image_rule
-from keras_tfcl.export.runtime.metadata import KEY, check_notes, dump_metadata
-from keras_tfcl.export.runtime.parity import Parity
-from keras_tfcl.export.runtime.publish import draft_folder, publish, write_synced
+from keras_tfcl.export.runtime.metadata import check_notes
+from keras_tfcl.export.runtime.model_file import content_hash
 from keras_tfcl.export.runtime.requirements import require
-from keras_tfcl.export.verify import check_file, mismatch_text
+from keras_tfcl.export.verify import Comparison, check_file, check_model
 
 _MAX_BYTES = (1 << 31) - (1 << 24)  # protobuf's limit for one message, less room for the graph around the weights
 
@@ -51,9 +47,10 @@ def export_onnx(
     The graph computes `model(x, training=False)` in float32, and e / |e|₂ of it when `normalize`. Its input is called
     `image` (rank 4), `tokens` (integers, rank 2) or `features`; several inputs keep their names. Its output is
     `embedding`, `(batch, D)`, with a free batch. Before the file gets its name it is checked against the ONNX standard,
-    loaded in onnxruntime, and compared with the model at batch 1 and 7 and on `samples`: differences up to 1e-4 of the
-    embeddings' scale and cosines of at least 0.99999 pass; a row in a batch of 32 must equal the row alone. Whatever
-    fails, and a kill at any moment, leaves no new file and keeps an old one.
+    loaded in onnxruntime, and compared with the model on `samples` and on synthetic inputs: random ones at batch 1 and
+    7, zeros, constants and padding, negative and large integers, and odd, small and large sizes, as far as the model
+    takes them. Differences up to 1e-4 of the embeddings' scale and cosines of at least 0.99999 pass; a row in a batch
+    of 32 must equal the row alone. Whatever fails, and a kill at any moment, leaves no new file and keeps an old one.
 
     A model in mixed precision, float16 or bfloat16 is written, and compared, in float32 with the same weights; the
     report tells how far its own embeddings are from that. Weights beyond 2 GiB, which one ONNX file cannot hold, go to
@@ -63,8 +60,8 @@ def export_onnx(
     the whole process to eager functions, so do not export while another thread trains.
 
     Args:
-        model: a `keras.Model` from a batch of inputs to one `(batch, D)` embedding, or a `ContrastiveModel`, of which
-            `model.encoder` is exported.
+        model: a `keras.Model` from a batch of inputs to one `(batch, D)` embedding, exported as `model(x)` whatever
+            its attributes are called; or a `ContrastiveModel`, of which `model.encoder` is exported.
         path: the file to write, in a folder that exists.
         projector: keep the projector of a `ContrastiveModel` behind its encoder.
         normalize: divide each embedding by its length, inside the graph. Rows of zeros stay zeros.
@@ -76,7 +73,7 @@ def export_onnx(
             input name. Needed for a subclassed model that was never called, or that holds an `Embedding`, whose
             input type it does not record. They are not stored.
         notes: what else a server should know, stored in the metadata as JSON, at most 32 KiB. `notes["image"]` says
-            how pictures become rows: a dict with `range`, `size`, `resize` or `interpolation`.
+            how images become rows: a dict with `range`, `size`, `resize` or `interpolation`.
         allow_mismatch: write the file with a `ParityWarning` although its embeddings differ.
         progress: called with the name of each stage as it starts, such as `print`. The conversion can take a minute.
 
@@ -87,10 +84,12 @@ def export_onnx(
         UnsupportedLayerError: a layer is known to convert wrongly; the message names it and what to do instead.
         UnsupportedOpError: an operation has no ONNX counterpart.
         ModelInputError, ModelOutputError: the model is not a function from arrays to one embedding.
-        InputError: `samples` do not fit, or no server could read pictures by `notes["image"]`.
+        InputError: `samples` do not fit, or no server could read images by `notes["image"]`.
+        NonFiniteError: a weight is NaN; the message names its layer.
         ParityError: the embeddings differ and `allow_mismatch` is False.
         VerificationError: the file is not valid, or rows of a batch influence one another.
         TypeError, ValueError, FileNotFoundError: an argument is wrong.
+        RuntimeError: the call is inside a `tf.function` or a `tf.Graph`.
         ImportError: a package is missing; the message names the extra.
 
     Example:
@@ -109,30 +108,35 @@ def export_onnx(
         model, projector=projector, samples=samples, preprocessing=preprocessing, input_dtype=input_dtype
     )
     _check_image_note(source, notes or {}, path)
-    with computing_in_float32(source.layers) as precision:
-        converted = _convert(source, precision, normalize, opset, samples, progress)
-    facts = describe(model, converted.source, dimension=converted.dimension, normalize=normalize)
-    facts |= {"precision": converted.precision, "notes": dict(notes or {}), "probes": _stored(source, converted.probes)}
-    with draft_folder(path) as folder:
-        facts, parity = _write_checked(folder / path.name, converted, facts, allow_mismatch, progress)
+    lint_weights(source)
+    with computing_in_float32(source.layers) as precision, atomic_write(path) as draft:
+        lint_layers(source)
+        progress("embed rows to compare with")
+        golden = make_golden_inputs(source, normalize=normalize, samples=samples)
+        lint_layers(source)  # again: calling the model may just have built layers
+        dimension = golden[0].reference.shape[1]
+
+        external = choose_external(source.weights, _MAX_BYTES)
+        onnx_model = convert(
+            source, dimension=dimension, normalize=normalize, opset=opset, external=external, progress=progress
+        )
+        check_model(onnx_model, source, dimension)
+        card = describe(model, source, golden, normalize=normalize, precision=precision, notes=notes)
+        if external:
+            progress("write the weights beyond the limit of one file")
+            card["data_file"] = store_external(draft, onnx_model, external).to_dict()
+        content = onnx_model.SerializeToString()
+        draft.write_bytes(content)
+
+        progress("check the file and compare its embeddings")
+        comparison = check_file(draft, onnx_model, source, golden, normalize)
+        if not comparison.parity.passed:
+            _report_mismatch(comparison, onnx_model, source, normalize, allow_mismatch)
+        card |= {"parity": comparison.parity.to_dict(), "content_hash": content_hash(content)}
+        add_metadata(draft, card)
         progress("move into place")
-        publish(folder, path)
-    return make_report(path, opset, source.inputs, facts, parity, hints(source.layers), time.perf_counter() - started)
-
-
-@dataclass(frozen=True)
-class _Converted:
-    """An ONNX model that nothing has checked yet, and what to check it with."""
-
-    source: Source
-    probes: list[Probe]
-    onnx_model: Any
-    outside: list[Any]
-    precision: dict[str, Any]
-
-    @property
-    def dimension(self) -> int:
-        return self.probes[0].reference.shape[1]
+    seconds = time.perf_counter() - started
+    return make_report(path, opset, source.inputs, card, comparison.parity, hints(source.layers), seconds)
 
 
 def _say_nothing(stage: str) -> None:
@@ -150,79 +154,28 @@ def _check_arguments(path: str | os.PathLike[str], opset: int, notes: Mapping[st
         )
     check_notes(notes)
     check_target(Path(path))
+    check_eager()
     return Path(path)
 
 
 def _check_image_note(source: Source, notes: Mapping[str, Any], path: Path) -> None:
-    """Refuse a note on pictures by which no server could read one."""
+    """Refuse a note on images by which no server could read one."""
     if "image" in notes and len(source.inputs) == 1 and len(source.inputs[0].shape) == 4:
         image_rule(source.inputs, {"preprocessing": describe_preprocessing(source), "notes": notes}, path)
 
 
-def _convert(
-    source: Source, precision: Precision, normalize: bool, opset: int, samples: Any, progress: Callable[[str], None]
-) -> _Converted:
-    """Compute what the file must give, and make the model that should."""
-    lint_layers(source.layers)
-    progress("embed rows to compare with")
-    probes = make_probes(source, normalize=normalize, samples=samples)
-    lint_layers(source.layers)  # again: calling the model may just have built layers
-    dimension = probes[0].reference.shape[1]
-    outside = choose_outside(source.weights, _MAX_BYTES)
-    onnx_model = convert(
-        source, dimension=dimension, normalize=normalize, opset=opset, outside=outside, progress=progress
+def _report_mismatch(
+    comparison: Comparison, onnx_model: Any, source: Source, normalize: bool, allow_mismatch: bool
+) -> None:
+    if allow_mismatch:
+        text = comparison.mismatch_text("It is written nevertheless: allow_mismatch=True.")
+        warnings.warn(text, ParityWarning, stacklevel=3)
+        return
+    found = differing_operations(onnx_model, source, normalize, comparison.worst.inputs)
+    look = f"Look at {'; '.join(found)}" if found else "Look for an operation that ONNX defines otherwise"
+    raise ParityError(
+        comparison.mismatch_text(
+            f"{look}: move it outside the model or write it otherwise; or accept the difference with "
+            f"allow_mismatch=True."
+        )
     )
-    return _Converted(source, probes, onnx_model, outside, _precision_facts(source, precision, probes, normalize))
-
-
-def _precision_facts(source: Source, precision: Precision, probes: list[Probe], normalize: bool) -> dict[str, Any]:
-    """Say in which precision the model was built, and how far its own embeddings are from those in float32."""
-    if not precision.policies:
-        return {"policies": [], "difference": None}
-    with computing_as_built(precision):
-        difference = difference_of(source, probes, normalize)
-    return {"policies": precision.policies, "difference": difference and difference.to_dict()}
-
-
-def _stored(source: Source, probes: list[Probe]) -> list[dict[str, Any]]:
-    names = [spec.name for spec in source.inputs]
-    return dump_probes([(dict(zip(names, probe.recipes, strict=False)), probe.reference) for probe in probes])
-
-
-def _write_checked(
-    draft: Path,
-    converted: _Converted,
-    facts: dict[str, Any],
-    allow_mismatch: bool,
-    progress: Callable[[str], None],
-) -> tuple[dict[str, Any], Parity]:
-    """Write the model, check it, and write it again with the parity among its facts."""
-    if converted.outside:
-        progress("write the weights beyond the limit of one file")
-        data_file = store_outside(draft.parent, draft.name, converted.onnx_model, converted.outside)
-        facts = facts | {"data_file": data_file.to_dict()}
-    _write(draft, converted.onnx_model, facts)
-    progress("check the file and compare its embeddings")
-    parity = check_file(draft, converted.source, converted.probes)
-    if not parity.passed:
-        _report_mismatch(parity, converted, allow_mismatch)
-    facts = facts | {"parity": parity.to_dict()}
-    _write(draft, converted.onnx_model, facts)
-    if require("onnx", "export").load(draft, load_external_data=False) != converted.onnx_model:
-        raise VerificationError(f"Expected {draft} to read back as written. Received: another model. Check the disk.")
-    return facts, parity
-
-
-def _report_mismatch(parity: Parity, converted: _Converted, allow_mismatch: bool) -> None:
-    suspects = find_suspects(converted.onnx_model, converted.source)
-    if not allow_mismatch:
-        found = f"Look at {'; '.join(suspects)}" if suspects else "Look for an operation that ONNX defines otherwise"
-        raise ParityError(mismatch_text(parity, f"{found}; or accept the difference with allow_mismatch=True."))
-    warnings.warn(
-        mismatch_text(parity, "It is written nevertheless: allow_mismatch=True."), ParityWarning, stacklevel=4
-    )
-
-
-def _write(draft: Path, onnx_model: Any, facts: dict[str, Any]) -> None:
-    require("onnx.helper", "export").set_model_props(onnx_model, {KEY: dump_metadata(facts)})
-    write_synced(draft, onnx_model.SerializeToString())

@@ -1,73 +1,306 @@
-"""Convert the body of an encoder to float16, and leave the division by an embedding's length in float32.
+"""Convert an ONNX graph to float16 where its values fit, and leave the rest in float32.
 
-The converter of onnxruntime, told to keep nodes in float32, still rounds to float16 between any two of them. So the
-nodes that end the graph are taken off before, and put back behind its result after.
+Which values fit is measured: the float32 graph runs on samples, one at a time, with all its tensors as outputs. An
+operation stays in float32 if one of its tensors comes near the largest float16, or is so small that float16 would keep
+nothing of it. Between two operations that stay nothing is rounded, as it would be by onnxruntime's own converter, which
+gives every operation that it keeps float16 inputs and outputs.
 """
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
+import numpy as np
+
 from keras_tfcl.export.architecture import nodes_of_final_normalization
-from keras_tfcl.export.errors import QuantizationError
+from keras_tfcl.export.errors import ParityWarning, QuantizationError
+from keras_tfcl.export.runtime.parity import unit_rows
 from keras_tfcl.export.runtime.requirements import require
 
+_LARGEST = 65504 / 2  # half of the largest float16: samples hardly show the largest value that will come
+_SMALLEST = 2.0**-14  # smallest normal float16: below it digits are lost
+_HIDDEN_SUMS = {"LpNormalization", "ReduceL2", "ReduceSumSquare", "ReduceLogSumExp"}  # of values that no tensor shows
+_MEASURED_SAMPLES = 256
+_CHECKED_SAMPLES = 4
+_MIN_COSINE = 0.99
 
-def halve(model: Any, converter: Any) -> Any:
-    """Return `model` with float16 weights, and inputs and output as they were.
+Rows = dict[str, np.ndarray]  # one array for each input of the encoder
+
+
+def to_half(model: Any, rows: Rows) -> tuple[Any, tuple[str, ...]]:
+    """Return `model` with float16 operations, and the operations that stay in float32 because of their values.
+
+    Inputs and outputs keep their types. The division by an embedding's length, and all arithmetic on
+    sizes alone, stay in float32 in any case.
 
     Args:
-        model: an `onnx.ModelProto`, which is changed.
-        converter: the module `onnxruntime.transformers.float16`.
+        model: an `onnx.ModelProto` in float32, which is changed.
+        rows: samples of real input.
 
     Raises:
-        QuantizationError: the model ends in a normalization of its own input.
+        QuantizationError: no weights are left for float16.
     """
+    normalization = nodes_of_final_normalization(model)  # names every node
+    _constants_to_initializers(model.graph)
+    float32 = _peaks(model, rows)
+    outside = {name for name, peaks in float32.items() if not _fits(peaks)}
+    kept = {
+        node.name: node.op_type
+        for node in model.graph.node
+        if node.op_type in _HIDDEN_SUMS or outside.intersection(node.input) or outside.intersection(node.output)
+    }
+    _convert(model, set(float32), {*kept, *normalization, *_size_arithmetic(model.graph)})
+    if not any(tensor.data_type == tensor.FLOAT16 and len(tensor.dims) > 1 for tensor in model.graph.initializer):
+        raise QuantizationError(
+            "A model must have weights to store in float16, between values that float16 can hold. Received: one "
+            "without on these samples. Keep the float32 file, or scale its inputs to ordinary values."
+        )
+    return model, tuple(f"{operation} {name}" for name, operation in kept.items() if name not in normalization)
+
+
+def check_in_true_half(half: Any, float32: Any, rows: Rows, expected: np.ndarray) -> None:
+    """Raise unless a float16 model gives the embeddings of the float32 one where float16 is really computed in float16.
+
+    onnxruntime's CPU computes most float16 operations in float32, and so hides what a GPU would show. ONNX's reference
+    evaluator does not. It is slow, so that it sees four samples, those with the largest and the smallest values among
+    them. Where it cannot even reproduce the float32 model there is a ParityWarning instead.
+
+    Raises:
+        QuantizationError: the embeddings are not finite, or differ by more than rounding.
+    """
+    fault = _fault(half, rows, expected)
+    if fault is None:
+        return
+    if _fault(float32, rows, expected) is None:
+        raise QuantizationError(
+            f"The embeddings in float16 must have a cosine of at least {_MIN_COSINE} to those in float32. Received: "
+            f"{fault}. Give samples with the largest activations, or keep the float32 file."
+        )
+    warnings.warn(
+        f"The float16 file could not be checked in true half precision, because ONNX's reference evaluator does not "
+        f"reproduce the float32 model either: {fault}. Look at check_probes(path, providers='cuda') on your GPU.",
+        ParityWarning,
+        stacklevel=2,
+    )
+
+
+def _fault(model: Any, rows: Rows, expected: np.ndarray) -> str | None:
+    """Return the fault of the embeddings that ONNX's reference evaluator computes; None if there is none."""
+    evaluator = _reference_evaluator(model)
+    order = np.argsort(np.max([_peaks_of_rows(array) for array in rows.values()], axis=0))
+    for row in {*order[np.linspace(0, len(order) - 1, _CHECKED_SAMPLES).astype(int)].tolist()}:
+        one = {name: array[row : row + 1] for name, array in rows.items()}
+        try:
+            with np.errstate(all="ignore"):
+                tensors = evaluator.run(None, one, intermediate=True)
+        except Exception as error:  # whatever its implementations of each operation raise
+            return f"{type(error).__name__}: {error}"
+        cosine = _cosine(tensors[model.graph.output[0].name], expected[row])
+        if not cosine >= _MIN_COSINE:
+            return f"{cosine:.3f} for row {row}{_first_infinity(model, tensors)}"
+    return None
+
+
+def _reference_evaluator(model: Any) -> Any:
+    """Return ONNX's reference evaluator, with products ten times faster and a pooling mended."""
+    reference, op_run = require("onnx.reference", "quantize"), require("onnx.reference.op_run", "quantize")
+    ops = "onnx.reference.ops"
+
+    class GlobalMaxPool(op_run.OpRun):
+        """The implementation in onnx 1.23 is right for two spatial axes alone."""
+
+        op_domain = ""
+
+        def _run(self, x: np.ndarray) -> tuple[np.ndarray]:
+            return (x.max(axis=tuple(range(2, x.ndim)), keepdims=True),)
+
+    products = [
+        _summed_in_float32("Conv", require(f"{ops}.op_conv", "quantize").Conv),
+        _summed_in_float32("MatMul", require(f"{ops}.op_matmul", "quantize").MatMul),
+        _summed_in_float32("Gemm", require(f"{ops}.op_gemm", "quantize").Gemm_7),
+    ]
+    return reference.ReferenceEvaluator(model, new_ops=[GlobalMaxPool, *products])
+
+
+def _summed_in_float32(name: str, operation: Any) -> Any:
+    """Return an operation that rounds to float16 after its sums, as GPUs do, and NumPy too, which takes its time."""
+
+    def run(self: Any, *arrays: np.ndarray | None, **attributes: Any) -> tuple[np.ndarray, ...]:
+        if not any(array is not None and array.dtype == np.float16 for array in arrays):
+            return operation._run(self, *arrays, **attributes)
+        wide = [array if array is None else array.astype(np.float32) for array in arrays]
+        return tuple(result.astype(np.float16) for result in operation._run(self, *wide, **attributes))
+
+    return type(name, (operation,), {"op_domain": "", "_run": run})
+
+
+def _cosine(embedding: np.ndarray, expected: np.ndarray) -> float:
+    """NaN where the embedding is not finite; 1 where both are zeros."""
+    pair = np.stack([np.ravel(embedding), np.ravel(expected)]).astype(np.float64)
+    if not np.isfinite(pair).all():
+        return float("nan")
+    first, second = unit_rows(pair)
+    return float(first @ second) if pair.any() else 1.0
+
+
+def _first_infinity(model: Any, tensors: dict[str, Any]) -> str:
+    for node in model.graph.node:
+        given = [np.isfinite(np.asarray(tensors[name])).all() for name in node.input if _is_float(tensors.get(name))]
+        made = [np.isfinite(tensors[name]).all() for name in node.output if _is_float(tensors.get(name))]
+        if all(given) and not all(made):
+            return f", where {node.op_type} {node.name} is the first to give NaN or infinity"
+    return ""
+
+
+def _is_float(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype.kind == "f"
+
+
+def _constants_to_initializers(graph: Any) -> None:
+    """Make each Constant an initializer, so that there is one kind of weight."""
+    for node in [node for node in graph.node if node.op_type == "Constant" and node.attribute[0].name == "value"]:
+        graph.initializer.add().CopyFrom(node.attribute[0].t)
+        graph.initializer[-1].name = node.output[0]
+        graph.node.remove(node)
+
+
+def _peaks(model: Any, rows: Rows) -> dict[str, np.ndarray]:
+    """Return the largest finite absolute value of each float32 tensor, one for each sample; of a weight only one."""
     onnx = require("onnx", "quantize")
-    graph = model.graph
-    names = set(nodes_of_final_normalization(model))
-    tail = [_copied(node) for node in graph.node if node.name in names]
-    outputs = [_copied(output) for output in graph.output]
-    body = [_copied(node) for node in graph.node if node.name not in names]
-    made_by_body = {output for node in body for output in node.output}
-    between = sorted({name for node in tail for name in node.input} & made_by_body) or [outputs[0].name]
-    if not made_by_body.issuperset(between):
-        raise QuantizationError("A model must have weights to halve. Received: one that only normalizes its input.")
-    _own_constants(graph, tail, body)
-    _set(graph.node, body)
-    _set(graph.output, [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in between])
-    half = converter.convert_float_to_float16(model, keep_io_types=True)
-    _set(half.graph.output, outputs)
-    # A tensor that several nodes need in float32 is cast once for each of them, under one name.
-    nodes = {tuple(node.output): node for node in (*half.graph.node, *tail)}
-    _set(half.graph.node, [_copied(node) for node in nodes.values()])
-    _set(half.graph.value_info, [])  # which the converter leaves doubled as well
-    sorter = require("onnxruntime.quantization.onnx_model", "quantize").ONNXModel(half)
-    sorter.topological_sort()
-    return sorter.model
+    session, computed = _session_of_all_tensors(model)
+    found: dict[str, list[float]] = {}
+    count = len(next(iter(rows.values())))
+    for row in np.unique(np.linspace(0, count - 1, min(count, _MEASURED_SAMPLES)).astype(int)):
+        one = {name: array[row : row + 1] for name, array in rows.items()}
+        for name, value in (one | dict(zip(computed, session.run(computed, one), strict=True))).items():
+            if isinstance(value, np.ndarray) and value.dtype == np.float32:
+                found.setdefault(name, []).append(_peak(value))
+    for tensor in model.graph.initializer:
+        if tensor.data_type == tensor.FLOAT:
+            found[tensor.name] = [_peak(onnx.numpy_helper.to_array(tensor))]
+    return {name: np.array(peaks) for name, peaks in found.items()}
 
 
-def _own_constants(graph: Any, tail: list[Any], body: list[Any]) -> None:
-    """Give the tail copies of the constants that it shares with the body, since those become float16."""
-    shared = {name for node in body for name in node.input}
-    constants = {tensor.name: tensor for tensor in graph.initializer if tensor.name in shared}
-    for node in tail:
-        for position, name in enumerate(node.input):
-            if name in constants:
-                node.input[position] = f"{name}_in_float32"
-    used = {name for node in tail for name in node.input}
-    for name, tensor in constants.items():
-        if f"{name}_in_float32" in used:
-            graph.initializer.add().CopyFrom(tensor)
-            graph.initializer[-1].name = f"{name}_in_float32"
+def _session_of_all_tensors(model: Any) -> tuple[Any, list[str]]:
+    """Return an onnxruntime session that gives all tensors, none of them fused away, and their names."""
+    onnx, ort = require("onnx", "quantize"), require("onnxruntime", "serve")
+    probe = onnx.ModelProto()
+    probe.CopyFrom(model)
+    computed = [name for node in model.graph.node for name in node.output if name]
+    declared = {output.name for output in model.graph.output}
+    probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in computed if name not in declared)
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return ort.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"]), computed
 
 
-def _copied(message: Any) -> Any:
-    copy = type(message)()
-    copy.CopyFrom(message)
-    return copy
+def _peak(values: np.ndarray) -> float:
+    """The largest finite absolute value; infinities, as in a mask, are the same in float16."""
+    return float(np.abs(values[np.isfinite(values)]).max(initial=0))
+
+
+def _peaks_of_rows(array: np.ndarray) -> np.ndarray:
+    return np.abs(array.reshape(len(array), -1).astype(np.float64)).max(axis=1, initial=0)
+
+
+def _fits(peaks: np.ndarray) -> bool:
+    return bool((peaks <= _LARGEST).all() and ((peaks == 0) | (peaks >= _SMALLEST)).all())
+
+
+def _size_arithmetic(graph: Any) -> set[str]:
+    """Return the names of the nodes that compute with sizes alone, where rounding would change a shape."""
+    data, sizes, names = {value.name for value in graph.input}, set(), set()
+    for node in graph.node:
+        if node.op_type in ("Shape", "Size"):
+            sizes.update(node.output)
+        elif data.intersection(node.input) or data.intersection(_captured(node)):
+            data.update(node.output)
+        elif sizes.intersection(node.input):
+            sizes.update(node.output)
+            names.add(node.name)
+    return names
+
+
+def _convert(model: Any, float32: set[str], keep: set[str]) -> None:
+    """Let all nodes outside `keep` compute in float16 where the ONNX standard allows it, with casts in between."""
+    onnx = require("onnx", "quantize")
+    graph, helper = model.graph, onnx.helper
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    opsets = {entry.domain: entry.version for entry in model.opset_import}
+    captured = {name for node in graph.node for name in _captured(node)}
+    outputs = {output.name for output in graph.output}
+    nodes: list[Any] = []
+    half: set[str] = set()  # the tensors that are float16 now
+
+    def as_type(name: str, kind: int) -> str:
+        """Return the name of the tensor in this type; add the cast, or the converted weight, at its first use."""
+        if (name in half) == (kind == onnx.TensorProto.FLOAT16):
+            return name
+        other = f"{name}_as_{'float16' if kind == onnx.TensorProto.FLOAT16 else 'float32'}"
+        if other not in made:
+            made.add(other)
+            if name in weights:
+                values = onnx.numpy_helper.to_array(weights[name]).astype(np.float16)
+                graph.initializer.append(onnx.numpy_helper.from_array(values, other))
+            else:
+                nodes.append(helper.make_node("Cast", [name], [other], name=other, to=kind))
+        return other
+
+    made: set[str] = set()
+    for node in list(graph.node):
+        inputs, made_half = _half_slots(node, opsets, float32)
+        if node.name in keep or captured.intersection(node.output):
+            inputs, made_half = set(), set()
+        for slot, name in enumerate(node.input):
+            if name in float32:
+                node.input[slot] = as_type(name, onnx.TensorProto.FLOAT16 if slot in inputs else onnx.TensorProto.FLOAT)
+        nodes.append(node)
+        for slot in made_half:
+            name = node.output[slot]
+            if name in outputs:
+                node.output[slot] = f"{name}_in_float16"
+                nodes.append(helper.make_node("Cast", [node.output[slot]], [name], name=f"{name}_cast", to=1))
+            else:
+                half.add(name)
+        if made_half and node.op_type == "Cast":
+            node.attribute[0].i = onnx.TensorProto.FLOAT16
+    used = {name for node in nodes for name in node.input} | captured | {value.name for value in graph.input} | outputs
+    _set(graph.initializer, [tensor for tensor in graph.initializer if tensor.name in used])
+    _set(graph.node, nodes)
+    _set(graph.value_info, [])
+
+
+def _half_slots(node: Any, opsets: dict[str, int], float32: set[str]) -> tuple[set[int], set[int]]:
+    """Return the positions of the inputs and outputs that become float16; none if no output can."""
+    onnx = require("onnx", "quantize")
+    try:
+        schema = onnx.defs.get_schema(node.op_type, opsets[node.domain], node.domain)
+    except (onnx.defs.SchemaError, KeyError):
+        return set(), set()
+    free = {kind.type_param_str for kind in schema.type_constraints if "tensor(float16)" in kind.allowed_type_strs}
+
+    def kinds(formal: Any, names: Any) -> dict[int, str]:
+        """The type variable of each float32 tensor that may be float16."""
+        variables = [formal[min(slot, len(formal) - 1)].type_str for slot in range(len(names))]
+        return {slot: kind for slot, kind in enumerate(variables) if names[slot] in float32 and kind in free}
+
+    inputs, outputs = kinds(schema.inputs, node.input), kinds(schema.outputs, node.output)
+    if node.op_type != "Cast":  # the type of all others follows from an input, or they stay
+        outputs = {slot: kind for slot, kind in outputs.items() if kind in inputs.values()}
+    has_graph = any(attribute.type in (attribute.GRAPH, attribute.GRAPHS) for attribute in node.attribute)
+    return (set(), set()) if has_graph or not outputs else (set(inputs), set(outputs))
+
+
+def _captured(node: Any) -> set[str]:
+    """Return the names that the branches or the body of a node read, those from outside among them."""
+    bodies = [attribute.g for attribute in node.attribute if attribute.type == attribute.GRAPH]
+    inner = {name for body in bodies for child in body.node for name in {*child.input, *_captured(child)}}
+    return inner | {output.name for body in bodies for output in body.output}
 
 
 def _set(repeated: Any, messages: list[Any]) -> None:
+    kept = [type(message).FromString(message.SerializeToString()) for message in messages]
     del repeated[:]
-    repeated.extend(messages)
+    repeated.extend(kept)

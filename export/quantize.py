@@ -1,4 +1,4 @@
-"""Int8 and float16 variants of an exported file, each with a report of what they cost in recall."""
+"""Int8 and float16 files made from an exported float32 file, each with a report of the recall it costs."""
 
 from __future__ import annotations
 
@@ -10,13 +10,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from keras_tfcl.export.architecture import convolves_most, nodes_of_final_normalization
 from keras_tfcl.export.errors import ExportError, QuantizationError
-from keras_tfcl.export.float16 import halve
+from keras_tfcl.export.float16 import check_in_true_half, to_half
+from keras_tfcl.export.quantized_model import (
+    QuantizationReport,
+    Rows,
+    check_rows,
+    open_float_model,
+    write_quantized_model,
+)
 from keras_tfcl.export.runtime.encoder import OnnxEncoder
 from keras_tfcl.export.runtime.inputs import cast_input, split_inputs
 from keras_tfcl.export.runtime.requirements import require
-from keras_tfcl.export.variant import Rows, VariantReport, check_rows, open_parent, write_variant
 
 _MODES = ("auto", "dynamic", "static")
 _CALIBRATION_BATCH = 16
@@ -30,8 +38,8 @@ def quantize(
     mode: Literal["auto", "dynamic", "static"] = "auto",
     calibration: Any = None,
     min_recall: float | None = None,
-) -> VariantReport:
-    """Write an int8 variant of an exported encoder, about a quarter of its size, and report what it costs.
+) -> QuantizationReport:
+    """Write an exported encoder in int8, about a quarter of its size, and report what it costs.
 
     "dynamic" stores the matrices of MatMul and Gemm as int8, a scale per column, and rounds activations as they come;
     it suits transformers and dense networks. It takes the range of activations from the whole batch, so that a row's
@@ -50,7 +58,7 @@ def quantize(
         min_recall: the least share, from 0 to 1, of the 10 nearest neighbours that must be kept; None accepts all.
 
     Returns:
-        A `VariantReport`, which is also stored in the file's metadata under `variant`.
+        A `QuantizationReport`, which is also stored in the file's metadata under `quantization`.
 
     Raises:
         RecallError: less than `min_recall`. No file is written.
@@ -64,18 +72,21 @@ def quantize(
     """
     if mode not in _MODES:
         raise ValueError(f"`mode` must be one of {list(_MODES)}. Received: mode={mode!r}.")
-    parent = open_parent(path, out)
+    float_model = open_float_model(path, out)
+    source = float_model.path
     if mode == "auto":
-        mode = "static" if convolves_most(require("onnx", "quantize").load(parent.path)) else "dynamic"
+        mode = "static" if convolves_most(require("onnx", "quantize").load(source)) else "dynamic"
     halved = mode == "static" and calibration is None
-    rows = check_rows(parent, samples, min_recall, halved)
+    rows = check_rows(float_model, samples, min_recall, halved)
     if mode == "dynamic":
-        return write_variant(parent, out, mode, rows, min_recall, lambda *files: _dynamic(parent.path, *files))
+        return write_quantized_model(float_model, out, mode, rows, min_recall, lambda draft, _: _dynamic(source, draft))
     if halved:
         calibration = {name: array[::2] for name, array in rows.items()}
         rows = {name: array[1::2] for name, array in rows.items()}
-    ranges = _calibration_rows(parent, calibration)
-    return write_variant(parent, out, mode, rows, min_recall, lambda *files: _static(parent.path, ranges, *files))
+    ranges = _calibration_rows(float_model, calibration)
+    return write_quantized_model(
+        float_model, out, mode, rows, min_recall, lambda draft, _: _static(source, ranges, draft)
+    )
 
 
 def to_float16(
@@ -84,36 +95,47 @@ def to_float16(
     *,
     samples: Any,
     min_recall: float | None = None,
-) -> VariantReport:
-    """Write a float16 variant of an exported encoder, half its size, and report what it costs.
+) -> QuantizationReport:
+    """Write an exported encoder in float16, half its size, and report what it costs.
 
-    For GPUs: on a CPU it is as fast as float32 or slower. Inputs and the embedding keep their types, and the division
-    by an embedding's length is left in float32. Arguments, report and errors are those of `quantize`.
+    For GPUs: on a CPU it is as fast as float32 or slower. Inputs and the embedding keep their types. The division by an
+    embedding's length stays in float32, and so does each operation whose values, on up to 256 of the samples, come near
+    float16's largest number, 65,504, or vanish in it; the report names them. Four samples are then run by ONNX's
+    reference evaluator, which computes in float16 as a GPU would; onnxruntime's CPU computes in float32 instead.
+
+    It takes the arguments, returns the report and raises the errors of `quantize`, and one more.
+
+    Raises:
+        QuantizationError: an embedding in float16 is not finite, or differs by more than rounding.
 
     Example:
 
     >>> print(to_float16("encoder.onnx", "half.onnx", samples=images))                    # doctest: +SKIP
     """
-    parent = open_parent(path, out)
-    rows = check_rows(parent, samples, min_recall)
-    return write_variant(parent, out, "float16", rows, min_recall, lambda *files: _float16(parent.path, *files))
+    float_model = open_float_model(path, out)
+    rows = check_rows(float_model, samples, min_recall)
+    source = float_model.path
+    return write_quantized_model(
+        float_model, out, "float16", rows, min_recall, lambda draft, expected: _float16(source, rows, expected, draft)
+    )
 
 
-def _dynamic(path: Path, folder: Path, draft: Path) -> None:
+def _dynamic(path: Path, draft: Path) -> None:
     with _tools("onnxruntime.quantization") as tools:
-        prepared = _prepared(tools, path, folder)
+        prepared = _prepared(tools, path, draft.parent)
         tools.quantize_dynamic(prepared, draft, op_types_to_quantize=["MatMul", "Gemm"], per_channel=True)
     _check_quantized(draft, "dynamic", "MatMul or Gemm with constant weights")
 
 
-def _static(path: Path, calibration: Rows, folder: Path, draft: Path) -> None:
+def _static(path: Path, calibration: Rows, draft: Path) -> None:
     onnx = require("onnx", "quantize")
     with _tools("onnxruntime.quantization") as tools:
-        model = onnx.load(_prepared(tools, path, folder))
+        model = onnx.load(_prepared(tools, path, draft.parent))
         excluded = nodes_of_final_normalization(model)
-        onnx.save(model, folder / "named.onnx")
+        named = draft.with_name("named.onnx")
+        onnx.save(model, named)
         tools.quantize_static(
-            folder / "named.onnx",
+            named,
             draft,
             _reader(tools, calibration),
             quant_format=tools.QuantFormat.QDQ,
@@ -125,10 +147,13 @@ def _static(path: Path, calibration: Rows, folder: Path, draft: Path) -> None:
     _check_quantized(draft, "static", "convolution or product")
 
 
-def _float16(path: Path, folder: Path, draft: Path) -> None:
+def _float16(path: Path, rows: Rows, expected: np.ndarray, draft: Path) -> tuple[str, ...]:
+    """Write the draft, and return the operations that stay in float32 because of their values."""
     onnx = require("onnx", "quantize")
-    with _tools("onnxruntime.transformers.float16") as converter:
-        onnx.save(halve(onnx.load(path), converter), draft)
+    model, kept = to_half(onnx.load(path), rows)
+    check_in_true_half(model, onnx.load(path), rows, expected)
+    onnx.save(model, draft)
+    return kept
 
 
 def _prepared(tools: Any, path: Path, folder: Path) -> Path:
@@ -138,12 +163,12 @@ def _prepared(tools: Any, path: Path, folder: Path) -> Path:
     return prepared
 
 
-def _calibration_rows(parent: OnnxEncoder, calibration: Any) -> Rows:
-    arrays = split_inputs(calibration, parent.inputs)
+def _calibration_rows(float_model: OnnxEncoder, calibration: Any) -> Rows:
+    arrays = split_inputs(calibration, float_model.inputs)
     if len(arrays[0]) == 0:
         raise ValueError("`calibration` must hold at least one row. Received: none. Give some hundreds of real rows.")
-    rows = {spec.name: cast_input(array, spec) for spec, array in zip(parent.inputs, arrays, strict=True)}
-    parent.encode(rows)  # rows that cannot be embedded are to be named here, not blamed on the tools
+    rows = {spec.name: cast_input(array, spec) for spec, array in zip(float_model.inputs, arrays, strict=True)}
+    float_model.encode(rows)  # rows that cannot be embedded are to be named here, not blamed on the tools
     return rows
 
 

@@ -1,4 +1,4 @@
-"""How far a smaller variant of an encoder finds the same neighbours.
+"""How far a quantized encoder finds the same neighbours as the float one.
 
 The cosine between an embedding and its quantized form says little: 0.9998 has been seen with a fifth of the ten nearest
 neighbours exchanged. So the neighbours themselves are compared.
@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from keras_tfcl.export.runtime.parity import unit_rows
-from keras_tfcl.export.runtime.requirements import require
 
 DEPTHS = (1, 10, 100)
 _BLOCK = 512  # rows whose similarities to all others are held at once
@@ -30,39 +29,34 @@ class Recall:
         rows: rows compared, each with all the others.
         overlap: for k = 1, 10, 100 the mean share of a row's k nearest neighbours, by cosine, that are the same; only
             the k of which there are at least twice as many other rows, since chance alone gives k / (rows - 1).
-        spearman: mean over rows of Spearman's rank correlation between the similarities to all other rows.
         mean_cosine, min_cosine: between a row's two embeddings.
     """
 
     rows: int
     overlap: dict[int, float]
-    spearman: float
     mean_cosine: float
     min_cosine: float
 
 
-def compare_neighbours(reference: np.ndarray, variant: np.ndarray) -> Recall:
+def compare_neighbours(reference: np.ndarray, other: np.ndarray) -> Recall:
     """Compare two `(N, D)` arrays of embeddings of the same N >= 3 rows. Ties are broken by row number.
 
     >>> rows = np.random.default_rng(0).normal(size=(50, 8))
     >>> compare_neighbours(rows, 2 * rows).overlap
     {1: 1.0, 10: 1.0}
     """
-    expected, received = unit_rows(reference), unit_rows(variant)
+    expected, received = unit_rows(reference), unit_rows(other)
     depths = [k for k in DEPTHS if 2 * k <= len(expected) - 1]
     shares: dict[int, list[float]] = {k: [] for k in depths}
-    correlations: list[float] = []
     for start in range(0, len(expected), _BLOCK):
-        pair = [_similarities(rows, start) for rows in (expected, received)]  # each (n, N - 1)
-        orders = [np.argsort(-similarities, axis=1, kind="stable") for similarities in pair]
+        tables = [_similarities(rows, start) for rows in (expected, received)]  # each (n, N - 1)
+        orders = [np.argsort(-table, axis=1, kind="stable") for table in tables]
         for k in depths:
             shares[k] += [len(np.intersect1d(a[:k], b[:k])) / k for a, b in zip(*orders, strict=True)]
-        correlations += _rank_correlations(*pair)
     cosines = (expected * received).sum(axis=1)
     return Recall(
         rows=len(expected),
         overlap={k: float(np.mean(values)) for k, values in shares.items()},
-        spearman=float(np.mean(correlations)),
         mean_cosine=float(cosines.mean()),
         min_cosine=float(cosines.min()),
     )
@@ -84,12 +78,3 @@ def _similarities(rows: np.ndarray, start: int) -> np.ndarray:
     block = rows[start : start + _BLOCK]
     others = ~np.eye(len(block), len(rows), start, dtype=bool)  # (n, N)
     return (block @ rows.T)[others].reshape(len(block), len(rows) - 1)
-
-
-def _rank_correlations(expected: np.ndarray, received: np.ndarray) -> list[float]:
-    """Spearman's correlation of each row with its counterpart; 1 where both are constant, 0 where one is."""
-    rank = require("scipy.stats", "quantize").rankdata
-    a, b = (ranks - ranks.mean(axis=1, keepdims=True) for ranks in (rank(expected, axis=1), rank(received, axis=1)))
-    products, sizes = (a * b).sum(axis=1), np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    both_constant = ~a.any(axis=1) & ~b.any(axis=1)
-    return np.where(both_constant, 1.0, products / np.where(sizes > 0, sizes, 1.0)).tolist()

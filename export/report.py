@@ -107,31 +107,31 @@ def make_report(
     path: Path,
     opset: int,
     inputs: tuple[InputSpec, ...],
-    facts: dict[str, Any],
+    metadata: dict[str, Any],
     parity: Parity,
     hints: list[str],
     seconds: float,
 ) -> ExportReport:
-    """Return the report on the file at `path`, whose metadata are `facts`."""
-    data_file = facts.get("data_file")
+    """Return the report on the file at `path`, which holds `metadata`."""
+    data_file = metadata.get("data_file")
     return ExportReport(
         path=path,
         bytes=path.stat().st_size,
         data_path=path.with_name(data_file["name"]) if data_file else None,
         opset=opset,
         inputs=inputs,
-        dimension=facts["dimension"],
-        normalized=facts["normalized"],
-        projector=facts["projector"],
-        weights_sha256=facts["weights_sha256"],
+        dimension=metadata["dimension"],
+        normalized=metadata["normalized"],
+        projector=metadata["projector"],
+        weights_sha256=metadata["weights_sha256"],
         matches=parity.passed,
         max_abs_diff=parity.max_abs_diff,
         scale=parity.scale,
         min_cosine=parity.min_cosine,
         rows=parity.rows,
-        policies=tuple(facts["precision"]["policies"]),
-        half_precision=facts["precision"]["difference"],
+        policies=tuple(metadata["precision"]["policies"]),
+        half_precision=metadata["precision"]["difference"],
         hints=tuple(hints),
         seconds=seconds,
-        versions=facts["versions"],
+        versions=metadata["versions"],
     )

@@ -49,6 +49,7 @@ __all__ = [
     "callbacks",
     "data",
     "diagnostics",
+    "evaluation",
     "layers",
     "losses",
     "metrics",
@@ -60,7 +61,19 @@ __all__ = [
 
 if tensorflow_is_installed() and not loads_on_demand():
     require_tensorflow_backend()
-    from keras_tfcl import callbacks, data, diagnostics, layers, losses, metrics, models, negatives, ops, scaling
+    from keras_tfcl import (
+        callbacks,
+        data,
+        diagnostics,
+        evaluation,
+        layers,
+        losses,
+        metrics,
+        models,
+        negatives,
+        ops,
+        scaling,
+    )
     from keras_tfcl.callbacks import CollapseMonitor, KNNEvaluation, LinearProbe, StopOnNonFinite, TemperatureSchedule
     from keras_tfcl.layers import ImageAugmenter, ProjectionHead
     from keras_tfcl.losses import (

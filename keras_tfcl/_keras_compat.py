@@ -110,7 +110,7 @@ def leave_out_of_weight_decay(optimizer: keras.optimizers.Optimizer, variables: 
     optimizer names a variable, which depends on the strategy. Seen in Keras 3.15.1.
     """
     inner = getattr(optimizer, "inner_optimizer", optimizer)
-    told = getattr(inner, "_exclude_from_weight_decay", set())
+    told: set[str] = getattr(inner, "_exclude_from_weight_decay", set())
     inner._exclude_from_weight_decay = {*told, *(inner._var_key(variable) for variable in variables)}
     inner._exclude_from_weight_decay_cache = {}
 

@@ -27,7 +27,9 @@ def test_examples_run(name, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "module", [keras_tfcl, keras_tfcl.ops, keras_tfcl.diagnostics, keras_tfcl.export], ids=lambda m: m.__name__
+    "module",
+    [keras_tfcl, keras_tfcl.ops, keras_tfcl.diagnostics, keras_tfcl.evaluation, keras_tfcl.export],
+    ids=lambda m: m.__name__,
 )
 def test_public_names_are_documented(module):
     for name in module.__all__:

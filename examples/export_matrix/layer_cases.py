@@ -87,7 +87,7 @@ def _sorted_rows(x: Any) -> Any:
 
 
 _activations = {name: (lambda name=name: [layers.Activation(name)]) for name in (
-    "relu", "gelu", "silu", "mish", "hard_silu", "selu", "elu", "softplus", "tanh", "softmax", "leaky_relu",
+    "relu", "gelu", "silu", "mish", "hard_silu", "selu", "elu", "softplus", "tanh", "softmax", "leaky_relu", "celu",
 )}  # fmt: skip
 
 _augmentations = {
@@ -119,6 +119,10 @@ CASES: dict[str, Case] = {
         "ops.logsumexp": _call(lambda x: ops.logsumexp(x, axis=1, keepdims=True), (1,)),
         "ops.norm": _call(lambda x: x / ops.norm(x, axis=1, keepdims=True)),
         "ops.cumsum": _call(lambda x: ops.cumsum(x, axis=1)),
+        "ops.cumprod": _call(lambda x: ops.cumprod(x, axis=1)),
+        "ops.log1p, ops.expm1": _call(lambda x: ops.log1p(ops.abs(x)) + ops.expm1(x)),
+        "ops.argmax of floats": _call(lambda x: ops.one_hot(ops.argmax(x, axis=1), 10)),
+        "ops.where beside 0 / 0": _call(lambda x: ops.where(x > 0, x, 0) / ops.where(x > 0, x, 1)),
         "ops.std": _call(lambda x: x / ops.std(x, axis=1, keepdims=True)),
         "ops.einsum": _call(lambda x: ops.einsum("bi,bj->bj", x, x)),
         "ops.cond": _call(_condition),
@@ -158,6 +162,11 @@ CASES: dict[str, Case] = {
     }),
     **_table(_free, images(), {
         "Resizing of images of any size": lambda: [layers.Resizing(9, 11), layers.Conv2D(4, 3)],
+        "Resizing, nearest, of images of any size": lambda: [layers.Resizing(9, 11, "nearest")],
+        "CenterCrop of images of any size, also smaller ones": lambda: [layers.CenterCrop(20, 10)],
+        "tf.image.resize_with_pad of images of any size": _call(
+            lambda x: tf.image.resize_with_pad(x, 9, 11), (9, 11, 3)
+        ),
         **_augmentations,
     }),
     **_table(_pooled, images(), {"RandomCrop": lambda: [layers.RandomCrop(12, 12)]}),
@@ -181,6 +190,14 @@ CASES: dict[str, Case] = {
         ],
         "Embedding with mask, LSTM": lambda: [layers.Embedding(40, 8, mask_zero=True), layers.LSTM(6)],
         "Embedding, GRU, any length": lambda: [layers.Embedding(40, 8), layers.GRU(6)],
+        "integer // and %": lambda: [
+            layers.Lambda(lambda x: (x - 20) % 7 + (x - 20) // 7 + 3, output_shape=(None,)),
+            layers.Embedding(13, 8), layers.GlobalAveragePooling1D(),
+        ],
+        "ops.one_hot of ids out of range": _call(lambda x: 1 + ops.sum(ops.one_hot(x - 1, 30), axis=1), (30,)),
+        "TimeDistributed over any length": lambda: [
+            layers.Embedding(40, 8), layers.TimeDistributed(layers.Dense(6)), layers.GlobalAveragePooling1D(),
+        ],
         "CategoryEncoding, multi hot": lambda: [layers.CategoryEncoding(40, "multi_hot")],
     }),
     "MultiHeadAttention": Case(lambda: _attention(length=9), vectors(9, 6)),

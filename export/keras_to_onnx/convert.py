@@ -1,9 +1,10 @@
 """Turn Keras layers into an ONNX model: the one place that knows tf2onnx and its faults.
 
-Five steps differ from `model.export(format="onnx")`, which writes files that do not load or do not match:
+These steps differ from `model.export(format="onnx")`, which writes files that do not load or do not match:
 the trace is of inference mode; nested functions are traced inline, since tf2onnx knows no XLA calls (grouped
-convolution); constants that the trace captured are not made inputs; `Erfc` (the exact GELU) gets a counterpart; and
-padding before a MaxPool is kept from onnxruntime, which would change its value.
+convolution); layers that ask for sizes are traced as with free ones; constants that the trace captured are not made
+inputs; divisions keep their rounding; handlers.py writes the operations that tf2onnx lacks or gets wrong; and padding
+before a MaxPool is kept from onnxruntime, which would change its value.
 """
 
 from __future__ import annotations
@@ -13,19 +14,35 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
-
 from keras_tfcl.export.errors import UnsupportedOpError, text_of
-from keras_tfcl.export.keras_to_onnx.external_data import inputs_to_initializers, outside_specs, reading_from
+from keras_tfcl.export.keras_to_onnx.external_data import external_specs, inputs_to_initializers, reading_from
+from keras_tfcl.export.keras_to_onnx.free_sizes import free_sizes
+from keras_tfcl.export.keras_to_onnx.handlers import custom_op_handlers
 from keras_tfcl.export.keras_to_onnx.source import OUTPUT, Source
 from keras_tfcl.export.keras_to_onnx.unsupported import lint_graph
 from keras_tfcl.export.runtime.requirements import require
 
+_WAS_DIVISION = "_keras_tfcl_division"
+
 
 def supported_opsets() -> range:
-    """The ONNX opsets that this recipe and the installed tf2onnx can write."""
+    """The ONNX opsets that this module and the installed tf2onnx can write."""
     constants = require("tf2onnx.constants", "export")
     return range(13, max(constants.OPSET_TO_IR_VERSION) + 1)
+
+
+def check_eager() -> None:
+    """Raise inside a `tf.function` or a `tf.Graph`, where the model gives symbols instead of numbers.
+
+    Raises:
+        RuntimeError: operations are not executed eagerly here.
+    """
+    tf = require("tensorflow", "tf")
+    if not tf.executing_eagerly():
+        raise RuntimeError(
+            "Export must run eagerly. Received: a call inside a `tf.function` or a `with tf.Graph().as_default()` "
+            "block, or after tf.compat.v1.disable_eager_execution(). Call it outside of them."
+        )
 
 
 def convert(
@@ -34,10 +51,10 @@ def convert(
     dimension: int,
     normalize: bool,
     opset: int,
-    outside: Sequence[Any] = (),
+    external: Sequence[Any] = (),
     progress: Callable[[str], None],
 ) -> Any:
-    """Return the ONNX model of `source`, an `onnx.ModelProto`, in which the weights `outside` have no values yet.
+    """Return the ONNX model of `source`, an `onnx.ModelProto`, in which the weights `external` have no values yet.
 
     Switches the whole process to eager functions for a moment, so the caller holds the lock of `computing_in_float32`.
 
@@ -46,8 +63,8 @@ def convert(
     """
     with _quiet_logs():
         progress("trace the model")
-        specs = _specs(source, outside)
-        function = _trace(source, specs, normalize, outside)
+        specs = _specs(source, external)
+        function = _trace(source, specs, normalize, external)
         lint_graph(_needed_graph(function), source.layers)
         progress("convert to ONNX, which can take a minute")
         try:
@@ -63,23 +80,30 @@ def convert(
     return model
 
 
-def _specs(source: Source, outside: Sequence[Any]) -> list[Any]:
+def frozen_graph(source: Source, normalize: bool) -> Any:
+    """Return the `tf.GraphDef` that `convert` starts from, with the weights as constants."""
+    with _quiet_logs():
+        function = _trace(source, _specs(source, ()), normalize, ())
+        return _freeze(function)
+
+
+def _specs(source: Source, external: Sequence[Any]) -> list[Any]:
     tf = require("tensorflow", "tf")
-    return [tf.TensorSpec(spec.shape, spec.dtype, name=spec.name) for spec in source.inputs] + outside_specs(outside)
+    return [tf.TensorSpec(spec.shape, spec.dtype, name=spec.name) for spec in source.inputs] + external_specs(external)
 
 
-def _trace(source: Source, specs: Sequence[Any], normalize: bool, outside: Sequence[Any]) -> Any:
+def _trace(source: Source, specs: Sequence[Any], normalize: bool, external: Sequence[Any]) -> Any:
     tf = require("tensorflow", "tf")
     count = len(source.inputs)
 
     def embed(*tensors: Any) -> Any:
-        with reading_from(outside, tensors[count:]) if outside else contextlib.nullcontext():
+        with reading_from(external, tensors[count:]) if external else contextlib.nullcontext():
             embedding = tf.cast(source(*tensors[:count]), tf.float32)
         return _l2_normalize(tf, embedding) if normalize else tf.identity(embedding)
 
     try:
         # on the CPU, so that a GPU host does not put its own recurrent kernels into the graph
-        with _nested_functions_inlined(tf), _whole_tracebacks(), tf.device("/cpu:0"):
+        with free_sizes(source.layers), _nested_functions_inlined(tf), _whole_tracebacks(), tf.device("/cpu:0"):
             return tf.function(embed, autograph=False).get_concrete_function(*specs)
     except Exception as error:  # whatever the user's layers raise
         raise UnsupportedOpError(
@@ -115,31 +139,64 @@ def _l2_normalize(tf: Any, rows: Any) -> Any:
 def _to_onnx(function: Any, names: Sequence[str], opset: int) -> Any:
     tf2onnx = require("tf2onnx", "export")
     loader = require("tf2onnx.tf_loader", "export")
-    true_inputs = function.inputs[: len(function.inputs) - len(function.captured_inputs)]
-    inputs = [tensor.name for tensor in true_inputs]
-    outputs = [tensor.name for tensor in function.outputs]
+    inputs, outputs = _true_inputs(function), [tensor.name for tensor in function.outputs]
     renamed = dict(zip(inputs, names, strict=True)) | {outputs[0]: OUTPUT}
-    model, _ = tf2onnx.convert.from_graph_def(
-        loader.from_function(function, inputs, outputs),
-        input_names=inputs,
-        output_names=outputs,
-        opset=opset,
-        custom_op_handlers={"Erfc": (_convert_erfc, [])},
-        tensors_to_rename=renamed,
-    )
+    frozen = _freeze(function)
+    with _exact_divisions(loader):
+        model, _ = tf2onnx.convert.from_graph_def(
+            frozen,
+            input_names=inputs,
+            output_names=outputs,
+            opset=opset,
+            custom_op_handlers=custom_op_handlers(),
+            tensors_to_rename=renamed,
+        )
     return model
 
 
-def _convert_erfc(graph: Any, node: Any, name: str, args: list[Any]) -> None:
-    """Write erfc(x), which ONNX lacks, as 1 - erf(x)."""
-    utils = require("tf2onnx.utils", "export")
-    x, output = node.input[0], node.output[0]
-    dtype, shape = graph.get_dtype(output), graph.get_shape(output)
-    graph.remove_node(node.name)
-    erf = graph.make_node("Erf", [x])
-    one = graph.make_const(utils.make_name("one"), np.array(1, utils.map_onnx_to_numpy_type(dtype)))
-    inputs = [one.output[0], erf.output[0]]
-    graph.make_node("Sub", inputs, outputs=[output], dtypes=[dtype], shapes=[shape], name=node.name)
+def _freeze(function: Any) -> Any:
+    loader = require("tf2onnx.tf_loader", "export")
+    with _exact_divisions(loader):
+        return loader.from_function(function, _true_inputs(function), [tensor.name for tensor in function.outputs])
+
+
+def _true_inputs(function: Any) -> list[str]:
+    """The names of the inputs that were declared, without the constants that the trace captured."""
+    return [tensor.name for tensor in function.inputs[: len(function.inputs) - len(function.captured_inputs)]]
+
+
+@contextlib.contextmanager
+def _exact_divisions(loader: Any) -> Iterator[None]:
+    """Keep TensorFlow's graph optimizer from making `x * (1 / c)` of `x / c`.
+
+    The two round differently, which is enough for a `floor` behind it, as in `tf.image.resize_with_pad`, to differ by a
+    whole number. The optimizer leaves `DivNoNan` alone, so divisions are called so while it runs.
+    """
+    optimize = loader.tf_optimize
+
+    def optimize_others(input_names: list[str], output_names: list[str], graph_def: Any) -> Any:
+        for node in _all_nodes(graph_def):
+            if node.op == "RealDiv":
+                node.op = "DivNoNan"
+                node.attr[_WAS_DIVISION].b = True
+        optimized = optimize(input_names, output_names, graph_def)
+        for graph in (graph_def, optimized):
+            for node in _all_nodes(graph):
+                if _WAS_DIVISION in node.attr:
+                    node.op = "RealDiv"
+                    del node.attr[_WAS_DIVISION]
+        return optimized
+
+    loader.tf_optimize = optimize_others
+    try:
+        yield
+    finally:
+        loader.tf_optimize = optimize
+
+
+def _all_nodes(graph_def: Any) -> list[Any]:
+    """The nodes of a TensorFlow graph and of its functions."""
+    return [*graph_def.node, *(node for function in graph_def.library.function for node in function.node_def)]
 
 
 def _keep_zero_padding(graph: Any) -> None:

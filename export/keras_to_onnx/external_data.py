@@ -6,18 +6,35 @@ input becomes a tensor whose values are in the data file. The largest weights go
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from keras_tfcl.export.runtime.data_file import DataFile, write_data_file
+import numpy as np
+
 from keras_tfcl.export.runtime.requirements import require
 
 _PREFIX = "keras_tfcl_weight_"
+_PAGE = 4096  # onnxruntime maps tensors that begin on a page instead of copying them
 
 
-def choose_outside(weights: Sequence[Any], most_bytes: int) -> list[Any]:
+@dataclass(frozen=True)
+class DataFile:
+    """What the metadata records about the data file."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def choose_external(weights: Sequence[Any], most_bytes: int) -> list[Any]:
     """Return the largest of `weights`, as many as it takes for the others to have at most `most_bytes` bytes."""
     sizes = {id(weight): _size(weight) for weight in weights}
     total, chosen = sum(sizes.values()), []
@@ -29,7 +46,7 @@ def choose_outside(weights: Sequence[Any], most_bytes: int) -> list[Any]:
     return chosen
 
 
-def outside_specs(weights: Sequence[Any]) -> list[Any]:
+def external_specs(weights: Sequence[Any]) -> list[Any]:
     """Return the `tf.TensorSpec` of each weight as an input of the trace."""
     tf = require("tensorflow", "tf")
     return [tf.TensorSpec(weight.shape, weight.dtype, name=_PREFIX + str(i)) for i, weight in enumerate(weights)]
@@ -49,9 +66,9 @@ def inputs_to_initializers(graph: Any) -> None:
         graph.input.remove(value)
 
 
-def store_outside(folder: Path, stem: str, onnx_model: Any, weights: Sequence[Any]) -> DataFile:
-    """Write the values of the weights kept outside, and make the model refer to them."""
-    record, spans = write_data_file(folder, stem, (weight.numpy() for weight in weights))
+def store_external(model_path: Path, onnx_model: Any, weights: Sequence[Any]) -> DataFile:
+    """Write the values of the weights kept out of the model beside it, and make the model refer to them."""
+    record, spans = write_data_file(model_path.parent, model_path.name, (weight.numpy() for weight in weights))
     stored = {tensor.name: tensor for tensor in onnx_model.graph.initializer if tensor.name.startswith(_PREFIX)}
     for position, (offset, length) in enumerate(spans):
         tensor = stored[_PREFIX + str(position)]
@@ -59,6 +76,37 @@ def store_outside(folder: Path, stem: str, onnx_model: Any, weights: Sequence[An
         for key, value in (("location", record.name), ("offset", offset), ("length", length)):
             tensor.external_data.add(key=key, value=str(value))
     return record
+
+
+def write_data_file(folder: Path, stem: str, arrays: Iterable[np.ndarray]) -> tuple[DataFile, list[tuple[int, int]]]:
+    """Write `arrays` one after the other; return the record, and offset and length of each.
+
+    The name follows from the content, so a new data file never overwrites the one of an older model.
+    """
+    draft = folder / f"{stem}.data"
+    digest, spans = hashlib.sha256(), []
+    with draft.open("wb") as file:
+        for array in arrays:
+            padding = -file.tell() % _PAGE
+            digest.update(bytes(padding))
+            file.write(bytes(padding))
+            content = byte_view(array)
+            spans.append((file.tell(), len(content)))
+            digest.update(content)
+            file.write(content)
+        size = file.tell()
+        file.flush()
+        os.fsync(file.fileno())
+    record = DataFile(f"{stem}.{digest.hexdigest()[:16]}.data", size, digest.hexdigest())
+    os.replace(draft, folder / record.name)
+    return record, spans
+
+
+def byte_view(array: np.ndarray) -> memoryview:
+    """Return the values as little-endian bytes, without a copy where the machine stores them so."""
+    values = np.ascontiguousarray(array)
+    values = values.astype(values.dtype.newbyteorder("<"), copy=False)
+    return values.reshape(-1).view(np.uint8).data
 
 
 def _size(weight: Any) -> int:

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from keras_tfcl.export.keras_to_onnx.source import Source, hash_weights
+from keras_tfcl.export.keras_to_onnx.golden_inputs import Golden, difference_of
+from keras_tfcl.export.keras_to_onnx.source import Precision, Source, computing_as_built, hash_weights
+from keras_tfcl.export.runtime.golden_inputs import dump_golden_inputs
+from keras_tfcl.export.runtime.metadata import KEY, dump_metadata
 from keras_tfcl.export.runtime.requirements import installed_versions, require
 
 _PACKAGES = ("keras-tfcl", "keras", "tensorflow", "tf2onnx", "onnx", "onnxruntime", "onnxruntime-gpu", "numpy")
@@ -23,20 +29,57 @@ _LONGEST_CONFIG = 1 << 14  # characters of a loss's settings; a loss that holds 
 _MOST_NUMBERS = 16  # of a setting, so that a mean image does not fill the metadata
 
 
-def describe(model: Any, source: Source, *, dimension: int, normalize: bool) -> dict[str, Any]:
+def describe(
+    model: Any,
+    source: Source,
+    golden: Sequence[Golden],
+    *,
+    normalize: bool,
+    precision: Precision,
+    notes: Mapping[str, Any] | None,
+) -> dict[str, Any]:
     """Return all that is known before the file is compared with the model."""
+    names = [spec.name for spec in source.inputs]
+    generated = [(dict(zip(names, batch.generators, strict=False)), batch.reference) for batch in golden]
     return {
         "inputs": [spec.to_dict() for spec in source.inputs],
         "preprocessing": describe_preprocessing(source),
-        "dimension": dimension,
+        "dimension": golden[0].reference.shape[1],
         "normalized": normalize,
         "metric": "cosine" if normalize else None,
         "projector": source.projector,
         "encoder": {"class": type(source.encoder).__name__, "name": source.encoder.name},
         "objective": describe_objective(model),
+        "precision": _describe_precision(source, golden, normalize, precision),
         "weights_sha256": hash_weights(source.weights),
+        "probes": dump_golden_inputs(generated),
+        "notes": dict(notes or {}),
         "versions": installed_versions(*_PACKAGES),
     }
+
+
+def add_metadata(path: Path, content: Mapping[str, Any]) -> None:
+    """Append the metadata to a file that holds a model without them, and wait until it is on the disk.
+
+    A protobuf message may be written in parts: the bytes of the model, which have been checked, stay as they are.
+    """
+    onnx = require("onnx", "export")
+    entry = onnx.StringStringEntryProto(key=KEY, value=dump_metadata(dict(content)))
+    with path.open("ab") as file:
+        file.write(onnx.ModelProto(metadata_props=[entry]).SerializeToString())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _describe_precision(
+    source: Source, golden: Sequence[Golden], normalize: bool, precision: Precision
+) -> dict[str, Any]:
+    """Say in which precision the model was built, and how far its own embeddings are from those in float32."""
+    if not precision.policies:
+        return {"policies": [], "difference": None}
+    with computing_as_built(precision):
+        difference = difference_of(source, golden, normalize)
+    return {"policies": precision.policies, "difference": difference and difference.to_dict()}
 
 
 def describe_preprocessing(source: Source) -> dict[str, Any]:

@@ -1,19 +1,32 @@
-"""What is exported: a Keras encoder, perhaps with its projector, seen as one function of its inputs."""
+"""What is exported: a Keras encoder, perhaps with its projector, seen as one function of its inputs in float32.
+
+A model of another precision computes in float32 while it is exported: each layer keeps its weights and gets the policy
+float32 for that time, so that a model trained in mixed precision gives a file that runs everywhere. Rebuilding it from
+its configuration would lose what no configuration holds, and would not do for a subclassed model without one.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+import sys
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_tfcl._keras_compat import inner_layers, nested_layers
+from keras_tfcl._keras_compat import (
+    dtype_policy,
+    inner_layers,
+    nested_layers,
+    set_dtype_policy,
+    set_variable_dtype,
+)
 from keras_tfcl.export.errors import ModelInputError
-from keras_tfcl.export.keras_to_onnx.precision import HALF
-from keras_tfcl.export.runtime.data_file import byte_view
+from keras_tfcl.export.keras_to_onnx.external_data import byte_view
 from keras_tfcl.export.runtime.inputs import InputSpec
 from keras_tfcl.export.runtime.requirements import require
 
@@ -21,6 +34,8 @@ if TYPE_CHECKING:
     import keras
 
 OUTPUT = "embedding"
+HALF = ("float16", "bfloat16")
+_LOCK = threading.RLock()  # the policies belong to the model, the switches of the trace to the whole process
 _NUMERIC = re.compile(r"bool|u?int(8|16|32|64)|float(16|32|64)")
 _AUTOMATIC = re.compile(r"(keras_tensor|input_layer|input)(_\d+)?")
 
@@ -81,7 +96,7 @@ def read_source(
     """Find the layers to export and the inputs they take.
 
     Args:
-        model: a `keras.Model`, or a model with the attributes `encoder` and `projector`.
+        model: a `keras.Model`, or a `ContrastiveModel`, of which the encoder is exported.
         projector: keep the projector behind the encoder.
         samples: rows of input, used where the model does not know its inputs.
         preprocessing: a layer or model to put before the encoder.
@@ -127,25 +142,36 @@ class _Tensor:
 
 def _split_model(keras: Any, model: Any, projector: bool) -> tuple[Any, Any, str]:
     """Return the encoder, the projector to keep or None, and what became of the projector."""
-    two_part = hasattr(model, "encoder") and hasattr(model, "projector")
-    encoder = model.encoder if two_part else model
-    head = model.projector if two_part else None
-    if isinstance(encoder, (tuple, list)):
+    models = sys.modules.get("keras_tfcl.models")  # whoever made a ContrastiveModel has imported it
+    if models is None or not isinstance(model, models.ContrastiveModel):
+        if not isinstance(model, keras.Model):
+            raise TypeError(
+                f"`model` must be a keras.Model. Received: {type(model).__name__}. "
+                f"Wrap a layer as keras.Sequential([keras.Input(shape), layer])."
+            )
+        if projector:
+            raise ValueError(
+                f"`projector=True` needs a ContrastiveModel. Received: {type(model).__name__}, which is exported as "
+                f"model(x). Export with projector=False."
+            )
+        return model, None, "none"
+    if isinstance(model.encoder, (tuple, list)):
         raise TypeError(
-            f"`model` must have one encoder. Received: {len(encoder)} of them. Export each by itself: "
+            f"`model` must have one encoder. Received: {len(model.encoder)} of them. Export each by itself: "
             f"export_onnx(model.encoder[0], path)."
         )
-    if not isinstance(encoder, keras.Model):
+    if not isinstance(model.encoder, keras.Model):
         raise TypeError(
-            f"`model` must be a keras.Model or have one as its `encoder`. Received: {type(encoder).__name__}. "
-            f"Wrap a layer as keras.Sequential([keras.Input(shape), layer])."
+            f"The encoder must be a keras.Model. Received: {type(model.encoder).__name__}. Wrap the layer and export "
+            f"it: export_onnx(keras.Sequential([keras.Input(shape), model.encoder]), path)."
         )
-    if projector and head is None:
+    if projector and model.projector is None:
         raise ValueError(
-            "`projector=True` needs a model with a `projector`, such as a ContrastiveModel. Received: a model without "
-            "one. Export with projector=False."
+            "`projector=True` needs a model with a projector. Received: a ContrastiveModel with projector=None. "
+            "Export with projector=False."
         )
-    return encoder, head if projector else None, "none" if head is None else "kept" if projector else "dropped"
+    state = "none" if model.projector is None else "kept" if projector else "dropped"
+    return model.encoder, model.projector if projector else None, state
 
 
 def _input_tensors(keras: Any, encoder: Any, samples: Any) -> tuple[Any, list[_Tensor]]:
@@ -246,3 +272,53 @@ def hash_weights(weights: Sequence[Any]) -> str:
         digest.update(f"{values.dtype.name}{values.shape}".encode())
         digest.update(byte_view(values))
     return digest.hexdigest()
+
+
+class Precision:
+    """The layers of a model that compute in half precision, with the policies they were built with."""
+
+    def __init__(self, layers: Iterable[Any]) -> None:
+        self._own = [(layer, dtype_policy(layer)) for layer in layers if layer.compute_dtype in HALF]
+
+    @property
+    def policies(self) -> list[str]:
+        """Names such as "mixed_float16"; none for a model that computes in float32."""
+        return sorted({policy.name for _, policy in self._own})
+
+    def use_float32(self) -> None:
+        for layer, _ in self._own:
+            # not the public setter, which would write into a policy map that layers share
+            set_dtype_policy(layer, _in_float32(layer))
+
+    def use_own(self) -> None:
+        for layer, policy in self._own:
+            set_dtype_policy(layer, policy)
+
+
+@contextlib.contextmanager
+def computing_in_float32(layers: Iterable[Any]) -> Iterator[Precision]:
+    """Make half-precision layers compute in float32 inside the block. Other threads wait until it ends."""
+    with _LOCK:
+        precision = Precision(layers)
+        try:
+            precision.use_float32()
+            yield precision
+        finally:
+            precision.use_own()
+
+
+@contextlib.contextmanager
+def computing_as_built(precision: Precision) -> Iterator[None]:
+    """Undo `computing_in_float32` inside the block."""
+    precision.use_own()
+    try:
+        yield
+    finally:
+        precision.use_float32()
+
+
+def _in_float32(layer: Any) -> Any:
+    get = require("keras", "tf").dtype_policies.get
+    policy = get(f"{layer.quantization_mode}_from_float32" if layer.quantization_mode else "float32")
+    set_variable_dtype(policy, layer.variable_dtype)  # so that Keras casts the weights of a policy such as float16
+    return policy

@@ -7,11 +7,13 @@ what a layer's own `call` does.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from keras_tfcl.export.errors import UnsupportedLayerError, UnsupportedOpError
-from keras_tfcl.export.keras_to_onnx.precision import HALF
+import numpy as np
+
+from keras_tfcl.export.errors import NonFiniteError, UnsupportedLayerError, UnsupportedOpError
+from keras_tfcl.export.keras_to_onnx.source import HALF, Source
 
 _TEXT = "Look up and tokenise outside the model, and take integer ids in."
 _BINS = "Compute the bins outside the model, for example with numpy.digitize."
@@ -53,12 +55,38 @@ _OPS = {
 _RANDOM_OP = re.compile(r"(Stateless|Stateful)?(Random|TruncatedNormal|Multinomial|ParameterizedTruncatedNormal)\w*")
 
 
-def lint_layers(layers: Iterable[Any]) -> None:
+def lint_weights(source: Source) -> None:
+    """Raise if training has diverged.
+
+    Raises:
+        NonFiniteError: a weight is NaN; every layer with such a weight is named.
+    """
+    owners = {id(weight): (weight, layer) for layer in source.layers for weight in layer.weights}  # the innermost
+    found = {
+        f"`{layer.name}` ({type(layer).__name__})": None
+        for weight, layer in owners.values()
+        if "float" in str(weight.dtype) and np.isnan(np.asarray(weight, "float32")).any()
+    }
+    if found:
+        raise NonFiniteError(
+            f"Every weight must be a number. Received: NaN in {', '.join(found)}: training has diverged. Load weights "
+            f"from before that, model.load_weights(path), or train again with a lower learning rate."
+        )
+
+
+def lint_layers(source: Source) -> None:
     """Raise if a layer is known not to survive the conversion.
 
     Raises:
         UnsupportedLayerError: with every such layer by name, and what to do instead.
     """
+    layers = source.layers
+    stateful = list(_stateful(source.encoder, "model"))
+    if stateful:
+        raise UnsupportedLayerError(
+            f"A file keeps no state from one batch to the next. Received: a recurrent layer with stateful=True. Turn "
+            f"it off: {'; '.join(f'{path}.stateful = False' for path in stateful)}."
+        )
     faults = [(layer, fault) for layer in layers if (fault := _layer_fault(layer))]
     if not faults:
         return
@@ -112,6 +140,18 @@ def layer_of(node_name: str, layers: Iterable[Any]) -> str:
             if name in types:
                 return f"layer `{name}` ({types[name]})"
     return f"node `{node_name}`"
+
+
+def _stateful(layer: Any, path: str) -> Iterator[str]:
+    """Yield expressions for the recurrent layers that keep their state, inside a model called `path`."""
+    if getattr(layer, "stateful", False):
+        yield path
+    if "Model" in _keras_bases(layer):
+        for inner in layer.layers:
+            yield from _stateful(inner, f"{path}.get_layer({inner.name!r})")
+    for name in ("forward_layer", "backward_layer"):
+        if hasattr(layer, name):
+            yield from _stateful(getattr(layer, name), f"{path}.{name}")
 
 
 def _layer_fault(layer: Any) -> tuple[str, str] | None:

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from keras_tfcl.export.runtime.batches import rows_to_try
 from keras_tfcl.export.runtime.encoder import OnnxEncoder
-from keras_tfcl.export.runtime.streams import rows_to_try
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Embeddings on disk, written batch by batch: `.npy` to map into memory, `.parquet` with ids.
+"""Embeddings on disk, written batch by batch: `.npy` to map into memory, `.npz` and `.parquet` with ids.
 
 A `.npy` header leaves room for the number of rows to grow: it is written first for none and at the end for all.
 """
@@ -8,18 +8,20 @@ from __future__ import annotations
 import itertools
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from keras_tfcl.export.runtime.drafts import written_beside
+from keras_tfcl.export.runtime.atomic_write import atomic_write
 from keras_tfcl.export.runtime.metadata import KEY
 from keras_tfcl.export.runtime.requirements import require
 
-_SUFFIXES = (".npy", ".parquet")
-_RECORDED = ("weights_sha256", "dimension", "normalized", "variant")  # of the encoder's metadata
+Part = tuple[np.ndarray, list[Any]]  # embeddings and their ids
+_SUFFIXES = (".npy", ".npz", ".parquet")
+_RECORDED = ("weights_sha256", "dimension", "normalized", "quantization")  # of the encoder's metadata
+_ROW_GROUP = 16_384  # at least so many rows in each group of a Parquet file: small groups are slow to read
 
 
 def check_embedding_file(path: str | os.PathLike[str], ids: Iterable[Any] | None) -> Path:
@@ -31,26 +33,69 @@ def check_embedding_file(path: str | os.PathLike[str], ids: Iterable[Any] | None
     """
     path = Path(path)
     if path.suffix not in _SUFFIXES:
-        raise ValueError(f"Embeddings are written to {' or '.join(_SUFFIXES)}. Received: {path}. Change its suffix.")
+        raise ValueError(
+            f"Embeddings are written to {', '.join(_SUFFIXES[:-1])} or {_SUFFIXES[-1]}. Received: {path}. Change its "
+            f"suffix."
+        )
     if path.suffix == ".npy" and ids is not None:
-        raise ValueError(f"A .npy file holds no ids. Received: ids for {path}. Write .parquet, or keep them yourself.")
+        raise ValueError(f"A .npy file holds no ids. Received: ids for {path}. Write .npz or .parquet.")
     if path.suffix == ".parquet":
         require("pyarrow.parquet", "parquet")
     return path
 
 
 def write_embeddings(
-    parts: Iterable[np.ndarray], path: Path, dimension: int, ids: Iterable[Any] | None, metadata: Mapping[str, Any]
+    parts: Iterable[np.ndarray],
+    path: Path,
+    dimension: int,
+    ids: Iterable[Any] | None,
+    skipped: Container[int],
+    metadata: Mapping[str, Any],
 ) -> int:
     """Write float32 arrays `(n, D)` one after the other, and return the number of rows.
 
+    Args:
+        parts: the arrays.
+        path: the file, of a kind that `check_embedding_file` accepts.
+        dimension: D.
+        ids: one for each row of the input; None for its number. They are read part by part, after the part.
+        skipped: numbers of the rows of the input that have no embedding; it grows while parts are read.
+        metadata: of the encoder.
+
     Raises:
-        ValueError: `ids` has not as many items as there are rows.
+        ValueError: `ids` has not as many items as there are rows, or mixes integers with text.
     """
-    with written_beside(path) as draft:
+    with atomic_write(path) as draft:
         if path.suffix == ".npy":
             return _write_npy(parts, draft, dimension)
-        return _write_parquet(parts, draft, dimension, ids, metadata)
+        pairs = _with_ids(parts, ids, skipped)
+        if path.suffix == ".npz":
+            return _write_npz(pairs, draft, dimension)
+        return _write_parquet(pairs, draft, dimension, metadata)
+
+
+def _with_ids(parts: Iterable[np.ndarray], ids: Iterable[Any] | None, skipped: Container[int]) -> Iterator[Part]:
+    """Yield each part that has rows with their ids: integers, or text if the first is no integer, such as a path."""
+    numbered = enumerate(itertools.count() if ids is None else ids)
+    left = (name for number, name in numbered if number not in skipped)
+    rows, text = 0, None
+    for part in parts:
+        taken = list(itertools.islice(left, len(part)))
+        if len(taken) < len(part):
+            raise ValueError(
+                f"`ids` must have one item for each row. Received: {rows + len(taken)}, for at least "
+                f"{rows + len(part)} rows."
+            )
+        if not taken:
+            continue
+        rows += len(part)
+        integers = [isinstance(name, (int, np.integer)) for name in taken]
+        text = not integers[0] if text is None else text
+        if any(integers) if text else not all(integers):
+            raise ValueError(f"`ids` must be all integers or all text. Received: both, up to row {rows}.")
+        yield part, [str(name) if text else int(name) for name in taken]
+    if ids is not None and next(left, None) is not None:
+        raise ValueError(f"`ids` must have one item for each row. Received: more than {rows}, for {rows} rows.")
 
 
 def _write_npy(parts: Iterable[np.ndarray], path: Path, dimension: int) -> int:
@@ -72,36 +117,47 @@ def _write_header(file: Any, rows: int, dimension: int) -> None:
     np.lib.format.write_array_header_1_0(file, header)
 
 
-def _write_parquet(
-    parts: Iterable[np.ndarray], path: Path, dimension: int, ids: Iterable[Any] | None, metadata: Mapping[str, Any]
-) -> int:
-    arrow, parquet = require("pyarrow", "parquet"), require("pyarrow.parquet", "parquet")
-    left = iter(itertools.count() if ids is None else ids)
-    first = list(itertools.islice(left, 1))
-    left = itertools.chain(first, left)
-    integers = all(isinstance(item, (int, np.integer)) for item in first)  # all else, such as paths, is text
-    fields = {"id": arrow.int64() if integers else arrow.string(), "embedding": arrow.list_(arrow.float32(), dimension)}
-    facts = {KEY: json.dumps({name: metadata[name] for name in _RECORDED if name in metadata})}
-    rows = 0
-    with parquet.ParquetWriter(path, arrow.schema(fields.items(), facts)) as writer:
-        for part in parts:
-            names = _take(left, len(part), rows)
-            flat = arrow.array(np.ascontiguousarray(part, np.float32).ravel())
-            columns = [
-                arrow.array(names if integers else map(str, names), fields["id"]),
-                arrow.FixedSizeListArray.from_arrays(flat, dimension),
-            ]
-            writer.write_table(arrow.table(columns, schema=writer.schema))
-            rows += len(part)
-    if ids is not None and next(left, None) is not None:
-        raise ValueError(f"`ids` must have one item for each row. Received: more than {rows}, for {rows} rows.")
+def _write_npz(pairs: Iterable[Part], path: Path, dimension: int) -> int:
+    names: list[Any] = []
+    embeddings = path.with_name("embeddings.npy")  # in the hidden folder of the draft
+    rows = _write_npy((names.extend(taken) or part for part, taken in pairs), embeddings, dimension)
+    with path.open("wb") as file:
+        np.savez(
+            file,
+            id=np.array(names) if names else np.empty(0, np.int64),
+            embedding=np.load(embeddings, mmap_mode="r" if rows else None),
+        )
+        file.flush()
+        os.fsync(file.fileno())
+    embeddings.unlink()
     return rows
 
 
-def _take(ids: Iterator[Any], count: int, rows: int) -> list[Any]:
-    taken = list(itertools.islice(ids, count))
-    if len(taken) < count:
-        raise ValueError(
-            f"`ids` must have one item for each row. Received: {rows + len(taken)}, for at least {rows + count} rows."
-        )
-    return taken
+def _write_parquet(pairs: Iterable[Part], path: Path, dimension: int, metadata: Mapping[str, Any]) -> int:
+    arrow, parquet = require("pyarrow", "parquet"), require("pyarrow.parquet", "parquet")
+    first = next(pairs := iter(pairs), (np.empty((0, dimension), np.float32), []))
+    kind = arrow.string() if any(isinstance(name, str) for name in first[1]) else arrow.int64()
+    facts = {KEY: json.dumps({name: metadata[name] for name in _RECORDED if name in metadata})}
+    schema = arrow.schema([("id", kind), ("embedding", arrow.list_(arrow.float32(), dimension))], facts)
+    rows = 0
+    with parquet.ParquetWriter(path, schema) as writer:
+        for part, names in _in_groups(itertools.chain([first], pairs)):
+            flat = arrow.array(np.ascontiguousarray(part, np.float32).ravel())
+            columns = [arrow.array(names, kind), arrow.FixedSizeListArray.from_arrays(flat, dimension)]
+            writer.write_table(arrow.table(columns, schema=schema))
+            rows += len(part)
+    return rows
+
+
+def _in_groups(pairs: Iterable[Part]) -> Iterator[Part]:
+    """Gather parts until they have the rows of a group. The last group may have fewer."""
+    parts: list[np.ndarray] = []
+    names: list[Any] = []
+    for part, taken in pairs:
+        parts.append(part)
+        names += taken
+        if len(names) >= _ROW_GROUP:
+            yield np.concatenate(parts), names
+            parts, names = [], []
+    if parts:
+        yield np.concatenate(parts), names

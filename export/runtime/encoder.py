@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 import time
@@ -12,23 +13,29 @@ from typing import Any
 import numpy as np
 
 from keras_tfcl.export.errors import InputError, ModelFileError, NonFiniteError
-from keras_tfcl.export.runtime.buckets import bucket_size, pad_rows
+from keras_tfcl.export.runtime.batches import (
+    Batch,
+    BatchReader,
+    OnError,
+    bucket_size,
+    pad_rows,
+    progress_bar,
+    rows_to_try,
+)
 from keras_tfcl.export.runtime.embedding_files import check_embedding_file, write_embeddings
-from keras_tfcl.export.runtime.images import image_rule
-from keras_tfcl.export.runtime.inputs import InputSpec, cast_input
-from keras_tfcl.export.runtime.metadata import KEY, parse_metadata
+from keras_tfcl.export.runtime.images import ImageRule, check_image_size, image_rule
+from keras_tfcl.export.runtime.inputs import InputSpec, all_finite, cast_input, split_inputs
 from keras_tfcl.export.runtime.model_file import check_model_file
-from keras_tfcl.export.runtime.progress import progress_bar
 from keras_tfcl.export.runtime.providers import Providers, check_providers, choose_providers, load_onnxruntime
 from keras_tfcl.export.runtime.session import check_metadata, open_session, read_interface
-from keras_tfcl.export.runtime.streams import Batch, as_batches, rows_to_try
 
 
 class OnnxEncoder:
-    """Embeds arrays and pictures with an exported `.onnx` file. Needs neither TensorFlow nor Keras.
+    """Embeds arrays and images with an exported `.onnx` file. Needs neither TensorFlow nor Keras.
 
     One encoder may be used from several threads at once. onnxruntime keeps memory for the next run, so make one encoder
-    per process and keep it.
+    per process and keep it. A pickled or copied encoder is the path with these arguments: the other process needs the
+    file, and opens it anew.
 
     Args:
         path: a file written by `export_onnx`, or any ONNX file with one `(batch, D)` output and no data outside it.
@@ -47,7 +54,8 @@ class OnnxEncoder:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ModelFileError: the file is truncated, is not ONNX, uses external data, or is not an encoder.
+        ModelFileError: the file is truncated, is not ONNX, was changed since its export, uses external data, or is not
+            an encoder.
         ProviderError: `strict_providers` and a provider asked for is not used.
         ValueError: an unknown provider, or a number that is not a positive integer.
         ImportError: onnxruntime is missing; the message names the extra.
@@ -72,14 +80,19 @@ class OnnxEncoder:
         low_memory: bool = False,
     ) -> None:
         self._path = Path(path)
+        self._arguments = (self._path.absolute(), providers, strict_providers, batch_size, threads, buckets, low_memory)
         self._batch_size = _positive("batch_size", batch_size)
         if threads is not None:
             _positive("threads", threads)
+        self._metadata = check_model_file(self._path)
+        check_image_size(self._metadata, self._path)
         self._open(providers, strict_providers, threads, low_memory)
         self._buckets = self.providers[0] != "CPUExecutionProvider" if buckets is None else bool(buckets)
-        self._metadata = parse_metadata(self._session.get_modelmeta().custom_metadata_map.get(KEY), self._path)
         self._inputs, self._output, self._dimension = read_interface(self._session, self._path)
         check_metadata(self._metadata, self._dimension, self._path)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self._arguments
 
     @property
     def path(self) -> Path:
@@ -117,19 +130,22 @@ class OnnxEncoder:
         Args:
             x: an array `(N, ...)`; for several inputs a tuple of arrays in order, or a dict by input name. Floats are
                 rounded to the input's type; integers are converted when every value stays exact. For an image encoder
-                also a list of pictures: paths, bytes of files or Pillow images, decoded by the rule in the file,
+                also a list of images: paths, bytes of files or Pillow images, decoded by the rule in the file,
                 `batch_size` of them at a time. Arrays are rows as they are: turn pixels into one by `read_image`.
-            batch_size: rows per run; default: that of the encoder.
+            batch_size: rows per run. Defaults to the encoder's.
             progress: draw a progress bar on stderr, where `rich` is installed.
 
         Raises:
             InputError: a shape, dtype or value does not fit the input. NaN and infinity are refused.
             NonFiniteError: the model gave NaN or infinity.
         """
-        rows, batches = as_batches(x, self._inputs, step := self._step(batch_size), self.read_image)
+        step = self._step(batch_size)
+        if isinstance(x, np.ndarray) and x.ndim and 0 < len(x) <= step and not progress:
+            return self._checked_run(split_inputs(x, self._inputs), step, 0)  # one run: as fast as a server needs it
+        rows, batches = self._reader(step).batches(x)
         if rows is None:
             raise InputError(
-                f"`encode` takes arrays or a list of pictures. Received: {type(x).__name__}, whose length is unknown. "
+                f"`encode` takes arrays or a list of images. Received: {type(x).__name__}, whose length is unknown. "
                 f"Use encode_iter(x), or encode_to(x, path)."
             )
         embeddings = np.empty((rows, self._dimension), np.float32)
@@ -142,15 +158,22 @@ class OnnxEncoder:
     __call__ = encode
 
     def encode_iter(
-        self, stream: Iterable[Any], batch_size: int | None = None, progress: bool = False
+        self,
+        stream: Iterable[Any],
+        batch_size: int | None = None,
+        progress: bool = False,
+        on_error: OnError = "raise",
     ) -> Iterator[np.ndarray]:
         """Yield the embeddings of a stream that may be larger than memory, in order, float32 `(n, D)` each.
 
         Args:
-            stream: an iterable of batches, which give one array each; or of rows or pictures, which are gathered into
+            stream: an iterable of batches, which give one array each; or of rows or images, which are gathered into
                 `batch_size`. The first item tells which: a batch has one axis more than a row. With several inputs an
                 item is a tuple in order, or a dict by name.
             batch_size, progress: as in `encode`.
+            on_error: what to do about an image that cannot be read: "raise" its error; "skip" it, with one warning at
+                the end that names all of them; or skip it and call a function with its position, the image and the
+                error. That no image can be read is an error in any case.
 
         Raises:
             InputError, NonFiniteError: as in `encode`, when the item comes.
@@ -160,7 +183,7 @@ class OnnxEncoder:
         >>> for embeddings in encoder.encode_iter(dataset):         # doctest: +SKIP
         ...     index.add(embeddings)
         """
-        rows, batches = as_batches(stream, self._inputs, step := self._step(batch_size), self.read_image)
+        rows, batches = self._reader(step := self._step(batch_size), on_error).batches(stream)
         return self._embed(batches, step, rows, progress)
 
     def encode_to(
@@ -170,6 +193,7 @@ class OnnxEncoder:
         ids: Iterable[Any] | None = None,
         batch_size: int | None = None,
         progress: bool = False,
+        on_error: OnError = "raise",
     ) -> int:
         """Write the embeddings of `x` to a file, batch by batch, and return how many there are.
 
@@ -177,10 +201,12 @@ class OnnxEncoder:
 
         Args:
             x: what `encode` or `encode_iter` takes.
-            path: `.npy`, float32 `(N, D)`, to be read by `numpy.load(path, mmap_mode="r")`; or `.parquet`, columns
-                `id` and `embedding`, and this file's metadata. In a folder that exists.
-            ids: integers or strings, one for each row, for `.parquet` only. Defaults to row numbers.
+            path: `.npy`, float32 `(N, D)`, to be read by `numpy.load(path, mmap_mode="r")`; `.npz`, arrays `id` and
+                `embedding`; or `.parquet`, columns `id` and `embedding` in groups of 16,384 rows or more, and this
+                encoder's metadata. In a folder that exists.
+            ids: integers or strings, one for each row of `x`, not for `.npy`. Defaults to row numbers.
             batch_size, progress: as in `encode`.
+            on_error: as in `encode_iter`. Images left out take their ids with them.
 
         Raises:
             ValueError: another kind of file; ids for `.npy`; not as many ids as rows.
@@ -188,21 +214,22 @@ class OnnxEncoder:
             InputError, NonFiniteError: as in `encode`.
         """
         path = check_embedding_file(path, ids)
-        rows, batches = as_batches(x, self._inputs, step := self._step(batch_size), self.read_image)
+        reader = self._reader(step := self._step(batch_size), on_error)
+        rows, batches = reader.batches(x)
         parts = self._embed(batches, step, rows, progress)
-        return write_embeddings(parts, path, self._dimension, ids, self._metadata)
+        return write_embeddings(parts, path, self._dimension, ids, reader.skipped, self._metadata)
 
     def read_image(self, image: Any) -> np.ndarray:
-        """Return one picture as a row of the encoder's input, decoded, turned and resized by the rule in its file.
+        """Return one image as a row of the encoder's input, decoded, turned and resized by the rule in its file.
 
         Args:
             image: a path (never a URL), the bytes of a file, a Pillow image, or a uint8 array `(H, W)` or `(H, W, C)`.
 
         Raises:
-            InputError: it is damaged or has more than 50 million pixels; or the file records no rule for pictures.
+            InputError: it is damaged or has more than 50 million pixels; or the file records no rule for images.
             ImportError: Pillow is missing; the message names the extra.
         """
-        return image_rule(self._inputs, self._metadata, self._path).read(image)
+        return self._image_rule().read(image)
 
     def warmup(self, sizes: Sequence[int] = (1,), like: Any = None) -> dict[int, float]:
         """Run once at each batch size, so that the first request does not pay for it; return the seconds of each.
@@ -228,7 +255,6 @@ class OnnxEncoder:
         return f"OnnxEncoder({str(self._path)!r}, {inputs} -> ({self._dimension}), {self.providers[0]})"
 
     def _open(self, providers: Providers, strict: bool, threads: int | None, low_memory: bool) -> None:
-        check_model_file(self._path)
         ort = load_onnxruntime()
         wanted = choose_providers(ort, providers)
         self._requested = tuple(wanted)
@@ -238,10 +264,16 @@ class OnnxEncoder:
     def _step(self, batch_size: int | None) -> int:
         return self._batch_size if batch_size is None else _positive("batch_size", batch_size)
 
+    def _reader(self, step: int, on_error: OnError = "raise") -> BatchReader:
+        return BatchReader(self._inputs, step, self._image_rule, on_error)
+
+    def _image_rule(self) -> ImageRule:
+        return image_rule(self._inputs, self._metadata, self._path)
+
     def _embed(self, batches: Iterator[Batch], step: int, rows: int | None, progress: bool) -> Iterator[np.ndarray]:
         """Yield the embeddings of each batch, in runs of at most `step` rows."""
         first_row = 0
-        with progress_bar(progress, rows) as advance:
+        with progress_bar(rows) if progress else contextlib.nullcontext() as advance:
             for batch in batches:
                 size = len(batch[0])
                 runs = [
@@ -249,13 +281,14 @@ class OnnxEncoder:
                     for start in range(0, size, step)
                 ]
                 first_row += size
-                advance(size)
+                if advance:
+                    advance(size)
                 yield runs[0] if len(runs) == 1 else np.concatenate([np.empty((0, self._dimension), np.float32), *runs])
 
     def _checked_run(self, batch: Batch, step: int, first_row: int) -> np.ndarray:
         rows = len(batch[0])
         embeddings = self._run(batch, bucket_size(rows, step) if self._buckets else rows, first_row)
-        if not np.isfinite(embeddings).all():
+        if not all_finite(embeddings):
             row = first_row + int(np.argwhere(~np.isfinite(embeddings))[0][0])
             raise NonFiniteError(
                 f"Expected finite embeddings. Received: NaN or infinity for row {row}. Check that its values are in "
@@ -264,12 +297,11 @@ class OnnxEncoder:
         return embeddings
 
     def _run(self, batch: Batch, size: int, first_row: int) -> np.ndarray:
-        """Embed a batch padded to `size` rows, and return those of the batch in float32."""
+        """Embed a batch padded to `size` rows, and return the embeddings of the batch in float32."""
         rows = len(batch[0])
-        feed = {
-            spec.name: pad_rows(cast_input(array, spec, first_row), size)
-            for spec, array in zip(self._inputs, batch, strict=True)
-        }
+        feed = {}
+        for spec, array in zip(self._inputs, batch, strict=True):
+            feed[spec.name] = pad_rows(cast_input(array, spec, first_row), size)
         try:
             (embeddings,) = self._session.run([self._output], feed)
         except Exception as error:  # onnxruntime's exceptions share no public base class
@@ -282,8 +314,10 @@ class OnnxEncoder:
                 f"Expected one embedding of length {self._dimension} per row. Received: shape {embeddings.shape} for "
                 f"{size} rows from {self._path}. Export again."
             )
-        with np.errstate(over="ignore"):  # beyond float32 it becomes infinite, which the caller checks
-            return embeddings[:rows].astype(np.float32, copy=False)
+        if embeddings.dtype != np.float32:
+            with np.errstate(over="ignore"):  # beyond float32 it becomes infinite, which the caller checks
+                embeddings = embeddings.astype(np.float32)
+        return embeddings[:rows]
 
 
 def _positive(name: str, value: int) -> int:

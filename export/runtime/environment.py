@@ -14,7 +14,7 @@ from keras_tfcl.export.runtime.requirements import installed_versions, require
 
 _PACKAGES = (
     "keras-tfcl", "numpy", "onnxruntime", "onnxruntime-gpu", "onnx", "tf2onnx", "keras", "tensorflow", "pillow",
-    "pyarrow", "scipy", "typer", "rich",
+    "pyarrow", "typer", "rich",
 )  # fmt: skip
 _CUDNN = ("nvidia-cudnn-cu12", "nvidia-cudnn-cu13")
 # The smallest model, y = Identity(x) with x of shape (1,), so that sessions can be tried without the package `onnx`.
@@ -30,13 +30,13 @@ SMALLEST_MODEL = b"\x08\x08\x3a" + bytes([len(_GRAPH)]) + _GRAPH + b"\x42\x02\x1
 
 @dataclass(frozen=True)
 class Environment:
-    """What is installed here, and what is wrong with it.
+    """The packages installed here, and their faults.
 
     Attributes:
         python: version and platform.
         versions: of the packages that are installed.
         built: execution providers that this onnxruntime was built with.
-        working: those of them that a session really uses here.
+        working: the ones that a session really uses here.
         problems: what to repair, in sentences; empty when all is well.
         debug: what `onnxruntime.print_debug_info()` says; empty where it does not exist.
     """

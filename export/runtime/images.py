@@ -6,20 +6,23 @@ Nothing is ever downloaded. Only formats that Pillow decodes by itself are read:
 from __future__ import annotations
 
 import io
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from keras_tfcl.export.errors import InputError
+from keras_tfcl.export.errors import InputError, ModelFileError
 from keras_tfcl.export.runtime.inputs import InputSpec
 from keras_tfcl.export.runtime.requirements import require
 
 MAX_PIXELS = 50_000_000  # 200 MB decoded, before it is resized
+MAX_ROW_PIXELS = 1 << 24  # of the size that an encoder asks for: 4,096 x 4,096, 200 MB as float32 RGB
 RESIZE_RULES = ("crop", "pad", "stretch")
+_MOST = 1e30  # an absolute value of a pixel that float32 holds
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # channels -> Pillow's name
 _DEEP_MODES = ("I", "F")  # 16 and 32 bits a channel: Pillow clips them
@@ -27,16 +30,16 @@ _DEEP_MODES = ("I", "F")  # 16 and 32 bits a channel: Pillow clips them
 
 @dataclass(frozen=True)
 class ImageRule:
-    """How a picture becomes one row of an image encoder.
+    """How an image becomes one row of an image encoder.
 
     Attributes:
-        height, width: size of the row; None keeps the picture's own.
+        height, width: size of the row; None keeps the image's own.
         channels: 1 (grey), 3 (RGB) or 4 (RGBA).
         dtype: of the row.
         low, high: what the pixels 0 and 255 become.
         channels_first: `(C, H, W)` rather than `(H, W, C)`.
         resize: "crop" takes the largest centred window of the row's proportions and resizes it; "pad" resizes the whole
-            picture and centres it on black; "stretch" changes its proportions. All with Pillow's antialiased bilinear
+            image and centres it on black; "stretch" changes its proportions. All with Pillow's antialiased bilinear
             filter, or its nearest one where `interpolation` says so.
         interpolation: "bilinear" or "nearest".
     """
@@ -52,24 +55,24 @@ class ImageRule:
     interpolation: str = "bilinear"
 
     def read(self, image: Any, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-        """Return the row of one picture, turned as its EXIF orientation says.
+        """Return the row of one image, turned as its EXIF orientation says.
 
         Args:
             image: a path, the bytes of a file, a Pillow image, or a uint8 array `(H, W)` or `(H, W, C)`.
-            max_pixels: the largest picture that is decoded.
+            max_pixels: the largest image that is decoded.
 
         Raises:
-            InputError: it is not a whole picture of 8 bits a channel, has more pixels, or is a URL.
+            InputError: it is not a whole image of 8 bits a channel, has more pixels, or is a URL.
             ImportError: Pillow is missing; the message names the extra.
         """
-        name = _name(image)
-        picture = _decoded(image, name, max_pixels)
-        if picture.mode.startswith(_DEEP_MODES):
+        name = name_of_image(image)
+        image = _decoded(image, name, max_pixels)
+        if image.mode.startswith(_DEEP_MODES):
             raise InputError(
-                f"A picture must have 8 bits a channel. Received: {name} with mode {picture.mode!r}. "
+                f"An image must have 8 bits a channel. Received: {name} with mode {image.mode!r}. "
                 f"Scale it to 0..255 yourself and give an array."
             )
-        pixels = np.asarray(self._resized(picture.convert(_MODES[self.channels])))
+        pixels = np.asarray(self._resized(image.convert(_MODES[self.channels])))
         pixels = pixels.reshape(*pixels.shape[:2], self.channels)  # (H, W, C); grey has no last axis in Pillow
         if self.channels_first:
             pixels = pixels.transpose(2, 0, 1)
@@ -77,14 +80,14 @@ class ImageRule:
             pixels = self.low + pixels * np.float64((self.high - self.low) / 255)
         return np.ascontiguousarray(pixels, dtype=self.dtype)
 
-    def _resized(self, picture: Any) -> Any:
-        if self.height is None or self.width is None or picture.size == (self.width, self.height):
-            return picture
+    def _resized(self, image: Any) -> Any:
+        if self.height is None or self.width is None or image.size == (self.width, self.height):
+            return image
         ops, size = require("PIL.ImageOps", "images"), (self.width, self.height)
         method = getattr(require("PIL.Image", "images").Resampling, self.interpolation.upper())
         if self.resize == "stretch":
-            return picture.resize(size, method)
-        return ops.fit(picture, size, method) if self.resize == "crop" else ops.pad(picture, size, method)
+            return image.resize(size, method)
+        return ops.fit(image, size, method) if self.resize == "crop" else ops.pad(image, size, method)
 
 
 def image_rule(inputs: tuple[InputSpec, ...], metadata: Mapping[str, Any], path: object) -> ImageRule:
@@ -95,17 +98,18 @@ def image_rule(inputs: tuple[InputSpec, ...], metadata: Mapping[str, Any], path:
 
     Raises:
         InputError: the encoder does not take images alone, or the file does not say what range its pixels have, or
-            says something that no picture can follow.
+            says something that no image can follow.
     """
-    recorded = {**(metadata.get("preprocessing") or {}), **_note(metadata, path)}
+    recorded = _recorded(metadata, path)
     spec = inputs[0]
     first = recorded.get("layout") in ("channels_first", "NCHW")
-    axes = spec.shape[1:] if len(spec.shape) == 4 else ()
+    axes = spec.shape[1:] if spec.is_image else ()
     height, width, channels = (*axes[1:], axes[0]) if first and axes else axes or (None, None, None)
     if len(inputs) != 1 or channels not in _MODES:
+        remedy = "an array of the numbers that its tokenizer gives for your texts" if spec.is_tokens else "arrays"
         raise InputError(
-            f"Pictures need an encoder with one input (batch, height, width, 1, 3 or 4 channels). Received: "
-            f"{'; '.join(map(str, inputs))} from {path}. Give arrays."
+            f"Paths and images need an encoder with one input (batch, height, width, 1, 3 or 4 channels). Received: "
+            f"one with {'; '.join(map(str, inputs))}, from {path}. Give {remedy}."
         )
     span = recorded.get("range") or ([0, 255] if spec.dtype == "uint8" else None)
     if not _is_range(span):
@@ -128,11 +132,31 @@ def image_rule(inputs: tuple[InputSpec, ...], metadata: Mapping[str, Any], path:
     size = recorded.get("size") or [None, None]
     if not _is_size(size):
         raise InputError(
-            f"The file must record the `size` of its pictures as [height, width]. Received: {size!r} in the metadata "
+            f"The file must record the `size` of its images as [height, width]. Received: {size!r} in the metadata "
             f'of {path}. Export again with notes={{"image": {{"size": [224, 224]}}}}, or whatever it is.'
         )
     height, width = height or size[0], width or size[1]
+    if not _is_affordable([height, width]):
+        raise InputError(
+            f"The size of an image in the file must be below {MAX_ROW_PIXELS:,} pixels. Received: {height} x {width} "
+            f"in {path}. Export again with a smaller size, or resize yourself and give arrays."
+        )
     return ImageRule(height, width, channels, spec.dtype, *map(float, span), first, resize, interpolation)
+
+
+def check_image_size(metadata: Mapping[str, Any], path: object) -> None:
+    """Raise before anything is allocated if the metadata ask for images of an absurd size.
+
+    Raises:
+        ModelFileError: they do.
+    """
+    for part in (metadata.get("preprocessing"), (metadata.get("notes") or {}).get("image")):
+        size = part.get("size") if isinstance(part, Mapping) else None
+        if _is_size(size) and not _is_affordable(size):
+            raise ModelFileError(
+                f"The size of images in the metadata must be below {MAX_ROW_PIXELS:,} pixels. Received: {size} in "
+                f"{path}. Do not trust this file; or export again with a smaller size."
+            )
 
 
 def is_image(item: Any) -> bool:
@@ -140,25 +164,38 @@ def is_image(item: Any) -> bool:
     return isinstance(item, (str, os.PathLike, bytes, bytearray)) or type(item).__module__.startswith("PIL.")
 
 
-def _note(metadata: Mapping[str, Any], path: object) -> Mapping[str, Any]:
-    """Return what the user says of the pictures."""
+def name_of_image(image: Any) -> str:
+    """Return what to call an image in a message."""
+    if isinstance(image, (str, os.PathLike)):
+        return str(image)
+    if isinstance(image, (bytes, bytearray)):
+        return f"{len(image)} bytes"
+    return f"{type(image).__name__} of {getattr(image, 'shape', None) or getattr(image, 'size', 'unknown size')}"
+
+
+def _recorded(metadata: Mapping[str, Any], path: object) -> dict[str, Any]:
+    """Return what the export found about images, and what the user says of them, which counts more."""
     note = (metadata.get("notes") or {}).get("image") or {}
     if not isinstance(note, Mapping):
         raise InputError(
             f'notes["image"] must be a dict with `range`, `size`, `resize` or `interpolation`. Received: {note!r} in '
             f'the metadata of {path}. Export again with notes={{"image": {{"range": [0, 255]}}}}, or give arrays.'
         )
-    return note
+    return {**(metadata.get("preprocessing") or {}), **note}
 
 
 def _is_range(span: Any) -> bool:
     numbers = isinstance(span, (list, tuple)) and len(span) == 2 and all(isinstance(x, (int, float)) for x in span)
-    return numbers and span[0] < span[1]
+    return numbers and -_MOST < span[0] < span[1] < _MOST
 
 
 def _is_size(size: Any) -> bool:
     pair = isinstance(size, (list, tuple)) and len(size) == 2
     return pair and all(side is None or (type(side) is int and side > 0) for side in size)
+
+
+def _is_affordable(size: Sequence[int | None]) -> bool:
+    return math.prod(side or 1 for side in size) <= MAX_ROW_PIXELS
 
 
 def _holds(dtype: str, low: float, high: float) -> bool:
@@ -176,27 +213,27 @@ def _decoded(image: Any, name: str, max_pixels: int) -> Any:
     try:
         if isinstance(image, pillow.Image):
             return _upright(image, name, max_pixels)
-        with _open(pillow, image) as picture:
-            return _upright(picture, name, max_pixels)
+        with _open(pillow, image) as opened:
+            return _upright(opened, name, max_pixels)
     except (InputError, FileNotFoundError):
         raise
     except (pillow.DecompressionBombError, pillow.DecompressionBombWarning) as error:
-        raise InputError(f"A picture may have {max_pixels:,} pixels. Received: {name}: {error}") from error
+        raise InputError(f"An image may have {max_pixels:,} pixels. Received: {name}: {error}") from error
     except Exception as error:  # Pillow's decoders raise whatever damaged bytes lead them to
         raise InputError(
-            f"A picture must be a whole file of one of {', '.join(_FORMATS)}. Received: {name}: "
-            f"{type(error).__name__}: {error}. Repair or remove it."
+            f"An image must be a whole file of one of {', '.join(_FORMATS)}. Received: {name}: "
+            f"{type(error).__name__}: {error}. Repair or remove it, or encode with on_error='skip'."
         ) from error
 
 
-def _upright(picture: Any, name: str, max_pixels: int) -> Any:
-    if picture.width * picture.height > max_pixels:  # known from the header; nothing is decoded yet
+def _upright(image: Any, name: str, max_pixels: int) -> Any:
+    if image.width * image.height > max_pixels:  # known from the header; nothing is decoded yet
         raise InputError(
-            f"A picture may have {max_pixels:,} pixels. Received: {name} with {picture.width} x {picture.height}. "
+            f"An image may have {max_pixels:,} pixels. Received: {name} with {image.width} x {image.height}. "
             f"Make it smaller."
         )
-    picture.load()
-    return require("PIL.ImageOps", "images").exif_transpose(picture)  # a copy
+    image.load()
+    return require("PIL.ImageOps", "images").exif_transpose(image)  # a copy
 
 
 def _open(pillow: Any, image: Any) -> Any:
@@ -211,13 +248,5 @@ def _open(pillow: Any, image: Any) -> Any:
         return pillow.open(io.BytesIO(image), formats=_FORMATS)
     text = os.fspath(image)
     if "://" in str(text):
-        raise InputError(f"Pictures are not downloaded. Received: {text!r}. Download it yourself and give its path.")
+        raise InputError(f"Images are not downloaded. Received: {text!r}. Download it yourself and give its path.")
     return pillow.open(Path(text), formats=_FORMATS)
-
-
-def _name(image: Any) -> str:
-    if isinstance(image, (str, os.PathLike)):
-        return str(image)
-    if isinstance(image, (bytes, bytearray)):
-        return f"{len(image)} bytes"
-    return f"{type(image).__name__} of {getattr(image, 'shape', None) or getattr(image, 'size', 'unknown size')}"

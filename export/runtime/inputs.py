@@ -23,6 +23,16 @@ class InputSpec:
     def shape_text(self) -> str:
         return "(" + ", ".join(["batch", *("any" if dim is None else str(dim) for dim in self.shape[1:])]) + ")"
 
+    @property
+    def is_image(self) -> bool:
+        """Whether the shape has the rank of a batch of images."""
+        return len(self.shape) == 4
+
+    @property
+    def is_tokens(self) -> bool:
+        """Whether it looks like the numbers of tokens: integers `(batch, length)`."""
+        return len(self.shape) == 2 and np.dtype(self.dtype).kind in "iu"
+
     def __str__(self) -> str:
         return f"{self.name}: {self.dtype} {self.shape_text}"
 
@@ -43,10 +53,10 @@ def split_inputs(x: Any, specs: Sequence[InputSpec]) -> list[np.ndarray]:
     arrays = [_to_array(value, spec) for value, spec in zip(_by_position(x, specs), specs, strict=True)]
     for array, spec in zip(arrays, specs, strict=True):
         _check_shape(array, spec)
-    rows = {spec.name: len(array) for array, spec in zip(arrays, specs, strict=True)}
-    if len(set(rows.values())) > 1:
+    if len({len(array) for array in arrays}) > 1:
+        rows = {spec.name: len(array) for array, spec in zip(arrays, specs, strict=True)}
         raise InputError(
-            f"All inputs must have the same number of rows. Received: {rows}. Give one row of each input per instance."
+            f"All inputs must have the same number of rows. Received: {rows}. Give one row of each input per sample."
         )
     return arrays
 
@@ -65,14 +75,17 @@ def cast_input(values: np.ndarray, spec: InputSpec, first_row: int = 0) -> np.nd
             f"Input `{spec.name}` must be {want} or convert to it without loss. Received: dtype {have}. "
             f"Convert it yourself if that is what you mean: x.astype('{want}')."
         )
-    with np.errstate(over="ignore", invalid="ignore"):
-        result = np.ascontiguousarray(values, dtype=want)
+    if have == want:
+        result = np.ascontiguousarray(values)
+    else:
+        with np.errstate(over="ignore", invalid="ignore"):
+            result = np.ascontiguousarray(values, dtype=want)
     if have.kind != "f" and not np.can_cast(have, want, "safe") and not np.array_equal(result, values):
         raise InputError(
             f"Input `{spec.name}` must hold values that {want} can represent. Received: dtype {have} with values from "
             f"{values.min()} to {values.max()}. Check the range of the input."
         )
-    if want.kind == "f" and not np.isfinite(result).all():
+    if want.kind == "f" and not all_finite(result):
         row = first_row + int(np.argwhere(~np.isfinite(result))[0][0])
         raise InputError(
             f"Input `{spec.name}` must be finite in {want}. Received: NaN or infinity in row {row}. "
@@ -81,7 +94,14 @@ def cast_input(values: np.ndarray, spec: InputSpec, first_row: int = 0) -> np.nd
     return result
 
 
+def all_finite(array: np.ndarray) -> bool:
+    """Whether no number is NaN or infinite. Counting takes half the time of `numpy.all` on a small array."""
+    return np.count_nonzero(np.isfinite(array)) == array.size
+
+
 def _by_position(x: Any, specs: Sequence[InputSpec]) -> list[Any]:
+    if isinstance(x, np.ndarray) and len(specs) == 1:
+        return [x]
     names = [spec.name for spec in specs]
     if isinstance(x, Mapping):
         if set(x) != set(names):
@@ -89,6 +109,8 @@ def _by_position(x: Any, specs: Sequence[InputSpec]) -> list[Any]:
         return [x[name] for name in names]
     if len(specs) == 1:
         return [x]
+    if isinstance(x, str):
+        raise _text_error(specs[0])
     if not isinstance(x, (tuple, list)) or len(x) != len(specs):
         received = f"{len(x)} of them" if isinstance(x, (tuple, list)) else type(x).__name__
         raise InputError(
@@ -106,16 +128,27 @@ def _to_array(value: Any, spec: InputSpec) -> np.ndarray:
             f"Input `{spec.name}` must be an array with rows of one shape. Received: {type(value).__name__} that is "
             f"not one ({error}). Pad or resize the rows to the shape {spec.shape_text}."
         ) from error
+    if array.dtype.kind in "US" or (array.dtype.kind == "O" and array.size and isinstance(array.flat[0], (str, bytes))):
+        raise _text_error(spec)
     if array.shape == (0,):  # an empty list has no row shape to check
         return np.zeros((0, *(dim or 0 for dim in spec.shape[1:])), spec.dtype)
     return array
 
 
+def _text_error(spec: InputSpec) -> InputError:
+    if spec.is_image:
+        remedy = "For images by path give a list of paths: encode(list(paths))."
+    elif spec.is_tokens:
+        remedy = "Turn texts into tokens with the tokenizer that the model was trained with, and give their numbers."
+    else:
+        remedy = "Give an array of numbers."
+    return InputError(f"Input `{spec.name}` takes numbers, {spec.dtype} {spec.shape_text}. Received: text. {remedy}")
+
+
 def _check_shape(array: np.ndarray, spec: InputSpec) -> None:
-    fits = array.ndim == len(spec.shape) and all(
-        want is None or have == want for have, want in zip(array.shape[1:], spec.shape[1:], strict=True)
-    )
-    if fits:
+    have, want = array.shape[1:], spec.shape[1:]
+    fits = have == want or (len(have) == len(want) and all(b in (None, a) for a, b in zip(have, want, strict=True)))
+    if fits and array.ndim:
         return
     single = array.ndim == len(spec.shape) - 1
     remedy = "Add the batch dimension: x[None]." if single else "Reshape or resize the rows first."

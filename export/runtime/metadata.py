@@ -23,6 +23,8 @@ _TYPES = {  # of what readers use; a file from elsewhere may hold anything
     "probes": list,
     "notes": dict,
     "data_file": dict,
+    "content_hash": str,
+    "quantization": dict,
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -35,6 +36,20 @@ class Parity:
         good one with outputs of 1e3. The cosine catches small rows among large ones.
         """
         return self.max_abs_diff <= RELATIVE_TOLERANCE * self.scale and self.min_cosine >= MIN_COSINE
+
+    @property
+    def relative_diff(self) -> float:
+        """`max_abs_diff / scale`; 0 for two sets of zeros."""
+        if self.scale:
+            return self.max_abs_diff / self.scale
+        return float("inf") if self.max_abs_diff else 0.0
+
+    @classmethod
+    def worst(cls, parities: Sequence[Parity]) -> Parity:
+        """Return the largest difference relative to its scale, and the lowest cosine, of several comparisons."""
+        farthest = max(parities, key=lambda parity: parity.relative_diff)
+        lowest = min(parity.min_cosine for parity in parities)
+        return cls(farthest.max_abs_diff, farthest.scale, lowest, sum(parity.rows for parity in parities))
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self) | {"passed": self.passed}

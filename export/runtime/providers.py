@@ -83,7 +83,7 @@ def choose_providers(ort: ModuleType, providers: Providers) -> dict[str, dict[st
 
 
 def startable_providers(ort: ModuleType, wanted: Mapping[str, dict[str, Any]]) -> list[Any]:
-    """Return those of `wanted` that this build can try, in order, and the CPU; with their libraries loaded."""
+    """Load the libraries of the providers that this build can try, and return these in order, with the CPU."""
     built = ort.get_available_providers()
     if _NEEDS_CUDA & set(wanted) & set(built) and hasattr(ort, "preload_dlls"):
         with contextlib.redirect_stdout(io.StringIO()):  # it reports missing libraries by print

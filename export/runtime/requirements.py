@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from importlib import metadata
 from types import ModuleType
 
@@ -10,9 +11,14 @@ from types import ModuleType
 def require(module: str, extra: str) -> ModuleType:
     """Import `module`, which `keras-tfcl[extra]` installs.
 
+    onnxruntime would send telemetry, and write into the home folder for it, from its import on. It is turned off here,
+    where every import of onnxruntime passes; set `ORT_DISABLE_TELEMETRY=0` to leave it on.
+
     Raises:
         ImportError: the module cannot be imported; the message names the extra.
     """
+    if module.partition(".")[0] == "onnxruntime":
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         return importlib.import_module(module)
     except ImportError as error:

@@ -1,45 +1,42 @@
-"""Watches embeddings while they are trained, and says in plain words when something is wrong."""
-
 from __future__ import annotations
 
+import math
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import keras
-import numpy as np
 
-from keras_tfcl.callbacks.faults import Fault, find_faults
-from keras_tfcl.callbacks.health import Health, embedding_health
-from keras_tfcl.models import embed_instances, embed_views
-from keras_tfcl.models.embedding import check_views_can_be_made
+from keras_tfcl import evaluation
+from keras_tfcl.evaluation.embedding import check_views_can_be_made
 from keras_tfcl.validation import positive_integer
 
 LOGGED = ("effective_rank", "positive_cosine", "negative_cosine", "saturated", "hardest_share")
 
 
 class CollapseWarning(UserWarning):
-    """What `CollapseMonitor` warns of."""
+    """The category of the warnings of `CollapseMonitor`."""
 
 
 class CollapseMonitor(keras.callbacks.Callback):
-    """Measures the health of the embeddings after epochs, logs it, and warns of faults with a remedy.
+    """Checks the health of the embeddings after epochs, logs it, and warns of what is wrong with a remedy.
 
-    Logs `effective_rank`, `positive_cosine`, `negative_cosine`, `saturated` and `hardest_share` (see `Health`), which
-    `keras.callbacks.TensorBoard`, `CSVLogger` and `EarlyStopping` see if they stand behind this one in the list. A
-    fault (see `find_faults`) is warned of once, when it first appears, and again if it comes back after it was gone.
-    Images outside the `value_range` of a `keras_tfcl.ImageAugmenter` are the only fault then: `"pixel range"`.
-    `monitor.health` and `monitor.faults` keep the latest state.
+    It logs `effective_rank`, `positive_cosine`, `negative_cosine`, `saturated` and `hardest_share` (see
+    `keras_tfcl.evaluation.Health`). `keras.callbacks.TensorBoard`, `CSVLogger` and `EarlyStopping` see them if they
+    come after this callback in the list. Each diagnosis (see `keras_tfcl.evaluation.diagnose`) is a warning when it
+    first appears, and again if it comes back after it was gone. `monitor.health` and `monitor.diagnoses` hold the
+    latest state.
 
     Args:
-        x: instances to watch, an array or structure of arrays, not trained on for best; or a tuple of two arrays:
-            ready-made views of each instance. A tuple is always read as views.
-        rows: most instances that are used, the first ones. Defaults to 1024.
-        augmenter: makes a view of a batch of instances. Defaults to the augmenter of the `ContrastiveModel`.
-        every: epochs from one look to the next; the first follows epoch number `every`. Defaults to 1.
-        batch_size: rows to embed at a time. Defaults to 256.
+        x: samples to check, an array or structure of arrays, preferably held out; or a tuple of two arrays: ready-made
+            views of each sample. A tuple is always read as views.
+        max_samples: largest number of samples that are used, the first ones. Defaults to 1024.
+        augmenter: makes a view of a batch of samples. Defaults to the augmenter of the `ContrastiveModel`.
+        every: number of epochs from one check to the next; the first follows epoch number `every`. Defaults to 1.
+        batch_size: number of samples that are embedded at a time. Defaults to 256.
 
     Raises:
-        ValueError: for fewer than two instances, numbers below 1; when training starts, if there is nothing to make
+        ValueError: for fewer than two samples or numbers below 1; when training starts, if there is nothing to make
             views with.
 
     Example:
@@ -50,24 +47,32 @@ class CollapseMonitor(keras.callbacks.Callback):
     >>> x = np.random.default_rng(0).normal(size=(64, 8)).astype("float32")
     >>> monitor = keras_tfcl.CollapseMonitor(x)
     >>> history = model.fit(x, batch_size=32, verbose=0, callbacks=[monitor]).history
-    >>> history["effective_rank"][0] > 4, monitor.faults
+    >>> history["effective_rank"][0] > 4, monitor.diagnoses
     (True, [])
 
     References: Roy and Vetterli 2007 (effective rank); Jing et al. 2022, "Understanding Dimensional Collapse in
     Contrastive Self-supervised Learning", arXiv 2110.09348.
     """
 
-    def __init__(self, x: Any, rows: int = 1024, augmenter: Any = None, every: int = 1, batch_size: int = 256) -> None:
+    def __init__(
+        self,
+        x: Any,
+        max_samples: int = 1024,
+        augmenter: Callable[..., Any] | None = None,
+        every: int = 1,
+        batch_size: int = 256,
+    ) -> None:
         super().__init__()
-        rows = positive_integer("rows", rows, "Use rows=1024.")
-        self.every = positive_integer("every", every, "Use every=1 to look after each epoch.")
+        max_samples = positive_integer("max_samples", max_samples, "Use max_samples=1024.")
+        self.every = positive_integer("every", every, "Use every=1 to check after each epoch.")
         self.batch_size = positive_integer("batch_size", batch_size, "Use batch_size=256.")
         self.augmenter = augmenter
-        self.x = keras.tree.map_structure(lambda part: part[:rows], x)
-        self.health: Health | None = None
-        self.faults: list[Fault] = []
-        if len(keras.tree.flatten(self.x)[0]) < 2:
-            raise ValueError("`x` must hold at least two instances. Received: fewer. Use some hundreds.")
+        self.x = keras.tree.map_structure(lambda part: part[:max_samples], x)
+        self.health: evaluation.Health | None = None
+        self.diagnoses: list[evaluation.Diagnosis] = []
+        count = len(keras.tree.flatten(self.x)[0])
+        if count < 2:
+            raise ValueError(f"`x` must hold at least two samples. Received: {count}. Pass some hundreds.")
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         check_views_can_be_made(self.model, self.x, self.augmenter)
@@ -75,25 +80,27 @@ class CollapseMonitor(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if (epoch + 1) % self.every:
             return
-        known = {fault.name for fault in self.faults}
-        self.look()
+        before = {diagnosis.name for diagnosis in self.diagnoses}
+        self.check()
         if logs is not None:
-            figures = {name: getattr(self.health, name) for name in LOGGED}
-            logs.update({name: value for name, value in figures.items() if not np.isnan(value)})
-        for fault in self.faults:
-            if fault.name not in known:
-                warnings.warn(f"After epoch {epoch + 1}: {fault}", CollapseWarning, stacklevel=2)
+            statistics = {name: getattr(self.health, name) for name in LOGGED}
+            logs.update({name: value for name, value in statistics.items() if not math.isnan(value)})
+        for diagnosis in self.diagnoses:
+            if diagnosis.name not in before:
+                warnings.warn(f"After epoch {epoch + 1}: {diagnosis}", CollapseWarning, stacklevel=2)
 
-    def look(self) -> list[Fault]:
-        """Measures the model as it is now; returns the faults."""
+    def check(self) -> list[evaluation.Diagnosis]:
+        """Checks the model as it is now and returns the diagnoses."""
+        views = evaluation.embed_views(self.model, self.x, self.augmenter, batch_size=self.batch_size)
         ready_made = isinstance(self.x, tuple)
-        views = embed_views(self.model, self.x, self.augmenter, batch_size=self.batch_size)
-        unaltered = None if ready_made else embed_instances(self.model, self.x, self.batch_size)
+        unaltered = None if ready_made else evaluation.embed(self.model, self.x, self.batch_size)
         scaling = getattr(getattr(self.model, "loss", None), "scaling", None)
-        self.health = embedding_health(views, scaling, unaltered)
-        self.faults = find_faults(self.health, getattr(self.model, "supervised", False))
-        check_range = getattr(self.augmenter or getattr(self.model, "augmenter", None), "check_range", None)
-        problem = None if ready_made or check_range is None else check_range(self.x)
-        if problem is not None:  # then no other figure means anything
-            self.faults = [Fault("pixel range", problem, "Mend this before anything else.")]
-        return self.faults
+        supervised = getattr(self.model, "supervised", False)
+        self.health = evaluation.embedding_health(views, scaling, unaltered)
+        self.diagnoses = evaluation.diagnose(self.health, supervised, self._range_problem())
+        return self.diagnoses
+
+    def _range_problem(self) -> str | None:
+        augmenter = self.augmenter or getattr(self.model, "augmenter", None)
+        check_range = getattr(augmenter, "check_range", None)  # of keras_tfcl.ImageAugmenter
+        return None if check_range is None or isinstance(self.x, tuple) else check_range(self.x)

@@ -1,5 +1,3 @@
-"""A temperature that changes from epoch to epoch."""
-
 from __future__ import annotations
 
 import math
@@ -13,15 +11,16 @@ from keras_tfcl.validation import positive_number
 
 
 def cosine_temperature(epoch: int, maximum: float = 0.5, minimum: float = 0.1, half_period: float = 200) -> float:
-    """Temperature that swings between `maximum` (epoch 0) and `minimum` (epoch `half_period`), and back.
+    """A temperature that oscillates between `maximum` (epoch 0) and `minimum` (epoch `half_period`).
 
     Formula: `minimum + (maximum - minimum) * (1 + cos(pi * epoch / half_period)) / 2`, with period 2 half_period.
-    Large temperatures group similar instances, small ones tell each from all others; the swing serves both.
+    Large temperatures group similar samples and small ones separate each sample from all others; the schedule
+    alternates between the two.
 
     Args:
-        epoch: number of the epoch, from 0.
+        epoch: index of the epoch, from 0.
         maximum, minimum: temperatures. Default to the authors' 0.5 and 0.1.
-        half_period: epochs from `maximum` to `minimum`. Defaults to the authors' 200.
+        half_period: number of epochs from `maximum` to `minimum`. Defaults to the authors' 200.
 
     Example:
 
@@ -37,16 +36,16 @@ def cosine_temperature(epoch: int, maximum: float = 0.5, minimum: float = 0.1, h
 class TemperatureSchedule(keras.callbacks.Callback):
     """Sets the temperature of the model's loss at the start of each epoch, and logs it as `"temperature"`.
 
-    The loss needs a `keras_tfcl.ScheduledTemperature` as its scaling. Nothing is compiled again.
+    The loss needs a `keras_tfcl.ScheduledTemperature` as its scaling. The training step is not compiled again.
 
     Args:
-        schedule: function of the epoch (from 0) that gives the temperature, such as
-            `functools.partial(cosine_temperature, half_period=50)`; a `keras.optimizers.schedules.LearningRateSchedule`
-            is one too, its steps being epochs here. Defaults to `cosine_temperature`.
+        schedule: function from the epoch (from 0) to the temperature, such as
+            `functools.partial(cosine_temperature, half_period=50)`. A `keras.optimizers.schedules.LearningRateSchedule`
+            works too; its steps are epochs here. Defaults to `cosine_temperature`.
 
     Raises:
-        ValueError: if `schedule` is no function; when training starts, if the loss has another scaling; in training, if
-            the schedule gives anything but a positive finite number.
+        ValueError: if `schedule` is not a function; when training starts, if the loss has another scaling; during
+            training, if the schedule returns anything but a positive finite number.
 
     Example:
 
@@ -55,8 +54,8 @@ class TemperatureSchedule(keras.callbacks.Callback):
     >>> schedule = keras_tfcl.callbacks.TemperatureSchedule(decay)
     >>> encoder = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
     >>> encoder.compile("adam", loss=loss)
-    >>> rows, labels = np.random.default_rng(0).normal(size=(16, 4)), np.arange(16) % 4
-    >>> history = encoder.fit(rows, labels, epochs=2, callbacks=[schedule], verbose=0).history
+    >>> x, labels = np.random.default_rng(0).normal(size=(16, 4)), np.arange(16) % 4
+    >>> history = encoder.fit(x, labels, epochs=2, callbacks=[schedule], verbose=0).history
     >>> [round(t, 4) for t in history["temperature"]]
     [0.5, 0.4999]
     """
@@ -66,7 +65,7 @@ class TemperatureSchedule(keras.callbacks.Callback):
         if not callable(schedule):
             raise ValueError(
                 "`schedule` must be a function of the epoch, such as keras_tfcl.callbacks.cosine_temperature. "
-                f"Received: schedule={schedule!r}."
+                f"Received: schedule={schedule!r}. Pass a function."
             )
         self.schedule = schedule
 
@@ -82,7 +81,7 @@ class TemperatureSchedule(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         value = float(self.schedule(epoch))
         self.model.loss.scaling.temperature.assign(
-            positive_number("temperature", value, f"The schedule gave it for epoch {epoch}.")
+            positive_number("temperature", value, f"The schedule returned it for epoch {epoch}: change `schedule`.")
         )
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:

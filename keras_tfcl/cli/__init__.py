@@ -13,7 +13,7 @@ from keras_tfcl.export.runtime.requirements import require
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command with `arguments`, by default those of the process, and return the exit code."""
+    """Run the command with `arguments`, by default the command line of the process, and return the exit code."""
     try:
         require("typer", "cli")
     except ImportError as error:

@@ -10,14 +10,29 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
-from keras_tfcl.export.errors import ExportError
+from keras_tfcl import __version__
+from keras_tfcl.cli.options import in_one_line
+from keras_tfcl.export.errors import ExportError, ParityWarning, ProviderWarning
 
-# Each is a function in the module of its name beside this one. A module here must not import TensorFlow.
-COMMANDS = ("doctor", "export", "inspect", "verify", "embed", "quantize", "bench", "diagnose")
+# Each is a function, or a group of commands, in the module of its name beside this one. A module here must not import
+# TensorFlow.
+COMMANDS = (
+    "doctor",
+    "export",
+    "inspect",
+    "verify",
+    "embed",
+    "index",
+    "serve",
+    "triton",
+    "quantize",
+    "bench",
+    "diagnose",
+)
 
 DONE, FAILED, WRONG_USAGE = 0, 1, 2
 
@@ -26,21 +41,39 @@ def build_app() -> typer.Typer:
     """Return the command with all its subcommands."""
     app = typer.Typer(
         name="keras-tfcl",
-        help="From a Keras encoder to embeddings: export to a verified ONNX file, and serve it without TensorFlow.",
         epilog="Exit codes: 0 done, 1 a check failed or a file was refused, 2 the command line is wrong.",
         no_args_is_help=True,
         rich_markup_mode="markdown",
         add_completion=False,
         pretty_exceptions_enable=False,
     )
+    app.callback()(_options)
     for name in COMMANDS:
         module = importlib.import_module(f"keras_tfcl.cli.{name}")
-        app.command(name)(getattr(module, name))
+        command = getattr(module, name)
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name)
+        else:
+            app.command(name)(command)
     return app
 
 
+def _show_version(asked: bool) -> None:
+    if asked:
+        print(f"keras-tfcl {__version__}")
+        raise typer.Exit
+
+
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Print the version.")
+    ] = False,
+) -> None:
+    """From a Keras encoder to embeddings: export to a verified ONNX file, and serve it without TensorFlow."""
+
+
 def run(arguments: list[str]) -> int:
-    """Run the command and return its exit code. What the library raises is printed as one message."""
+    """Run the command and return its exit code. What the library raises is printed in one line."""
     with _one_line_warnings(), _ended_by_signal():
         try:
             build_app()(arguments, prog_name="keras-tfcl")
@@ -57,18 +90,22 @@ def _fail(error: Exception, code: int, as_json: bool) -> int:
     if as_json:
         print(json.dumps({"ok": False, "error": type(error).__name__, "message": str(error)}))
     else:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {in_one_line(error)}", file=sys.stderr)
     return code
 
 
 @contextlib.contextmanager
 def _one_line_warnings() -> Iterator[None]:
+    """Show the library's own warnings, each in one line, and none of other packages."""
+
     def show(message: Warning | str, category: type[Warning], *rest: Any) -> None:
-        print(f"warning: {message}", file=sys.stderr)
+        print(f"warning: {in_one_line(message)}", file=sys.stderr)
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        warnings.simplefilter("always", UserWarning)
+        warnings.filterwarnings("always", category=UserWarning, module="keras_tfcl")
+        for kind in (ParityWarning, ProviderWarning):  # whichever line they point to
+            warnings.simplefilter("always", kind)
         warnings.showwarning = show
         yield
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from keras_tfcl.cli.keras_file import without_native_logs
+from keras_tfcl.cli.options import images_in
 from keras_tfcl.export.runtime.requirements import require
 
 
@@ -16,16 +17,36 @@ def diagnose(
     data: Annotated[str, typer.Argument(help="An .npz (x, y) or .npy file, mnist5k, folder:PATH, a data set's name.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The page to write.")] = Path("report.html"),
     kind: Annotated[str | None, typer.Option(help="Kind of image, for views if the model has no augmenter.")] = None,
-    rows: Annotated[int | None, typer.Option(min=2, help="Most instances to look at.")] = None,
+    rows: Annotated[int, typer.Option(min=2, help="Most samples to look at.")] = 1024,
 ) -> None:
     """Write one HTML page that tells whether a trained encoder is healthy. Exit code 1: it is not.
 
     Needs TensorFlow, scikit-learn and matplotlib.
 
     Examples: keras-tfcl diagnose run.keras images.npz -o report.html
+
+    keras-tfcl diagnose run.keras folder:photos
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    chosen = {"--kind": kind, "--rows": rows}
-    options = [str(part) for option in chosen.items() if option[1] is not None for part in option]
-    command = require("keras_tfcl.diagnostics.command", "tf")
-    raise typer.Exit(command.main([str(model), data, "--output", str(output), *options]))
+    try:
+        if data.startswith("folder:") or Path(data).is_dir():
+            folder = Path(data.removeprefix("folder:")).expanduser()
+            _check_labels(folder)
+            data = f"folder:{folder}"
+        with without_native_logs():
+            report_saved_model = require("keras_tfcl.diagnostics.saved_model", "tf").report_saved_model
+            verdict = report_saved_model(model, data, output, kind, rows)
+    except (TypeError, RuntimeError, OSError, ImportError) as error:
+        raise ValueError(str(error)) from error  # all that cannot be read ends in exit code 2
+    print(f"{verdict}. Written: {output}")
+    if verdict != "Healthy":
+        raise typer.Exit(1)
+
+
+def _check_labels(folder: Path) -> None:
+    images = images_in(folder)
+    if images and all(image.parent == folder for image in images):
+        raise ValueError(
+            f"A folder must hold labelled images: PATH/label/file or PATH/train/label/file. Received: {len(images)} "
+            f"images without labels in {folder}. Sort them into one subfolder for each label; or, without labels, save "
+            f"them as one array by numpy.save('images.npy', images) and diagnose that file."
+        )

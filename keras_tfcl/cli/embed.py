@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
-import numpy as np
 import typer
 
 from keras_tfcl.cli.options import (
@@ -17,6 +16,7 @@ from keras_tfcl.cli.options import (
     Quiet,
     Strict,
     Threads,
+    in_one_line,
     providers_of,
     read_input,
 )
@@ -25,27 +25,49 @@ from keras_tfcl.export.runtime.encoder import OnnxEncoder
 
 def embed(
     file: OnnxFile,
-    inputs: Annotated[list[Path], typer.Argument(exists=True, help="One .npy file, or images and folders of images.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The .npy or .parquet file to write.")],
+    inputs: Annotated[
+        list[Path], typer.Argument(exists=True, help="One .npy or .npz file, or images and folders of images.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The .npy, .npz or .parquet file to write.")],
     provider: Provider = (),
     strict: Strict = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Rows per run, and pictures in memory.")] = 64,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows per run, and images in memory.")] = 64,
     threads: Threads = None,
+    on_error: Annotated[
+        Literal["stop", "skip"], typer.Option(help="skip: leave out images that cannot be read, and name them.")
+    ] = "stop",
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Write the embeddings of rows or images to a file, without TensorFlow and however many there are.
 
-    A .parquet file names each image in its column `id`. In .npy their order is that of the arguments, and inside a
-    folder, with its subfolders, of the sorted paths.
+    .parquet and .npz name each image in `id`. In .npy they follow the order of the arguments, and inside a folder, with
+    its subfolders, the sorted paths; hidden files are passed over. An .npz file of several arrays holds one for each
+    input, by its name.
 
-    Examples: keras-tfcl embed encoder.onnx photos/ -o photos.parquet
+    Examples: keras-tfcl embed encoder.onnx photos/ -o photos.parquet --on-error skip
 
     keras-tfcl embed encoder.onnx rows.npy -o embeddings.npy
     """
     rows = read_input(inputs)
     encoder = OnnxEncoder(file, providers_of(provider), strict, batch_size, threads)
-    named = not isinstance(rows, np.ndarray) and out.suffix == ".parquet"
-    count = encoder.encode_to(rows, out, ids=rows if named else None, progress=sys.stderr.isatty() and not quiet)
-    done = {"ok": True, "out": str(out), "rows": count, "dimension": encoder.dimension, "providers": encoder.providers}
-    print(json.dumps(done) if as_json else f"{out}: {count} embeddings of length {encoder.dimension}")
+    named = isinstance(rows, list) and out.suffix != ".npy"
+    skipped: list[str] = []
+
+    def skip(position: int, image: Path, error: Exception) -> None:
+        skipped.append(str(image))
+        print(f"skipped: {in_one_line(error)}", file=sys.stderr)
+
+    count = encoder.encode_to(
+        rows,
+        out,
+        ids=rows if named else None,
+        progress=sys.stderr.isatty() and not quiet,
+        on_error=skip if on_error == "skip" else "raise",
+    )
+    if as_json:
+        done = {"ok": True, "out": str(out), "rows": count, "dimension": encoder.dimension}
+        print(json.dumps(done | {"providers": encoder.providers, "skipped": skipped}))
+    else:
+        left_out = f", {len(skipped)} skipped" if skipped else ""
+        print(f"{out}: {count} embeddings of length {encoder.dimension}{left_out}")

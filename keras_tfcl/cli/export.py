@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from keras_tfcl.cli.keras_file import load_model
+from keras_tfcl.cli.keras_file import load_model, without_native_logs
 from keras_tfcl.cli.options import AsJson, NewOnnxFile, read_rows, show
 from keras_tfcl.export.export import export_onnx
 
@@ -17,7 +17,8 @@ def export(
     model: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A saved .keras file.")],
     out: NewOnnxFile,
     samples: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="Rows of real input, a .npy file, to compare on.")
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="Rows of real input to compare on, a .npy or .npz file."),
     ] = None,
     projector: Annotated[bool, typer.Option("--projector", help="Keep the projector behind the encoder.")] = False,
     normalize: Annotated[bool, typer.Option(help="Divide each embedding by its length.")] = True,
@@ -33,23 +34,24 @@ def export(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write the encoder of a Keras model as an ONNX file, if its embeddings match those of the model.
+    """Write the encoder of a Keras model as an ONNX file, if it gives the same embeddings as the model.
 
     Example: keras-tfcl export run.keras encoder.onnx --samples images.npy
     """
     rows = None if samples is None else read_rows(samples)
-    report = export_onnx(
-        load_model(model),
-        out,
-        projector=projector,
-        normalize=normalize,
-        input_dtype=input_dtype,
-        notes=None if pixel_range is None else {"image": {"range": list(pixel_range)}},
-        opset=opset,
-        samples=rows,
-        allow_mismatch=allow_mismatch,
-        progress=_say if sys.stderr.isatty() else None,
-    )
+    with without_native_logs():
+        report = export_onnx(
+            load_model(model),
+            out,
+            projector=projector,
+            normalize=normalize,
+            input_dtype=input_dtype,
+            notes=None if pixel_range is None else {"image": {"range": list(pixel_range)}},
+            opset=opset,
+            samples=rows,
+            allow_mismatch=allow_mismatch,
+            progress=_say if sys.stderr.isatty() else None,
+        )
     show(report, as_json)
 
 

@@ -1,8 +1,12 @@
-"""Load a `.keras` file with the library's classes known to Keras, and TensorFlow loaded only now."""
+"""Load a `.keras` file, with TensorFlow loaded only now and without its log lines."""
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +23,8 @@ def load_model(path: Path) -> Any:
         ModelFileError: Keras cannot load it.
         ImportError: TensorFlow or Keras is missing; the message names the extra.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     require("tensorflow", "tf")
-    for part in _WITH_CLASSES:
+    for part in _WITH_CLASSES:  # importing them tells Keras the classes of the library
         require(f"keras_tfcl.{part}", "tf")
     try:
         return require("keras", "tf").models.load_model(path)
@@ -30,3 +33,36 @@ def load_model(path: Path) -> Any:
             f"Expected a model saved by model.save('name.keras'). Received: {path}: {type(error).__name__}: {error}. "
             f"A model with classes of your own must be exported from Python, where they are defined."
         ) from error
+
+
+@contextlib.contextmanager
+def without_native_logs() -> Iterator[None]:
+    """Drop what TensorFlow and other packages log to stderr, so that only our own lines stand there.
+
+    TensorFlow's C++ code writes to the file descriptor 2 itself, some of it whatever `TF_CPP_MIN_LOG_LEVEL` says. Set
+    that variable to 0, 1 or 2 to see everything.
+    """
+    if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") in ("0", "1", "2"):
+        yield
+        return
+    stderr, disabled = sys.stderr, logging.root.manager.disable
+    stderr.flush()
+    with open(os.dup(2), "w", buffering=1, errors="backslashreplace") as original, open(os.devnull, "w") as nowhere:
+        if _writes_to_descriptor_2(stderr):
+            sys.stderr = original
+        os.dup2(nowhere.fileno(), 2)
+        logging.disable(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            logging.disable(disabled)
+            sys.stderr.flush()
+            os.dup2(original.fileno(), 2)
+            sys.stderr = stderr
+
+
+def _writes_to_descriptor_2(stream: Any) -> bool:
+    try:
+        return stream.fileno() == 2
+    except (AttributeError, OSError):  # replaced by an object that is no file, as tests do
+        return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,8 +12,10 @@ import numpy as np
 import typer
 
 from keras_tfcl.export.errors import InputError
+from keras_tfcl.export.runtime.encoder import OnnxEncoder
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".jp2", ".avif")
+ROW_SUFFIXES = (".npy", ".npz")
 
 OnnxFile = Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="An exported .onnx file.")]
 NewOnnxFile = Annotated[Path, typer.Argument(help="The .onnx file to write.")]
@@ -23,7 +26,9 @@ Provider = Annotated[
 ]
 Strict = Annotated[bool, typer.Option("--strict", help="Fail where a provider asked for does not run the model.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads inside one run. [onnxruntime's choice]")]
-Samples = Annotated[Path | None, typer.Option(exists=True, help="Real rows: a .npy file, or a folder of images.")]
+Samples = Annotated[
+    Path | None, typer.Option(exists=True, help="Real rows: a .npy or .npz file, or a folder of images.")
+]
 
 
 def show(report: Any, as_json: bool, ok: bool = True) -> None:
@@ -36,44 +41,61 @@ def providers_of(names: Sequence[str]) -> str | list[str]:
     return list(names) or "auto"
 
 
-def read_rows(path: Path) -> np.ndarray:
-    """Return the rows of a `.npy` file, mapped into memory.
+def in_one_line(message: object) -> str:
+    """Return a message without its line breaks."""
+    return " ".join(str(message).split())
+
+
+def read_rows(path: Path) -> np.ndarray | dict[str, np.ndarray]:
+    """Return the rows of a `.npy` file, mapped into memory, or of an `.npz` file, by name if it has several arrays.
 
     Raises:
         InputError: it is another file.
     """
     try:
-        if path.suffix != ".npy":
+        if path.suffix not in ROW_SUFFIXES:
             raise ValueError(f"its suffix is {path.suffix!r}")
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
+        if path.suffix == ".npy":
+            return np.load(path, mmap_mode="r", allow_pickle=False)
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        return next(iter(arrays.values())) if len(arrays) == 1 else arrays
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(
-            f"Expected a .npy file of numbers. Received: {path}: {error}. Save one array by numpy.save."
+            f"Expected a .npy file of numbers, or an .npz file with an array for each input. Received: {path}: "
+            f"{error}. Save one array by numpy.save(path, x), several by numpy.savez(path, name=x, other_name=y)."
         ) from error
 
 
-def read_input(paths: Sequence[Path]) -> np.ndarray | list[Path]:
-    """Return the rows of one `.npy` file, mapped into memory, or the image files among `paths` and in their folders.
+def read_input(paths: Sequence[Path]) -> np.ndarray | dict[str, np.ndarray] | list[Path]:
+    """Return the rows of one `.npy` or `.npz` file, or the image files among `paths` and in their folders.
 
     Raises:
         InputError: it is neither, or a folder holds no images.
     """
-    if len(paths) == 1 and paths[0].suffix == ".npy":
+    if len(paths) == 1 and paths[0].suffix in ROW_SUFFIXES:
         return read_rows(paths[0])
-    files = [file for path in paths for file in (_images_in(path) if path.is_dir() else [path])]
-    if not files or any(file.suffix == ".npy" for file in files):
+    files = [file for path in paths for file in (images_in(path) if path.is_dir() else [path])]
+    if not files or any(file.suffix in ROW_SUFFIXES for file in files):
         raise InputError(
-            f"Expected one .npy file, image files, or folders with images ({', '.join(IMAGE_SUFFIXES)}). Received: "
-            f"{', '.join(map(str, paths))}."
+            f"Expected one .npy or .npz file, image files, or folders with images ({', '.join(IMAGE_SUFFIXES)}). "
+            f"Received: {', '.join(map(str, paths))}."
         )
     return files
 
 
-def read_samples(path: Path, encoder: Any) -> np.ndarray:
-    """Return the rows of a `.npy` file, or the images in a folder as rows of the encoder's input."""
+def read_samples(path: Path, encoder: OnnxEncoder) -> np.ndarray | dict[str, np.ndarray]:
+    """Return the rows of a `.npy` or `.npz` file, or the images in a folder as rows of the encoder's input."""
     rows = read_input([path])
-    return rows if isinstance(rows, np.ndarray) else np.stack([encoder.read_image(file) for file in rows])
+    return np.stack([encoder.read_image(file) for file in rows]) if isinstance(rows, list) else rows
 
 
-def _images_in(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+def images_in(folder: Path) -> list[Path]:
+    """Return the image files in a folder and its subfolders, sorted, without hidden ones such as `._cat.jpg`."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in IMAGE_SUFFIXES
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )

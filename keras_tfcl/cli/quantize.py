@@ -16,7 +16,9 @@ from keras_tfcl.export.runtime.encoder import OnnxEncoder
 def quantize(
     file: OnnxFile,
     out: NewOnnxFile,
-    samples: Annotated[Path, typer.Option(exists=True, help="Real rows to compare on: .npy, or a folder of images.")],
+    samples: Annotated[
+        Path, typer.Option(exists=True, help="Real rows to compare on: .npy, .npz, or a folder of images.")
+    ],
     mode: Annotated[
         Literal["auto", "dynamic", "static", "float16"], typer.Option(help="auto: static for convolutional networks.")
     ] = "auto",
@@ -28,7 +30,7 @@ def quantize(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write a smaller variant of a file, and say how many nearest neighbours it keeps.
+    """Write a file in int8 or float16, and say how many nearest neighbours it keeps.
 
     Examples: keras-tfcl quantize encoder.onnx int8.onnx --samples images.npy --min-recall 0.95
 

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from keras_tfcl.cli.keras_file import load_model
+from keras_tfcl.cli.keras_file import load_model, without_native_logs
 from keras_tfcl.cli.options import AsJson, OnnxFile, Provider, providers_of, read_rows, show
 from keras_tfcl.export.errors import ParityError
-from keras_tfcl.export.runtime.golden_rows import check_probes
+from keras_tfcl.export.runtime.golden_inputs import check_probes
 from keras_tfcl.export.verify import verify_onnx
 
 
@@ -20,7 +20,8 @@ def verify(
         Path | None, typer.Option(exists=True, dir_okay=False, help="The .keras file it was exported from.")
     ] = None,
     samples: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="With --model: rows of real input, a .npy file.")
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="With --model: rows of real input, a .npy or .npz file."),
     ] = None,
     provider: Provider = (),
     as_json: AsJson = False,
@@ -38,7 +39,10 @@ def verify(
     if provider and model is not None:
         raise typer.BadParameter("--provider goes without --model, which compares on the CPU.")
     if model is not None:
-        show(verify_onnx(file, load_model(model), None if samples is None else read_rows(samples)), as_json)
+        rows = None if samples is None else read_rows(samples)
+        with without_native_logs():
+            parity = verify_onnx(file, load_model(model), rows)
+        show(parity, as_json)
         return
     parity = check_probes(file, providers_of(provider))
     if not parity.passed:

@@ -1,6 +1,8 @@
 """Batches of views, and images to train on."""
 
+from keras_tfcl.data.balanced_batches import balanced_batches
+from keras_tfcl.data.image_views import image_batches, image_views
 from keras_tfcl.data.images import ImageData, load_images
 from keras_tfcl.data.views import ViewPipeline
 
-__all__ = ["ImageData", "ViewPipeline", "load_images"]
+__all__ = ["ImageData", "ViewPipeline", "balanced_batches", "image_batches", "image_views", "load_images"]

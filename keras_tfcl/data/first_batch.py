@@ -101,16 +101,17 @@ def _distinct(batch: Any) -> set:
 
 def _change_alike(samples: Any, view: Any) -> bool:
     """Whether some array has the same number added to all its samples."""
-    pairs = zip(keras.tree.flatten(samples), keras.tree.flatten(view), strict=True)
-    return any(map(_is_shifted, *zip(*pairs, strict=True)))
+    before, after = keras.tree.flatten(samples), keras.tree.flatten(view)
+    return len(before) == len(after) and any(map(_is_shifted, before, after))
 
 
 def _is_shifted(before: np.ndarray, after: np.ndarray) -> bool:
     if before.shape != after.shape or after.dtype.kind != "f" or before.dtype.kind not in "fiu" or len(after) < FEWEST:
         return False
-    change = after.astype("float64") - before
-    largest = np.abs(change).max()
-    return bool(largest > 0 and np.abs(change - change[0]).max() < 1e-4 * largest)
+    with np.errstate(all="ignore"):  # StopOnNonFinite names what is not finite
+        change = after.astype("float64") - before
+        largest = np.abs(change).max()
+        return bool(largest > 0 and np.abs(change - change[0]).max() < 1e-4 * largest)
 
 
 def _few_positives(labels: np.ndarray) -> Iterator[str]:

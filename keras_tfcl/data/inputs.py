@@ -80,7 +80,7 @@ def as_targets(values: Any, name: str = "y") -> Any:
         except ValueError as error:
             raise ValueError(
                 f"`{name}` must hold one number for each sample. Received: a {type(values).__name__} of {len(values)} "
-                f"entries of unequal sizes. Pass one number for each."
+                "entries of unequal sizes. Pass an array of numbers."
             ) from error
     values = _as_array(values, name, "one number for each sample")
     if keras.backend.standardize_dtype(values.dtype) == "string":

@@ -71,6 +71,8 @@ class ViewPipeline:
             step: gives the number of the step that an epoch starts with.
         """
         if isinstance(x, tf.data.Dataset):
+            if hasattr(x, "steps"):  # of `image_views` or `balanced_batches`: a resumed run sees the same batches
+                x.steps.first_step = step
             x = checked_source(x, y, sample_weight)
             if training:
                 notice_repeated_draws(x)

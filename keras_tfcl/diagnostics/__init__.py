@@ -1,7 +1,16 @@
-"""See what a loss does: the papers' curves and figures, for your model and data."""
+"""What a loss does: the papers' curves and figures, for your model and data.
+
+The functions return plain arrays; each has a `plot_` twin, which needs matplotlib: `pip install "keras-tfcl[plots]"`.
+"""
 
 from keras_tfcl.diagnostics.advice import Suggestion, suggest_loss
-from keras_tfcl.diagnostics.cosines import CosineHistogram, cosine_histogram, plot_cosine_histogram
+from keras_tfcl.diagnostics.geometry import (
+    Spread,
+    plot_singular_spectrum,
+    plot_uniformity_tolerance,
+    singular_spectrum,
+    uniformity_tolerance,
+)
 from keras_tfcl.diagnostics.gradients import GradientProfile, gradient_profile, plot_gradient_profile
 from keras_tfcl.diagnostics.penalty import (
     PenaltyCurve,
@@ -12,11 +21,18 @@ from keras_tfcl.diagnostics.penalty import (
     relative_penalty,
 )
 from keras_tfcl.diagnostics.report import write_report
-from keras_tfcl.diagnostics.similarities import SimilarityProfile, plot_similarity_profile, similarity_profile
-from keras_tfcl.diagnostics.spectrum import plot_singular_spectrum, singular_spectrum
-from keras_tfcl.diagnostics.spread import Spread, plot_uniformity_tolerance, uniform_sphere, uniformity_tolerance
-from keras_tfcl.diagnostics.sweep import embedding_figures, plot_temperature_sweep, temperature_sweep
+from keras_tfcl.diagnostics.saved_model import report_saved_model
+from keras_tfcl.diagnostics.similarities import (
+    CosineHistogram,
+    SimilarityProfile,
+    cosine_histogram,
+    plot_cosine_histogram,
+    plot_similarity_profile,
+    similarity_profile,
+)
+from keras_tfcl.diagnostics.sweep import embedding_statistics, plot_temperature_sweep, temperature_sweep
 from keras_tfcl.diagnostics.table import read_table, run_table
+from keras_tfcl.evaluation import uniform_sphere
 
 __all__ = [
     "CosineHistogram",
@@ -26,7 +42,7 @@ __all__ = [
     "Spread",
     "Suggestion",
     "cosine_histogram",
-    "embedding_figures",
+    "embedding_statistics",
     "entropy_of_penalty",
     "gradient_profile",
     "penalty_curves",
@@ -40,6 +56,7 @@ __all__ = [
     "plot_uniformity_tolerance",
     "read_table",
     "relative_penalty",
+    "report_saved_model",
     "run_table",
     "similarity_profile",
     "singular_spectrum",

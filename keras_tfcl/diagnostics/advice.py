@@ -1,20 +1,21 @@
-"""Which loss to try next, from the embeddings that the present one made."""
+"""Which loss to try next, from the embeddings that the current loss made."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_tfcl.callbacks import Fault, Health, embedding_health, find_faults
-from keras_tfcl.diagnostics.measured import ROWS, Measured, measure
-from keras_tfcl.diagnostics.spread import Spread, uniform_sphere, uniformity_tolerance
-from keras_tfcl.scaling import Arctanh
+from keras_tfcl.diagnostics.embeddings import MAX_SAMPLES, ModelEmbeddings, model_embeddings
+from keras_tfcl.diagnostics.geometry import Spread, uniformity_tolerance
+from keras_tfcl.evaluation import Diagnosis, Health, diagnose, embedding_health, uniform_sphere
+from keras_tfcl.scaling import Arctanh, Scaling
 
-CLUSTERED = 0.75  # of the even sphere's uniformity; Wang and Liu's table has 0.75 at temperature 1
-EVEN = 0.95  # the same table has 0.98 at temperature 0.07, where accuracy fell
+CLUSTERED = 0.75  # of the uniform sphere's uniformity; Wang and Liu's table has 0.75 at temperature 1
+UNIFORM = 0.95  # the same table has 0.98 at temperature 0.07, where accuracy fell
 
 
 @dataclass(frozen=True)
@@ -22,35 +23,38 @@ class Suggestion:
     """What to try, and why.
 
     Attributes:
-        text: a sentence: what to try, with the figures that led to it.
-        losses: Python expressions of losses worth a run, the first first; empty if the loss is not the matter.
+        text: a sentence: what to try, with the numbers that led to it.
+        losses: Python expressions of losses worth a run, the best first; empty if the loss is not the problem.
         health: of the embeddings.
         spread: of the embeddings.
-        even: the uniformity of evenly spread embeddings of this size.
-        faults: what is wrong besides.
+        uniform: the uniformity of uniformly distributed embeddings of this size.
+        diagnoses: what is wrong with the embeddings.
     """
 
     text: str
     losses: tuple[str, ...]
     health: Health
     spread: Spread
-    even: float
-    faults: tuple[Fault, ...]
+    uniform: float
+    diagnoses: tuple[Diagnosis, ...]
 
 
-def suggest_loss(model: keras.Model, data: Any, augmenter: Any = None, rows: int = ROWS) -> Suggestion:
-    """Reads a trained model's embeddings and says what loss to try next, with the figures that led to it.
+def suggest_loss(
+    model: keras.Model, data: Any, augmenter: Callable[..., Any] | None = None, max_samples: int = MAX_SAMPLES
+) -> Suggestion:
+    """Evaluates a trained model's embeddings and says which loss to try next, with the numbers that led to it.
 
-    The rules follow Wang and Liu's findings: embeddings far from even ask for a smaller temperature or hard negatives;
-    embeddings that are all but even have no room for semantic neighbours and ask for a larger temperature, or for
-    hard negatives with it; in between the loss is left alone. Faults come first: with too weak augmentations, copies in
-    the data or NaN no loss helps. It is a suggestion for the next run and not a search: `temperature_sweep` decides.
+    The rules follow Wang and Liu's findings. Embeddings that are far from uniform need a smaller temperature or hard
+    negatives. Embeddings that are almost uniform leave no room for semantic neighbours and need a larger temperature,
+    or hard negatives with it. In between the loss is kept. Diagnoses come first: no loss helps against weak
+    augmentations, copies in the data or NaN. The result is a suggestion for the next run and not a search; for that,
+    use `temperature_sweep`.
 
     Args:
         model: a `ContrastiveModel`, or an encoder with `augmenter`. Its loss, if compiled, is taken into account.
-        data: instances, or `(instances, labels)` with integer labels `(N,)` for the tolerance.
-        augmenter: makes views of instances. Defaults to the model's.
-        rows: most instances to look at, drawn with a fixed seed. Defaults to 1024.
+        data: samples, or `(samples, labels)` with integer labels `(N,)` for the tolerance.
+        augmenter: makes views of samples. Defaults to the model's.
+        max_samples: largest number of samples, drawn with a fixed seed. Defaults to 1024.
 
     Returns:
         `Suggestion`.
@@ -68,52 +72,52 @@ def suggest_loss(model: keras.Model, data: Any, augmenter: Any = None, rows: int
 
     Reference: Wang and Liu 2021, "Understanding the Behaviour of Contrastive Loss", arXiv 2012.09740.
     """
-    return suggestion_from(measure(model, data, augmenter, rows))
+    return suggestion_from(model_embeddings(model, data, augmenter, max_samples))
 
 
-def suggestion_from(measured: Measured) -> Suggestion:
-    """The rules of `suggest_loss`, from embeddings that were made already."""
-    health = embedding_health(measured.views, measured.scaling, measured.seen)
-    faults = find_faults(health, measured.supervised)
-    even = uniform_sphere(health.dimension)
+def suggestion_from(embeddings: ModelEmbeddings) -> Suggestion:
+    """The rules of `suggest_loss`, for embeddings that were computed before."""
+    health = embedding_health(embeddings.views, embeddings.scaling, embeddings.unaltered)
+    diagnoses = diagnose(health, embeddings.supervised)
+    uniform = uniform_sphere(health.dimension)
     if not health.finite:
-        return _of_faults(health, Spread(float("nan"), float("nan"), health.rows), even, faults)
-    spread = uniformity_tolerance(measured.seen, measured.labels)
-    if any(fault.name != "temperature too small" for fault in faults):
-        return _of_faults(health, spread, even, faults)
-    share = spread.uniformity / even
-    figures = f"Uniformity is {spread.uniformity:.2f}, {share:.0%} of the {even:.2f} of evenly spread embeddings"
+        return _of_diagnoses(health, Spread(float("nan"), float("nan"), health.samples), uniform, diagnoses)
+    spread = uniformity_tolerance(embeddings.unaltered, embeddings.labels)
+    if any(diagnosis.name != "temperature too small" for diagnosis in diagnoses):
+        return _of_diagnoses(health, spread, uniform, diagnoses)
+    share = spread.uniformity / uniform
+    numbers = f"Uniformity is {spread.uniformity:.2f}, {share:.0%} of the {uniform:.2f} of a uniform distribution"
     if np.isfinite(spread.tolerance):
-        figures += f"; the mean cosine within a class is {spread.tolerance:.2f}"
-    if faults:  # "temperature too small", all others are dealt with
-        losses = _scaled(measured.scaling, 2.0)
-        advice = "One negative has most of the gradient, whatever the spread: try a larger temperature."
+        numbers += f"; the mean cosine within a class is {spread.tolerance:.2f}"
+    if diagnoses:  # "temperature too small"; all others returned above
+        losses = _scaled(embeddings.scaling, 2.0)
+        advice = "One negative has most of the gradient: try a larger temperature."
     elif share < CLUSTERED:
-        losses = (*_scaled(measured.scaling, 0.5), _hard(measured.scaling))
+        losses = [*_scaled(embeddings.scaling, 0.5), _hard(embeddings.scaling)]
         advice = (
-            "Embeddings stay in clusters, which suits tasks whose classes are like them. To tell instances apart "
-            "better, train longer, or try a smaller temperature, or hard negatives at the same one."
+            "Embeddings stay in clusters, which suits tasks whose classes are these clusters. To separate samples "
+            "better, train longer, or try a smaller temperature, or hard negatives at the same temperature."
         )
-    elif share > EVEN:
-        losses = (*_scaled(measured.scaling, 2.0), "HardNegativeInfoNCE(1.0, alpha=0.1)")
+    elif share > UNIFORM:
+        losses = [*_scaled(embeddings.scaling, 2.0), "HardNegativeInfoNCE(1.0, alpha=0.1)"]
         advice = "There is little room left for semantic neighbours: try a larger temperature, or hard negatives at 1."
     else:
-        losses, advice = (), "Both are in the range where the paper's accuracies were best: keep the loss."
-    return Suggestion(f"{figures}. {advice}", tuple(losses), health, spread, even, tuple(faults))
+        losses, advice = [], "This is the range where the paper's accuracies were best: keep the loss."
+    return Suggestion(f"{numbers}. {advice}", tuple(losses), health, spread, uniform, tuple(diagnoses))
 
 
-def _of_faults(health: Health, spread: Spread, even: float, faults: list[Fault]) -> Suggestion:
-    text = "Another loss is not the first thing to try. " + " ".join(str(fault) for fault in faults)
-    return Suggestion(text, (), health, spread, even, tuple(faults))
+def _of_diagnoses(health: Health, spread: Spread, uniform: float, diagnoses: list[Diagnosis]) -> Suggestion:
+    text = "Another loss is not the first thing to try. " + " ".join(str(diagnosis) for diagnosis in diagnoses)
+    return Suggestion(text, (), health, spread, uniform, tuple(diagnoses))
 
 
-def _temperature(scaling: Any) -> float:
-    """Of a scaling that has one, be it fixed, scheduled or learned, as it is now; else the usual 0.2."""
+def _temperature(scaling: Scaling | None) -> float:
+    """The current temperature of a scaling that has one, fixed, scheduled or learned; otherwise the usual 0.2."""
     return float(getattr(scaling, "temperature", 0.2))
 
 
-def _scaled(scaling: Any, factor: float) -> list[str]:
-    """The loss with `factor` times the temperature, from 0.05 to 1; none if the present one is beyond that already.
+def _scaled(scaling: Scaling | None, factor: float) -> list[str]:
+    """The loss with `factor` times the temperature, from 0.05 to 1; none if the current one is already beyond that.
 
     An arctanh's scale is an inverse temperature at cosine 0.
     """
@@ -124,7 +128,7 @@ def _scaled(scaling: Any, factor: float) -> list[str]:
     return [f"InfoNCE({other:.3g})"] if (other > now) == (factor > 1) and other != now else []
 
 
-def _hard(scaling: Any) -> str:
+def _hard(scaling: Scaling | None) -> str:
     if isinstance(scaling, Arctanh):
         return "HardNegativeInfoNCE(None, alpha=0.1)"  # the temperature None is the arctanh with scale 2
     return f"HardNegativeInfoNCE({_temperature(scaling):.3g}, alpha=0.1)"

@@ -1,26 +1,28 @@
-"""How hard a loss still pulls, from opposite positives to perfect alignment."""
+"""The gradient that a loss still has, from opposite positives to perfect alignment."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import tensorflow as tf
 
 from keras_tfcl import scaling as scaling_module
-from keras_tfcl.diagnostics.figures import new_axes
-from keras_tfcl.diagnostics.names import scaling_name
+from keras_tfcl.diagnostics.plots import new_axes, scaling_name
 from keras_tfcl.ops.info_nce import info_nce_from_logits
 from keras_tfcl.ops.masks import Pairs
-from keras_tfcl.scaling import Arctanh, Temperature
+from keras_tfcl.scaling import Arctanh, Scaling, Temperature
 from keras_tfcl.validation import positive_integer
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 @dataclass(frozen=True)
 class GradientProfile:
-    """The loss's derivative along one path from the worst to the best arrangement.
+    """The derivative of a loss along one path from the worst to the best arrangement.
 
     Attributes:
         label: of the scaling.
@@ -38,13 +40,15 @@ class GradientProfile:
 
 
 def gradient_profile(
-    scalings: Sequence[Any] = (0.05, 0.1, 0.25, 0.5, 1.0, "arctanh"), negatives: int = 1, points: int = 201
+    scalings: Sequence[float | str | Scaling] = (0.05, 0.1, 0.25, 0.5, 1.0, "arctanh"),
+    negatives: int = 1,
+    points: int = 201,
 ) -> list[GradientProfile]:
     """Derivative of the loss where the positive has cosine x and all M negatives have -x, for x from -1 to 1.
 
-    With logits l the loss is `log(1 + M e^(l(-x) - l(x)))`. A small temperature has no gradient left long before the
-    positive is aligned, a large one still pulls at perfect alignment; the arctanh with scale 2 does neither: it is 0 at
-    x = 1 exactly. Formulas, with `q = (1 - x) / (1 + x)`:
+    With logits l the loss is `log(1 + M e^(l(-x) - l(x)))`. The gradient of a small temperature vanishes long before
+    the positive is aligned; the gradient of a large one is not zero even at perfect alignment. The gradient of arctanh
+    with scale 2 is zero exactly at x = 1. Formulas, with `q = (1 - x) / (1 + x)`:
 
         temperature t:     -(2 / t) e / (1 + e),  e = M exp(-2 x / t)
         arctanh, scale c:  -(2 c / (1 - x^2)) M q^c / (1 + M q^c)
@@ -80,18 +84,10 @@ def gradient_profile(
     ]
 
 
-def plot_gradient_profile(profiles: Sequence[GradientProfile], axes: Any = None) -> Any:
-    """Draws each profile's size by automatic differentiation (line) and its formula (dots), logarithmically.
+def plot_gradient_profile(profiles: Sequence[GradientProfile], axes: Axes | None = None) -> Axes:
+    """Draws `gradient_profile`s on `axes`, or on new axes, and returns them.
 
-    Args:
-        profiles: of `gradient_profile`.
-        axes: matplotlib axes to draw on. Defaults to new ones.
-
-    Returns:
-        The axes.
-
-    Raises:
-        ImportError: without matplotlib.
+    Lines show the size of the gradient by automatic differentiation, dots the formula.
     """
     label = "cosine x of the positive (negatives: -x)"
     axes = new_axes(axes, label, "size of dL/dx (nats per unit of cosine)", "Gradient on the way to alignment")
@@ -106,7 +102,7 @@ def plot_gradient_profile(profiles: Sequence[GradientProfile], axes: Any = None)
     return axes
 
 
-def _by_tape(x: np.ndarray, scaling: Any, negatives: int) -> np.ndarray:
+def _by_tape(x: np.ndarray, scaling: float | str | Scaling, negatives: int) -> np.ndarray:
     cosine = tf.constant(x, "float64")
     is_positive = np.arange(negatives + 1) == 0
     pairs = Pairs(*(np.broadcast_to(mask, (len(x), negatives + 1)) for mask in (is_positive, ~is_positive)))
@@ -117,7 +113,7 @@ def _by_tape(x: np.ndarray, scaling: Any, negatives: int) -> np.ndarray:
     return tape.gradient(losses, cosine).numpy()
 
 
-def _by_formula(x: np.ndarray, scaling: Any, negatives: int) -> np.ndarray | None:
+def _by_formula(x: np.ndarray, scaling: float | str | Scaling, negatives: int) -> np.ndarray | None:
     scaling = scaling_module.get(scaling)
     if type(scaling) is Temperature:
         t = scaling.temperature

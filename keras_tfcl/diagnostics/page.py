@@ -1,4 +1,4 @@
-"""A self-contained HTML page: a verdict, a table, figures inside."""
+"""A self-contained HTML page: a verdict, a table and figures."""
 
 from __future__ import annotations
 
@@ -6,19 +6,23 @@ import base64
 import io
 from collections.abc import Sequence
 from html import escape
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 class Panel(NamedTuple):
-    """A figure with the sentence that says how to read it."""
+    """A figure, and a sentence that says how to read it."""
 
     title: str
     caption: str
-    axes: Any
+    axes: Axes
 
 
-class Measure(NamedTuple):
-    """A line of the table: what, how much, and what is usual."""
+class Statistic(NamedTuple):
+    """A line of the table: a name, a value, and how to read it."""
 
     name: str
     value: str
@@ -30,19 +34,19 @@ def page(
     verdict: str,
     colour: str,
     sentences: Sequence[str],
-    measures: Sequence[Measure],
+    statistics: Sequence[Statistic],
     panels: Sequence[Panel],
 ) -> str:
-    """The page as HTML; every figure is a PNG within it, and nothing is loaded from elsewhere."""
-    said = "\n".join(f"<p>{escape(sentence)}</p>" for sentence in sentences)
+    """The page as HTML. Figures are embedded as PNG, and nothing is loaded from elsewhere."""
+    advice = "\n".join(f"<p>{escape(sentence)}</p>" for sentence in sentences)
     table = "\n".join(
-        f"<tr><th>{escape(m.name)}</th><td>{escape(m.value)}</td><td>{escape(m.meaning)}</td></tr>" for m in measures
+        f"<tr><th>{escape(m.name)}</th><td>{escape(m.value)}</td><td>{escape(m.meaning)}</td></tr>" for m in statistics
     )
     return _PAGE.format(
         title=escape(title),
         verdict=escape(verdict),
         colour=colour,
-        said=said,
+        advice=advice,
         table=table,
         figures="\n".join(_figure(panel) for panel in panels),
     )
@@ -50,7 +54,7 @@ def page(
 
 def _figure(panel: Panel) -> str:
     data = io.BytesIO()
-    panel.axes.figure.savefig(data, format="png", dpi=110)
+    cast("Figure", panel.axes.figure).savefig(data, format="png", dpi=110)
     source = base64.b64encode(data.getvalue()).decode()
     title, caption = escape(panel.title), escape(panel.caption)
     return (
@@ -83,7 +87,7 @@ figcaption {{ font-size: .9rem; color: #444; }}
 <h1>{title}</h1>
 <h2 id="verdict">{verdict}</h2>
 <section id="advice">
-{said}
+{advice}
 </section>
 <table>
 {table}

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import tensorflow as tf
+from numpy.typing import ArrayLike
 
 from keras_tfcl import scaling as scaling_module
-from keras_tfcl.diagnostics.figures import new_axes
-from keras_tfcl.diagnostics.names import scaling_name
+from keras_tfcl.diagnostics.plots import new_axes, scaling_name
+from keras_tfcl.evaluation.health import logits_and_derivatives
+from keras_tfcl.scaling import Scaling
 from keras_tfcl.validation import positive_integer
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
-def relative_penalty(similarities: Any, scaling: Any = 0.1) -> np.ndarray:
+
+def relative_penalty(similarities: ArrayLike, scaling: float | str | Scaling = 0.1) -> np.ndarray:
     """Each negative's share of the repulsion: its gradient divided by the sum of all negatives' gradients.
 
     Formula: `r_j = e^(l_j) l'(s_j) / sum_k e^(l_k) l'(s_k)` with logits l of the cosines s. For a temperature t that is
@@ -23,7 +27,7 @@ def relative_penalty(similarities: Any, scaling: Any = 0.1) -> np.ndarray:
     the positive's; for other scalings the positive's gradient is not the negatives' sum, and r is the share.
 
     Args:
-        similarities: cosines of the negatives, `(..., M)`; each row is one anchor's.
+        similarities: cosines of the negatives, `(..., M)`; the last axis holds the negatives of one anchor.
         scaling: a temperature, `"arctanh"`, or a `keras_tfcl.Scaling`. Defaults to 0.1.
 
     Returns:
@@ -40,16 +44,16 @@ def relative_penalty(similarities: Any, scaling: Any = 0.1) -> np.ndarray:
     Reference: Wang and Liu 2021, "Understanding the Behaviour of Contrastive Loss", arXiv 2012.09740.
     """
     similarities = _cosines(similarities)
-    logits, slopes = logits_and_slopes(similarities, scaling)
-    weight = np.exp(logits - logits.max(axis=-1, keepdims=True)) * slopes
+    logits, derivatives = logits_and_derivatives(similarities, scaling_module.get(scaling))
+    weight = np.exp(logits - logits.max(axis=-1, keepdims=True)) * derivatives
     return weight / weight.sum(axis=-1, keepdims=True)
 
 
-def entropy_of_penalty(similarities: Any, scaling: Any = 0.1) -> np.ndarray:
-    """Entropy in nats of each anchor's relative penalty; `exp` of it is how many negatives matter.
+def entropy_of_penalty(similarities: ArrayLike, scaling: float | str | Scaling = 0.1) -> np.ndarray:
+    """Entropy in nats of each anchor's relative penalty; its `exp` is the number of negatives that matter.
 
-    It lies between 0 (one negative gets everything) and log M (all alike) and falls strictly with the temperature,
-    unless all cosines are equal.
+    It lies between 0 (one negative gets everything) and log M (all get the same). It falls strictly with the
+    temperature, unless all cosines are equal.
 
     Args:
         similarities: as in `relative_penalty`.
@@ -69,12 +73,12 @@ def entropy_of_penalty(similarities: Any, scaling: Any = 0.1) -> np.ndarray:
 
 @dataclass(frozen=True)
 class PenaltyCurve:
-    """The relative penalty times the number of negatives, of negatives spread evenly over the cosines [-1, 1].
+    """The relative penalty times the number of negatives, for negatives spread evenly over the cosines [-1, 1].
 
     Attributes:
         label: of the scaling.
         similarity: `(M,)` cosines.
-        times_mean: `(M,)`, 1 for a negative that gets the mean share.
+        times_mean: `(M,)`, 1 for a negative with the mean share.
         share_that_matters: `exp(entropy) / M`, in (0, 1].
     """
 
@@ -84,7 +88,9 @@ class PenaltyCurve:
     share_that_matters: float
 
 
-def penalty_curves(scalings: Sequence[Any] = (0.07, 0.3, 0.7, 1.0, "arctanh"), negatives: int = 2001) -> list:
+def penalty_curves(
+    scalings: Sequence[float | str | Scaling] = (0.07, 0.3, 0.7, 1.0, "arctanh"), negatives: int = 2001
+) -> list[PenaltyCurve]:
     """The relative penalty of evenly spread negatives for each scaling: figure 3 of Wang and Liu.
 
     For a temperature t the peak, at cosine 1, tends to `(2/t) / (1 - e^(-2/t))` as the negatives grow in number.
@@ -111,19 +117,8 @@ def penalty_curves(scalings: Sequence[Any] = (0.07, 0.3, 0.7, 1.0, "arctanh"), n
     ]
 
 
-def plot_relative_penalty(curves: Sequence[PenaltyCurve], axes: Any = None) -> Any:
-    """Draws `penalty_curves`, as figure 3 of Wang and Liu.
-
-    Args:
-        curves: of `penalty_curves`.
-        axes: matplotlib axes to draw on. Defaults to new ones.
-
-    Returns:
-        The axes.
-
-    Raises:
-        ImportError: without matplotlib.
-    """
+def plot_relative_penalty(curves: Sequence[PenaltyCurve], axes: Axes | None = None) -> Axes:
+    """Draws `penalty_curves` on `axes`, or on new axes, and returns them; figure 3 of Wang and Liu."""
     axes = new_axes(axes, "cosine of the negative", "penalty / mean penalty", "Relative penalty of a negative")
     for curve in curves:
         axes.plot(curve.similarity, curve.times_mean, label=curve.label)
@@ -133,38 +128,18 @@ def plot_relative_penalty(curves: Sequence[PenaltyCurve], axes: Any = None) -> A
     return axes
 
 
-def plot_entropy_of_penalty(curves: Sequence[PenaltyCurve], axes: Any = None) -> Any:
-    """Draws, as bars, which share of evenly spread negatives matters under each scaling: `exp(entropy) / M`.
-
-    Args:
-        curves: of `penalty_curves`.
-        axes: matplotlib axes to draw on. Defaults to new ones.
-
-    Returns:
-        The axes.
-
-    Raises:
-        ImportError: without matplotlib.
-    """
+def plot_entropy_of_penalty(curves: Sequence[PenaltyCurve], axes: Axes | None = None) -> Axes:
+    """Draws the share of negatives that matters as bars on `axes`, or on new axes, and returns them."""
     axes = new_axes(axes, "scaling", "exp(entropy) / negatives", "Share of the negatives that matters")
     axes.bar([curve.label for curve in curves], [curve.share_that_matters for curve in curves])
     return axes
 
 
-def logits_and_slopes(similarities: np.ndarray, scaling: Any) -> tuple[np.ndarray, np.ndarray]:
-    """A scaling's logits of cosines, and their derivatives by the cosine, float64."""
-    cosines = tf.constant(similarities, "float64")
-    with tf.GradientTape() as tape:
-        tape.watch(cosines)
-        logits = scaling_module.get(scaling)(cosines)
-    return logits.numpy().astype("float64"), tape.gradient(logits, cosines).numpy()
-
-
-def _cosines(similarities: Any) -> np.ndarray:
+def _cosines(similarities: ArrayLike) -> np.ndarray:
     similarities = np.asarray(similarities, "float64")
     if similarities.ndim == 0 or similarities.size == 0 or not np.all(np.abs(similarities) <= 1 + 1e-6):
         raise ValueError(
-            "`similarities` must be cosines in [-1, 1], one row of negatives an anchor. Received: "
+            "`similarities` must be cosines in [-1, 1], `(..., M)` of the M negatives of each anchor. Received: "
             f"shape={similarities.shape}, largest size {np.abs(similarities).max(initial=0)}. Normalise embeddings "
             "before multiplying them."
         )

@@ -1,12 +1,15 @@
-"""A table of runs in a CSV file that grows by one row a run, and goes on where it stopped."""
+"""A table of runs in a CSV file, one row for each run, that continues where it was stopped."""
 
 from __future__ import annotations
 
 import csv
+import io
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from keras_tfcl.atomic_write import write_atomically
 
 Row = dict[str, Any]
 
@@ -15,28 +18,27 @@ def run_table(
     path: str | os.PathLike[str],
     settings: Sequence[str],
     seeds: Sequence[int],
-    measure: Callable[[str, int], Mapping[str, Any]],
+    run: Callable[[str, int], Mapping[str, Any]],
     constants: Mapping[str, Any] | None = None,
 ) -> list[Row]:
-    """Measures every setting with every seed, one row of a CSV file each; rows that are there already are kept.
+    """Runs every setting with every seed, one row of a CSV file each; rows already in the file are not repeated.
 
     The first seed of all settings comes first, so that an unfinished table compares all of them. After each run the
-    file is written anew beside the old one and renamed: it never holds half a row.
+    file is replaced as a whole: it never holds half a row.
 
     Args:
-        path: of the CSV file. Its folder is made if need be.
+        path: of the CSV file. Its folder is created if it does not exist.
         settings: names of what is compared.
         seeds: integers.
-        measure: function of a setting and a seed that gives the numbers of its row, by column.
+        run: function from a setting and a seed to the values of its row, by column.
         constants: what must be the same in all rows, such as the number of epochs; written into every row.
 
     Returns:
-        The rows of `settings` and `seeds` in the order they were asked for, with numbers as int or float
-            (the setting stays text). Columns:
-        `setting`, `seed`, the constants, what `measure` gave.
+        The rows of `settings` and `seeds` in this order, with numbers as int or float (the setting stays text). The
+        columns are `setting`, `seed`, the constants, and what `run` returned.
 
     Raises:
-        ValueError: if the file was made with other constants, or `measure` gives other columns than before.
+        ValueError: if the file was made with other constants, or `run` returns other columns than before.
 
     Example:
 
@@ -54,7 +56,7 @@ def run_table(
     wanted = [(setting, seed) for seed in seeds for setting in settings]
     for setting, seed in wanted:
         if (setting, seed) not in done:
-            row = {"setting": setting, "seed": seed, **constants, **measure(setting, seed)}
+            row = {"setting": setting, "seed": seed, **constants, **run(setting, seed)}
             rows.append(row)
             write_table(path, rows)
             done[setting, seed] = _typed(row)
@@ -62,28 +64,22 @@ def run_table(
 
 
 def read_table(path: str | os.PathLike[str]) -> list[Row]:
-    """Reads the rows of a CSV file; what looks like a number becomes one, except the setting."""
+    """Reads the rows of a CSV file; numbers become int or float, except in the setting."""
     with open(path, newline="") as file:
         return [_typed(row) for row in csv.DictReader(file)]
 
 
 def write_table(path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes rows of equal columns to a CSV file, beside it first, then renames."""
+    """Writes rows of equal columns to a CSV file, which is replaced as a whole."""
     columns = list(rows[0])
     for row in rows:
         if list(row) != columns:
             raise ValueError(f"All rows must have the columns {columns}. Received: {list(row)}. Use another file.")
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".part")
-    try:
-        with open(beside, "w", newline="") as file:
-            writer = csv.DictWriter(file, columns, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, text.getvalue().encode())
 
 
 def _typed(row: Mapping[str, Any]) -> Row:
@@ -104,5 +100,5 @@ def _check_constants(path: Path, row: Row, constants: Mapping[str, Any]) -> None
         if row.get(name) != _number(value):
             raise ValueError(
                 f"`{path}` must hold runs with {name}={value!r}. Received: {name}={row.get(name)!r} in the row of "
-                f"{row['setting']!r}. Choose another file, or delete it to start anew."
+                f"{row['setting']!r}. Choose another file, or delete it to start over."
             )

@@ -1,7 +1,14 @@
 """Layers of contrastive learning: the projection head and random image views."""
 
+from keras_tfcl.layers.batch_norm import recalibrate_batch_norm, set_batch_norm_momentum
 from keras_tfcl.layers.image_augmenter import ImageAugmenter
 from keras_tfcl.layers.image_recipes import image_augmenter
 from keras_tfcl.layers.projection_head import ProjectionHead
 
-__all__ = ["ImageAugmenter", "ProjectionHead", "image_augmenter"]
+__all__ = [
+    "ImageAugmenter",
+    "ProjectionHead",
+    "image_augmenter",
+    "recalibrate_batch_norm",
+    "set_batch_norm_momentum",
+]

@@ -1,5 +1,3 @@
-"""How many dimensions embeddings use."""
-
 from __future__ import annotations
 
 from typing import Any
@@ -8,11 +6,10 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from keras_tfcl.metrics.pairs import batch_rows
+from keras_tfcl.evaluation.geometry import rank_of_covariance
+from keras_tfcl.evaluation.pairs import flatten_views
+from keras_tfcl.typing import TensorLike
 from keras_tfcl.validation import positive_integer
-
-# Mean squared distance from the mean direction below which embeddings coincide: float32 rounding makes up to 1e-13.
-COINCIDE = 1e-10
 
 
 @keras.saving.register_keras_serializable(package="keras_tfcl")
@@ -22,12 +19,12 @@ class EffectiveRank(keras.Metric):
     Formula: `exp(-sum_k p_k log p_k)`, `p_k = sigma_k / sum sigma`, with sigma the singular values of the matrix of
     the embeddings minus their mean (the roots of the covariance's eigenvalues). D equal singular values give D, one
     that dominates gives 1, and embeddings whose directions differ by less than 1e-5 give 0. It never exceeds the number
-    of embeddings minus 1. A small value beside a large D is a dimensional collapse.
+    of embeddings minus 1. A small value for a large D is a dimensional collapse.
 
-    All embeddings since the last reset count, each view on its own. The state is the sum and the second moment, D^2
-    float64 numbers, whatever the number of embeddings; under `tf.distribute` the replicas' sums are added. Reading the
-    result takes the eigenvalues of a D x D matrix, and Keras reads it after every training step: for D = 128 about
-    1 ms, but 30 ms in a step compiled by XLA on a CPU. `CollapseMonitor` computes it once an epoch instead.
+    All embeddings since the last reset count, each view on its own. The state holds the sum and the second moment, D^2
+    float64 numbers, whatever the number of embeddings; under `tf.distribute` the sums of the replicas are added. The
+    result takes the eigenvalues of a D x D matrix, and Keras reads it after every training step: this costs about 1 ms
+    for D = 128, but 30 ms in a step compiled by XLA on a CPU. `CollapseMonitor` computes it once an epoch instead.
 
     Args:
         dimension: D, the size of the embeddings. Defaults to None: taken from the first batch.
@@ -37,7 +34,7 @@ class EffectiveRank(keras.Metric):
     Call arguments:
         y_true: labels; they don't change the result.
         y_pred: embeddings `(B, D)` or `(B, V, D)`, any float dtype, need not be normalised.
-        sample_weight: `(B,)`, the weight of a row.
+        sample_weight: `(B,)`, the weight of a sample's embeddings.
 
     Raises:
         ValueError: for embeddings of another rank or size.
@@ -58,39 +55,32 @@ class EffectiveRank(keras.Metric):
         super().__init__(name=name, dtype=dtype)
         self.dimension = dimension
         self.count = self._sum("count", ())
-        self.total = self.moment = None
+        self.total: Any = None  # variables, made when the size of the embeddings is known
+        self.moment: Any = None
         if dimension is not None:
             self._add_moments(positive_integer("dimension", dimension, "It is the size of the embeddings."))
 
-    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
-        rows, weight = batch_rows(y_pred, sample_weight)
-        rows, weight = ops.cast(rows, self.dtype), ops.cast(weight, self.dtype)
+    def update_state(self, y_true: TensorLike, y_pred: TensorLike, sample_weight: TensorLike | None = None) -> None:
+        embeddings, _, weight = flatten_views(y_pred, sample_weight)
+        embeddings, weight = ops.cast(embeddings, self.dtype), ops.cast(weight, self.dtype)
         if self.moment is None:
-            self._add_moments(rows.shape[1])
-        if rows.shape[1] != self.moment.shape[0]:
+            self._add_moments(embeddings.shape[1])
+        if embeddings.shape[1] != self.moment.shape[0]:
             raise ValueError(
                 f"`y_pred` must hold embeddings of size {self.moment.shape[0]}, as so far. Received: size "
-                f"{rows.shape[1]}. Use one metric a model."
+                f"{embeddings.shape[1]}. Use one metric for each model."
             )
-        weighted = rows * ops.expand_dims(weight, 1)
+        weighted = embeddings * ops.expand_dims(weight, 1)
         self.count.assign(self.count + ops.sum(weight))
         self.total.assign(self.total + ops.sum(weighted, axis=0))
-        self.moment.assign(self.moment + ops.matmul(ops.transpose(rows), weighted))
+        self.moment.assign(self.moment + ops.matmul(ops.transpose(embeddings), weighted))
 
-    def result(self) -> Any:
+    def result(self) -> tf.Tensor:
         if self.moment is None:
             return ops.zeros((), self.dtype)
         count = ops.where(self.count == 0, ops.ones_like(self.count), self.count)
         mean = self.total / count
-        covariance = self.moment / count - ops.expand_dims(mean, 1) * ops.expand_dims(mean, 0)  # (D, D)
-        finite = ops.all(ops.isfinite(covariance))
-        # The decomposition of a NaN is an error: it would end the training before TerminateOnNaN sees the loss.
-        values = tf.linalg.eigvalsh(ops.where(finite, covariance, 0.0))  # keras.ops would find the vectors as well
-        sigma = ops.sqrt(ops.maximum(values, 0.0))  # (D,)
-        share = sigma / ops.maximum(ops.sum(sigma), 1e-30)
-        entropy = -ops.sum(share * ops.log(ops.maximum(share, 1e-30)))
-        rank = ops.where(ops.trace(covariance) > COINCIDE, ops.exp(entropy), ops.zeros_like(entropy))
-        return ops.where(finite, rank, float("nan"))
+        return rank_of_covariance(self.moment / count - ops.expand_dims(mean, 1) * ops.expand_dims(mean, 0))
 
     def reset_state(self) -> None:
         for variable in self.variables:
@@ -104,5 +94,5 @@ class EffectiveRank(keras.Metric):
             self.total = self._sum("total", (dimension,))
             self.moment = self._sum("moment", (dimension, dimension))
 
-    def _sum(self, name: str, shape: tuple[int, ...]) -> Any:
+    def _sum(self, name: str, shape: tuple[int, ...]) -> keras.Variable:
         return self.add_weight(shape=shape, initializer="zeros", dtype=self.dtype, name=name)

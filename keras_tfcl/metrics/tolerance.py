@@ -1,34 +1,33 @@
-"""How similar different instances of one class are."""
-
 from __future__ import annotations
 
 from typing import Any
 
 import keras
-from keras import ops
 
-from keras_tfcl.metrics.pairs import batch_pairs
+from keras_tfcl import evaluation
+from keras_tfcl.typing import TensorLike
 
 
 @keras.saving.register_keras_serializable(package="keras_tfcl")
 class Tolerance(keras.metrics.Mean):
-    """Mean cosine of embeddings of different instances that share a label, in [-1, 1].
+    """Mean cosine of embeddings of different samples that share a class label, in [-1, 1].
 
-    A loss that pushes apart everything but the views of one instance lowers it; a collapsed encoder has tolerance 1.
-    Read it with `Uniformity`: good embeddings have both. The mean is conditional on equal labels (the paper's formula
-    read literally would be bounded by the share of such pairs, which its table is not).
+    A loss that pushes everything apart but the views of one sample lowers it. A collapsed encoder has tolerance 1: read
+    it together with `Uniformity`. Good embeddings score high in both. The mean is taken over pairs of equal labels; the
+    paper's formula, read literally, would be bounded by the share of such pairs, but its table is not.
 
-    Pairs of views of one instance are left out. Pairs are formed within each batch; the result is the mean over the
-    pairs of all batches since the last reset, and 0 if there was none.
+    Pairs of views of one sample are left out. Pairs are formed within each batch. The result is the mean over the pairs
+    of all batches since the last reset, and 0 if there was none. Memory grows linearly with the batch.
 
     Args:
         name: name in the logs. Defaults to `"tolerance"`.
         dtype: dtype of the running sums. Defaults to float32.
 
     Call arguments:
-        y_true: integer class labels `(B,)` or `(B, 1)`, not one-hot. Row numbers give 0, since none share a label.
+        y_true: integer class labels `(B,)` or `(B, 1)`, not one-hot. Indices of the samples give 0, because no two
+            samples share one.
         y_pred: embeddings `(B, D)` or `(B, V, D)`, any float dtype, need not be normalised.
-        sample_weight: `(B,)`; a pair weighs the product of its rows' weights.
+        sample_weight: `(B,)`; the weight of a pair is the product of its samples' weights.
 
     Raises:
         ValueError: for labels that are no integers, and for inputs of another shape.
@@ -48,7 +47,5 @@ class Tolerance(keras.metrics.Mean):
     def __init__(self, name: str = "tolerance", dtype: Any = None) -> None:
         super().__init__(name=name, dtype=dtype)
 
-    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
-        pairs = batch_pairs(y_true, y_pred, sample_weight)
-        same_class = ops.logical_and(pairs.same_label, ops.logical_not(pairs.same_instance))
-        super().update_state(ops.ravel(pairs.similarity), sample_weight=pairs.pair_weights(same_class))
+    def update_state(self, y_true: TensorLike, y_pred: TensorLike, sample_weight: TensorLike | None = None) -> None:
+        super().update_state(*evaluation.tolerance(y_true, y_pred, sample_weight))

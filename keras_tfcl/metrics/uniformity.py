@@ -1,17 +1,15 @@
-"""How evenly embeddings spread over the sphere."""
-
 from __future__ import annotations
 
 from typing import Any
 
 import keras
-from keras import ops
+import tensorflow as tf
 
-from keras_tfcl.metrics.pairs import batch_pairs
+from keras_tfcl import evaluation
+from keras_tfcl.typing import TensorLike
 from keras_tfcl.validation import positive_number
 
-# exp(-4 t), the smallest value of the kernel, must stay a normal float32.
-LARGEST_T = 20.0
+LARGEST_T = 20.0  # exp(-4 t), the smallest value of the kernel, must stay a normal float32
 
 
 @keras.saving.register_keras_serializable(package="keras_tfcl")
@@ -22,12 +20,11 @@ class Uniformity(keras.metrics.Mean):
     `2 t - log 0F1(; D/2; t^2)`: for `t=2` that is 3.88 for D = 64 and 3.94 for D = 128. The sign is Wang and Liu's;
     Wang and Isola's loss is its negative.
 
-    The mean runs over pairs of embeddings of **different instances** (rows of `y_pred`), whatever their labels: views
-    of
-    one instance are no independent samples and are left out. Pairs are formed within each batch; the kernel's mean is
-    taken over the pairs of all batches since the last reset, then the logarithm. Of shuffled batches that mean is an
-    unbiased estimate of the mean over all pairs, and a million embeddings never make 10^12 of them: memory is (B V)^2
-    of one batch. `keras_tfcl.diagnostics.uniformity_tolerance` visits all pairs. Without any pair the result is 0.
+    The mean is taken over pairs of embeddings of **different samples**, whatever their labels. Views of one sample are
+    not independent and are left out. Pairs are formed within each batch; the kernel is averaged over the pairs of all
+    batches since the last reset, and then the logarithm is taken. With shuffled batches this is an unbiased estimate of
+    the mean over all pairs. Memory grows linearly with the batch. `keras_tfcl.diagnostics.uniformity_tolerance` visits
+    all pairs of a data set. Without any pair the result is 0.
 
     Args:
         t: width of the kernel, in (0, 20]. Defaults to 2.
@@ -37,7 +34,7 @@ class Uniformity(keras.metrics.Mean):
     Call arguments:
         y_true: integer labels `(B,)` or `(B, 1)`; they don't change the result.
         y_pred: embeddings `(B, D)` or `(B, V, D)`, any float dtype, need not be normalised.
-        sample_weight: `(B,)`; a pair weighs the product of its rows' weights.
+        sample_weight: `(B,)`; the weight of a pair is the product of its samples' weights.
 
     Raises:
         ValueError: for a `t` outside (0, 20] (beyond it float32 would underflow), and for inputs of another shape.
@@ -60,15 +57,11 @@ class Uniformity(keras.metrics.Mean):
         if self.t > LARGEST_T:
             raise ValueError(f"`t` must be at most {LARGEST_T:g}. Received: t={t}. Use t=2.0, as in the paper.")
 
-    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
-        pairs = batch_pairs(y_true, y_pred, sample_weight)
-        kernel = ops.exp(-self.t * pairs.squared_distance)
-        weights = pairs.pair_weights(ops.logical_not(pairs.same_instance))
-        super().update_state(ops.ravel(kernel), sample_weight=weights)
+    def update_state(self, y_true: TensorLike, y_pred: TensorLike, sample_weight: TensorLike | None = None) -> None:
+        super().update_state(*evaluation.gaussian_potential(y_true, y_pred, sample_weight, self.t))
 
-    def result(self) -> Any:
-        mean = super().result()
-        return ops.log(1 / ops.where(mean == 0, ops.ones_like(mean), mean))  # the mean is 0 when no pair was seen
+    def result(self) -> tf.Tensor:
+        return evaluation.uniformity(super().result())
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "t": self.t}

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import keras_tfcl
-from keras_tfcl.callbacks import CollapseMonitor, CollapseWarning, embedding_health
+from keras_tfcl.callbacks import CollapseMonitor, CollapseWarning
+from keras_tfcl.evaluation import embedding_health
 
 X = np.random.default_rng(0).normal(size=(64, 8)).astype("float32")
 
@@ -30,7 +31,7 @@ def fit(model, monitor, epochs=1, x=X):
 def test_a_healthy_model_is_logged_in_silence():
     monitor = CollapseMonitor(X)
     history = fit(model_with(), monitor, epochs=2)
-    assert monitor.faults == []
+    assert monitor.diagnoses == []
     for name in ("effective_rank", "positive_cosine", "negative_cosine", "saturated", "hardest_share"):
         assert len(history[name]) == 2
         assert history[name][-1] == getattr(monitor.health, name)
@@ -42,7 +43,7 @@ def test_logs_what_embedding_health_gives():
     views = (X, X + np.float32(0.3) * X[::-1])
     monitor = CollapseMonitor(views)
     monitor.set_model(model)
-    monitor.look()
+    monitor.check()
     kernel, bias = model.encoder.get_weights()
     by_hand = embedding_health(np.stack([v @ kernel + bias for v in views], axis=1), keras_tfcl.Temperature(0.5))
     assert monitor.health.positive_cosine == pytest.approx(by_hand.positive_cosine, rel=1e-5)
@@ -55,30 +56,30 @@ def test_logs_what_embedding_health_gives():
     [
         ({"bias": 100.0}, X, "collapsed to a point.*BatchNormalization"),
         ({"temperature": 0.005}, X, "nearest negative gets.*larger temperature"),
-        ({"noise": 0.01}, X, "all but equal.*stronger augmentations"),
+        ({"noise": 0.01}, X, "hardly distinguishes.*stronger augmentations"),
         ({}, np.concatenate([X[:32], X[:32]]), "have a copy.*Remove copies"),
         ({}, X[:, :1] * np.ones((1, 8), "float32"), "collapsed to few directions.*smaller temperature"),
     ],
 )
-def test_each_fault_is_said_with_an_action(options, x, says):
+def test_each_diagnosis_is_a_warning_with_an_action(options, x, says):
     if "few directions" in says:
         options = {**options, "noise": 1e-4}
     with pytest.warns(CollapseWarning, match=f"(?s)After epoch 1: .*{says}"):
         fit(model_with(**options), CollapseMonitor(x), x=x)
 
 
-def test_a_fault_is_said_once():
+def test_a_diagnosis_is_a_warning_once():
     monitor = CollapseMonitor(X)
     with pytest.warns(CollapseWarning) as said:
         fit(model_with(bias=100.0), monitor, epochs=3)
     assert len(said) == 1
-    assert [fault.name for fault in monitor.faults] == ["collapse to a point"]
+    assert [diagnosis.name for diagnosis in monitor.diagnoses] == ["collapse to a point"]
 
 
-def test_every_and_rows():
-    monitor = CollapseMonitor(X, rows=20, every=2)
+def test_every_and_max_samples():
+    monitor = CollapseMonitor(X, max_samples=20, every=2)
     history = fit(model_with(), monitor, epochs=5)
-    assert len(history["effective_rank"]) == 2 and monitor.health.rows == 20
+    assert len(history["effective_rank"]) == 2 and monitor.health.samples == 20
 
 
 def test_of_a_plain_encoder_with_an_augmenter():
@@ -95,15 +96,15 @@ def test_of_a_plain_encoder_with_an_augmenter():
 def test_what_is_missing_is_named():
     encoder = keras.Sequential([keras.Input((8,)), keras.layers.Dense(16)])
     encoder.compile("sgd", "mse", run_eagerly=True)
-    with pytest.raises(ValueError, match="Two different views of each instance are needed"):
+    with pytest.raises(ValueError, match="Two different views of each sample are needed"):
         encoder.fit(X, np.zeros((64, 16)), verbose=0, callbacks=[CollapseMonitor(X, every=10)])  # before it trains
-    with pytest.raises(ValueError, match="at least two instances"):
+    with pytest.raises(ValueError, match="at least two samples"):
         CollapseMonitor(X[:1])
     with pytest.raises(ValueError, match=r"`every` must be an integer of at least 1. Received: every=0"):
         CollapseMonitor(X, every=0)
 
 
-def test_pixels_out_of_range_are_the_only_fault():
+def test_pixels_out_of_range_are_the_only_diagnosis():
     """Everything comes out of the augmenter as noise then; batch normalisation is not to blame."""
     images = np.random.default_rng(0).random((32, 6, 6, 3)).astype("float32")
     encoder = keras.Sequential([keras.Input((6, 6, 3)), keras.layers.Flatten(), keras.layers.Dense(4, "sigmoid")])
@@ -113,8 +114,8 @@ def test_pixels_out_of_range_are_the_only_fault():
     monitor = CollapseMonitor(images)
     monitor.set_model(model)
     with pytest.warns(UserWarning, match="values 0 to 255"):
-        (fault,) = monitor.look()
-    assert fault.name == "pixel range" and "BatchNormalization" not in str(fault)
+        (diagnosis,) = monitor.check()
+    assert diagnosis.name == "pixel range" and "BatchNormalization" not in str(diagnosis)
     monitor = CollapseMonitor(images * 255)
     monitor.set_model(model)
-    assert "pixel range" not in [fault.name for fault in monitor.look()]
+    assert "pixel range" not in [diagnosis.name for diagnosis in monitor.check()]

@@ -1,4 +1,4 @@
-"""TensorBoard's pictures and scalars, read back from the event files."""
+"""TensorBoard's images and scalars, read back from the event files."""
 
 import sys
 
@@ -32,12 +32,12 @@ def summaries(folder):
     return found
 
 
-def pictures(entry):
-    """The one picture of an image summary: width, height, PNG."""
+def image_of(entry):
+    """The image of a summary: width, height, PNG."""
     width, height, png = entry
-    picture = tf.io.decode_png(png).numpy()
-    assert picture.shape[:2] == (int(height), int(width))
-    return picture
+    image = tf.io.decode_png(png).numpy()
+    assert image.shape[:2] == (int(height), int(width))
+    return image
 
 
 def test_neighbours_are_the_nearest_by_cosine(tmp_path):
@@ -46,34 +46,48 @@ def test_neighbours_are_the_nearest_by_cosine(tmp_path):
     model.fit(IMAGES, batch_size=3, epochs=4, verbose=0, callbacks=[show])
     found = summaries(tmp_path)
     assert set(found) == {("views", 0), ("nearest_neighbours", 1), ("nearest_neighbours", 3)}
-    sheet = pictures(found["nearest_neighbours", 3])
-    assert sheet.shape == (2 * 6, 4 * 4, 3)
+    grid = image_of(found["nearest_neighbours", 3])
+    assert grid.shape == (2 * 6, 4 * 4, 3)
     rows = np.asarray(model.encoder(IMAGES), "float64")
     for row in range(2):
         cosines = [rows[row] @ other / np.linalg.norm(rows[row]) / np.linalg.norm(other) for other in rows]
         order = [i for i in np.argsort(cosines)[::-1] if i != row][:3]
         expected = np.concatenate([IMAGES[i] for i in (row, *order)], axis=1)
-        np.testing.assert_array_equal(sheet[row * 6 : row * 6 + 6], expected)
+        np.testing.assert_array_equal(grid[row * 6 : row * 6 + 6], expected)
 
 
 def test_views_stand_beside_their_image(tmp_path):
     crop, enlarge = keras.layers.CenterCrop(3, 2), keras.layers.UpSampling2D((2, 2))
     model = contrastive_model(crop, enlarge)
     model.fit(IMAGES, batch_size=3, verbose=0, callbacks=[EmbeddingImages(tmp_path, IMAGES, queries=2, neighbours=2)])
-    sheet = pictures(summaries(tmp_path)["views", 0])
-    np.testing.assert_array_equal(sheet[6:, :4], IMAGES[1])
+    grid = image_of(summaries(tmp_path)["views", 0])
+    np.testing.assert_array_equal(grid[6:, :4], IMAGES[1])
     view = np.repeat(np.repeat(IMAGES[1][1:4, 1:3], 2, axis=0), 2, axis=1)
-    np.testing.assert_array_equal(sheet[6:, 4:], np.concatenate([view, view], axis=1))
+    np.testing.assert_array_equal(grid[6:, 4:], np.concatenate([view, view], axis=1))
 
 
-def test_fewer_images_than_places(tmp_path):
+def test_images_of_another_range_are_shown_as_their_bytes(tmp_path):
+    encoder = keras.Sequential([keras.Input((6, 4, 3)), keras.layers.Flatten(), keras.layers.Dense(5)])
+    encoder.compile("sgd", "mse")
+    scaled = IMAGES / np.float32(127.5) - 1
+    with pytest.raises(ValueError, match=r"values 0 to 255\. Received: values -1 to 1\..*value_range=\(0, 1\)"):
+        EmbeddingImages(tmp_path, scaled)
+    with pytest.raises(ValueError, match=r"values 0 to 255\. Received: values 0 to 1\."):
+        EmbeddingImages(tmp_path, IMAGES / 255)
+    show = EmbeddingImages(tmp_path, scaled, queries=2, neighbours=1, value_range=(-1, 1))
+    encoder.fit(scaled, np.zeros((9, 5)), verbose=0, callbacks=[show])
+    grid = image_of(summaries(tmp_path)["nearest_neighbours", 0])
+    np.testing.assert_array_equal(grid[:6, :4], IMAGES[0])
+
+
+def test_fewer_images_than_neighbours(tmp_path):
     encoder = keras.Sequential([keras.Input((6, 4, 3)), keras.layers.Flatten(), keras.layers.Dense(5)])
     encoder.compile("sgd", "mse")
     show = EmbeddingImages(tmp_path, IMAGES[:3])
     encoder.fit(IMAGES[:3], np.zeros((3, 5)), verbose=0, callbacks=[show])
     found = summaries(tmp_path)
     assert set(found) == {("nearest_neighbours", 0)}  # an encoder has no augmenter
-    assert pictures(found["nearest_neighbours", 0]).shape == (3 * 6, 3 * 4, 3)
+    assert image_of(found["nearest_neighbours", 0]).shape == (3 * 6, 3 * 4, 3)
 
 
 @pytest.mark.parametrize("x", [np.ones((5, 3)), np.ones((5, 4, 4, 2)), IMAGES[:1]])
@@ -88,7 +102,7 @@ def test_a_machine_without_tensorboard_is_told_what_to_install(tmp_path, monkeyp
         EmbeddingImages(tmp_path, IMAGES)
 
 
-def test_keras_logs_our_measures_as_scalars(tmp_path):
+def test_keras_logs_the_accuracy_as_a_scalar(tmp_path):
     pytest.importorskip("sklearn")
     labels = np.arange(9) % 2
     knn = KNNEvaluation((IMAGES, labels), (IMAGES, labels), k=1)

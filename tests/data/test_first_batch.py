@@ -86,6 +86,16 @@ def test_one_draw_for_all_samples():
     assert warned(images, augmenter=by_sample) == []
 
 
+def test_odd_batches_are_no_trouble():
+    """Other structures, other shapes, one sample, NaN and Inf: nothing to say, and no error."""
+    noise = keras.layers.GaussianNoise(0.1)
+    assert warned({"a": X, "b": X[:, 0]}, augmenter=lambda x: x["a"] + tf.random.normal(tf.shape(x["a"]))) == []
+    assert warned(X, augmenter=lambda x: tf.reverse(noise(x, training=True), [1])[:, :2]) == []
+    assert warned(X[:1], augmenter=lambda x: x, batch_size=1) == []
+    broken = np.where(X > 1, np.nan, np.where(X < -1, np.inf, X)).astype("float32")
+    assert warned(broken, augmenter=noise) == []
+
+
 def test_pixels_out_of_range():
     images = RNG.random((16, 8, 8, 3)).astype("float32")
     (message,) = warned(images, augmenter=image_augmenter("photos", (8, 8, 3)))

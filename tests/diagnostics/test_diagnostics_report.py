@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 
 import keras_tfcl
-from keras_tfcl.cli import main as keras_tfcl_command
-from keras_tfcl.diagnostics import suggest_loss, write_report
-from keras_tfcl.diagnostics.command import main
+from keras_tfcl.diagnostics import report_saved_model, suggest_loss, write_report
+from keras_tfcl.diagnostics.report import COLOURS
 
 X = np.random.default_rng(0).normal(size=(120, 12)).astype("float32")
 LABELS = np.arange(120) % 3
@@ -95,8 +94,8 @@ def test_names_are_escaped(healthy_page):
     assert "R & D <b>" in "".join(healthy_page.texts.values())
 
 
-MEASURE = """<script>addEventListener("load", () => { document.title = JSON.stringify({
-    pictures: [...document.images].map(image => image.naturalWidth),
+SCRIPT = """<script>addEventListener("load", () => { document.title = JSON.stringify({
+    widths: [...document.images].map(image => image.naturalWidth),
     verdict: getComputedStyle(document.getElementById("verdict")).color,
     overflow: document.documentElement.scrollWidth - innerWidth}) })</script>"""
 
@@ -105,7 +104,7 @@ MEASURE = """<script>addEventListener("load", () => { document.title = JSON.stri
 @pytest.mark.parametrize("width", [600, 1400])
 def test_a_browser_shows_all_of_it(healthy_file, tmp_path, width):
     copy = tmp_path / "page.html"
-    copy.write_text(healthy_file.read_text(encoding="utf-8").replace("</body>", f"{MEASURE}</body>"), encoding="utf-8")
+    copy.write_text(healthy_file.read_text(encoding="utf-8").replace("</body>", f"{SCRIPT}</body>"), encoding="utf-8")
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
     command = [CHROMIUM, *options, f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},900"]
     done = subprocess.run(
@@ -113,7 +112,7 @@ def test_a_browser_shows_all_of_it(healthy_file, tmp_path, width):
         capture_output=True, text=True, timeout=120, check=True,
     )  # fmt: skip
     seen = json.loads(html.unescape(re.search(r"<title>(.*?)</title>", done.stdout).group(1)))
-    assert len(seen["pictures"]) == 7 and min(seen["pictures"]) > 300
+    assert len(seen["widths"]) == 7 and min(seen["widths"]) > 300
     assert seen["overflow"] <= 0
     assert seen["verdict"] != "rgb(0, 0, 0)"
 
@@ -129,11 +128,11 @@ def test_accuracy_of_data_sorted_by_class(tmp_path):
 @pytest.mark.parametrize(
     ("data", "options", "message"),
     [
-        ((X, np.eye(3)[LABELS]), {}, r"120 instances and 360 labels.*argmax"),
-        ((X, X), {}, r"120 instances and 1440 labels"),
-        (((X, X), LABELS), {}, r"unaltered instances of one encoder. Received: a tuple of 2"),
-        (X, {"augmenter": None}, r"Received: a model without augmenter"),
-        (X, {"rows": 1}, r"`rows` must be an integer of at least 2. Received: rows=1"),
+        ((X, np.eye(3)[LABELS]), {}, r"120 samples and 360 labels.*argmax"),
+        ((X, X), {}, r"120 samples and 1440 labels"),
+        (((X, X), LABELS), {}, r"unaltered samples of one encoder. Received: a tuple of 2"),
+        (X, {"augmenter": None}, r"Received: None, and a model without an augmenter"),
+        (X, {"max_samples": 1}, r"`max_samples` must be an integer of at least 2. Received: max_samples=1"),
     ],
 )
 def test_what_is_no_labelled_set_is_named(tmp_path, data, options, message):
@@ -165,40 +164,47 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
     assert [file.name for file in tmp_path.iterdir()] == ["r.html"] and target.read_text() == "old"
 
 
-@pytest.mark.parametrize("command", [main, lambda arguments: keras_tfcl_command(["diagnose", *arguments])])
-def test_command_on_a_saved_model(tmp_path, capsys, command):
+def test_report_of_a_saved_model(tmp_path):
     model = keras_tfcl.ContrastiveModel(encoder_with(), augmenter=NOISE)
     model.compile("adam", keras_tfcl.ArctanhInfoNCE())
     model.save(tmp_path / "run.keras")
     np.savez(tmp_path / "held_out.npz", x=X, y=LABELS)
-    arguments = [str(tmp_path / "run.keras"), str(tmp_path / "held_out.npz"), "-o", str(tmp_path / "r.html")]
-    assert command(arguments) == 0
-    assert "Healthy. Written" in capsys.readouterr().out
+    verdict = report_saved_model(tmp_path / "run.keras", str(tmp_path / "held_out.npz"), tmp_path / "r.html")
+    assert verdict == "Healthy"
     assert "run.keras on held_out.npz" in "".join(read(tmp_path / "r.html").texts.values())
 
 
 @pytest.mark.parametrize(
     ("arrays", "message"),
-    [({"z": X}, "must hold an array `x` or `images`"), ({"x": X, "y": LABELS[:5]}, "120 instances and 5 labels")],
+    [({"z": X}, "must hold an array `x` or `images`"), ({"x": X, "y": LABELS[:5]}, "120 samples and 5 labels")],
 )
-def test_command_names_what_it_cannot_read(tmp_path, capsys, arrays, message):
+def test_a_file_that_is_no_set_of_samples_is_named(tmp_path, arrays, message):
     keras_tfcl.ContrastiveModel(encoder_with(), augmenter=NOISE).save(tmp_path / "run.keras")
     np.savez(tmp_path / "data.npz", **arrays)
-    with pytest.raises(SystemExit) as stop:
-        main([str(tmp_path / "run.keras"), str(tmp_path / "data.npz"), "-o", str(tmp_path / "r.html")])
-    assert stop.value.code == 2 and message in capsys.readouterr().err
+    with pytest.raises(ValueError, match=message):
+        report_saved_model(tmp_path / "run.keras", str(tmp_path / "data.npz"), tmp_path / "r.html")
     assert not (tmp_path / "r.html").exists()
 
 
-def test_command_without_network(tmp_path, capsys, monkeypatch):
+def test_an_encoder_without_augmenter_gets_one_by_the_kind_of_image(tmp_path):
+    encoder = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(8)])
+    encoder.save(tmp_path / "encoder.keras")
+    np.save(tmp_path / "images.npy", np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), "uint8"))
+    arguments = tmp_path / "encoder.keras", str(tmp_path / "images.npy")
+    assert report_saved_model(*arguments, tmp_path / "r.html", max_samples=20) in COLOURS
+    assert re.search(r"<th>samples</th><td>20<", (tmp_path / "r.html").read_text(encoding="utf-8"))
+    with pytest.raises(ValueError, match="cartoons"):
+        report_saved_model(*arguments, tmp_path / "s.html", kind="cartoons")
+
+
+def test_a_data_set_that_cannot_be_downloaded_is_named(tmp_path, monkeypatch):
     def load_images(*args, **kwargs):
         raise RuntimeError("cifar10 could not be downloaded")
 
-    monkeypatch.setattr("keras_tfcl.diagnostics.command.load_images", load_images)
+    monkeypatch.setattr("keras_tfcl.diagnostics.saved_model.load_images", load_images)
     keras_tfcl.ContrastiveModel(encoder_with(), augmenter=NOISE).save(tmp_path / "run.keras")
-    with pytest.raises(SystemExit) as stop:
-        main([str(tmp_path / "run.keras"), "cifar10", "-o", str(tmp_path / "r.html")])
-    assert stop.value.code == 2 and "could not be downloaded" in capsys.readouterr().err
+    with pytest.raises(RuntimeError, match="could not be downloaded"):
+        report_saved_model(tmp_path / "run.keras", "cifar10", tmp_path / "r.html")
 
 
 class Fixed(keras.Model):
@@ -217,36 +223,36 @@ def suggestion(points, labels=None, loss=None, noise=0.2):
 
 def test_suggests_by_the_figures():
     rng = np.random.default_rng(1)
-    even = rng.normal(size=(400, 32)).astype("float32")
-    clustered = even * np.geomspace(1, 0.05, 32, dtype="float32")
-    too_even, cramped = suggestion(even), suggestion(clustered + np.eye(32, dtype="float32")[0])
-    assert too_even.losses[0] == "InfoNCE(0.4)" and "larger temperature" in too_even.text
+    uniform = rng.normal(size=(400, 32)).astype("float32")
+    clustered = uniform * np.geomspace(1, 0.05, 32, dtype="float32")
+    too_uniform, cramped = suggestion(uniform), suggestion(clustered + np.eye(32, dtype="float32")[0])
+    assert too_uniform.losses[0] == "InfoNCE(0.4)" and "larger temperature" in too_uniform.text
     assert cramped.losses[0] == "InfoNCE(0.1)" and "smaller temperature" in cramped.text
-    for found in (too_even, cramped):
-        assert f"{found.spread.uniformity:.2f}" in found.text and f"{found.even:.2f}" in found.text
-    assert suggestion(even, loss=keras_tfcl.ArctanhInfoNCE(8.0)).losses[0] == "ArctanhInfoNCE(scale=4)"
+    for found in (too_uniform, cramped):
+        assert f"{found.spread.uniformity:.2f}" in found.text and f"{found.uniform:.2f}" in found.text
+    assert suggestion(uniform, loss=keras_tfcl.ArctanhInfoNCE(8.0)).losses[0] == "ArctanhInfoNCE(scale=4)"
     learned = keras_tfcl.ContrastiveLoss(keras_tfcl.LearnableTemperature(0.03))
-    assert suggestion(even, loss=learned).losses[0] == "InfoNCE(0.06)"
+    assert suggestion(uniform, loss=learned).losses[0] == "InfoNCE(0.06)"
     at_the_end = suggestion(clustered + np.eye(32, dtype="float32")[0], loss=keras_tfcl.InfoNCE(0.05))
     assert at_the_end.losses == ("HardNegativeInfoNCE(0.05, alpha=0.1)",)
-    labelled = suggestion(even, np.arange(400) % 2)
+    labelled = suggestion(uniform, np.arange(400) % 2)
     assert f"mean cosine within a class is {labelled.spread.tolerance:.2f}" in labelled.text
-    for expression in (*too_even.losses, *cramped.losses):
+    for expression in (*too_uniform.losses, *cramped.losses):
         assert eval(f"keras_tfcl.{expression}", {"keras_tfcl": keras_tfcl})  # each can be pasted
 
 
 def test_a_temperature_too_small_is_not_made_smaller():
-    """Around a common direction uniformity is far from even, which alone would ask for a smaller temperature."""
+    """Around a common direction uniformity is far from uniform, which alone would ask for a smaller temperature."""
     points = np.random.default_rng(3).normal(size=(100, 16)).astype("float32") + 1
     found = suggestion(points, loss=keras_tfcl.InfoNCE(0.003), noise=0.3)
-    assert [fault.name for fault in found.faults] == ["temperature too small"]
-    assert found.spread.uniformity < 0.75 * found.even
+    assert [diagnosis.name for diagnosis in found.diagnoses] == ["temperature too small"]
+    assert found.spread.uniformity < 0.75 * found.uniform
     assert found.losses == ("InfoNCE(0.05)",) and "larger temperature" in found.text
 
 
-def test_faults_come_before_losses():
+def test_diagnoses_come_before_losses():
     assert suggestion(np.ones((50, 8), "float32"), noise=0.01).losses == ()
     copies = np.random.default_rng(2).normal(size=(50, 16)).astype("float32")
     found = suggestion(np.concatenate([copies, copies]))
-    assert [fault.name for fault in found.faults] == ["duplicates"] and found.losses == ()
+    assert [diagnosis.name for diagnosis in found.diagnoses] == ["duplicates"] and found.losses == ()
     assert "Another loss is not the first thing to try" in found.text

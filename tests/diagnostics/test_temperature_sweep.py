@@ -52,7 +52,7 @@ def test_one_run_a_row_and_none_twice(sweep):
     assert [(row["setting"], row["seed"]) for row in rows] == [("0.1", 0), ("1", 0), ("0.1", 1), ("1", 1)]
 
 
-def test_rows_hold_what_the_functions_measure(sweep):
+def test_rows_hold_what_the_functions_compute(sweep):
     rows, *_ = sweep
     keras.utils.set_random_seed(1)
     model = make_model(keras_tfcl.InfoNCE(1.0))

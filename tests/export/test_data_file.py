@@ -15,6 +15,7 @@ import pytest
 
 from keras_tfcl.export import ModelFileError, OnnxEncoder, check_probes, export_onnx, verify_onnx
 from keras_tfcl.export import export as exporter
+from keras_tfcl.export.runtime.model_file import content_hash
 
 layers = keras.layers
 LIMIT = 4000  # Embedding: 19 kB, Dense: 4 kB and 1 kB
@@ -108,7 +109,8 @@ def rewrite(report, location=None, record=None):
         for entry in tensor.external_data:
             if location is not None and entry.key == "location":
                 entry.value = location
-    model.metadata_props[0].value = json.dumps(content if record is None else content | {"data_file": record})
+    content |= {} if record is None else {"data_file": record}
+    model.metadata_props[0].value = json.dumps(content | {"content_hash": content_hash(model.SerializeToString())})
     report.path.write_bytes(model.SerializeToString())
 
 

@@ -1,5 +1,6 @@
 """OnnxEncoder: the arrays it takes, the providers it admits to, and the errors it gives."""
 
+import copy
 import json
 import pickle
 import threading
@@ -107,7 +108,9 @@ def test_casts_that_lose_nothing(tmp_path, have, want):
 BAD_VALUES = {
     "float to integer": (np.ones((2, 6)), TensorProto.INT32, "astype"),
     "integer to bool": (np.ones((2, 6), "int32"), TensorProto.BOOL, "astype"),
-    "text": (np.full((2, 6), "a"), TensorProto.FLOAT, "dtype <U1"),
+    "text": (np.full((2, 6), "a"), TensorProto.FLOAT, "takes numbers.*Received: text"),
+    "text in objects": ([["a"] * 6], TensorProto.INT32, "the tokenizer that the model was trained with"),
+    "a scalar": (np.float32(1), TensorProto.FLOAT, "shape"),
     "objects": (np.full((2, 6), None), TensorProto.FLOAT, "dtype object"),
     "complex": (np.ones((2, 6), complex), TensorProto.FLOAT, "complex128"),
     "negative to unsigned": (np.full((2, 6), -1), TensorProto.UINT8, "-1 to -1"),
@@ -197,6 +200,55 @@ def test_embeddings_are_float32_whatever_the_file_gives(tmp_path, kind):
     if kind == TensorProto.DOUBLE:
         with pytest.raises(NonFiniteError, match="row 2"):
             encoder.encode(x * [[1], [1], [1e39]])
+
+
+def tokens(path):
+    nodes = [
+        helper.make_node("Gather", ["table", "tokens"], ["vectors"]),
+        helper.make_node("ReduceMean", ["vectors"], ["embedding"], axes=[1], keepdims=0),
+    ]
+    table = onnx.numpy_helper.from_array(MATRIX, "table")
+    return write(path, nodes, [("tokens", TensorProto.INT64, ("batch", "length"))], initializers=[table])
+
+
+TEXTS = {
+    "one": "a text",
+    "a list": ["a text", "another"],
+    "a tuple": ("a text",),
+    "lists of words": [["a", "text"], ["two", "words"]],
+    "an array": np.array(["a text"]),
+    "objects": np.array(["a text", "another"], object),
+    "an iterator": iter(["a text"]),
+    "bytes": [b"a text"],
+    "bytes in objects": np.array([b"a text"], object),
+}
+
+
+@pytest.mark.parametrize("x", TEXTS.values(), ids=TEXTS)
+def test_text_for_an_encoder_of_tokens(tmp_path, x):
+    with pytest.raises(InputError, match="token") as caught:
+        list(OnnxEncoder(tokens(tmp_path / "tokens.onnx")).encode_iter(x))
+    assert "tokens: int64" in str(caught.value) or "int64 (batch, any)" in str(caught.value)
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda encoder: pickle.loads(pickle.dumps(encoder))])
+def test_a_copy_has_the_same_arguments(tmp_path, monkeypatch, copied):
+    linear(tmp_path / "linear.onnx")
+    monkeypatch.chdir(tmp_path)
+    encoder = OnnxEncoder("linear.onnx", ("cpu",), batch_size=3, threads=1, buckets=True, low_memory=True)
+    monkeypatch.chdir("/")  # as a worker in another folder would be
+    other = copied(encoder)
+    assert other._arguments == encoder._arguments == (tmp_path / "linear.onnx", ("cpu",), False, 3, 1, True, True)
+    assert other._session is not encoder._session
+    np.testing.assert_array_equal(other.encode(rows(7)), encoder.encode(rows(7)))
+
+
+def test_a_copy_needs_the_file(tmp_path):
+    encoder = OnnxEncoder(linear(tmp_path / "linear.onnx"))
+    pickled = pickle.dumps(encoder)
+    (tmp_path / "linear.onnx").unlink()
+    with pytest.raises(FileNotFoundError, match=r"linear\.onnx"):
+        pickle.loads(pickled)
 
 
 def test_index_out_of_range_is_an_input_error_without_noise(tmp_path, capfd):

@@ -1,4 +1,4 @@
-"""Pictures as rows: files, bytes, Pillow images and arrays by the recorded rule, and files that mean harm."""
+"""Images as rows: files, bytes, Pillow images and arrays by the recorded rule, and files that mean harm."""
 
 import io
 import json
@@ -10,7 +10,8 @@ import pytest
 from onnx import TensorProto, helper
 from PIL import Image
 
-from keras_tfcl.export import InputError, OnnxEncoder
+from keras_tfcl.export import InputError, InputSpec, ModelFileError, OnnxEncoder
+from keras_tfcl.export.runtime.images import image_rule
 
 
 def make(path, shape=(12, 8, 3), preprocessing=None, notes=None, kind=TensorProto.FLOAT):
@@ -38,7 +39,7 @@ def encoder(tmp_path):
     return make(tmp_path / "pixels.onnx")
 
 
-def picture(height=12, width=8, channels=3):
+def image(height=12, width=8, channels=3):
     return np.random.default_rng(height).integers(0, 256, (height, width, channels)).astype("uint8")
 
 
@@ -48,8 +49,8 @@ def as_bytes(pixels, form="PNG", **options):
     return file.getvalue()
 
 
-def test_every_form_of_one_picture(encoder, tmp_path):
-    pixels = picture()
+def test_every_form_of_one_image(encoder, tmp_path):
+    pixels = image()
     (tmp_path / "a.png").write_bytes(as_bytes(pixels))
     forms = [tmp_path / "a.png", str(tmp_path / "a.png"), as_bytes(pixels), Image.fromarray(pixels)]
     for form in (*forms, pixels):
@@ -63,20 +64,20 @@ def test_every_form_of_one_picture(encoder, tmp_path):
     np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), expected)
 
 
-def test_many_pictures_keep_their_order_and_are_read_batch_by_batch(encoder):
-    pictures = np.random.default_rng(0).integers(0, 256, (50, 12, 8, 3)).astype("uint8")
+def test_many_images_keep_their_order_and_are_read_batch_by_batch(encoder):
+    images = np.random.default_rng(0).integers(0, 256, (50, 12, 8, 3)).astype("uint8")
     taken = []
-    stream = (taken.append(i) or as_bytes(picture) for i, picture in enumerate(pictures))
+    stream = (taken.append(i) or as_bytes(image) for i, image in enumerate(images))
     parts = encoder.encode_iter(stream, batch_size=8)
     first = next(parts)
     assert taken == list(range(8))
-    np.testing.assert_array_equal(np.concatenate([first, *parts]), pictures.reshape(50, -1))
+    np.testing.assert_array_equal(np.concatenate([first, *parts]), images.reshape(50, -1))
 
 
 @pytest.mark.parametrize("form", ["PNG", "BMP", "TIFF", "WEBP", "PPM"])
 def test_lossless_formats(encoder, form):
     np.testing.assert_array_equal(
-        encoder.read_image(as_bytes(picture(), form, **({"lossless": True} if form == "WEBP" else {}))), picture()
+        encoder.read_image(as_bytes(image(), form, **({"lossless": True} if form == "WEBP" else {}))), image()
     )
 
 
@@ -86,7 +87,7 @@ RANGES = {"0 to 1": ([0, 1], 0.0, 1.0), "-1 to 1": ([-1, 1], -1.0, 1.0), "pixels
 @pytest.mark.parametrize(("span", "black", "white"), RANGES.values(), ids=RANGES)
 def test_range(tmp_path, span, black, white):
     encoder = make(tmp_path / "x.onnx", preprocessing={"range": span})
-    pixels = picture()
+    pixels = image()
     pixels[0, 0], pixels[0, 1] = 0, 255
     row = encoder.read_image(pixels)
     assert row[0, 0, 0] == black
@@ -96,13 +97,13 @@ def test_range(tmp_path, span, black, white):
 
 def test_notes_of_the_user_count(tmp_path):
     encoder = make(tmp_path / "x.onnx", preprocessing={"range": None}, notes={"image": {"range": [0, 1]}})
-    np.testing.assert_allclose(encoder.read_image(picture()), picture() / 255, atol=1e-6)
+    np.testing.assert_allclose(encoder.read_image(image()), image() / 255, atol=1e-6)
 
 
 @pytest.mark.parametrize("angle", [1, 2, 3, 4, 5, 6, 7, 8])
 def test_exif_orientation(encoder, angle):
-    """The picture is turned back: what a camera stored sideways is embedded upright."""
-    upright = picture()
+    """The image is turned back: what a camera stored sideways is embedded upright."""
+    upright = image()
     turns = {
         1: lambda x: x, 2: lambda x: x[:, ::-1], 3: lambda x: x[::-1, ::-1], 4: lambda x: x[::-1],
         5: lambda x: x.transpose(1, 0, 2), 6: lambda x: np.rot90(x), 7: lambda x: x[::-1, ::-1].transpose(1, 0, 2),
@@ -144,7 +145,7 @@ def test_pad_adds_black(tmp_path):
 
 def test_nearest_invents_no_value(tmp_path):
     encoder = make(tmp_path / "x.onnx", notes={"image": {"interpolation": "nearest"}})
-    assert set(np.unique(encoder.read_image(np.uint8(255) * (picture(48, 32) > 127)))) == {0, 255}
+    assert set(np.unique(encoder.read_image(np.uint8(255) * (image(48, 32) > 127)))) == {0, 255}
 
 
 def test_reducing_averages(tmp_path):
@@ -157,21 +158,21 @@ def test_reducing_averages(tmp_path):
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_channels(tmp_path, channels):
     encoder = make(tmp_path / "x.onnx", shape=(12, 8, channels), kind=TensorProto.UINT8)
-    row = encoder.read_image(picture(channels=channels))
+    row = encoder.read_image(image(channels=channels))
     assert row.dtype == np.uint8
-    np.testing.assert_array_equal(row, picture(channels=channels))
+    np.testing.assert_array_equal(row, image(channels=channels))
     for other in (1, 3, 4):
-        assert encoder.read_image(picture(channels=other)).shape == (12, 8, channels)
+        assert encoder.read_image(image(channels=other)).shape == (12, 8, channels)
 
 
 def test_channels_first(tmp_path):
     encoder = make(tmp_path / "x.onnx", shape=(3, 12, 8), preprocessing={"layout": "NCHW", "range": [0, 255]})
-    np.testing.assert_array_equal(encoder.read_image(picture()), picture().transpose(2, 0, 1))
+    np.testing.assert_array_equal(encoder.read_image(image()), image().transpose(2, 0, 1))
 
 
 def test_uint8_input_needs_no_recorded_range(tmp_path):
     encoder = make(tmp_path / "x.onnx", preprocessing={"range": None}, kind=TensorProto.UINT8)
-    np.testing.assert_array_equal(encoder.read_image(picture()), picture())
+    np.testing.assert_array_equal(encoder.read_image(image()), image())
 
 
 BAD_RULES = {
@@ -189,33 +190,33 @@ BAD_RULES = {
 @pytest.mark.parametrize(("preprocessing", "notes", "text"), BAD_RULES.values(), ids=BAD_RULES)
 def test_files_without_a_usable_rule(tmp_path, preprocessing, notes, text):
     with pytest.raises(InputError, match=text):
-        make(tmp_path / "x.onnx", preprocessing=preprocessing, notes=notes).read_image(picture())
+        make(tmp_path / "x.onnx", preprocessing=preprocessing, notes=notes).read_image(image())
 
 
 @pytest.mark.parametrize("span", [[0, 1], [-1, 1], [-128, 127]])
 def test_a_range_that_the_input_type_cannot_hold_is_refused_rather_than_black(tmp_path, span):
     encoder = make(tmp_path / "x.onnx", kind=TensorProto.UINT8, notes={"image": {"range": span}})
     with pytest.raises(InputError, match=r"that uint8 holds.*Received: \[.*Rescaling"):
-        encoder.read_image(picture())
+        encoder.read_image(image())
 
 
 def test_integers_that_hold_the_range(tmp_path):
     encoder = make(tmp_path / "x.onnx", kind=TensorProto.INT8, notes={"image": {"range": [-128, 127]}})
-    np.testing.assert_array_equal(encoder.read_image(picture()), picture().astype("int16") - 128)
+    np.testing.assert_array_equal(encoder.read_image(image()), image().astype("int16") - 128)
 
 
-def test_pixels_among_pictures_are_refused_rather_than_scaled(encoder):
+def test_pixels_among_images_are_refused_rather_than_scaled(encoder):
     """In a list alone they are rows as they are."""
-    files, pixels = [as_bytes(picture())], picture()
+    files, pixels = [as_bytes(image())], image()
     np.testing.assert_array_equal(encoder.encode([pixels]), pixels.reshape(1, -1))
     with pytest.raises(InputError, match=r"Received: ndarray among them.*fromarray"):
         encoder.encode([*files, pixels])
     np.testing.assert_array_equal(encoder.encode([*files, Image.fromarray(pixels)])[1], pixels.ravel())
 
 
-def test_encoders_of_other_things_take_no_pictures(tmp_path):
+def test_encoders_of_other_things_take_no_images(tmp_path):
     with pytest.raises(InputError, match="one input"):
-        make(tmp_path / "x.onnx", shape=(12, 8, 7)).read_image(picture())
+        make(tmp_path / "x.onnx", shape=(12, 8, 7)).read_image(image())
 
 
 # --- files that mean harm ---
@@ -247,10 +248,10 @@ def test_a_bomb_without_warnings_as_errors(encoder, recwarn):
 
 
 def damaged():
-    whole = as_bytes(picture(200, 200), "JPEG")
+    whole = as_bytes(image(200, 200), "JPEG")
     return {
         "truncated JPEG": whole[: len(whole) // 2],
-        "truncated PNG": as_bytes(picture(200, 200))[:5000],
+        "truncated PNG": as_bytes(image(200, 200))[:5000],
         "header only": png(100, 100),
         "empty": b"",
         "text": b"not an image",
@@ -289,17 +290,109 @@ def test_deep_colours_are_refused_rather_than_clipped(encoder):
 
 
 @pytest.mark.parametrize("bad", [np.zeros((12, 8, 3), "float32"), np.zeros((2, 3, 4, 5), "uint8"), 7])
-def test_arrays_that_are_no_pictures(encoder, bad):
+def test_arrays_that_are_no_images(encoder, bad):
     with pytest.raises(InputError):
         encoder.read_image(bad)
 
 
-def test_one_picture_must_come_in_a_list(encoder):
-    with pytest.raises(InputError, match=r"\[picture\]"):
+def test_one_image_must_come_in_a_list(encoder):
+    with pytest.raises(InputError, match=r"\[image\]"):
         encoder.encode("cat.png")
 
 
 def test_missing_pillow_names_the_extra(encoder, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "PIL.Image", None)
     with pytest.raises(ImportError, match=r"keras-tfcl\[images\]"):
-        encoder.read_image(as_bytes(picture()))
+        encoder.read_image(as_bytes(image()))
+
+
+class TestOnError:
+    """Images that cannot be read, in the first batch, a middle one and the last."""
+
+    BROKEN = (0, 9, 10, 24)
+
+    @pytest.fixture
+    def files(self, tmp_path):
+        for i in range(25):
+            content = b"\xff\xd8\xff" if i in self.BROKEN else as_bytes(np.full((12, 8, 3), i, "uint8"))
+            (tmp_path / f"{i}.png").write_bytes(content)
+        return [tmp_path / f"{i}.png" for i in range(25)]
+
+    def readable(self):
+        return [i for i in range(25) if i not in self.BROKEN]
+
+    @pytest.mark.parametrize("batch_size", [1, 4, 100])
+    def test_skip_takes_the_ids_along(self, encoder, files, tmp_path, batch_size):
+        for ids, expected in ((range(100, 125), [100 + i for i in self.readable()]), (None, self.readable())):
+            with pytest.warns(UserWarning, match=r"4 of 25 images could not be read.*0\.png, .*9\.png"):
+                count = encoder.encode_to(files, tmp_path / "x.npz", ids, batch_size, on_error="skip")
+            with np.load(tmp_path / "x.npz") as stored:
+                assert count == len(stored["embedding"]) == 21
+                assert stored["id"].tolist() == expected
+                assert stored["embedding"][:, 0].tolist() == self.readable()
+
+    def test_skip_in_a_stream(self, encoder, files):
+        with pytest.warns(UserWarning, match="left out"):
+            parts = list(encoder.encode_iter(iter(files), batch_size=4, on_error="skip"))
+        assert np.concatenate(parts)[:, 0].tolist() == self.readable()
+
+    def test_a_function_is_told(self, encoder, files):
+        told = []
+        list(encoder.encode_iter(files, 4, on_error=lambda *told_of: told.append(told_of)))
+        assert [(position, image) for position, image, _ in told] == [(i, files[i]) for i in self.BROKEN]
+        assert all("whole file" in str(error) for *_, error in told)
+
+    def test_a_file_that_is_gone_is_skipped_too(self, encoder, files, tmp_path):
+        with pytest.warns(UserWarning, match=r"gone\.png"):
+            list(encoder.encode_iter([tmp_path / "gone.png", files[1]], on_error="skip"))
+
+    def test_raises_unless_told_otherwise(self, encoder, files, tmp_path):
+        with pytest.raises(InputError, match=r"0\.png"):
+            encoder.encode_to(files, tmp_path / "x.npy")
+        with pytest.raises(InputError, match=r"9\.png"):
+            list(encoder.encode_iter(files[1:]))
+
+    def test_all_broken_is_an_error(self, encoder, files, tmp_path):
+        with pytest.raises(InputError, match="At least one image must be readable"):
+            encoder.encode_to([files[i] for i in self.BROKEN], tmp_path / "x.npy", on_error="skip")
+        assert not (tmp_path / "x.npy").exists()
+
+    def test_a_file_without_a_rule_for_images_is_not_skipped(self, files, tmp_path):
+        encoder = make(tmp_path / "x.onnx", preprocessing={"range": None})
+        with pytest.raises(InputError, match="`range`"):
+            list(encoder.encode_iter(files, on_error="skip"))
+
+    def test_other_words(self, encoder, files):
+        with pytest.raises(ValueError, match="'raise', 'skip' or a function"):
+            encoder.encode_iter(files, on_error="ignore")
+
+
+class TestSizeInTheFile:
+    @pytest.mark.parametrize("size", [[60_000, 60_000], [10**12, 1], [4_097, 4_096], [1, 10**30]])
+    @pytest.mark.parametrize("place", ["preprocessing", "notes"])
+    def test_an_absurd_size_is_refused_before_anything_is_allocated(self, tmp_path, size, place):
+        facts = {"range": [0, 255], "size": size}
+        given = {"preprocessing": facts} if place == "preprocessing" else {"notes": {"image": facts}}
+        with pytest.raises(ModelFileError, match=r"below 16,777,216 pixels.*Do not trust"):
+            make(tmp_path / "x.onnx", ("height", "width", 3), **given)
+
+    def test_of_the_graph_itself(self):
+        specs = (InputSpec("image", "uint8", (None, 5_000, 5_000, 3)),)
+        with pytest.raises(InputError, match="16,777,216 pixels"):
+            image_rule(specs, {}, "x.onnx")
+
+    def test_the_largest_that_is_allowed(self, tmp_path):
+        make(tmp_path / "x.onnx", ("height", "width", 3), notes={"image": {"size": [4_096, 4_096]}})
+
+    @pytest.mark.parametrize("span", [[0, float("1e400")], [-(10**400), 0]])
+    def test_a_range_that_is_no_range(self, tmp_path, span):
+        with pytest.raises(InputError, match="`range`"):
+            make(tmp_path / "x.onnx", preprocessing={"range": span}).read_image(image())
+
+
+def test_paths_in_an_array(encoder, tmp_path):
+    (tmp_path / "a.png").write_bytes(as_bytes(image()))
+    paths = np.array([str(tmp_path / "a.png")])
+    with pytest.raises(InputError, match=r"encode\(list\(paths\)\)"):
+        encoder.encode(paths)
+    np.testing.assert_array_equal(encoder.encode(list(paths)), image().reshape(1, -1))

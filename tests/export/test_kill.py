@@ -13,16 +13,16 @@ import onnx
 import pytest
 
 from keras_tfcl.export import OnnxEncoder, check_probes, export_onnx
-from keras_tfcl.export.runtime import publish as publish_module
-from keras_tfcl.export.runtime.publish import draft_folder, publish
+from keras_tfcl.export.runtime import atomic_write as atomic_write_module
+from keras_tfcl.export.runtime.atomic_write import atomic_write
 
-# Publishes the files of folder argv[2] as argv[3], and kills itself before step argv[4] of those that touch the disk.
-# `publish.py` alone, by its path argv[1]: with TensorFlow imported each of the many processes would take seconds.
+# Writes the files of folder argv[2] as argv[3], and kills itself before step argv[4] of those that touch the disk.
+# `atomic_write.py` alone, by its path argv[1]: with TensorFlow imported each of the many processes would take seconds.
 WRITER = """
 import os, runpy, signal, sys
 from pathlib import Path
 
-publish = runpy.run_path(sys.argv[1])
+module = runpy.run_path(sys.argv[1])
 new, path, last = Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
 steps = 0
 
@@ -37,10 +37,9 @@ def stop_at(function):
 
 for name in ("fsync", "replace", "unlink", "mkdir", "rmdir"):
     setattr(os, name, stop_at(getattr(os, name)))
-with publish["draft_folder"](path) as folder:
+with module["atomic_write"](path) as temporary:
     for file in sorted(new.iterdir()):
-        publish["write_synced"](folder / file.name, file.read_bytes())
-    publish["publish"](folder, path)
+        module["write_synced"](temporary.with_name(file.name), file.read_bytes())
 """
 
 
@@ -61,7 +60,7 @@ def write_model(path, factor):
 
 
 def run_writer(new, path, step):
-    command = [sys.executable, "-I", "-c", WRITER, publish_module.__file__, str(new), str(path), str(step)]
+    command = [sys.executable, "-I", "-c", WRITER, atomic_write_module.__file__, str(new), str(path), str(step)]
     return subprocess.run(command, check=False).returncode
 
 
@@ -93,27 +92,25 @@ def test_killed_before_every_step_on_the_disk(tmp_path):
         assert sorted(os.listdir(killed)) == ["encoder.onnx", "encoder.onnx.0123456789abcdef.data"]
 
 
-def test_drafts_of_living_exports_stay(tmp_path):
+def test_folders_of_living_processes_stay(tmp_path):
     path = tmp_path / "encoder.onnx"
-    with draft_folder(path) as first:
-        with draft_folder(path) as second:
-            assert first.exists()
+    with atomic_write(path) as first:
+        with atomic_write(path) as second:
+            assert first.parent.exists()
             assert second != first
-            (second / path.name).write_bytes(b"second")
-            publish(second, path)
-        (first / path.name).write_bytes(b"first")
-        publish(first, path)
+            second.write_bytes(b"second")
+        assert path.read_bytes() == b"second"
+        first.write_bytes(b"first")
     assert path.read_bytes() == b"first"
     assert os.listdir(tmp_path) == ["encoder.onnx"]
 
 
 def test_files_of_others_stay(tmp_path):
-    others = [".encoder.onnx.mine", "encoder.onnx.data", "other.onnx.0123456789abcdef.data", ".other.onnx.x.draft"]
+    others = [".encoder.onnx.mine", "encoder.onnx.data", "other.onnx.0123456789abcdef.data", ".other.onnx.x.tmp"]
     for name in others:
         (tmp_path / name).write_bytes(b"")
-    with draft_folder(tmp_path / "encoder.onnx") as folder:
-        (folder / "encoder.onnx").write_bytes(b"model")
-        publish(folder, tmp_path / "encoder.onnx")
+    with atomic_write(tmp_path / "encoder.onnx") as temporary:
+        temporary.write_bytes(b"model")
     assert sorted(os.listdir(tmp_path)) == sorted([*others, "encoder.onnx"])
 
 

@@ -1,5 +1,7 @@
 """Hostile and damaged files: a clear error, no crash, no read of another file."""
 
+import hashlib
+import json
 import resource
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from keras_tfcl.export import ModelFileError, OnnxEncoder
+from keras_tfcl.export.runtime.model_file import content_hash
 
 
 def model_bytes():
@@ -188,3 +191,62 @@ def test_deep_nesting_is_refused(tmp_path):
     (tmp_path / "file.onnx").write_bytes(wrapped(7, content))
     with pytest.raises(ModelFileError, match="nested"):
         OnnxEncoder(tmp_path / "file.onnx")
+
+
+def test_content_hash_covers_all_bytes_but_our_metadata():
+    model = onnx.load_from_string(model_bytes())
+    helper.set_model_props(model, {"another tool": "was here"})
+    whole = model.SerializeToString()
+    expected = "sha256:" + hashlib.sha256(whole).hexdigest()
+    assert content_hash(whole) == expected
+    ours = onnx.ModelProto(metadata_props=[onnx.StringStringEntryProto(key="keras_tfcl", value="{}" * 300)])
+    entry = ours.SerializeToString()
+    assert content_hash(whole + entry) == content_hash(entry + whole) == expected
+    for position in range(0, len(whole), 7):
+        damaged = whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :]
+        try:
+            assert content_hash(damaged + entry) != expected
+        except ModelFileError:  # the framing itself is damaged
+            continue
+
+
+def exported(path, **facts):
+    """A model with the metadata of an export, its hash among them."""
+    model = onnx.load_from_string(model_bytes())
+    facts = {"schema": 1, "content_hash": content_hash(model.SerializeToString())} | facts
+    helper.set_model_props(model, {"keras_tfcl": json.dumps(facts)})
+    onnx.save(model, path)
+    return path
+
+
+class TestContentHash:
+    def test_an_unchanged_file_loads(self, tmp_path):
+        path = exported(tmp_path / "x.onnx", notes={"a": 1})
+        assert OnnxEncoder(path).metadata["notes"] == {"a": 1}
+
+    @pytest.mark.parametrize("change", ["a bit of a weight", "a node", "an entry of other metadata"])
+    def test_a_change_is_noticed(self, tmp_path, change):
+        path = exported(tmp_path / "x.onnx")
+        model = onnx.load(path)
+        if change == "a bit of a weight":
+            raw = bytearray(model.graph.initializer[0].raw_data)
+            raw[40] ^= 1
+            model.graph.initializer[0].raw_data = bytes(raw)
+        elif change == "a node":
+            model.graph.node[0].name = "another"
+        else:
+            model.metadata_props.add(key="a", value="b")
+        onnx.save(model, path)
+        with pytest.raises(ModelFileError, match=r"must be those that were exported.*set_model_props\(model, \{\}\)"):
+            OnnxEncoder(path)
+        helper.set_model_props(model, {})  # the remedy, where the change was meant
+        onnx.save(model, path)
+        assert OnnxEncoder(path).metadata == {}
+
+    def test_files_without_a_hash_load(self, tmp_path):
+        (tmp_path / "foreign.onnx").write_bytes(model_bytes())
+        OnnxEncoder(tmp_path / "foreign.onnx")
+
+    def test_a_hash_that_is_no_text(self, tmp_path):
+        with pytest.raises(ModelFileError, match="content_hash of type int"):
+            OnnxEncoder(exported(tmp_path / "x.onnx", content_hash=5))

@@ -1,4 +1,4 @@
-"""Int8 and float16 variants: what they are made of, what their reports say, and what leaves no file."""
+"""Int8 and float16 files: what they are made of, what their reports say, and what leaves no file."""
 
 import json
 import logging
@@ -23,7 +23,6 @@ from keras_tfcl.export import (
     to_float16,
 )
 
-pytest.importorskip("scipy")
 RANDOM = np.random.default_rng(0)
 NORMALIZE = [
     helper.make_node("Mul", ["body", "body"], ["squares"]),
@@ -47,7 +46,7 @@ def save(path, nodes, input_shape, tensors):
         [numpy_helper.from_array(values, name) for name, values in tensors.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    facts = {"schema": 1, "weights_sha256": "of the parent", "parity": {"passed": True}, "notes": {"kept": 1}}
+    facts = {"schema": 1, "weights_sha256": "of the float model", "parity": {"passed": True}, "notes": {"kept": 1}}
     helper.set_model_props(model, {"keras_tfcl": json.dumps(facts)})
     onnx.checker.check_model(model, full_check=True)
     path.write_bytes(model.SerializeToString())
@@ -114,7 +113,7 @@ def test_dynamic(dense, tmp_path):
     report = quantize(dense, out, samples=rows(), min_recall=0.5)
     assert report.mode == "dynamic"
     assert {"MatMulInteger"} <= operations(out)
-    assert report.bytes == out.stat().st_size < 0.5 * dense.stat().st_size == 0.5 * report.parent_bytes
+    assert report.bytes == out.stat().st_size < 0.5 * dense.stat().st_size == 0.5 * report.float_bytes
     before, after = OnnxEncoder(dense).encode(rows()), OnnxEncoder(out).encode(rows())
     assert 1e-5 < np.abs(before - after).max() < 0.05
     assert report.recall.rows == 120
@@ -147,7 +146,7 @@ def test_float16(dense, tmp_path):
     out = tmp_path / "half.onnx"
     report = to_float16(dense, out, samples=rows())
     assert report.mode == "float16"
-    assert report.bytes < 0.65 * report.parent_bytes
+    assert report.bytes < 0.65 * report.float_bytes
     onnx.checker.check_model(str(out), full_check=True)
     before, after = OnnxEncoder(dense).encode(rows()), OnnxEncoder(out).encode(rows())
     assert OnnxEncoder(out).inputs == OnnxEncoder(dense).inputs
@@ -167,36 +166,36 @@ def test_float16_keeps_lengths_that_float16_cannot_hold(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["int8", "float16"])
-def test_metadata_names_the_parent(dense, tmp_path, mode):
-    out = tmp_path / "variant.onnx"
+def test_metadata_names_the_float_model(dense, tmp_path, mode):
+    out = tmp_path / "quantized.onnx"
     report = (quantize if mode == "int8" else to_float16)(dense, out, samples=rows())
     metadata = OnnxEncoder(out).metadata
-    assert metadata["variant"]["parent_weights_sha256"] == metadata["weights_sha256"] == "of the parent"
-    assert metadata["variant"]["mode"] == report.mode
-    assert metadata["variant"]["recall"]["overlap"]["10"] == report.recall.overlap[10]
+    assert metadata["quantization"]["float_weights_sha256"] == metadata["weights_sha256"] == "of the float model"
+    assert metadata["quantization"]["mode"] == report.mode
+    assert metadata["quantization"]["recall"]["overlap"]["10"] == report.recall.overlap[10]
     assert metadata["notes"] == {"kept": 1}
-    assert "parity" not in metadata  # it was measured on the parent
+    assert "parity" not in metadata  # it was measured on the float model
     stored = json.loads(json.dumps(report.to_dict(), allow_nan=False))
     assert stored["path"] == str(out)
-    for text in ("variant.onnx", "of 10", "Spearman", "parent", "120"):
+    for text in ("quantized.onnx", "of 10", "float model", "120"):
         assert text in str(report)
-    with pytest.raises(QuantizationError, match="quantized already"):
+    with pytest.raises(QuantizationError, match="a quantized one"):
         quantize(out, tmp_path / "again.onnx", samples=rows())
 
 
-def test_a_mismatch_of_the_parent_is_not_forgotten(dense, tmp_path):
+def test_a_mismatch_of_the_float_model_is_not_forgotten(dense, tmp_path):
     model = onnx.load(dense)
     facts = json.loads(model.metadata_props[0].value) | {"parity": {"passed": False, "max_abs_diff": 0.5}}
     helper.set_model_props(model, {"keras_tfcl": json.dumps(facts)})
-    onnx.save(model, tmp_path / "parent.onnx")
+    onnx.save(model, tmp_path / "float.onnx")
     with pytest.warns(ParityWarning):
-        to_float16(tmp_path / "parent.onnx", tmp_path / "half.onnx", samples=rows())
+        to_float16(tmp_path / "float.onnx", tmp_path / "half.onnx", samples=rows())
     with pytest.warns(ParityWarning, match=r"half\.onnx.*0\.5"):
         OnnxEncoder(tmp_path / "half.onnx")
 
 
 @pytest.mark.parametrize("given", ["samples", "calibration"])
-def test_rows_that_the_parent_cannot_embed_are_what_is_blamed(tmp_path, given):
+def test_rows_that_the_float_model_cannot_embed_are_what_is_blamed(tmp_path, given):
     nodes = [
         helper.make_node("Cast", ["x"], ["ids"], to=TensorProto.INT64),
         helper.make_node("Gather", ["table", "ids"], ["words"]),
@@ -269,7 +268,7 @@ def test_tools_leave_the_process_as_it_was(dense, tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("module", ["onnx", "scipy.stats", "onnxruntime.quantization"])
+@pytest.mark.parametrize("module", ["onnx", "onnxruntime.quantization"])
 def test_missing_packages_name_the_extra(dense, tmp_path, monkeypatch, module):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ImportError, match=r"keras-tfcl\[quantize\]"):
@@ -290,13 +289,13 @@ KILLED = """
 import os, sys, time
 os.environ["KERAS_TFCL_ON_DEMAND"] = "1"
 import numpy as np
-from keras_tfcl.export import quantize, recall, variant
-measured = variant._measure
+from keras_tfcl.export import quantize, quantized_model
+measured = quantized_model._measure
 def slow(*args):
     report = measured(*args)
     print("working", flush=True)
     time.sleep(60)
-variant._measure = slow
+quantized_model._measure = slow
 quantize(sys.argv[1], sys.argv[2], samples=np.random.default_rng(1).normal(size=(60, 32)).astype("float32"))
 """
 

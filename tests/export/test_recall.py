@@ -1,11 +1,9 @@
-"""Neighbour overlap and rank correlation against plain loops and scipy."""
+"""Neighbour overlap against plain loops."""
 
 import numpy as np
 import pytest
 
 from keras_tfcl.export.recall import compare_neighbours, latency
-
-stats = pytest.importorskip("scipy.stats")
 
 
 def clouds(n, noise, seed=0):
@@ -32,8 +30,6 @@ def test_against_plain_loops(n, noise):
     for k, share in recall.overlap.items():
         near = [[set(np.argsort(-row)[:k]) for row in table] for table in (first, second)]
         assert share == pytest.approx(np.mean([len(x & y) / k for x, y in zip(*near, strict=True)]))
-    expected = np.mean([stats.spearmanr(x, y).statistic for x, y in zip(first, second, strict=True)])
-    assert recall.spearman == pytest.approx(expected)
     cosine = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
     assert (recall.mean_cosine, recall.min_cosine) == pytest.approx((cosine.mean(), cosine.min()))
     assert recall.rows == n
@@ -41,8 +37,8 @@ def test_against_plain_loops(n, noise):
 
 def test_a_collapsed_encoder_gives_numbers():
     same = np.ones((30, 4))
-    assert compare_neighbours(same, same).spearman == 1
-    assert compare_neighbours(same, clouds(30, 0)[0][:, :4]).spearman == 0
+    assert compare_neighbours(same, same).overlap == {1: 1, 10: 1}
+    assert 0 <= compare_neighbours(same, clouds(30, 0)[0][:, :4]).overlap[10] < 1
 
 
 def test_cosine_alone_would_not_show_it():

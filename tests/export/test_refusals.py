@@ -219,7 +219,7 @@ def test_arguments(tmp_path):
         export_onnx(model, tmp_path / "missing" / "encoder.onnx")
     with pytest.raises(IsADirectoryError, match="folder"):
         export_onnx(model, tmp_path)
-    with pytest.raises(ValueError, match="projector"):
+    with pytest.raises(ValueError, match="needs a ContrastiveModel"):
         export_onnx(model, tmp_path / "encoder.onnx", projector=True)
     with pytest.raises(TypeError, match=r"keras\.Model"):
         export_onnx(layers.Dense(3), tmp_path / "encoder.onnx")

@@ -31,7 +31,8 @@ def exported(tmp_path):
 def test_report(exported):
     _, report = exported
     assert report.bytes == report.path.stat().st_size
-    assert (report.opset, report.dimension, report.normalized, report.matches, report.rows) == (17, 5, True, True, 8)
+    assert (report.opset, report.dimension, report.normalized, report.matches) == (17, 5, True, True)
+    assert report.rows > 8  # random inputs at batch 1 and 7, and edge inputs
     assert 0 <= report.max_abs_diff < 1e-5
     assert 0.99999 < report.min_cosine <= 1 + 1e-9
     assert report.seconds > 0
@@ -92,7 +93,7 @@ def test_verify_accepts_the_model_and_samples(exported):
     samples = np.random.default_rng(0).normal(size=(3, 8, 8, 3))
     parity = verify_onnx(report.path, model, samples)
     assert parity.passed
-    assert parity.rows == 1 + 7 + 3
+    assert parity.rows == verify_onnx(report.path, model).rows + 3
 
 
 def test_verify_finds_other_weights(exported):

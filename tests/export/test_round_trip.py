@@ -5,6 +5,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
+import keras_tfcl
 from keras_tfcl.export import export_onnx, verify_onnx
 
 layers = keras.layers
@@ -197,18 +198,10 @@ def test_model_loaded_from_disk_and_never_called(tmp_path):
     np.testing.assert_allclose(run(tmp_path / "encoder.onnx", image=x), unit(model.predict(x, verbose=0)), atol=1e-5)
 
 
-class EncoderAndProjector(keras.Model):
-    """What `export_onnx` sees of a ContrastiveModel."""
-
-    def __init__(self, encoder, projector):
-        super().__init__()
-        self.encoder, self.projector = encoder, projector
-
-
 def test_projector_is_dropped_or_kept(tmp_path):
     encoder = keras.Sequential([keras.Input((6,)), layers.Dense(5, activation="tanh")])
     projector = keras.Sequential([layers.Dense(7, activation="relu"), layers.Dense(3)])
-    model = EncoderAndProjector(encoder, projector)
+    model = keras_tfcl.ContrastiveModel(encoder, projector)
     x = np.random.default_rng(9).normal(size=(4, 6)).astype("float32")
     dropped = export_onnx(model, tmp_path / "encoder.onnx")
     kept = export_onnx(model, tmp_path / "projected.onnx", projector=True)

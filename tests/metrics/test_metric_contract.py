@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_tfcl.evaluation import pairs
 from keras_tfcl.metrics import Alignment, ContrastiveAccuracy, Tolerance, Uniformity
 
 METRICS = {
@@ -42,10 +43,12 @@ def test_variables_are_summed_over_replicas(metric_class):
     assert [v.aggregation for v in metric_class().variables] == ["sum", "sum"]
 
 
+@pytest.mark.parametrize("strip", [200, 2**20])
 @each_class
-def test_xla_and_graph_agree_with_eager(metric_class, batch):
+def test_xla_and_graph_agree_with_eager(metric_class, batch, strip, monkeypatch):
     eager, results = metric_class(), []
     eager.update_state(*batch)
+    monkeypatch.setattr(pairs, "STRIP", strip)
     for jit in (False, True):
         metric = metric_class()
         tf.function(metric.update_state, jit_compile=jit)(tf.constant(batch[0]), tf.constant(batch[1]))
@@ -53,13 +56,17 @@ def test_xla_and_graph_agree_with_eager(metric_class, batch):
     assert results == pytest.approx([float(eager.result())] * 2, rel=1e-5, abs=1e-6)
 
 
+@pytest.mark.parametrize("jit_compile", [False, True])
 @each_class
-def test_graph_of_unknown_batch_size(metric_class, batch):
+def test_graph_of_unknown_batch_size(metric_class, batch, jit_compile, monkeypatch):
+    monkeypatch.setattr(pairs, "STRIP", 200)  # several strips for 24 embeddings, one for 10
     metric = metric_class()
     signature = [tf.TensorSpec((None,), tf.int64), tf.TensorSpec((None, 2, 6), tf.float32)]
-    update = tf.function(metric.update_state, input_signature=signature)
+    update = tf.function(metric.update_state, input_signature=signature, jit_compile=jit_compile)
     update(*batch)
     update(batch[0][:5], batch[1][:5])
+    if not jit_compile:
+        update(batch[0][:0], batch[1][:0])
     expected = metric_class()
     expected.update_state(*batch)
     expected.update_state(batch[0][:5], batch[1][:5])

@@ -4,6 +4,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from keras_tfcl.evaluation import pairs
 from keras_tfcl.metrics import Alignment, ContrastiveAccuracy, Tolerance, Uniformity
 
 B, D = 7, 5
@@ -85,10 +86,13 @@ def streamed(metric, batches):
     return float(metric.result())
 
 
+@pytest.mark.parametrize("strip", [1, 40, 2**20])
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("views", [None, 1, 2, 3])
 @each_case
-def test_equals_the_double_loop(metric_class, options, reference, views, weighted):
+def test_equals_the_double_loop(metric_class, options, reference, views, weighted, strip, monkeypatch):
+    """Strips of one anchor, of a few (the last one reaches back), and of all."""
+    monkeypatch.setattr(pairs, "STRIP", strip)
     batches = [random_batch(1, views=views, weighted=weighted)]
     expected = reference(batches, **options)
     assert streamed(metric_class(**options), batches) == pytest.approx(expected, rel=1e-5, abs=1e-6)
@@ -166,9 +170,11 @@ def test_a_zero_row_has_no_direction(metric, expected):
     assert streamed(metric, [([4, 4], np.array([[0.0, 0.0], [3.0, 4.0]], "float32"), None)]) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("strip", [12, 2**20])
 @pytest.mark.parametrize("rows", [slice(None), [2], [2, 5]])
-def test_nan_is_no_hit(rows):
-    """Two views of three instances, each on an axis of its own; NaN counts against every anchor that it meets."""
+def test_nan_is_no_hit(rows, strip, monkeypatch):
+    """Two views of three samples, each on an axis of its own; NaN is as near as any candidate."""
+    monkeypatch.setattr(pairs, "STRIP", strip)
     embeddings = np.repeat(np.eye(3, dtype="float32"), 2, axis=0)
     assert streamed(ContrastiveAccuracy(), [(np.arange(6) // 2, embeddings, None)]) == 1.0
     embeddings[rows] = np.nan

@@ -64,6 +64,14 @@ def test_saved_and_loaded_it_goes_on_to_the_bit(uninterrupted, tmp_path):
     assert fit(loaded, epochs=4, initial_epoch=2) == uninterrupted[2:]
 
 
+def test_a_model_that_was_not_compiled_loads(tmp_path):
+    encoder = keras.Sequential([keras.Input((6,)), keras.layers.Dense(4)])
+    keras_tfcl.ContrastiveModel(encoder, augmenter=Noise()).save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert not loaded.compiled
+    np.testing.assert_array_equal(loaded.encoder(X), encoder(X))
+
+
 @pytest.mark.slow
 def test_weights_alone_go_on_in_a_model_built_anew(uninterrupted, tmp_path):
     """ModelCheckpoint(save_weights_only=True) writes optimizer and seeds too."""

@@ -93,7 +93,7 @@ def test_float16_learns_as_float32_does():
             if epochs:
                 model.fit(data.train_images, batch_size=64, epochs=epochs, verbose=0)
             train, test = (model.predict(x, verbose=0) for x in (data.train_images, data.test_images))
-            return keras_tfcl.callbacks.knn_accuracy(train, data.train_labels, test, data.test_labels)
+            return keras_tfcl.evaluation.knn_accuracy(train, data.train_labels, test, data.test_labels)
         finally:
             keras.config.set_dtype_policy("float32")
 

@@ -1,0 +1,57 @@
+"""Clients of a server: `python serving_clients.py PORT CLIENTS SECONDS INPUT SIDE...` prints a line of JSON.
+
+Each client keeps one connection, sends a request that was prepared beforehand, and waits for the answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+
+import numpy as np
+
+WARM_UP = 1.0  # seconds that do not count
+
+
+async def client(port: int, request: bytes, until: float, since: float, times: list[float], failed: list[int]) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    while time.perf_counter() < until:
+        started = time.perf_counter()
+        writer.write(request)
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = next(int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+        await reader.readexactly(length)
+        now = time.perf_counter()
+        if now > since:
+            times.append(now - started)
+            if not head.startswith(b"HTTP/1.1 200"):
+                failed.append(1)
+    writer.close()
+
+
+async def main(port: int, clients: int, seconds: float, name: str, shape: list[int]) -> None:
+    row = np.random.default_rng(0).integers(0, 256, (1, *shape)).astype("float32").tobytes()
+    tensor = {"name": name, "shape": [1, *shape], "datatype": "FP32", "parameters": {"binary_data_size": len(row)}}
+    output = {"name": "embedding", "parameters": {"binary_data": True}}
+    head = json.dumps({"inputs": [tensor], "outputs": [output]}).encode()
+    lines = [
+        "POST /v2/models/encoder/infer HTTP/1.1",
+        "Host: 127.0.0.1",
+        f"Inference-Header-Content-Length: {len(head)}",
+        f"Content-Length: {len(head) + len(row)}",
+    ]
+    request = "\r\n".join([*lines, "", ""]).encode() + head + row
+    times: list[float] = []
+    failed: list[int] = []
+    since = time.perf_counter() + WARM_UP
+    await asyncio.gather(*(client(port, request, since + seconds, since, times, failed) for _ in range(clients)))
+    p50, p95, p99 = (1e3 * float(q) for q in np.quantile(times, [0.5, 0.95, 0.99]))
+    rate = len(times) / seconds
+    print(json.dumps({"rows_per_second": rate, "p50_ms": p50, "p95_ms": p95, "p99_ms": p99, "failed": len(failed)}))
+
+
+if __name__ == "__main__":
+    port, clients, seconds, name, *shape = sys.argv[1:]
+    asyncio.run(main(int(port), int(clients), float(seconds), name, [int(side) for side in shape]))

@@ -1,0 +1,77 @@
+"""Keras layers whose code asks whether a size is known, written anew for the trace, in which free sizes are not.
+
+In an eager call every size is known, so that call is the reference. `TimeDistributed` then calls its layer step by
+step; a trace over a free length would vectorize a loop, which ONNX cannot follow. `CenterCrop` then resizes an image
+that is smaller than the crop; a trace would cut it short.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any
+
+from keras_tfcl.export.runtime.requirements import require
+
+
+@contextlib.contextmanager
+def free_sizes(layers: Iterable[Any]) -> Iterator[None]:
+    """Let `layers` compute in a trace what they compute in an eager call, inside the block."""
+    replaced = []
+    try:
+        for layer in layers:
+            name, function = _replacement(layer)
+            if name:
+                vars(layer)[name] = partial(function, layer, getattr(layer, name))
+                replaced.append((layer, name))
+        yield
+    finally:
+        for layer, name in replaced:
+            del vars(layer)[name]
+
+
+def _replacement(layer: Any) -> tuple[str, Callable[..., Any] | None]:
+    """Return the method of a layer to replace and a function of the layer, the method and its arguments."""
+    keras_layers = require("keras", "tf").layers
+    for kind, name, function in (
+        (keras_layers.TimeDistributed, "call", _time_distributed),
+        (keras_layers.CenterCrop, "transform_images", _center_crop),
+    ):
+        if isinstance(layer, kind) and getattr(type(layer), name) is getattr(kind, name):
+            return name, function
+    return "", None
+
+
+def _time_distributed(layer: Any, call: Callable[..., Any], inputs: Any, training: Any = None, mask: Any = None) -> Any:
+    """Call the inner layer on all steps of all rows at once: `(B, T, ...)` becomes `(B · T, ...)`."""
+    if inputs.shape[1] is not None:
+        return call(inputs, training=training, mask=mask)
+    ops = require("keras", "tf").ops
+    rows, steps, *rest = ops.shape(inputs)
+    known = inspect.signature(layer.layer.call).parameters
+    options = {"training": training} if "training" in known else {}
+    if "mask" in known and mask is not None:
+        options["mask"] = ops.reshape(mask, (-1, *ops.shape(mask)[2:]))
+    outputs = layer.layer.call(ops.reshape(inputs, (-1, *rest)), **options)
+    return ops.reshape(outputs, (rows, steps, *ops.shape(outputs)[1:]))
+
+
+def _center_crop(layer: Any, transform: Callable[..., Any], images: Any, *args: Any, **options: Any) -> Any:
+    """Crop where both sides are long enough, and otherwise scale the image up and crop."""
+    keras, tf = require("keras", "tf"), require("tensorflow", "tf")
+    first = layer.data_format == "channels_first"
+    height, width = keras.ops.shape(images)[-2:] if first else keras.ops.shape(images)[-3:-1]
+    if isinstance(height, int) and isinstance(width, int):
+        return transform(images, *args, **options)
+    size = (layer.height, layer.width)
+    cropped = tf.cond(
+        tf.logical_and(height >= size[0], width >= size[1]),
+        lambda: transform(images, *args, **options),
+        lambda: keras.preprocessing.image.smart_resize(
+            keras.ops.cast(images, layer.compute_dtype), size, data_format=layer.data_format
+        ),
+    )
+    batch, channels = images.shape[:-3], images.shape[-3 if first else -1]
+    return tf.ensure_shape(cropped, (*batch, channels, *size) if first else (*batch, *size, channels))

@@ -1,0 +1,301 @@
+"""ONNX for the TensorFlow operations that tf2onnx does not know or writes with another meaning.
+
+Each handler takes the place of one operation of the graph. Integer division and remainder follow Python, where ONNX
+rounds to zero; one-hot vectors of ids outside the range are zeros, where ONNX counts from the end; nearest resizing
+computes its own indices, since the Resize of onnxruntime rounds them otherwise; what ONNX lacks (erfc, log1p, expm1,
+xlogy, the sign bit, truncated remainders) is written with what it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from keras_tfcl.export.runtime.requirements import require
+
+_WHERE_TYPES = {"bool": "uint8", "int8": "int32", "int16": "int32", "uint16": "int32", "uint32": "int64"}
+_SIGN_BIT = np.iinfo(np.int32).min
+
+
+class Writer:
+    """Writes ONNX operations in the place of one TensorFlow operation, which it removes from the graph."""
+
+    def __init__(self, graph: Any, node: Any) -> None:
+        self.kind, self.inputs, self.dtype = node.type, list(node.input), graph.get_dtype(node.output[0])
+        self._graph, self._name, self._output = graph, node.name, node.output[0]
+        self._shape = graph.get_shape(node.output[0])
+        graph.remove_node(node.name)
+
+    def dtype_of(self, name: str) -> np.dtype:
+        """The NumPy type of a tensor."""
+        return np.dtype(require("tf2onnx.utils", "export").map_onnx_to_numpy_type(self._graph.get_dtype(name)))
+
+    def shape_of(self, name: str) -> list[int] | None:
+        """The shape of a tensor, -1 where it is free; None where not even its rank is known."""
+        return self._graph.get_shape(name)
+
+    def producer(self, name: str) -> Any:
+        """The node that a tensor comes from; None for an input."""
+        return self._graph.get_node_by_output(name)
+
+    def value_of(self, name: str) -> np.ndarray | None:
+        """The value of a constant; None for any other tensor."""
+        node = self.producer(name)
+        return np.asarray(node.get_tensor_value(as_list=False)) if node is not None and node.is_const() else None
+
+    def constant(self, value: Any, dtype: Any) -> str:
+        """Add a constant and return its name."""
+        return self._graph.make_const(self._new_name("constant"), np.asarray(value, dtype)).output[0]
+
+    def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
+        """Add an operation and return the name of its output."""
+        return self._graph.make_node(kind, list(inputs), name=self._new_name(kind), attr=attributes).output[0]
+
+    def cast(self, name: str, dtype: Any) -> str:
+        """Convert a tensor to a NumPy type."""
+        to = require("onnx.helper", "export").np_dtype_to_tensor_dtype(np.dtype(dtype))
+        return self.op("Cast", name, to=to)
+
+    def scan(self, kind: str, initial: str, items: str, axis: int, exclusive: bool, reverse: bool) -> str:
+        """Accumulate the slices of `items` along `axis` by the operation `kind`, from `initial` on."""
+        dtype, shape = self._graph.get_dtype(items), self._graph.get_shape(items)
+        slice_shape = [size for position, size in enumerate(shape) if position != axis]
+        state, item, total, result = (self._new_name(name) for name in ("state", "item", "total", "result"))
+        body = self._graph.create_new_graph_with_same_config()
+        body.parent_graph = self._graph
+        for name in (state, item):
+            body.add_graph_input(name, dtype, slice_shape)
+        known = {"dtypes": [dtype], "shapes": [slice_shape]}
+        body.make_node(kind, [state, item], outputs=[total], **known)
+        body.make_node("Identity", [state if exclusive else total], outputs=[result], **known)
+        for name in (total, result):
+            body.add_graph_output(name, dtype, slice_shape)
+        attributes = {"scan_input_axes": [axis], "scan_output_axes": [axis], "num_scan_inputs": 1}
+        directions = {"scan_input_directions": [int(reverse)], "scan_output_directions": [int(reverse)]}
+        scan = self._graph.make_node(
+            "Scan",
+            [initial, items],
+            name=self._new_name("Scan"),
+            attr=attributes | directions,
+            output_count=2,
+            branches={"body": body},
+            dtypes=[dtype, dtype],
+            shapes=[slice_shape, shape],
+        )
+        return scan.output[1]
+
+    def finish(self, kind: str, *inputs: str, **attributes: Any) -> None:
+        """Add the operation whose output takes the place of the original one."""
+        self._graph.make_node(
+            kind,
+            list(inputs),
+            name=self._name,
+            attr=attributes,
+            outputs=[self._output],
+            dtypes=[self.dtype],
+            shapes=[self._shape],
+        )
+
+    def finish_cast(self, name: str) -> None:
+        """Convert a tensor to the type of the original output, and put it in its place."""
+        self.finish("Cast", name, to=self.dtype)
+
+    def _new_name(self, kind: str) -> str:
+        return require("tf2onnx.utils", "export").make_name(f"{self._name}/{kind}")
+
+
+def _erfc(write: Writer) -> None:
+    """`1 - erf(x)`."""
+    (x,) = write.inputs
+    write.finish("Sub", write.constant(1, write.dtype_of(x)), write.op("Erf", x))
+
+
+def _log1p(write: Writer) -> None:
+    """`log(u) · x / (u - 1)` with `u = 1 + x`, in which the rounding of u cancels (Kahan); x itself where u is 1."""
+    (x,) = write.inputs
+    one = write.constant(1, write.dtype_of(x))
+    u = write.op("Add", x, one)
+    rounded = write.op("Sub", u, one)
+    exact = write.op("Equal", rounded, x)  # also at infinity
+    correction = write.op("Where", exact, one, write.op("Div", x, rounded))
+    tiny = write.op("Equal", u, one)
+    write.finish("Where", tiny, x, write.op("Mul", write.op("Log", u), correction))
+
+
+def _expm1(write: Writer) -> None:
+    """`tanh(x / 2) · (exp(x) + 1)`, which loses no digits near 0."""
+    (x,) = write.inputs
+    half, one = (write.constant(value, write.dtype_of(x)) for value in (0.5, 1))
+    write.finish("Mul", write.op("Tanh", write.op("Mul", x, half)), write.op("Add", write.op("Exp", x), one))
+
+
+def _xlogy(write: Writer) -> None:
+    """`x · log(y)`, and 0 wherever x is 0."""
+    x, y = write.inputs
+    zero = write.constant(0, write.dtype_of(x))
+    write.finish("Where", write.op("Equal", x, zero), zero, write.op("Mul", x, write.op("Log", y)))
+
+
+def _bitwise_and(write: Writer) -> None:
+    """The sign bit of a float32, by which `keras.ops.argmax` tells -0.0 from 0.0. 1 / x shows it where x is 0."""
+    bits, mask = write.inputs
+    source, value = write.producer(bits), write.value_of(mask)
+    if source is None or source.type != "Bitcast" or value is None or np.any(value != _SIGN_BIT):
+        write.finish("BitwiseAnd", bits, mask)  # which the check of the operations refuses where the opset lacks it
+        return
+    x = source.input[0]
+    zero = write.constant(0, np.float32)
+    negative_zero = write.op("And", write.op("Equal", x, zero), write.op("Less", write.op("Reciprocal", x), zero))
+    negative = write.op("Or", write.op("Less", x, zero), negative_zero)
+    write.finish("Where", negative, write.constant(_SIGN_BIT, np.int32), write.constant(0, np.int32))
+
+
+def _floor_mod(write: Writer) -> None:
+    """The remainder with the sign of the divisor, as in Python."""
+    x, y = write.inputs
+    if write.dtype_of(x).kind != "f":
+        write.finish("Mod", x, _without_zeros(write, y), fmod=0)
+        return
+    zero = write.constant(0, write.dtype_of(x))
+    rest = write.op("Mod", x, y, fmod=1)
+    crossed = write.op("Xor", write.op("Less", rest, zero), write.op("Less", y, zero))
+    wrong = write.op("And", crossed, write.op("Not", write.op("Equal", rest, zero)))
+    write.finish("Where", wrong, write.op("Add", rest, y), rest)
+
+
+def _truncate_mod(write: Writer) -> None:
+    """The remainder with the sign of the dividend, as in C."""
+    x, y = write.inputs
+    write.finish("Mod", x, _without_zeros(write, y) if write.dtype_of(x).kind != "f" else y, fmod=1)
+
+
+def _floor_div(write: Writer) -> None:
+    """The quotient rounded down, as in Python; for integers by one less than ONNX's where that rounded up."""
+    x, y = write.inputs
+    if write.dtype_of(x).kind == "f":
+        write.finish("Floor", write.op("Div", x, y))
+        return
+    y = _without_zeros(write, y)
+    if write.dtype_of(x).kind == "u":
+        write.finish("Div", x, y)
+        return
+    wide = write.dtype_of(x) if write.dtype_of(x).itemsize > 2 else np.int32
+    x, y = write.cast(x, wide), write.cast(y, wide)
+    quotient = write.op("Div", x, y)
+    truncated_rest, rest = write.op("Mod", x, y, fmod=1), write.op("Mod", x, y, fmod=0)
+    rounded_up = write.op("Not", write.op("Equal", truncated_rest, rest))
+    write.finish_cast(write.op("Sub", quotient, write.cast(rounded_up, wide)))
+
+
+def _without_zeros(write: Writer, divisor: str) -> str:
+    """Replace 0 by 1 where a divisor is no constant: an integer division by 0 would end the process that serves."""
+    value = write.value_of(divisor)
+    if value is not None and np.all(value != 0):
+        return divisor
+    zero, one = (write.constant(number, write.dtype_of(divisor)) for number in (0, 1))
+    return write.op("Where", write.op("Equal", divisor, zero), one, divisor)
+
+
+def _one_hot(write: Writer, axis: int) -> None:
+    """Compare each index with 0, 1, ..., depth - 1, so that others give zeros."""
+    indices, depth, on, off = write.inputs
+    rank = len(write.shape_of(indices))
+    axis = rank if axis < 0 else axis
+    index = write.cast(indices, np.int64)
+    start, step = write.constant(0, np.int64), write.constant(1, np.int64)
+    classes = write.op("Range", start, write.cast(depth, np.int64), step)
+    behind = write.constant([-1] + [1] * (rank - axis), np.int64)  # the classes, then the axes behind them
+    hot = write.op(
+        "Equal",
+        write.op("Unsqueeze", index, write.constant([axis], np.int64)),
+        write.op("Reshape", classes, behind),
+    )
+    if write.value_of(on) == 1 and write.value_of(off) == 0:
+        write.finish_cast(hot)
+    else:
+        write.finish("Where", hot, on, off)
+
+
+def _select(write: Writer) -> None:
+    """Choose, where tf2onnx multiplies by 0 and 1: that turns an infinite or NaN number not chosen into NaN."""
+    condition, x, y = write.inputs
+    rank, condition_rank = (len(write.shape_of(name) or ()) for name in (x, condition))
+    if write.kind == "Select" and condition_rank == 1 < rank:  # the older operation chooses whole rows
+        condition = write.op("Reshape", condition, write.constant([-1] + [1] * (rank - 1), np.int64))
+    wide = _WHERE_TYPES.get(write.dtype_of(x).name)
+    if wide:
+        write.finish_cast(write.op("Where", condition, write.cast(x, wide), write.cast(y, wide)))
+    else:
+        write.finish("Where", condition, x, y)
+
+
+def _cumprod(write: Writer, exclusive: bool, reverse: bool) -> None:
+    """Multiply slice after slice; `exclusive` gives the product before its own slice."""
+    x, axis = write.inputs[0], int(write.value_of(write.inputs[1]))
+    rank = len(write.shape_of(x))
+    axis %= rank
+    others = write.constant([other for other in range(rank) if other != axis], np.int64)
+    slice_shape = write.op("Gather", write.cast(write.op("Shape", x), np.int64), others)
+    ones = write.op("Expand", write.constant(1, write.dtype_of(x)), slice_shape)
+    write.finish("Identity", write.scan("Mul", ones, x, axis, exclusive, reverse))
+
+
+def _resize_nearest(write: Writer, align_corners: bool, half_pixel_centers: bool) -> None:
+    """Take the rows and columns that TensorFlow takes: its own index computation in float32."""
+    images, size = write.inputs
+    sizes = write.cast(size, np.int64)
+    shape = write.cast(write.op("Shape", images), np.int64)
+    for axis in (1, 2):
+        old = write.op("Gather", shape, write.constant(axis, np.int64))
+        new = write.op("Gather", sizes, write.constant(axis - 1, np.int64))
+        images = write.op("Gather", images, _nearest(write, old, new, align_corners, half_pixel_centers), axis=axis)
+    write.finish("Identity", images)
+
+
+def _nearest(write: Writer, old: str, new: str, align_corners: bool, half_pixel: bool) -> str:
+    """Return the indices into `old` pixels that give `new` ones."""
+    one = write.constant(1, np.int64)
+    last = write.op("Sub", old, one)
+    count = write.cast(write.op("Range", write.constant(0, np.int64), new, one), np.float32)
+    scale = write.op("Div", write.cast(old, np.float32), write.cast(new, np.float32))
+    if align_corners:  # where there is more than one new pixel
+        steps = write.op("Sub", new, one)
+        aligned = write.op("Div", write.cast(last, np.float32), write.cast(steps, np.float32))
+        scale = write.op("Where", write.op("Equal", steps, write.constant(0, np.int64)), scale, aligned)
+    if half_pixel:
+        count = write.op("Add", count, write.constant(0.5, np.float32))
+    position = write.op("Mul", count, scale)
+    if align_corners:  # rounds half away from zero, as `roundf`
+        position = write.op("Add", position, write.constant(0.5, np.float32))
+    return write.op("Min", write.cast(write.op("Floor", position), np.int64), last)
+
+
+def custom_op_handlers() -> dict[str, tuple[Callable[..., None], list[Any]]]:
+    """Return the handlers in the form that `tf2onnx.convert` takes."""
+
+    def handler(write_op: Callable[..., None], **defaults: Any) -> tuple[Callable[..., None], list[Any]]:
+        """Wrap a function of a writer and of attributes of the operation, given with their defaults."""
+
+        def handle(graph: Any, node: Any, name: str, args: list[Any]) -> None:
+            attributes = {key: type(value)(node.get_attr_value(key, value)) for key, value in defaults.items()}
+            write_op(Writer(graph, node), **attributes)
+
+        return handle, []
+
+    return {
+        "BitwiseAnd": handler(_bitwise_and),
+        "Cumprod": handler(_cumprod, exclusive=False, reverse=False),
+        "Erfc": handler(_erfc),
+        "Expm1": handler(_expm1),
+        "FloorDiv": handler(_floor_div),
+        "FloorMod": handler(_floor_mod),
+        "Log1p": handler(_log1p),
+        "OneHot": handler(_one_hot, axis=-1),
+        "ResizeNearestNeighbor": handler(_resize_nearest, align_corners=False, half_pixel_centers=False),
+        "Select": handler(_select),
+        "SelectV2": handler(_select),
+        "TruncateMod": handler(_truncate_mod),
+        "Xlogy": handler(_xlogy),
+    }

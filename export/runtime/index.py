@@ -1,0 +1,377 @@
+"""An index of embeddings in one file: exact search in NumPy, or an approximate graph, with ids and metadata."""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from keras_tfcl.export.errors import InputError, ModelFileError
+from keras_tfcl.export.runtime.atomic_write import atomic_write
+from keras_tfcl.export.runtime.requirements import require
+
+SCHEMA = 1
+BLOCK = 1 << 16  # vectors compared at a time, so that a search needs little memory beside the index
+OVERSAMPLING = 4  # candidates that are compared again in full precision, for each that is asked for
+GRAPH_CANDIDATES = 128  # how many the graph looks at; more are slower and more exact
+_ONES = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(axis=1)  # bits set in each byte
+
+Precision = Literal["float32", "int8", "binary"]
+
+
+class Hit(NamedTuple):
+    """A vector that was found."""
+
+    id: int | str
+    score: float
+    metadata: dict[str, Any]
+
+
+class Index:
+    """Finds the embeddings nearest to a query, by cosine.
+
+    The index is one file: an uncompressed `.npz` archive, which any NumPy can read, with vectors that stay on the disk
+    and are mapped into memory. It remembers which encoder the vectors came from, and refuses those of another one.
+
+    Search is exact by default: blocks of the vectors are multiplied with the queries. `build_graph()` adds an
+    approximate index (HNSW, by usearch), worthwhile from some 100,000 vectors on. With `precision="int8"` or `"binary"`
+    the blocks hold a quarter or a thirty-second of the bytes; the best of them are then compared in full precision.
+
+    Args:
+        encoder: an `OnnxEncoder`, whose vectors it will hold; or their length.
+        precision: `"float32"`, `"int8"` or `"binary"`, in which exact search compares first. Defaults to `"float32"`.
+
+    Raises:
+        ValueError: the length is not a positive integer, or the precision is another one.
+
+    Example:
+
+    >>> index = Index(2)
+    >>> index.add(np.eye(2), ids=["east", "north"])
+    >>> [(hit.id, round(hit.score, 2)) for hit in index.search(np.array([[3.0, 4.0]]), k=1)[0]]
+    [('north', 0.8)]
+    """
+
+    def __init__(self, encoder: Any, precision: Precision = "float32") -> None:
+        dimension = getattr(encoder, "dimension", encoder)
+        if isinstance(dimension, bool) or not isinstance(dimension, (int, np.integer)) or dimension < 1:
+            raise ValueError(
+                f"`encoder` must be an OnnxEncoder or the length of its vectors, a positive integer. Received: "
+                f"{encoder!r}."
+            )
+        if precision not in ("float32", "int8", "binary"):
+            raise ValueError(f'`precision` must be "float32", "int8" or "binary". Received: precision={precision!r}.')
+        self.dimension = int(dimension)
+        self.precision: Precision = precision
+        self.weights_hash: str | None = weights_hash(encoder) if dimension is not encoder else None
+        self._vectors = np.empty((0, self.dimension), np.float32)  # unit length
+        self._codes = _encode(self._vectors, precision)
+        self._ids: list[int | str] = []
+        self._metadata: list[dict[str, Any]] = []
+        self._positions: dict[int | str, int] = {}
+        self._graph: Any = None
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __contains__(self, id: int | str) -> bool:
+        return id in self._positions
+
+    def check_encoder(self, encoder: Any) -> None:
+        """Raise InputError unless the vectors of `encoder` can be compared with those of the index."""
+        found = weights_hash(encoder)
+        if encoder.dimension != self.dimension or (self.weights_hash and found and found != self.weights_hash):
+            raise InputError(
+                f"An index can be searched only with the encoder that filled it. Received: an encoder of dimension "
+                f"{encoder.dimension} with weights {_short(found)}, for an index of dimension {self.dimension} with "
+                f"weights {_short(self.weights_hash)}. Build the index again with this encoder."
+            )
+
+    def add(
+        self,
+        vectors: Any,
+        ids: Iterable[int | str] | None = None,
+        metadata: Sequence[Mapping[str, Any]] | None = None,
+    ) -> None:
+        """Add vectors; an id that the index already holds is replaced. A graph must then be built again.
+
+        Args:
+            vectors: `(N, D)`, any float dtype, not zero; they are divided by their length.
+            ids: integers or strings, unique. Defaults to the numbers from `len(index)` on.
+            metadata: a dict for each, which JSON can hold, such as a title or a path.
+
+        Raises:
+            InputError: shapes, lengths, ids or values do not fit.
+        """
+        units = self._units(vectors)
+        names = _checked_ids(range(len(self), len(self) + len(units)) if ids is None else ids, len(units))
+        notes = [{} for _ in names] if metadata is None else [dict(entry) for entry in metadata]
+        if len(notes) != len(names):
+            raise InputError(f"`metadata` must have one dict for each vector. Received: {len(notes)} for {len(names)}.")
+        try:
+            json.dumps(notes, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"`metadata` must be what JSON can hold. Received: {error}. Give strings.") from error
+        self.delete(name for name in names if name in self)
+        self._vectors = np.concatenate([self._vectors, units])
+        self._codes = np.concatenate([self._codes, _encode(units, self.precision)])
+        for name in names:
+            self._positions[name] = len(self._ids)
+            self._ids.append(name)
+        self._metadata += notes
+        self._graph = None
+
+    def delete(self, ids: Iterable[int | str]) -> int:
+        """Remove vectors by id, and return how many there were. A graph must then be built again."""
+        gone = {self._positions[name] for name in set(ids) if name in self._positions}
+        if gone:
+            kept = [position for position in range(len(self)) if position not in gone]
+            self._vectors, self._codes = self._vectors[kept], self._codes[kept]
+            self._ids = [self._ids[position] for position in kept]
+            self._metadata = [self._metadata[position] for position in kept]
+            self._positions = {name: position for position, name in enumerate(self._ids)}
+            self._graph = None
+        return len(gone)
+
+    def search(self, queries: Any, k: int = 10, exact: bool = False) -> list[list[Hit]]:
+        """Return the k nearest vectors of each query, nearest first.
+
+        Args:
+            queries: `(Q, D)`, not zero; they are divided by their length.
+            k: how many, a positive integer; fewer come back from a smaller index.
+            exact: compare with every vector in full precision, even where there is a graph or a coarser precision.
+
+        Raises:
+            InputError: shapes or values do not fit.
+            ValueError: k is not a positive integer.
+        """
+        if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
+            raise ValueError(f"`k` must be a positive integer. Received: k={k!r}.")
+        units = self._units(queries)
+        found = self._exact(units, int(k), exact) if exact or self._graph is None else self._approximate(units, int(k))
+        return [
+            [
+                Hit(self._ids[position], float(score), self._metadata[position])
+                for position, score in zip(*one, strict=True)
+            ]
+            for one in found
+        ]
+
+    def build_graph(self, check: int = 100) -> float:
+        """Build the approximate index, and return its recall of the 10 nearest against exact search.
+
+        Args:
+            check: number of vectors that are searched for to measure the recall.
+
+        Raises:
+            ImportError: usearch is missing; the message names the extra.
+        """
+        graph = _usearch().Index(ndim=self.dimension, metric="ip", dtype="f32", expansion_search=GRAPH_CANDIDATES)
+        graph.add(np.arange(len(self), dtype=np.uint64), np.asarray(self._vectors))
+        self._graph = graph
+        chosen = np.unique(np.linspace(0, len(self) - 1, min(check, len(self))).astype(int))
+        queries = np.asarray(self._vectors[chosen])
+        pairs = zip(self._approximate(queries, 10), self._exact(queries, 10, full=True), strict=True)
+        return float(np.mean([len({*near[0]} & {*true[0]}) / len(true[0]) for near, true in pairs]))
+
+    @property
+    def has_graph(self) -> bool:
+        """Whether there is an approximate index."""
+        return self._graph is not None
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the index to a file, which gets its name when it is complete.
+
+        Raises:
+            FileNotFoundError: its folder does not exist.
+        """
+        header = {
+            "schema": SCHEMA,
+            "dimension": self.dimension,
+            "precision": self.precision,
+            "weights_sha256": self.weights_hash,
+            "ids": self._ids,
+            "metadata": self._metadata,
+        }
+        arrays = {"header": _text(json.dumps(header)), "vectors": self._vectors}
+        if self.precision != "float32":
+            arrays["codes"] = self._codes
+        if self._graph is not None:
+            arrays["graph"] = np.frombuffer(self._graph.save(), np.uint8)
+        with atomic_write(Path(path)) as draft, draft.open("wb") as file:
+            np.savez(file, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], encoder: Any = None) -> Index:
+        """Open an index; its vectors are mapped, not read.
+
+        Args:
+            path: a file that `save` wrote.
+            encoder: the `OnnxEncoder` that is to make the queries, to be checked against the one that filled the index.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ModelFileError: it is no index, or damaged.
+            InputError: another encoder filled it.
+        """
+        path = Path(path)
+        try:
+            arrays = _mapped(path)
+            header = json.loads(arrays["header"].tobytes())
+            index = cls(header["dimension"], header["precision"])
+            index._vectors = arrays["vectors"]
+            index._codes = arrays.get("codes", index._vectors)
+            index._ids, index._metadata = header["ids"], header["metadata"]
+            index.weights_hash = header["weights_sha256"]
+            counts = {len(index._vectors), len(index._codes), len(index._ids), len(index._metadata)}
+            if len(counts) != 1 or index._vectors.shape[1:] != (index.dimension,) or header["schema"] != SCHEMA:
+                raise ValueError(f"its parts have {sorted(counts)} entries")
+        except (zipfile.BadZipFile, ValueError, KeyError, TypeError, EOFError) as error:
+            raise ModelFileError(
+                f"Expected an index that this library saved. Received: {path}: {error}. Build it again."
+            ) from error
+        index._positions = {name: position for position, name in enumerate(index._ids)}
+        if "graph" in arrays:
+            index._graph = _usearch().Index.restore(arrays["graph"].tobytes())
+        if encoder is not None:
+            index.check_encoder(encoder)
+        return index
+
+    def __repr__(self) -> str:
+        search = "graph" if self._graph is not None else f"exact, {self.precision}"
+        return f"Index({len(self)} vectors of {self.dimension}, {search}, weights {_short(self.weights_hash)})"
+
+    def _units(self, vectors: Any) -> np.ndarray:
+        array = np.asarray(vectors, np.float32)
+        if array.ndim != 2 or array.shape[1] != self.dimension:
+            raise InputError(f"Vectors must have shape (N, {self.dimension}). Received: {array.shape}.")
+        lengths = np.linalg.norm(array, axis=1, keepdims=True)
+        bad = np.flatnonzero(~np.isfinite(lengths[:, 0]) | (lengths[:, 0] == 0))
+        if bad.size:
+            raise InputError(
+                f"Vectors must be finite and not zero. Received: {bad.size} of {len(array)} that are, the first is "
+                f"number {bad[0]}. Leave them out."
+            )
+        return array / lengths
+
+    def _exact(self, queries: np.ndarray, k: int, full: bool) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Positions and cosines of the k nearest for each query."""
+        coarse = self.precision != "float32" and not full
+        wanted = min(k * OVERSAMPLING if coarse else k, len(self))
+        scores = np.full((len(queries), 0), 0, np.float32)
+        positions = np.zeros((len(queries), 0), np.int64)
+        for start in range(0, len(self), BLOCK):
+            block = (self._codes if coarse else self._vectors)[start : start + BLOCK]
+            found = _compare(queries, block, self.precision if coarse else "float32")
+            scores = np.concatenate([scores, found], axis=1)
+            positions = np.concatenate(
+                [positions, np.broadcast_to(np.arange(start, start + len(block)), found.shape)], axis=1
+            )
+            scores, positions = _best(scores, positions, wanted)
+        if coarse:
+            scores = np.einsum("qd,qcd->qc", queries, self._vectors[positions])
+            scores, positions = _best(scores, positions, min(k, len(self)))
+        return [*zip(positions, scores, strict=True)]
+
+    def _approximate(self, queries: np.ndarray, k: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        found = []
+        for query in queries:
+            positions = self._graph.search(query, min(k, len(self))).keys.astype(np.int64)
+            scores = self._vectors[positions] @ query
+            order = np.argsort(-scores, kind="stable")
+            found.append((positions[order], scores[order]))
+        return found
+
+
+def weights_hash(encoder: Any) -> str | None:
+    """The hash of an encoder's weights as its file records it; of an int8 or float16 file, its own."""
+    metadata = getattr(encoder, "metadata", {})
+    return metadata.get("weights_sha256") or metadata.get("content_hash")
+
+
+def _encode(units: np.ndarray, precision: Precision) -> np.ndarray:
+    """Unit vectors in the precision of a first comparison."""
+    if precision == "float32":
+        return units
+    if precision == "int8":
+        largest = np.abs(units).max(axis=1, keepdims=True, initial=1e-12)
+        return np.round(units / largest * 127).astype(np.int8)
+    return np.packbits(units > 0, axis=1)
+
+
+def _compare(queries: np.ndarray, block: np.ndarray, precision: Precision) -> np.ndarray:
+    """Scores `(Q, C)` of queries and vectors in some precision; larger is nearer."""
+    if precision == "float32":
+        return queries @ block.T
+    if precision == "int8":
+        block = block.astype(np.float32)
+        return queries @ (block / np.linalg.norm(block, axis=1, keepdims=True)).T
+    signs = np.packbits(queries > 0, axis=1)
+    return np.stack([-_ONES[block ^ sign].sum(axis=1, dtype=np.int32) for sign in signs]).astype(np.float32)
+
+
+def _best(scores: np.ndarray, positions: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The `count` largest scores of each row in falling order, with their positions; ties by position."""
+    order = np.lexsort((positions, -scores), axis=1)[:, :count]
+    return np.take_along_axis(scores, order, axis=1), np.take_along_axis(positions, order, axis=1)
+
+
+def _checked_ids(ids: Iterable[int | str], count: int) -> list[int | str]:
+    names = [name.item() if isinstance(name, np.generic) else name for name in ids]
+    if len(names) != count:
+        raise InputError(f"`ids` must have one id for each vector. Received: {len(names)} for {count} vectors.")
+    if not all(isinstance(name, (int, str)) and not isinstance(name, bool) for name in names):
+        raise InputError("`ids` must be integers or strings. Received: others. Convert them by str.")
+    if len(set(names)) != len(names):
+        raise InputError(f"`ids` must be unique. Received: {len(names) - len(set(names))} repeated ones.")
+    return names
+
+
+def _mapped(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an uncompressed `.npz` file, mapped into memory where they are not empty."""
+    arrays = {}
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            if info.compress_type != zipfile.ZIP_STORED:
+                raise ValueError(f"{info.filename} is compressed")
+            with archive.open(info) as member:
+                version = np.lib.format.read_magic(member)
+                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                shape, fortran, dtype = read(member)
+                header = member.tell()
+            if fortran or dtype.hasobject:
+                raise ValueError(f"{info.filename} is no plain array")
+            name = info.filename.removesuffix(".npy")
+            arrays[name] = (
+                np.memmap(path, dtype, "r", _start(path, info) + header, shape)
+                if np.prod(shape)
+                else np.empty(shape, dtype)
+            )
+    return arrays
+
+
+def _start(path: Path, info: zipfile.ZipInfo) -> int:
+    """Where the bytes of a stored member begin: behind its local header of 30 bytes, a name and extra fields."""
+    with path.open("rb") as file:
+        file.seek(info.header_offset + 26)
+        name, extra = (int.from_bytes(file.read(2), "little") for _ in range(2))
+    return info.header_offset + 30 + name + extra
+
+
+def _text(text: str) -> np.ndarray:
+    return np.frombuffer(text.encode(), np.uint8)
+
+
+def _short(digest: str | None) -> str:
+    return "unknown" if not digest else digest.removeprefix("sha256:")[:12]
+
+
+def _usearch() -> Any:
+    return require("usearch.index", "index")

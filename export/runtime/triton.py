@@ -1,0 +1,89 @@
+"""An exported file in the folder layout of the Triton inference server."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from keras_tfcl.export.runtime.atomic_write import write_synced
+from keras_tfcl.export.runtime.encoder import OnnxEncoder
+
+OUTPUT = "embedding"
+_TYPES = {
+    "bool": "TYPE_BOOL", "uint8": "TYPE_UINT8", "uint16": "TYPE_UINT16", "uint32": "TYPE_UINT32",
+    "uint64": "TYPE_UINT64", "int8": "TYPE_INT8", "int16": "TYPE_INT16", "int32": "TYPE_INT32", "int64": "TYPE_INT64",
+    "float16": "TYPE_FP16", "float32": "TYPE_FP32", "float64": "TYPE_FP64",
+}  # fmt: skip
+
+
+def write_triton_repository(
+    path: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    name: str | None = None,
+    max_batch_size: int = 64,
+    gpu: bool = False,
+) -> Path:
+    """Writes `folder/NAME/config.pbtxt` and `folder/NAME/1/model.onnx`, with external data beside the model.
+
+    The configuration gives names, types and shapes without the batch axis, as Triton wants them, and lets it gather
+    requests into batches. A new version of an existing model gets the next number.
+
+    Args:
+        path: a file written by `export_onnx`.
+        folder: the model repository, made if need be.
+        name: of the model. Defaults to the file's.
+        max_batch_size: largest batch, a positive integer.
+        gpu: run it on GPUs; on the CPU by default.
+
+    Returns:
+        The folder of the new version.
+
+    Raises:
+        ModelFileError: the file is no encoder.
+        ValueError: `max_batch_size` is not a positive integer.
+    """
+    if isinstance(max_batch_size, bool) or not isinstance(max_batch_size, int) or max_batch_size < 1:
+        raise ValueError(f"`max_batch_size` must be a positive integer. Received: max_batch_size={max_batch_size!r}.")
+    encoder = OnnxEncoder(path, "cpu")
+    source = encoder.path
+    model = Path(folder) / (name or source.stem)
+    model.mkdir(parents=True, exist_ok=True)
+    versions = [int(entry.name) for entry in model.iterdir() if entry.is_dir() and entry.name.isdigit()]
+    version = max(versions, default=0) + 1
+    draft = model / f".{version}.tmp"  # Triton passes over what is no number
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir()
+    shutil.copyfile(source, draft / "model.onnx")
+    external = encoder.metadata.get("data_file")
+    if external:
+        shutil.copyfile(source.with_name(external["name"]), draft / external["name"])
+    write_synced(model / ".config.tmp", _configuration(encoder, model.name, max_batch_size, gpu).encode())
+    os.replace(model / ".config.tmp", model / "config.pbtxt")
+    return draft.rename(model / str(version))
+
+
+def _configuration(encoder: OnnxEncoder, name: str, max_batch_size: int, gpu: bool) -> str:
+    inputs = [
+        _tensor("input", spec.name, spec.dtype, [side if isinstance(side, int) else -1 for side in spec.shape[1:]])
+        for spec in encoder.inputs
+    ]
+    output = _tensor("output", OUTPUT, "float32", [encoder.dimension])
+    kind = "KIND_GPU" if gpu else "KIND_CPU"
+    return "\n".join(
+        [
+            f'name: "{name}"',
+            'platform: "onnxruntime_onnx"',
+            f"max_batch_size: {max_batch_size}",
+            *inputs,
+            output,
+            "dynamic_batching { }",
+            f"instance_group [ {{ count: 1 kind: {kind} }} ]",
+            "",
+        ]
+    )
+
+
+def _tensor(role: str, name: str, dtype: str, dims: list[int]) -> str:
+    sides = ", ".join(map(str, dims))
+    return f'{role} [ {{ name: "{name}" data_type: {_TYPES[dtype]} dims: [ {sides} ] }} ]'

@@ -1,0 +1,91 @@
+"""The HTTP application: routes, monitoring, and the page."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Response
+from fastapi.responses import HTMLResponse
+
+from keras_tfcl.export.runtime.encoder import OnnxEncoder
+from keras_tfcl.export.runtime.index import Index
+from keras_tfcl.export.server.errors import add_error_handlers
+from keras_tfcl.export.server.gate import Gate
+from keras_tfcl.export.server.inference import inference_routes
+from keras_tfcl.export.server.openai import openai_routes
+from keras_tfcl.export.server.search import search_routes
+from keras_tfcl.export.server.service import VERSION, Service
+from keras_tfcl.export.server.settings import ServerSettings
+
+PAGE = Path(__file__).with_name("page.html")
+POLICY = "default-src 'self'; img-src 'self' data: blob:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+
+
+def create_app(encoder: OnnxEncoder, settings: ServerSettings | None = None, index: Index | None = None) -> FastAPI:
+    """Makes the application that serves an encoder.
+
+    Args:
+        encoder: the encoder.
+        settings: limits, key and so on. Defaults to what the environment says.
+        index: what `/v1/search` looks in, filled by the same encoder.
+
+    Raises:
+        InputError: the index was filled by another encoder.
+    """
+    settings = settings or ServerSettings()
+    if index is not None:
+        index.check_encoder(encoder)
+    service = Service(encoder, settings, index)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await service.start()
+        yield
+        await service.batcher.stop()
+
+    app = FastAPI(title="keras_tfcl", version=VERSION, lifespan=lifespan)
+    app.state.service = service
+    add_error_handlers(app)
+    for routes in (openai_routes, inference_routes, search_routes):
+        app.include_router(routes(service))
+    _add_monitoring(app, service)
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> HTMLResponse:
+        return HTMLResponse(PAGE.read_text(), headers={"Content-Security-Policy": POLICY})
+
+    app.add_middleware(Gate, settings=settings, metrics=service.metrics)
+    return app
+
+
+def _add_monitoring(app: FastAPI, service: Service) -> None:
+    @app.get("/health/live", tags=["Monitoring"])
+    async def live() -> dict[str, str]:
+        return {"status": "live"}
+
+    @app.get("/health/ready", tags=["Monitoring"])
+    async def ready(response: Response) -> dict[str, Any]:
+        response.status_code = 200 if service.not_ready is None else 503
+        return {"status": service.not_ready or "ready", "provider": service.encoder.providers[0]}
+
+    @app.get("/metrics", tags=["Monitoring"])
+    async def metrics() -> Response:
+        return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
+
+    @app.get("/info", tags=["Monitoring"])
+    async def info() -> dict[str, Any]:
+        encoder = service.encoder
+        return {
+            "model": service.name,
+            "version": VERSION,
+            "dimension": encoder.dimension,
+            "inputs": [{"name": s.name, "dtype": s.dtype, "shape": [*map(str, s.shape)]} for s in encoder.inputs],
+            "providers": {"requested": encoder.requested_providers, "used": encoder.providers},
+            "index": None
+            if service.index is None
+            else {"vectors": len(service.index), "graph": service.index.has_graph},
+            "metadata": {name: value for name, value in encoder.metadata.items() if name != "probes"},
+        }

@@ -1,0 +1,170 @@
+"""Rows of many requests, gathered into few runs of the model."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from keras_tfcl.export.server.errors import DeadlineError, QueueFullError
+from keras_tfcl.export.server.metrics import Metrics
+
+Rows = tuple[np.ndarray, ...]  # one array for each input of the model, all of the same length
+
+
+@dataclass
+class _Job:
+    """Rows of one request that go into one run together."""
+
+    rows: Rows
+    deadline: float
+    future: asyncio.Future[np.ndarray]
+    queued: float = field(default_factory=time.monotonic)
+
+    def __len__(self) -> int:
+        return len(self.rows[0])
+
+    @property
+    def shape(self) -> tuple:
+        """Rows of one shape and type can share a run."""
+        return tuple((array.shape[1:], array.dtype.str) for array in self.rows)
+
+
+class MicroBatcher:
+    """A bounded queue of rows, and one thread that embeds them.
+
+    While a run is on its way new rows gather; the next run takes up to `max_batch_size` of them, the oldest first.
+    Rows whose client has gone, or whose deadline has passed, are dropped before they run. If a run fails, its jobs are
+    run one by one, so that bad rows fail alone.
+
+    Args:
+        encode: from rows to embeddings `(N, D)`; called in a thread of its own, one call at a time.
+        max_batch_size: most rows in a run.
+        max_queue: most rows that wait.
+        wait: seconds that an idle thread waits for more rows before a run.
+        metrics: counts what happens.
+    """
+
+    def __init__(
+        self,
+        encode: Callable[[Rows], np.ndarray],
+        max_batch_size: int,
+        max_queue: int,
+        wait: float,
+        metrics: Metrics,
+    ) -> None:
+        self._encode, self._max_batch_size, self._max_queue, self._wait = encode, max_batch_size, max_queue, wait
+        self._metrics = metrics
+        self._jobs: deque[_Job] = deque()
+        self._waiting = 0
+        self._arrived = asyncio.Event()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="encoder")
+        self._loop: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Starts to work off the queue, in the running event loop."""
+        self._loop = asyncio.create_task(self._serve_queue())
+
+    async def stop(self) -> None:
+        """Ends the work; what still waits is cancelled."""
+        if self._loop is not None:
+            self._loop.cancel()
+            await asyncio.gather(self._loop, return_exceptions=True)
+        for job in self._jobs:
+            job.future.cancel()
+        self._thread.shutdown(wait=True)
+
+    async def embed(self, rows: Rows, seconds: float) -> np.ndarray:
+        """Embeddings of the rows of one request, however many: `(N, D)`.
+
+        Raises:
+            QueueFullError: too many rows wait already.
+            DeadlineError: the answer did not come within `seconds`.
+        """
+        count = len(rows[0])
+        # A request longer than the queue is let in when nothing waits: else it never could be.
+        if self._waiting and self._waiting + count > self._max_queue:
+            self._metrics.rejected.labels("queue_full").inc()
+            raise QueueFullError(self._waiting)
+        deadline = time.monotonic() + seconds
+        starts = range(0, count, self._max_batch_size)
+        jobs = [self._put(tuple(a[s : s + self._max_batch_size] for a in rows), deadline) for s in starts]
+        try:
+            async with asyncio.timeout(seconds):
+                return np.concatenate(await asyncio.gather(*(job.future for job in jobs)))
+        except TimeoutError:
+            self._metrics.rejected.labels("deadline").inc()
+            raise DeadlineError(seconds) from None
+        finally:
+            for job in jobs:
+                job.future.cancel()  # of a client that has gone; no effect on what is done
+
+    def _put(self, rows: Rows, deadline: float) -> _Job:
+        job = _Job(rows, deadline, asyncio.get_running_loop().create_future())
+        self._jobs.append(job)
+        self._waiting += len(job)
+        self._metrics.queued.set(self._waiting)
+        self._arrived.set()
+        return job
+
+    async def _serve_queue(self) -> None:
+        while True:
+            self._arrived.clear()
+            if not self._jobs:
+                await self._arrived.wait()
+                if self._wait:
+                    await asyncio.sleep(self._wait)
+            batch = self._next_batch()
+            if batch:
+                await self._run(batch)
+
+    def _next_batch(self) -> list[_Job]:
+        """The oldest jobs of one shape, as many as fit into a run; what nobody waits for is dropped."""
+        batch: list[_Job] = []
+        others: deque[_Job] = deque()
+        size = 0
+        while self._jobs:
+            job = self._jobs.popleft()
+            if job.future.done() or job.deadline < time.monotonic():
+                self._waiting -= len(job)
+                self._metrics.dropped.inc(len(job))
+            elif batch and (job.shape != batch[0].shape or size + len(job) > self._max_batch_size):
+                others.append(job)
+                if size + len(job) > self._max_batch_size:
+                    break
+            else:
+                batch.append(job)
+                size += len(job)
+        self._jobs.extendleft(reversed(others))
+        self._waiting -= size
+        self._metrics.queued.set(self._waiting)
+        return batch
+
+    async def _run(self, batch: list[_Job]) -> None:
+        for job in batch:
+            self._metrics.queue_seconds.observe(time.monotonic() - job.queued)
+        rows = tuple(np.concatenate(arrays) for arrays in zip(*(job.rows for job in batch), strict=True))
+        started = time.monotonic()
+        try:
+            embeddings = await asyncio.get_running_loop().run_in_executor(self._thread, self._encode, rows)
+        except Exception as error:  # whatever an encoder raises belongs to the requests that caused it
+            if len(batch) == 1:
+                if not batch[0].future.done():
+                    batch[0].future.set_exception(error)
+                return
+            for job in batch:
+                if not job.future.done():
+                    await self._run([job])
+            return
+        self._metrics.inference_seconds.observe(time.monotonic() - started)
+        self._metrics.batch_size.observe(len(rows[0]))
+        start = 0
+        for job in batch:
+            if not job.future.done():
+                job.future.set_result(embeddings[start : start + len(job)])
+            start += len(job)

@@ -1,0 +1,178 @@
+"""The Open Inference Protocol, version 2, with its extension for binary tensors."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, Field, ValidationError
+
+from keras_tfcl.export.errors import InputError
+from keras_tfcl.export.runtime.inputs import split_inputs
+from keras_tfcl.export.server.errors import RequestError
+from keras_tfcl.export.server.openai import check_model
+from keras_tfcl.export.server.service import VERSION, Service
+
+OUTPUT = "embedding"
+HEADER = "inference-header-content-length"
+DATATYPES = {
+    "BOOL": "bool", "UINT8": "uint8", "UINT16": "uint16", "UINT32": "uint32", "UINT64": "uint64", "INT8": "int8",
+    "INT16": "int16", "INT32": "int32", "INT64": "int64", "FP16": "float16", "FP32": "float32", "FP64": "float64",
+}  # fmt: skip
+_NAMES = {dtype: name for name, dtype in DATATYPES.items()}
+
+
+class Tensor(BaseModel):
+    """A tensor: its values as a flat or nested list, or behind the JSON."""
+
+    name: str
+    shape: list[int]
+    datatype: str
+    data: list[Any] | None = None
+    parameters: dict[str, Any] = Field(default_factory=dict)
+
+
+class RequestedOutput(BaseModel):
+    """An output that is asked for."""
+
+    name: str
+    parameters: dict[str, Any] = Field(default_factory=dict)
+
+
+class InferenceRequest(BaseModel):
+    """Inputs of the model by name."""
+
+    id: str | None = None
+    inputs: list[Tensor]
+    outputs: list[RequestedOutput] = Field(default_factory=list)
+    parameters: dict[str, Any] = Field(default_factory=dict)
+
+
+def inference_routes(service: Service) -> APIRouter:
+    """The routes of the Open Inference Protocol."""
+    router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
+
+    @router.get("")
+    async def server() -> dict[str, Any]:
+        return {"name": "keras_tfcl", "version": VERSION, "extensions": ["binary_tensor_data"]}
+
+    @router.get("/health/live")
+    async def live() -> dict[str, bool]:
+        return {"live": True}
+
+    @router.get("/health/ready")
+    async def ready(response: Response) -> dict[str, bool]:
+        response.status_code = 200 if service.not_ready is None else 503
+        return {"ready": service.not_ready is None}
+
+    @router.get("/models/{name}")
+    async def model(name: str) -> dict[str, Any]:
+        check_model(service, name)
+        inputs = [
+            {"name": spec.name, "datatype": _NAMES[spec.dtype], "shape": _dimensions(spec.shape)}
+            for spec in service.encoder.inputs
+        ]
+        output = {"name": OUTPUT, "datatype": "FP32", "shape": [-1, service.encoder.dimension]}
+        return {
+            "name": service.name,
+            "versions": ["1"],
+            "platform": "onnxruntime",
+            "inputs": inputs,
+            "outputs": [output],
+        }
+
+    @router.get("/models/{name}/ready")
+    async def model_ready(name: str, response: Response) -> dict[str, Any]:
+        check_model(service, name)
+        response.status_code = 200 if service.not_ready is None else 503
+        return {"name": service.name, "ready": service.not_ready is None}
+
+    @router.post(
+        "/models/{name}/infer",
+        openapi_extra={
+            "requestBody": {
+                "required": True,
+                "content": {"application/json": {"schema": InferenceRequest.model_json_schema()}},
+            }
+        },
+    )
+    async def infer(name: str, request: Request) -> Response:
+        check_model(service, name)
+        asked, tail = _parse(await request.body(), request.headers.get(HEADER))
+        vectors = await service.embed(request, _rows(service, asked, tail))
+        return _respond(service.name, asked, vectors)
+
+    return router
+
+
+def _dimensions(shape: tuple[Any, ...]) -> list[int]:
+    return [-1, *(side if isinstance(side, int) else -1 for side in shape[1:])]
+
+
+def _parse(body: bytes, header: str | None) -> tuple[InferenceRequest, bytes]:
+    """The request in JSON, and the bytes of tensors behind it."""
+    try:
+        length = len(body) if header is None else int(header)
+        if not 0 <= length <= len(body):
+            raise RequestError(
+                400, f"{HEADER} must be at most the body's length. Received: {length}.", "invalid_request"
+            )
+        return InferenceRequest.model_validate_json(body[:length]), body[length:]
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise RequestError(400, f"{where}: {first['msg']}", "invalid_request") from error
+    except ValueError as error:
+        raise RequestError(400, f"{HEADER} must be a number. Received: {header!r}.", "invalid_request") from error
+
+
+def _rows(service: Service, asked: InferenceRequest, tail: bytes) -> tuple[np.ndarray, ...]:
+    arrays: dict[str, np.ndarray] = {}
+    for tensor in asked.inputs:
+        size = tensor.parameters.get("binary_data_size")
+        if size is not None and (not isinstance(size, int) or not 0 <= size <= len(tail)):
+            raise RequestError(400, f"{tensor.name}: binary_data_size does not fit the body.", "invalid_request")
+        arrays[tensor.name] = _array(tensor, None if size is None else tail[:size])
+        tail = tail[size or 0 :]
+    rows = tuple(split_inputs(next(iter(arrays.values())) if len(arrays) == 1 else arrays, service.encoder.inputs))
+    count = len(rows[0])
+    if not 1 <= count <= service.settings.max_items:
+        message = f"A request holds 1 to {service.settings.max_items} rows. Received: {count}."
+        raise RequestError(400, message, "invalid_input")
+    return rows
+
+
+def _array(tensor: Tensor, binary: bytes | None) -> np.ndarray:
+    """The tensor as an array of its shape and type."""
+    if tensor.datatype not in DATATYPES:
+        raise InputError(f"`datatype` must be one of {', '.join(DATATYPES)}. Received: {tensor.datatype!r}.")
+    dtype = np.dtype(DATATYPES[tensor.datatype]).newbyteorder("<")
+    try:
+        values = np.frombuffer(binary, dtype) if binary is not None else np.asarray(tensor.data or [])
+        with np.errstate(over="raise", invalid="raise"):
+            return values.astype(dtype.newbyteorder("=")).reshape(tensor.shape)
+    except (ValueError, TypeError, OverflowError, FloatingPointError) as error:
+        raise InputError(
+            f"A tensor must hold as many values as its shape says, of its type. Received: {tensor.name} of shape "
+            f"{tensor.shape} and type {tensor.datatype}: {error}."
+        ) from error
+
+
+def _respond(name: str, asked: InferenceRequest, vectors: np.ndarray) -> Response:
+    wanted = next((output for output in asked.outputs if output.name == OUTPUT), None)
+    if asked.outputs and wanted is None:
+        raise RequestError(400, f"The model has one output, {OUTPUT!r}. Received: others.", "invalid_request")
+    binary = (wanted.parameters if wanted else {}).get("binary_data", asked.parameters.get("binary_data_output", False))
+    output: dict[str, Any] = {"name": OUTPUT, "datatype": "FP32", "shape": [*vectors.shape]}
+    content = vectors.astype("<f4").tobytes() if binary else b""
+    output |= {"parameters": {"binary_data_size": len(content)}} if binary else {"data": vectors.ravel().tolist()}
+    answer: dict[str, Any] = {"model_name": name, "model_version": "1", "outputs": [output]}
+    if asked.id is not None:
+        answer["id"] = asked.id
+    head = json.dumps(answer).encode()
+    headers = {HEADER: str(len(head))} if binary else {}
+    return Response(
+        head + content, media_type="application/octet-stream" if binary else "application/json", headers=headers
+    )

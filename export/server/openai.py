@@ -1,0 +1,155 @@
+"""`/v1/embeddings` and `/v1/models`, as OpenAI's clients speak."""
+
+from __future__ import annotations
+
+import base64
+import time
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, Field, ValidationError
+
+from keras_tfcl.export.server.errors import RequestError
+from keras_tfcl.export.server.service import Service
+
+Number = int | float
+
+
+class EmbeddingRequest(BaseModel):
+    """Inputs to embed: images in base64 or as data URIs, or numbers."""
+
+    input: str | list[str] | list[Number] | list[list[Any]]
+    model: str | None = None
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: int | None = Field(None, ge=1, description="Keep so many values, and divide by their length again.")
+    user: str | None = None
+
+
+class Embedding(BaseModel):
+    """One embedding, in the order of the inputs."""
+
+    object: Literal["embedding"] = "embedding"
+    index: int
+    embedding: list[float] | str
+
+
+class Usage(BaseModel):
+    """Numbers of values or images that were embedded."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingResponse(BaseModel):
+    """Embeddings in the order of the inputs."""
+
+    object: Literal["list"] = "list"
+    model: str
+    data: list[Embedding]
+    usage: Usage
+
+
+Asked = TypeVar("Asked", bound=EmbeddingRequest)
+
+_MULTIPART = {
+    "type": "object",
+    "properties": {
+        "file": {"type": "array", "items": {"type": "string", "format": "binary"}},
+        "encoding_format": {"type": "string", "enum": ["float", "base64"]},
+        "dimensions": {"type": "integer", "minimum": 1},
+        "model": {"type": "string"},
+    },
+    "required": ["file"],
+}
+
+
+def request_body(model: type[BaseModel]) -> dict[str, Any]:
+    """OpenAPI's description of a body in JSON, or in a form with files."""
+    schema = model.model_json_schema()
+    return {
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": schema}, "multipart/form-data": {"schema": _MULTIPART}},
+        }
+    }
+
+
+async def parsed(request: Request, model: type[Asked]) -> tuple[Asked, list[Any]]:
+    """The request, and its items: from JSON, or from a form with files.
+
+    Raises:
+        RequestError: it is neither, or not as the model says.
+    """
+    try:
+        if request.headers.get("content-type", "").startswith("multipart/form-data"):
+            async with request.form() as form:
+                files = [await part.read() for part in form.getlist("file") if not isinstance(part, str)]
+                fields = {name: value for name, value in form.items() if isinstance(value, str)}
+            return model.model_validate({**fields, "input": [""] * len(files)}), files
+        asked = model.model_validate_json(await request.body())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise RequestError(422, f"{where}: {first['msg']}", "invalid_request") from error
+    return asked, items_of(asked.input)
+
+
+def items_of(value: Any) -> list[Any]:
+    """A list of inputs from one input or several: a list of numbers is one."""
+    single = isinstance(value, str) or (bool(value) and isinstance(value[0], (int, float)))
+    return [value] if single else value
+
+
+def check_model(service: Service, name: str | None) -> None:
+    """Raises RequestError for the name of another model."""
+    if name not in (None, "", service.name):
+        raise RequestError(
+            404, f"The model {name!r} does not exist. This server has {service.name!r}.", "model_not_found"
+        )
+
+
+def openai_routes(service: Service) -> APIRouter:
+    """The routes of OpenAI's protocol."""
+    router = APIRouter(prefix="/v1", tags=["OpenAI"])
+
+    @router.post("/embeddings", openapi_extra=request_body(EmbeddingRequest))
+    async def embeddings(request: Request) -> EmbeddingResponse:
+        asked, items = await parsed(request, EmbeddingRequest)
+        check_model(service, asked.model)
+        vectors = truncated(await service.embed(request, service.rows(items)), asked.dimensions)
+        used = sum(len(item) if isinstance(item, list) else 1 for item in items)
+        return EmbeddingResponse(
+            model=service.name,
+            data=[Embedding(index=i, embedding=_coded(v, asked.encoding_format)) for i, v in enumerate(vectors)],
+            usage=Usage(prompt_tokens=used, total_tokens=used),
+        )
+
+    @router.get("/models")
+    async def models() -> dict[str, Any]:
+        created = int(time.time())
+        entry = {"id": service.name, "object": "model", "created": created, "owned_by": "keras_tfcl"}
+        return {"object": "list", "data": [entry]}
+
+    return router
+
+
+def truncated(vectors: np.ndarray, dimensions: int | None) -> np.ndarray:
+    """The first values of each vector, at unit length again.
+
+    Raises:
+        RequestError: there are not so many.
+    """
+    if dimensions is None:
+        return vectors
+    if dimensions > vectors.shape[1]:
+        message = f"`dimensions` must be at most {vectors.shape[1]}. Received: {dimensions}."
+        raise RequestError(422, message, "invalid_request")
+    kept = vectors[:, :dimensions]
+    return kept / np.maximum(np.linalg.norm(kept, axis=1, keepdims=True), 1e-12)
+
+
+def _coded(vector: np.ndarray, encoding: str) -> list[float] | str:
+    if encoding == "float":
+        return vector.astype(float).tolist()
+    return base64.b64encode(vector.astype("<f4").tobytes()).decode()

@@ -1,0 +1,50 @@
+"""The server process: listening, and an orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+from types import FrameType
+
+import uvicorn
+
+from keras_tfcl.export.runtime.encoder import OnnxEncoder
+from keras_tfcl.export.runtime.index import Index
+from keras_tfcl.export.server.app import create_app
+from keras_tfcl.export.server.settings import ServerSettings
+
+
+def serve(encoder: OnnxEncoder, settings: ServerSettings | None = None, index: Index | None = None) -> None:
+    """Serves an encoder until SIGTERM or SIGINT.
+
+    At the signal `/health/ready` answers 503 at once, so that load balancers send no more; after `drain_s` seconds the
+    server takes no new connections, finishes the requests that it has accepted, and ends.
+    """
+    settings = settings or ServerSettings()
+    app = create_app(encoder, settings, index)
+    config = uvicorn.Config(app, settings.host, settings.port, log_level="warning", access_log=False)
+    _Server(config, settings.drain_s).run()
+
+
+class _Server(uvicorn.Server):
+    """Waits before it stops to listen."""
+
+    def __init__(self, config: uvicorn.Config, drain: float) -> None:
+        super().__init__(config)
+        self._drain = drain
+        self._draining = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def startup(self, sockets: list | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+        address = self.servers[0].sockets[0].getsockname() if self.servers else (self.config.host, self.config.port)
+        print(f"Serving on http://{address[0]}:{address[1]}", flush=True)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._draining or self._loop is None:
+            super().handle_exit(sig, frame)
+            return
+        self._draining = True
+        self.config.app.state.service.not_ready = "stopping"
+        stop = super().handle_exit
+        self._loop.call_soon_threadsafe(lambda: self._loop.call_later(self._drain, stop, sig, frame))

@@ -1,0 +1,87 @@
+"""`/v1/search`: the nearest entries of an index, and the images that belong to them."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, Field
+
+from keras_tfcl.export.runtime.requirements import require
+from keras_tfcl.export.server.errors import RequestError
+from keras_tfcl.export.server.openai import EmbeddingRequest, parsed, request_body
+from keras_tfcl.export.server.service import Service
+
+THUMBNAIL = 256
+
+
+class SearchRequest(EmbeddingRequest):
+    """What to look for, as for `/v1/embeddings`, and how many entries to find."""
+
+    k: int = Field(10, ge=1, le=1000)
+
+
+class Found(BaseModel):
+    """One entry of the index."""
+
+    id: int | str
+    score: float = Field(description="Cosine to the query.")
+    metadata: dict[str, Any]
+    image: str | None = Field(None, description="Where the page finds a picture of it.")
+
+
+class SearchResponse(BaseModel):
+    """For each input its nearest entries, nearest first."""
+
+    model: str
+    results: list[list[Found]]
+
+
+def search_routes(service: Service) -> APIRouter:
+    """The routes of the search."""
+    router = APIRouter(prefix="/v1", tags=["Search"])
+
+    @router.post("/search", openapi_extra=request_body(SearchRequest))
+    async def search(request: Request) -> SearchResponse:
+        if service.index is None:
+            raise RequestError(404, "This server has no index. Start it with --index.", "no_index")
+        asked, items = await parsed(request, SearchRequest)
+        vectors = await service.embed(request, service.rows(items))
+        found = await asyncio.to_thread(service.index.search, vectors, asked.k)
+        results = [
+            [Found(id=hit.id, score=hit.score, metadata=hit.metadata, image=_address(service, hit)) for hit in hits]
+            for hits in found
+        ]
+        return SearchResponse(model=service.name, results=results)
+
+    @router.get("/images/{path:path}", include_in_schema=False)
+    async def image(path: str) -> Response:
+        return Response(await asyncio.to_thread(_thumbnail, service, path), media_type="image/jpeg")
+
+    return router
+
+
+def _address(service: Service, hit: Any) -> str | None:
+    path = hit.metadata.get("path")
+    return f"/v1/images/{path}" if service.settings.images is not None and isinstance(path, str) else None
+
+
+def _thumbnail(service: Service, path: str) -> bytes:
+    """A small JPEG of an image in the folder that the server may show, and of no other."""
+    root = service.settings.images
+    file = None if root is None else (root / path).resolve()
+    if file is None or not file.is_relative_to(root.resolve()) or not file.is_file():
+        raise RequestError(404, "There is no such image.", "no_image")
+    pillow, ops = require("PIL.Image", "images"), require("PIL.ImageOps", "images")
+    try:
+        with pillow.open(file) as picture:
+            picture.draft("RGB", (THUMBNAIL, THUMBNAIL))
+            small = ops.exif_transpose(picture).convert("RGB")
+    except Exception as error:  # Pillow's decoders raise whatever damaged bytes lead them to
+        raise RequestError(404, "The image cannot be read.", "no_image") from error
+    small.thumbnail((THUMBNAIL, THUMBNAIL))
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=85)
+    return buffer.getvalue()

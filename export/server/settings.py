@@ -1,0 +1,28 @@
+"""What a server is told: by arguments, or by environment variables that begin with KERAS_TFCL_."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class ServerSettings(BaseSettings):
+    """Settings of the server. Each may also come from the environment, such as `KERAS_TFCL_MAX_QUEUE=512`."""
+
+    model_config = SettingsConfigDict(env_prefix="KERAS_TFCL_", env_ignore_empty=True, extra="ignore")
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65_535, description="Port to listen on; 0 lets the system choose.")
+    api_key: SecretStr | None = Field(None, description="Bearer key that every request but health must bring.")
+    model_name: str | None = Field(None, description="Name of the model; that of the file by default.")
+    max_batch_size: int = Field(64, ge=1, description="Most rows in one run of the model.")
+    batch_wait_ms: float = Field(0.0, ge=0, description="How long a run waits for more rows; 0 takes what is there.")
+    max_queue: int = Field(1024, ge=1, description="Most rows that wait; beyond that the answer is 429.")
+    deadline_s: float = Field(30.0, gt=0, description="Longest time to an answer; after that it is 504.")
+    max_items: int = Field(2048, ge=1, description="Most inputs in one request.")
+    max_body_bytes: int = Field(32 * 2**20, ge=1, description="Largest request.")
+    max_pixels: int = Field(50_000_000, ge=1, description="Largest image that is decoded.")
+    drain_s: float = Field(0.0, ge=0, description="How long to go on serving, not ready, after SIGTERM.")
+    images: Path | None = Field(None, description="Folder whose images the search page may show.")

@@ -1,0 +1,145 @@
+"""`keras-tfcl index build`, `add` and `search`"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import typer
+
+from keras_tfcl.cli.options import AsJson, OnnxFile, Provider, in_one_line, providers_of, read_input
+from keras_tfcl.export.errors import InputError
+from keras_tfcl.export.runtime.encoder import OnnxEncoder
+from keras_tfcl.export.runtime.index import Index
+
+index = typer.Typer(help="Build an index of embeddings, and search it.", no_args_is_help=True)
+
+Inputs = Annotated[list[Path], typer.Argument(exists=True, help="One .npy or .npz file, or images and folders.")]
+IndexFile = Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="An index.")]
+OnError = Annotated[Literal["stop", "skip"], typer.Option(help="skip: leave out images that cannot be read.")]
+
+
+@index.command()
+def build(
+    file: OnnxFile,
+    inputs: Inputs,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The index to write.")],
+    precision: Annotated[
+        Literal["float32", "int8", "binary"], typer.Option(help="Of a first comparison, before the full one.")
+    ] = "float32",
+    graph: Annotated[
+        bool, typer.Option("--graph", help="Build an approximate index too, and report its recall.")
+    ] = False,
+    on_error: OnError = "stop",
+    provider: Provider = (),
+    as_json: AsJson = False,
+) -> None:
+    """Embed inputs and write an index of them. Images are named by their path below the folder that is given.
+
+    Examples: keras-tfcl index build encoder.onnx photos/ -o photos.index
+    """
+    encoder = OnnxEncoder(file, providers_of(provider))
+    made = Index(encoder, precision)
+    _fill(made, encoder, inputs, on_error)
+    recall = made.build_graph() if graph else None
+    made.save(out)
+    _say(made, out, as_json, recall)
+
+
+@index.command()
+def add(
+    file: OnnxFile,
+    path: IndexFile,
+    inputs: Inputs,
+    on_error: OnError = "stop",
+    provider: Provider = (),
+    as_json: AsJson = False,
+) -> None:
+    """Add inputs to an index; what has the name of an entry replaces it. A graph is built again.
+
+    Examples: keras-tfcl index add encoder.onnx photos.index new-photos/
+    """
+    encoder = OnnxEncoder(file, providers_of(provider))
+    known = Index.load(path, encoder)
+    graph = known.has_graph
+    _fill(known, encoder, inputs, on_error)
+    recall = known.build_graph() if graph else None
+    known.save(path)
+    _say(known, path, as_json, recall)
+
+
+@index.command()
+def search(
+    file: OnnxFile,
+    path: IndexFile,
+    inputs: Inputs,
+    k: Annotated[int, typer.Option("-k", min=1, help="How many entries to find.")] = 10,
+    exact: Annotated[bool, typer.Option("--exact", help="Compare with every entry, in full precision.")] = False,
+    provider: Provider = (),
+    as_json: AsJson = False,
+) -> None:
+    """Find the entries of an index that are nearest to each input.
+
+    Examples: keras-tfcl index search encoder.onnx photos.index cat.jpg -k 5
+    """
+    encoder = OnnxEncoder(file, providers_of(provider))
+    known = Index.load(path, encoder)
+    rows = read_input(inputs)
+    names = [*map(str, rows)] if isinstance(rows, list) else [*range(_count(rows))]
+    found = known.search(encoder.encode(rows), k, exact)
+    if as_json:
+        results = [
+            {"query": name, "hits": [hit._asdict() for hit in hits]} for name, hits in zip(names, found, strict=True)
+        ]
+        print(json.dumps({"ok": True, "results": results}))
+        return
+    for name, hits in zip(names, found, strict=True):
+        print(name)
+        for hit in hits:
+            print(f"  {hit.score:.4f}  {hit.id}")
+
+
+def _fill(index: Index, encoder: OnnxEncoder, inputs: list[Path], on_error: str) -> None:
+    rows = read_input(inputs)
+    if not isinstance(rows, list):
+        first = len(index)
+        index.add(encoder.encode(rows), range(first, first + _count(rows)))
+        return
+    skipped: set[int] = set()
+
+    def skip(position: int, image: Path, error: Exception) -> None:
+        skipped.add(position)
+        print(f"skipped: {in_one_line(error)}", file=sys.stderr)
+
+    parts = encoder.encode_iter(iter(rows), on_error=skip if on_error == "skip" else "raise")
+    vectors = np.concatenate([*parts])
+    kept = [path for position, path in enumerate(rows) if position not in skipped]
+    names = [_name(path, inputs) for path in kept]
+    index.add(vectors, names, [{"path": name} for name in names])
+
+
+def _name(path: Path, inputs: list[Path]) -> str:
+    """The path below the folder that was given, which stays true where the folder is moved."""
+    folder = next((given for given in inputs if given.is_dir() and path.is_relative_to(given)), None)
+    return path.relative_to(folder).as_posix() if folder else path.name
+
+
+def _count(rows: Any) -> int:
+    if isinstance(rows, dict):
+        counts = {len(array) for array in rows.values()}
+        if len(counts) != 1:
+            raise InputError(f"The arrays of several inputs must be of one length. Received: {sorted(counts)}.")
+        return counts.pop()
+    return len(rows)
+
+
+def _say(index: Index, path: Path, as_json: bool, recall: float | None) -> None:
+    if as_json:
+        about = {"out": str(path), "vectors": len(index), "dimension": index.dimension, "recall": recall}
+        print(json.dumps({"ok": True} | about))
+    else:
+        found = "" if recall is None else f", recall of the graph at 10: {recall:.3f}"
+        print(f"{path}: {len(index)} vectors of length {index.dimension}{found}")

@@ -1,0 +1,149 @@
+"""Encoded images to pixels: upright, in RGB, 8 bits a channel, whatever the format."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import math
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+# Formats that Pillow decodes by itself; others would start programs.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
+MAX_PIXELS = 50_000_000  # 150 MB decoded
+ORIENTATION = 0x0112  # EXIF tag
+END_OF_JPEG = b"\xff\xd9"
+ATTEMPTS = 10
+
+
+class Window(NamedTuple):
+    """A window of an image, in pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def decode_crops(encoded: bytes, windows: Any, size: tuple[int, int]) -> np.ndarray:
+    """Returns crops of an encoded image, each resized to `size`.
+
+    A JPEG file that needs no turning is decoded only inside each window; every other image is decoded once.
+
+    Args:
+        encoded: the bytes of an image file of any of the usual formats, recognised by their content.
+        windows: function from `(height, width)` of the upright image to a list of `Window`.
+        size: height and width of the crops.
+
+    Returns:
+        uint8 `(number of windows, height, width, 3)`. Resizing is bilinear and antialiased.
+
+    Raises:
+        ValueError: the bytes are no whole image, or one with too many pixels.
+    """
+    with _opened(encoded) as image:
+        if _is_plain_jpeg(image, encoded):
+            chosen = windows(image.height, image.width)
+            crops = [_pillow("Image").fromarray(_jpeg_window(encoded, window)) for window in chosen]
+            return np.stack([_resized(crop, None, size) for crop in crops])
+        whole = _upright(image)
+        boxes = [(w.left, w.top, w.left + w.width, w.top + w.height) for w in windows(whole.height, whole.width)]
+        return np.stack([_resized(whole, box, size) for box in boxes])
+
+
+def decode_fitted(encoded: bytes, size: tuple[int, int]) -> np.ndarray:
+    """Returns the largest centred part of an encoded image with the proportions of `size`, resized to it.
+
+    uint8 `(height, width, 3)`, by the very steps with which `keras_tfcl.export.OnnxEncoder` reads an image. Raises
+    ValueError as `decode_crops` does.
+    """
+    with _opened(encoded) as image:
+        bilinear = _pillow("Image").Resampling.BILINEAR
+        return np.asarray(_pillow("ImageOps").fit(_upright(image), (size[1], size[0]), bilinear))
+
+
+def centred_window(height: int, width: int, size: tuple[int, int]) -> Window:
+    """The largest centred window with the proportions of `size`."""
+    scale = min(height / size[0], width / size[1])
+    inner = max(round(size[0] * scale), 1), max(round(size[1] * scale), 1)
+    return Window((height - inner[0]) // 2, (width - inner[1]) // 2, *inner)
+
+
+def random_window(
+    rng: np.random.Generator, height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float]
+) -> Window:
+    """A random window, drawn as `keras_tfcl.layers.RandomResizedCrop` draws it."""
+    log_ratio = math.log(ratio[0]), math.log(ratio[1])
+    for _ in range(ATTEMPTS):
+        area = height * width * rng.uniform(*scale)
+        proportions = math.exp(rng.uniform(*log_ratio))
+        inner = round(math.sqrt(area / proportions)), round(math.sqrt(area * proportions))
+        if 0 < inner[0] <= height and 0 < inner[1] <= width:
+            top, left = rng.integers(0, height - inner[0] + 1), rng.integers(0, width - inner[1] + 1)
+            return Window(int(top), int(left), *inner)
+    proportions = min(max(width / height, ratio[0]), ratio[1])
+    return centred_window(height, width, (1000, max(round(1000 * proportions), 1)))
+
+
+def to_rgb(image: Any) -> Any:
+    """A Pillow image of any mode in RGB; 16 bits a channel are scaled to 8, transparency is dropped."""
+    if image.mode.startswith("I"):  # 16 or 32 bits of grey
+        values = np.asarray(image, "float64")
+        scale = 257.0 if values.max(initial=0) > 255 else 1.0
+        if values.min(initial=0) < 0 or values.max(initial=0) > 65_535:
+            raise ValueError(f"its pixels lie in {values.min():.0f}..{values.max():.0f}, and not in 0..65535")
+        return _pillow("Image").fromarray(np.round(values / scale).astype("uint8")).convert("RGB")
+    if image.mode == "F":
+        raise ValueError("its pixels are floats of an unknown range")
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert("RGB")
+
+
+@contextlib.contextmanager
+def _opened(encoded: bytes) -> Iterator[Any]:
+    """The Pillow image of some bytes; what goes wrong while it is open becomes a ValueError with the reason."""
+    try:
+        with _pillow("Image").open(io.BytesIO(encoded), formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ValueError(f"it has {image.width} x {image.height} pixels, more than {MAX_PIXELS:,}")
+            yield image
+    except (ValueError, ImportError):
+        raise
+    except tf.errors.InvalidArgumentError as error:
+        raise ValueError(error.message.split("\n")[0]) from error
+    except _pillow().UnidentifiedImageError as error:
+        raise ValueError(f"its content is none of {', '.join(FORMATS)}") from error
+    except Exception as error:  # Pillow's decoders raise whatever damaged bytes lead them to
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+
+
+def _is_plain_jpeg(image: Any, encoded: bytes) -> bool:
+    """Whether each window can be decoded alone: upright, and not truncated, which a window might not notice."""
+    upright = image.format == "JPEG" and image.getexif().get(ORIENTATION, 1) == 1
+    return upright and image.mode in ("RGB", "L") and END_OF_JPEG in encoded[-1024:]
+
+
+def _upright(image: Any) -> Any:
+    return to_rgb(_pillow("ImageOps").exif_transpose(image))
+
+
+def _jpeg_window(encoded: bytes, window: Window) -> np.ndarray:
+    return tf.io.decode_and_crop_jpeg(encoded, window, channels=3, dct_method="INTEGER_ACCURATE").numpy()
+
+
+def _resized(image: Any, box: tuple[int, int, int, int] | None, size: tuple[int, int]) -> np.ndarray:
+    bilinear = _pillow("Image").Resampling.BILINEAR  # antialiased: its support grows with the window
+    return np.asarray(image.resize((size[1], size[0]), bilinear, box))
+
+
+def _pillow(module: str = "") -> ModuleType:
+    try:
+        return importlib.import_module(f"PIL.{module}" if module else "PIL")
+    except ImportError as error:
+        raise ImportError('Reading image files needs Pillow: pip install "keras-tfcl[images]".') from error

@@ -1,0 +1,261 @@
+"""Streams of augmented views, and of plain images, from image files of any number."""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_tfcl.data.decoding import Window, decode_crops, decode_fitted, random_window
+from keras_tfcl.data.epoch_steps import EpochSteps
+from keras_tfcl.data.image_source import ImageFiles, find_images
+from keras_tfcl.layers import ImageAugmenter
+from keras_tfcl.layers.photo_recipe import photo_layers
+from keras_tfcl.validation import positive_integer
+
+Source = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+CROP_SCALE, CROP_RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
+ATTEMPTS = 100  # to replace an image that cannot be read
+ON_ERROR = ("skip", "raise")
+NAMED = 20  # how many skipped files a warning names
+
+
+class ImageReader:
+    """Reads the images of a source by index, and remembers which ones could not be read.
+
+    Attributes:
+        files: the `ImageFiles`.
+        skipped: name of each image that was left out, with the reason.
+    """
+
+    def __init__(self, files: ImageFiles, on_error: str) -> None:
+        self.files = files
+        self.skipped: dict[str, str] = {}
+        self._on_error = on_error
+        self._lock = threading.Lock()
+        self._left = 0
+        self._reported = 0
+
+    def start_pass(self, count: int) -> None:
+        """Starts a pass over `count` images."""
+        with self._lock:
+            self._left = count
+
+    def read(self, index: int, decode: Callable[[bytes], np.ndarray]) -> np.ndarray | None:
+        """Pixels of one image, or None if it cannot be read. ValueError instead with `on_error="raise"`."""
+        try:
+            return decode(self.files.read(index))
+        except (ValueError, OSError) as error:
+            name = self.files.names[index]
+            if self._on_error == "raise":
+                raise ValueError(
+                    f"Every image must be readable. Received: {name}: {error}. Repair or remove it, or pass "
+                    'on_error="skip".'
+                ) from error
+            with self._lock:
+                self.skipped[name] = str(error)
+            return None
+
+    def count_one(self) -> None:
+        """Counts an image of the pass; the last one warns of those that were left out, once for each image."""
+        with self._lock:
+            self._left -= 1
+            if self._left != 0:
+                return
+            new = [*self.skipped.items()][self._reported :]
+            self._reported = len(self.skipped)
+        if new:
+            named = "; ".join(f"{name} ({reason})" for name, reason in new[:NAMED])
+            more = f"; and {len(new) - NAMED} more" if len(new) > NAMED else ""
+            warnings.warn(
+                f"{len(new)} of {len(self.files)} images could not be read and were left out: {named}{more}. Repair or "
+                "remove them; the attribute `reader.skipped` of the data set holds all names.",
+                stacklevel=2,
+            )
+
+
+def image_views(
+    source: Source,
+    batch_size: int,
+    image_size: int = 224,
+    views: int = 2,
+    recipe: str = "photos",
+    seed: int = 0,
+    labels: bool = False,
+    on_error: str = "skip",
+    strength: float = 1.0,
+) -> tf.data.Dataset:
+    """Streams batches of random views of images, for `ContrastiveModel.fit`, without ever holding all images in memory.
+
+    Each view is a random resized crop, decoded from the file in that window only, then flipped, changed in colour,
+    greyed and blurred at random (SimCLR). Order and views are functions of `seed` and of the step at which the epoch
+    starts, whatever the number of threads, so a run that was killed and resumed sees the same views.
+
+    Args:
+        source: a folder of images, flat or nested, with or without a folder for each class; a list of image files; or
+            tar shards in webdataset's layout. Formats are recognised by content, hidden files are passed over.
+        batch_size: number of images in a batch. Images left over at the end of an epoch are left out of it.
+        image_size: side of the views in pixels. Defaults to 224.
+        views: number of views of each image. Defaults to 2.
+        recipe: `"photos"`, SimCLR's augmentation.
+        seed: integer of order and views. Defaults to 0.
+        labels: whether elements hold class labels too: the index of the first folder below `source`. Defaults to False.
+        on_error: what to do with an image that cannot be read: `"skip"` takes another one in its place, and names it in
+            one warning at the end of the epoch; `"raise"` raises. Defaults to `"skip"`.
+        strength: factor on the colour changes. Defaults to 1.
+
+    Returns:
+        `tf.data.Dataset` of `((view_1, ..., view_V),)`, each view float32 `(batch_size, image_size, image_size, 3)`,
+        values 0..255; with `labels=True` of `((view_1, ..., view_V), y)`, y int64 `(batch_size,)`. Its attribute
+        `reader` holds the files, the class names and what was skipped.
+
+    Raises:
+        FileNotFoundError: a path does not exist.
+        ValueError: arguments out of range, a source without images or with fewer than `batch_size`, `labels=True`
+            without a folder for each class.
+
+    Example:
+
+    >>> views = keras_tfcl.data.image_views("photos/", batch_size=256, image_size=96)  # doctest: +SKIP
+    >>> model.fit(views, epochs=100)  # doctest: +SKIP
+
+    Reference: Chen et al. 2020 (SimCLR), arXiv 2002.05709.
+    """
+    reader = _reader(source, on_error, labels)
+    size = positive_integer("image_size", image_size, "224 is usual for photographs.")
+    count = positive_integer("views", views, "Two is usual.")
+    batch = positive_integer("batch_size", batch_size, "256 is usual.")
+    if recipe != "photos":
+        raise ValueError(f'`recipe` must be "photos". Received: recipe={recipe!r}.')
+    if batch > len(reader.files):
+        raise ValueError(
+            f"`batch_size` must not exceed the number of images. Received: batch_size={batch} for {len(reader.files)} "
+            "images. Pass a smaller batch_size, or more images."
+        )
+    shape = (count, size, size, 3)
+    augmenter = ImageAugmenter(photo_layers(shape[1:], strength, crop=False))
+    augmenter.build((1, *shape[1:]))
+
+    images = len(reader.files)
+    used = images // batch * batch
+
+    def load(first: int, position: int, index: int) -> tuple[np.ndarray, int]:
+        """Crops of an image; of another one, drawn at random, in place of an image that cannot be read."""
+        rng = np.random.default_rng([seed, first, position])
+
+        def windows(height: int, width: int) -> list[Window]:
+            return [random_window(rng, height, width, CROP_SCALE, CROP_RATIO) for _ in range(count)]
+
+        for _ in range(ATTEMPTS):
+            crops = reader.read(index, lambda encoded: decode_crops(encoded, windows, (size, size)))
+            if crops is not None:
+                reader.count_one()
+                return crops, np.int64(index)
+            index = rng.integers(images)
+        raise ValueError(
+            f"`source` must hold readable images. Received: {len(reader.skipped)} that cannot be read, such as "
+            f"{next(iter(reader.skipped.items()))}. Check the files."
+        )
+
+    @tf.function(jit_compile=True)
+    def change(crop: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
+        """Each crop alone: an image stays in the processor's cache, and what it does not draw is not computed."""
+        return augmenter.augment(crop[None], tf.stack([seed, number]))[0]
+
+    def element(first: tf.Tensor, position: tf.Tensor, index: tf.Tensor) -> Any:
+        crops, index = tf.numpy_function(load, (first, position, index), (tf.uint8, tf.int64))
+        crops, number = tf.ensure_shape(crops, shape), (first * images + position) * count
+        changed = tuple(change(crops[view], number + view) for view in range(count))
+        return (changed, tf.gather(reader.files.classes, tf.ensure_shape(index, ()))) if labels else (changed,)
+
+    def epoch(first: tf.Tensor) -> tf.data.Dataset:
+        order = tf.random.experimental.stateless_shuffle(tf.range(images, dtype=tf.int64), [seed, first])
+        indices = tf.data.Dataset.from_tensor_slices(order[:used]).enumerate()
+        return indices.map(lambda position, index: element(first, position, index), tf.data.AUTOTUNE)
+
+    return _stream(reader, used, epoch, batch)
+
+
+def image_batches(
+    source: Source, batch_size: int, image_size: int = 224, labels: bool = False, on_error: str = "skip"
+) -> tf.data.Dataset:
+    """Streams the same images as `image_views` without augmentation and in order, for `predict` and evaluation.
+
+    Each image is turned upright, its largest centred square is cut out and resized (bilinear, antialiased), by the very
+    steps with which `keras_tfcl.export.OnnxEncoder` reads image files.
+
+    Args:
+        source, batch_size, image_size, labels, on_error: as for `image_views`. The last batch may be smaller, and so is
+            a batch in which images cannot be read.
+
+    Returns:
+        `tf.data.Dataset` of `x`, float32 `(B, image_size, image_size, 3)`, values 0..255; with `labels=True` of
+        `(x, y)`. Its attribute `reader` holds the files and what was skipped.
+
+    Raises:
+        FileNotFoundError, ValueError: as `image_views`.
+
+    Example:
+
+    >>> images = keras_tfcl.data.image_batches("photos/", batch_size=64)  # doctest: +SKIP
+    >>> embeddings = model.predict(images)  # doctest: +SKIP
+    """
+    reader = _reader(source, on_error, labels)
+    size = positive_integer("image_size", image_size, "224 is usual for photographs.")
+    batch = positive_integer("batch_size", batch_size, "64 is usual.")
+    shape = (size, size, 3)
+
+    def load(index: int) -> tuple[np.ndarray, bool]:
+        pixels = reader.read(index, lambda encoded: decode_fitted(encoded, (size, size)))
+        reader.count_one()
+        return (np.zeros(shape, "uint8"), False) if pixels is None else (pixels, True)
+
+    def element(index: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        pixels, readable = tf.numpy_function(load, (index,), (tf.uint8, tf.bool))
+        return index, tf.ensure_shape(pixels, shape), tf.ensure_shape(readable, ())
+
+    def readable_only(index: tf.Tensor, pixels: tf.Tensor, readable: tf.Tensor) -> Any:
+        pixels, index = tf.cast(tf.boolean_mask(pixels, readable), "float32"), tf.boolean_mask(index, readable)
+        return (pixels, tf.gather(reader.files.classes, index)) if labels else pixels
+
+    def epoch(first: tf.Tensor) -> tf.data.Dataset:
+        return tf.data.Dataset.range(len(reader.files)).map(element, tf.data.AUTOTUNE)
+
+    return _stream(reader, len(reader.files), epoch, batch, readable_only)
+
+
+def _reader(source: Source, on_error: str, labels: bool) -> ImageReader:
+    if on_error not in ON_ERROR:
+        raise ValueError(f"`on_error` must be one of {list(ON_ERROR)}. Received: on_error={on_error!r}.")
+    files = find_images(source)
+    if labels and not files.class_names:
+        raise ValueError(
+            "labels=True takes the first folder below `source` as an image's class. Received: images without class "
+            "folders. Sort them as source/class/image.jpg, or leave labels=False."
+        )
+    return ImageReader(files, on_error)
+
+
+def _stream(
+    reader: ImageReader,
+    count: int,
+    epoch: Callable[[tf.Tensor], tf.data.Dataset],
+    batch_size: int,
+    finish: Callable[..., Any] | None = None,
+) -> tf.data.Dataset:
+    """Batches of `count` elements, with the attributes `reader` and `steps`."""
+    steps = EpochSteps()
+    dataset = steps.passes(epoch, lambda: reader.start_pass(count)).batch(
+        batch_size, drop_remainder=count % batch_size == 0
+    )
+    if finish is not None:
+        dataset = dataset.map(finish)
+    # Keras counts batches wrongly, and warns, where their number is unknown.
+    dataset = dataset.apply(tf.data.experimental.assert_cardinality(-(-count // batch_size))).prefetch(2)
+    dataset.reader, dataset.steps = reader, steps
+    return dataset

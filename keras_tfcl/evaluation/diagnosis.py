@@ -1,0 +1,127 @@
+"""What is wrong with an embedding, in plain words, and what to do about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from keras_tfcl.evaluation.health import Health
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """One thing that is wrong: its short name, the finding with its numbers, and the action to take."""
+
+    name: str
+    finding: str
+    action: str
+
+    def __str__(self) -> str:
+        return f"{self.finding} {self.action}"
+
+
+def diagnose(health: Health, supervised: bool = False, range_problem: str | None = None) -> list[Diagnosis]:
+    """Says what is wrong with an embedding.
+
+    | name | when |
+    |---|---|
+    | `"pixel range"` | `range_problem` is given |
+    | `"diverged"` | NaN or Inf |
+    | `"collapse to a point"` | mean cosine of different samples above 0.95 |
+    | `"dimensional collapse"` | effective rank below 1.5, or below 5 % of min(D, samples - 1) |
+    | `"temperature too small"` | over half of the anchors saturated, and over half of the gradient on one negative |
+    | `"duplicates"` | over 1 % of the samples have a near-duplicate |
+    | `"augmentations too weak"` | mean cosine of positives above 0.99 |
+
+    The first four exclude all others, because the other statistics mean nothing then. The thresholds are this
+    library's own. They are wide, so that nothing is said of a model that still learns.
+
+    Args:
+        health: of `embedding_health`.
+        supervised: whether the loss pulls the samples of a class together. Near-duplicates are then its aim, and the
+            last two rows are left out. Defaults to False.
+        range_problem: says that the samples are outside the range of values that the augmenter expects, and what to do,
+            as `keras_tfcl.ImageAugmenter.check_range` does. Defaults to None.
+
+    Returns:
+        A list of `Diagnosis`, the gravest first; empty if nothing is wrong.
+
+    Example:
+
+    >>> views = np.ones((64, 2, 8)) + np.random.default_rng(0).normal(size=(64, 2, 8)) / 100
+    >>> [diagnosis.name for diagnosis in diagnose(keras_tfcl.evaluation.embedding_health(views))]
+    ['collapse to a point']
+    """
+    if range_problem:
+        return [Diagnosis("pixel range", range_problem, "Fix this before anything else.")]
+    if not health.finite:
+        return [_DIVERGED]
+    if health.negative_cosine > 0.95:
+        return [_point(health)]
+    largest = min(health.dimension, health.samples - 1)
+    if health.effective_rank < max(1.5, 0.05 * largest) and largest >= 3:
+        return [_few_directions(health, largest)]
+    found = []
+    if health.saturated > 0.5 and health.hardest_share > 0.5:
+        found.append(_temperature_too_small(health))
+    if health.near_duplicates > 0.01 and not supervised:
+        found.append(_duplicates(health))
+    if health.positive_cosine > 0.99 and not supervised:
+        found.append(_augmentations_too_weak(health))
+    return found
+
+
+_DIVERGED = Diagnosis(
+    "diverged",
+    "The embeddings hold NaN or Inf: the training has diverged.",
+    "Lower the learning rate, set the optimizer's `clipnorm=1.0`, and look for broken values in the data.",
+)
+
+
+def _point(health: Health) -> Diagnosis:
+    return Diagnosis(
+        "collapse to a point",
+        f"All embeddings point in the same direction (mean cosine of different samples {health.negative_cosine:.3f}): "
+        "the encoder has collapsed to a point.",
+        "If the loss falls nevertheless, the moving averages of BatchNormalization lag behind: give it momentum=0.9, "
+        "or train for more steps. Otherwise use a loss with negatives and a batch of at least 64, lower the learning "
+        "rate, and put BatchNormalization into the encoder or its projector. Labels, if given, must not all be equal.",
+    )
+
+
+def _few_directions(health: Health, largest: int) -> Diagnosis:
+    return Diagnosis(
+        "dimensional collapse",
+        f"The embeddings use {health.effective_rank:.1f} of {largest} possible dimensions: they have collapsed to few "
+        "directions.",
+        "Use a smaller temperature (or ArctanhInfoNCE with a larger scale), a projector before the loss, larger "
+        "batches, and augmentations that keep what distinguishes the samples.",
+    )
+
+
+def _temperature_too_small(health: Health) -> Diagnosis:
+    return Diagnosis(
+        "temperature too small",
+        f"The softmax of {health.saturated:.0%} of the anchors rests on a single candidate, and the nearest negative "
+        f"gets {health.hardest_share:.0%} of the negatives' gradient: all other negatives teach nothing.",
+        "Use a larger temperature, between 0.1 and 0.5, or ArctanhInfoNCE with a smaller scale.",
+    )
+
+
+def _duplicates(health: Health) -> Diagnosis:
+    return Diagnosis(
+        "duplicates",
+        f"{health.near_duplicates:.1%} of the samples have a copy in the same set, and the loss pushes copies apart as "
+        "negatives.",
+        "Remove copies from the data, give copies one label, or use "
+        "ContrastiveLoss(..., negatives=WithoutNearDuplicates()).",
+    )
+
+
+def _augmentations_too_weak(health: Health) -> Diagnosis:
+    return Diagnosis(
+        "augmentations too weak",
+        f"The encoder hardly distinguishes two views of a sample (mean cosine {health.positive_cosine:.3f}): the task "
+        "no longer teaches it anything.",
+        "Use stronger augmentations, such as image_augmenter(kind, shape, strength=1.5), and check that the two views "
+        "differ.",
+    )

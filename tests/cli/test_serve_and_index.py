@@ -1,0 +1,123 @@
+"""`keras-tfcl index` and `keras-tfcl serve`, as processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_tfcl.export import OnnxEncoder, export_onnx
+
+httpx = pytest.importorskip("httpx")
+pytest.importorskip("uvicorn")
+
+COMMAND = str(Path(sys.executable).with_name("keras-tfcl"))
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """An encoder of images, and a folder of twelve."""
+    import keras
+
+    folder = tmp_path_factory.mktemp("photos")
+    layers = [keras.layers.Rescaling(1 / 255), keras.layers.Conv2D(8, 3, 2), keras.layers.GlobalAveragePooling2D()]
+    export_onnx(keras.Sequential([keras.Input((16, 16, 3)), *layers]), folder / "encoder.onnx")
+    rng = np.random.default_rng(0)
+    for i in range(12):
+        path = folder / "images" / ("a" if i < 6 else "b") / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (20, 24, 3), "uint8")).save(path)
+    return folder
+
+
+def run(*arguments):
+    return subprocess.run([COMMAND, *map(str, arguments)], capture_output=True, text=True, check=False)
+
+
+def test_an_index_is_built_grown_and_searched(photos, tmp_path):
+    encoder, images, out = photos / "encoder.onnx", photos / "images", tmp_path / "photos.index"
+    built = run("index", "build", encoder, images / "a", "-o", out, "--json")
+    assert built.returncode == 0, built.stderr
+    assert json.loads(built.stdout)["vectors"] == 6
+    (images / "b" / "broken.png").write_bytes(b"no image")
+    assert run("index", "add", encoder, out, images / "b").returncode == 1
+    added = run("index", "add", encoder, out, images / "b", "--on-error", "skip")
+    (images / "b" / "broken.png").unlink()
+    assert added.returncode == 0 and "broken.png" in added.stderr and "12 vectors" in added.stdout
+    found = run("index", "search", encoder, out, images / "b" / "7.png", "-k", 2, "--json")
+    hits = json.loads(found.stdout)["results"][0]["hits"]
+    assert hits[0]["id"] == "7.png" and hits[0]["score"] == pytest.approx(1, abs=1e-5) and len(hits) == 2
+
+
+def serving(*arguments, **env):
+    process = subprocess.Popen(
+        [COMMAND, "serve", *map(str, arguments), "--port", "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **env},
+    )
+    line = process.stdout.readline()
+    assert line.startswith("Serving on http://127.0.0.1:"), line + process.stderr.read()
+    return process, line.split()[-1]
+
+
+def test_a_server_answers_and_a_signal_loses_no_request_that_it_accepted(photos):
+    expected = OnnxEncoder(photos / "encoder.onnx").encode([photos / "images" / "a" / "0.png"])[0]
+    content = (photos / "images" / "a" / "0.png").read_bytes()
+    process, address = serving(photos / "encoder.onnx", "--drain", "1")
+    with process:
+        answers, refused, stop = [], [], threading.Event()
+
+        def ask():
+            while not stop.is_set():
+                try:
+                    answers.append(httpx.post(f"{address}/v1/embeddings", files={"file": content}, timeout=20))
+                except httpx.ConnectError:  # it does not listen any more: nothing was accepted
+                    refused.append(1)
+                    return
+
+        clients = [threading.Thread(target=ask) for _ in range(4)]
+        for thread in clients:
+            thread.start()
+        time.sleep(1)
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+        ready = httpx.get(f"{address}/health/ready")
+        assert ready.status_code == 503 and ready.json()["status"] == "stopping"
+        for thread in clients:
+            thread.join(30)
+        stop.set()
+        process.wait(20)
+        assert process.stderr.read() == ""
+    assert len(refused) == 4 and len(answers) > 4
+    for answer in answers:
+        assert answer.status_code == 200
+        np.testing.assert_allclose(answer.json()["data"][0]["embedding"], expected, atol=1e-6)
+
+
+def test_a_key_comes_from_the_environment(photos):
+    process, address = serving(photos / "encoder.onnx", KERAS_TFCL_API_KEY="secret")
+    with process:
+        assert httpx.get(f"{address}/info").status_code == 401
+        assert httpx.get(f"{address}/info", headers={"Authorization": "Bearer secret"}).status_code == 200
+        process.terminate()
+        process.wait(20)
+
+
+def test_the_server_loads_no_tensorflow(photos):
+    code = (
+        "import sys\nfrom keras_tfcl.export import OnnxEncoder\nfrom keras_tfcl.export.server import create_app\n"
+        f"create_app(OnnxEncoder({str(photos / 'encoder.onnx')!r}))\n"
+        "assert not {'tensorflow', 'keras'} & set(sys.modules)"
+    )
+    env = {**os.environ, "KERAS_TFCL_ON_DEMAND": "1"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,260 @@
+"""Streams of views and images from files: what is read, in which order, and what is left out."""
+
+import io
+import subprocess
+import sys
+import tarfile
+import warnings
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+import keras_tfcl
+from keras_tfcl.data import image_batches, image_views
+from keras_tfcl.data.decoding import decode_crops, decode_fitted, random_window
+from keras_tfcl.data.image_source import find_images
+from keras_tfcl.export.runtime.images import ImageRule
+
+RNG = np.random.default_rng(0)
+
+
+def picture(height=40, width=50, channels=3):
+    """A smooth image, which JPEG keeps almost as it is."""
+    small = Image.fromarray(RNG.integers(0, 256, (4, 5, channels), "uint8").squeeze())
+    return small.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def encoded(image, kind="JPEG", **options):
+    file = io.BytesIO()
+    image.save(file, kind, **({"quality": 95} if kind == "JPEG" else {}), **options)
+    return file.getvalue()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Twelve images in two nested class folders, beside what a file system leaves around."""
+    for i in range(12):
+        path = tmp_path / ("cats" if i < 5 else "dogs/young") / f"{i:02}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture().save(path, quality=95)
+    (tmp_path / "cats" / "._00.jpg").write_bytes(b"x")
+    (tmp_path / ".thumbnails").mkdir()
+    (tmp_path / ".thumbnails" / "a.jpg").write_bytes(b"x")
+    (tmp_path / "cats" / "notes.txt").write_text("no image")
+    return tmp_path
+
+
+def elements(dataset):
+    return [*dataset.as_numpy_iterator()]
+
+
+def test_a_folder_gives_batches_of_views(folder):
+    found = elements(image_views(folder, batch_size=5, image_size=16, views=3))
+    assert len(found) == 2  # two of twelve are left over
+    (views,) = found[0]
+    assert len(views) == 3 and all(v.shape == (5, 16, 16, 3) and v.dtype == np.float32 for v in views)
+    assert min(v.min() for v in views) >= 0 and max(v.max() for v in views) <= 255
+    assert np.abs(views[0] - views[1]).mean() > 1
+
+
+def test_labels_are_the_first_folders(folder):
+    data = image_batches(folder, batch_size=5, image_size=8, labels=True)
+    assert data.reader.files.class_names == ("cats", "dogs")
+    assert np.concatenate([y for _, y in elements(data)]).tolist() == [0] * 5 + [1] * 7
+    views = image_views(folder, batch_size=12, image_size=8, labels=True)
+    for _, y in elements(views):
+        assert sorted(y.tolist()) == [0] * 5 + [1] * 7
+
+
+def test_order_and_views_follow_from_seed_and_step(folder):
+    def run(seed=0, first=0, passes=2):
+        data = image_views(folder, batch_size=4, image_size=16, seed=seed)
+        data.steps.first_step = iter(range(first, 100)).__next__
+        return [np.concatenate([v[0][0] for v in elements(data)]) for _ in range(passes)]
+
+    one, other = run(), run()
+    np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(one[1], run(first=1, passes=1)[0])  # as a run that was resumed there
+    assert not np.array_equal(one[0], one[1])
+    assert not np.array_equal(one[0], run(seed=1)[0])
+
+
+def test_each_image_comes_once_in_a_pass(tmp_path):
+    for i in range(20):
+        Image.new("RGB", (20, 20), (10 * i, 0, 0)).save(tmp_path / f"{i}.png")
+    found = np.concatenate(elements(image_batches(tmp_path, batch_size=6, image_size=4)))
+    assert sorted(np.round(found[:, 0, 0, 0]).tolist()) == [10 * i for i in range(20)]
+
+
+def test_lists_of_paths_and_tar_shards_are_the_same_images(folder, tmp_path_factory):
+    paths = sorted(folder.rglob("[0-9]*.jpg"))
+    shards = tmp_path_factory.mktemp("shards")
+    for s in range(2):
+        with tarfile.open(shards / f"part-{s}.tar", "w") as archive:
+            for i, path in enumerate(paths[6 * s : 6 * s + 6]):
+                key = f"{6 * s + i:04}"
+                for name, data in ((f"{key}.jpg", path.read_bytes()), (f"{key}.cls", b"%d" % (i % 3))):
+                    info = tarfile.TarInfo(name)
+                    info.size = len(data)
+                    archive.addfile(info, io.BytesIO(data))
+    sources = (folder, [*map(str, paths)], sorted(shards.iterdir()))
+    one, two, three = (np.concatenate(elements(image_batches(s, 5, image_size=16))) for s in sources)
+    np.testing.assert_array_equal(one, two)
+    np.testing.assert_array_equal(one, three)
+    assert find_images(sources[2]).classes.tolist() == [0, 1, 2, 0, 1, 2] * 2
+
+
+ODD = {
+    "grey": lambda: encoded(picture(channels=1).convert("L")),
+    "cmyk": lambda: encoded(picture().convert("CMYK")),
+    "alpha": lambda: encoded(picture(channels=4), "PNG"),
+    "palette": lambda: encoded(picture().quantize(64), "PNG"),
+    "webp": lambda: encoded(picture(), "WEBP"),
+    "gif": lambda: encoded(picture(), "GIF"),
+    "tiff": lambda: encoded(picture(), "TIFF"),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_odd_kinds_of_images_are_read_as_pillow_reads_them(kind):
+    data = ODD[kind]()
+    expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGBA" if kind == "palette" else "RGB").convert("RGB"))
+    found = decode_crops(data, lambda h, w: [random_whole(h, w)], (40, 50))[0]
+    assert np.abs(found.astype(int) - expected).max() <= 3  # two decoders of JPEG
+    np.testing.assert_array_equal(decode_fitted(data, (40, 50)), expected)
+
+
+def random_whole(height, width):
+    return random_window(np.random.default_rng(0), height, width, (1.0, 1.0), (width / height, width / height))
+
+
+def test_sixteen_bits_are_scaled_to_eight():
+    deep = np.linspace(0, 65_535, 64 * 64).reshape(64, 64).astype("uint16")
+    found = decode_fitted(encoded(Image.fromarray(deep), "PNG"), (64, 64))
+    np.testing.assert_allclose(found, np.repeat(deep[..., None] / 257, 3, axis=-1), atol=0.51)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_images_are_turned_upright(orientation):
+    image = picture(24, 36)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(image, exif=exif)
+    rgb = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    turned = {
+        1: rgb, 2: rgb[:, ::-1], 3: rgb[::-1, ::-1], 4: rgb[::-1], 5: rgb.transpose(1, 0, 2),
+        6: np.rot90(rgb, -1), 7: rgb[::-1, ::-1].transpose(1, 0, 2), 8: np.rot90(rgb),
+    }[orientation]  # fmt: skip
+    found = decode_crops(data, lambda h, w: [random_whole(h, w)], turned.shape[:2])[0]
+    assert np.abs(found.astype(int) - turned).max() <= 3
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_images_are_read_as_the_served_encoder_reads_them(kind):
+    """One rule for pixels: bit for bit the rule that `OnnxEncoder` applies."""
+    data = encoded(picture(61, 47), kind)
+    np.testing.assert_array_equal(decode_fitted(data, (16, 16)), ImageRule(16, 16, 3, "uint8").read(data))
+
+
+def damaged():
+    good = encoded(picture())
+    return {
+        "empty.jpg": b"",
+        "text.png": b"this is no image",
+        "cut.jpg": good[: len(good) // 2],
+        "cut.png": encoded(picture(), "PNG")[:200],
+        "zeros.jpg": b"\xff\xd8\xff" + bytes(500),
+    }
+
+
+def test_broken_images_are_left_out_counted_and_named_once(folder):
+    for name, data in damaged().items():
+        (folder / "cats" / name).write_bytes(data)
+    data = image_views(folder, batch_size=17, image_size=16)
+    with pytest.warns(UserWarning, match=r"5 of 17 images could not be read and were left out: .*cats/empty\.jpg"):
+        assert len(elements(data)) == 1
+    assert {name.split("/")[1] for name in data.reader.skipped} == set(damaged())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        elements(data)  # named once
+
+
+def test_a_folder_of_broken_images_is_refused(tmp_path):
+    for name, data in damaged().items():
+        (tmp_path / name).write_bytes(data)
+    with pytest.raises(Exception, match=r"`source` must hold readable images\. Received: 5 that cannot be read"):
+        elements(image_views(tmp_path, batch_size=2, image_size=16))
+
+
+def test_plain_batches_leave_broken_images_out(folder):
+    (folder / "cats" / "02b.jpg").write_bytes(damaged()["cut.jpg"])
+    data = image_batches(folder, batch_size=4, image_size=16, labels=True)
+    with pytest.warns(UserWarning, match=r"1 of 13 images .* cats/02b\.jpg"):
+        found = elements(data)
+    assert [len(y) for _, y in found] == [3, 4, 4, 1]
+    assert np.concatenate([y for _, y in found]).tolist() == [0] * 5 + [1] * 7
+
+
+def test_broken_images_raise_where_asked(folder):
+    (folder / "cats" / "cut.jpg").write_bytes(damaged()["cut.jpg"])
+    with pytest.raises(Exception, match=r"Every image must be readable\. Received: cats/cut\.jpg"):
+        elements(image_batches(folder, batch_size=4, image_size=16, on_error="raise"))
+
+
+def test_fit_predict_and_validation_take_them(folder):
+    encoder = keras.Sequential([keras.Input((16, 16, 3)), keras.layers.Flatten(), keras.layers.Dense(4)])
+    model = keras_tfcl.ContrastiveModel(encoder)
+    model.compile("adam", keras_tfcl.InfoNCE(0.1))
+    views = image_views(folder, batch_size=4, image_size=16)
+    history = model.fit(views, validation_data=image_views(folder, 6, image_size=16), epochs=2, verbose=0).history
+    assert np.isfinite(history["loss"]).all() and np.isfinite(history["val_loss"]).all()
+    assert model.predict(image_batches(folder, 5, image_size=16), verbose=0).shape == (12, 4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"source": "nowhere"}, FileNotFoundError, r"`source` must be a folder .* Received: 'nowhere', which does not"),
+        ({"source": []}, ValueError, r"`source` must hold at least one image\. Received: an empty list"),
+        ({"batch_size": 13}, ValueError, r"`batch_size` must not exceed .* Received: batch_size=13 for 12 images"),
+        ({"views": 0}, ValueError, r"`views` must be an integer of at least 1\. Received: views=0"),
+        ({"recipe": "paintings"}, ValueError, r"`recipe` must be .* Received: recipe='paintings'"),
+        ({"on_error": "ignore"}, ValueError, r"`on_error` must be one of .* Received: on_error='ignore'"),
+    ],
+)
+def test_wrong_arguments_are_named(folder, arguments, error, message):
+    with pytest.raises(error, match=message):
+        image_views(**{"source": folder, "batch_size": 4, "image_size": 8, **arguments})
+
+
+def test_labels_need_class_folders(tmp_path):
+    picture().save(tmp_path / "a.jpg")
+    with pytest.raises(ValueError, match=r"labels=True takes the first folder .* Received: images without class"):
+        image_batches(tmp_path, batch_size=1, labels=True)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"Received: the folder '.*empty' without any file"):
+        find_images(tmp_path / "empty")
+
+
+MEMORY = """
+import resource, sys
+import keras_tfcl
+data = keras_tfcl.data.image_views(sys.argv[1], batch_size=32, image_size=64)
+for i, _ in enumerate(data):
+    if i == 10:
+        early = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(early // 1024, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, len(data))
+"""
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_folder(tmp_path):
+    data = [encoded(picture(300, 400)) for _ in range(10)]
+    for i in range(20_000):
+        (tmp_path / f"{i}.jpg").write_bytes(data[i % 10])
+    done = subprocess.run([sys.executable, "-c", MEMORY, tmp_path], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    early, peak, batches = map(int, done.stdout.split())
+    assert batches == 625 and peak < 1024 and peak - early < 150

@@ -1,0 +1,389 @@
+"""The server by its protocols: through real clients of OpenAI's kind, and through plain HTTP."""
+
+import asyncio
+import base64
+import contextlib
+import io
+import shutil
+import socket
+import threading
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_tfcl.export import Index, InputError, OnnxEncoder, export_onnx
+
+httpx = pytest.importorskip("httpx")
+uvicorn = pytest.importorskip("uvicorn")
+testclient = pytest.importorskip("fastapi.testclient")
+server = pytest.importorskip("keras_tfcl.export.server")
+ServerSettings, create_app = server.ServerSettings, server.create_app
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def dense(tmp_path_factory):
+    import keras
+
+    path = tmp_path_factory.mktemp("dense") / "dense.onnx"
+    export_onnx(keras.Sequential([keras.Input((6,)), keras.layers.Dense(8)]), path)
+    return OnnxEncoder(path)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    import keras
+
+    layers = [keras.layers.Rescaling(1 / 255), keras.layers.Conv2D(4, 3, 2), keras.layers.GlobalAveragePooling2D()]
+    path = tmp_path_factory.mktemp("photos") / "photos.onnx"
+    export_onnx(keras.Sequential([keras.Input((16, 16, 3)), *layers]), path)
+    return OnnxEncoder(path)
+
+
+def client(encoder, index=None, **settings):
+    return testclient.TestClient(create_app(encoder, ServerSettings(**settings), index), raise_server_exceptions=False)
+
+
+def jpeg(seed=0):
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (20, 30, 3), "uint8")).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+X = RNG.normal(size=(5, 6)).astype("float32")
+
+
+def test_embeddings_are_those_of_the_encoder(dense):
+    expected = dense.encode(X)
+    with client(dense) as http:
+        floats = http.post("/v1/embeddings", json={"input": X.tolist(), "model": "dense"}).json()
+        coded = http.post("/v1/embeddings", json={"input": X.tolist(), "encoding_format": "base64"}).json()
+        one = http.post("/v1/embeddings", json={"input": X[0].tolist()}).json()
+    assert [entry["index"] for entry in floats["data"]] == [0, 1, 2, 3, 4]
+    np.testing.assert_allclose([entry["embedding"] for entry in floats["data"]], expected, atol=1e-6)
+    decoded = [np.frombuffer(base64.b64decode(entry["embedding"]), "<f4") for entry in coded["data"]]
+    np.testing.assert_array_equal(decoded, expected)
+    assert len(one["data"]) == 1 and floats["usage"]["total_tokens"] == 30
+
+
+def test_dimensions_are_truncated_and_normalised_again(dense):
+    with client(dense) as http:
+        found = http.post("/v1/embeddings", json={"input": X.tolist(), "dimensions": 3}).json()
+        refused = http.post("/v1/embeddings", json={"input": X.tolist(), "dimensions": 9})
+    expected = dense.encode(X)[:, :3]
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose([entry["embedding"] for entry in found["data"]], expected, atol=1e-6)
+    assert refused.status_code == 422 and "at most 8" in refused.json()["error"]["message"]
+
+
+def test_images_come_as_files_data_uris_or_base64(photos):
+    files = [jpeg(i) for i in range(3)]
+    expected = photos.encode(files)
+    coded = [base64.b64encode(file).decode() for file in files]
+    with client(photos) as http:
+        answers = [
+            http.post("/v1/embeddings", files=[("file", ("a.jpg", file)) for file in files]),
+            http.post("/v1/embeddings", json={"input": coded}),
+            http.post("/v1/embeddings", json={"input": [f"data:image/jpeg;base64,{text}" for text in coded]}),
+        ]
+    for answer in answers:
+        assert answer.status_code == 200, answer.text
+        found = [entry["embedding"] for entry in answer.json()["data"]]
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("path", "options", "status", "message"),
+    [
+        ("/v1/embeddings", {"json": {"input": []}}, 422, "1 to 2048 inputs"),
+        ("/v1/embeddings", {"json": {"input": [[1, 2], [1]]}}, 422, "one shape"),
+        ("/v1/embeddings", {"json": {"input": "hello"}}, 422, "neither"),
+        ("/v1/embeddings", {"json": {"input": "http://127.0.0.1/a.jpg"}}, 422, "not downloaded"),
+        ("/v1/embeddings", {"json": {"input": ["data:text/plain,hello"]}}, 422, "must be in base64"),
+        ("/v1/embeddings", {"json": {"input": [base64.b64encode(b"no image").decode()]}}, 422, "Input 0"),
+        ("/v1/embeddings", {"json": {"input": [[0.1] * 5]}}, 422, "image"),
+        ("/v1/embeddings", {"json": {"input": "x", "model": "other"}}, 404, "does not exist"),
+        ("/v1/embeddings", {"json": {"input": "x", "encoding_format": "hex"}}, 422, "encoding_format"),
+        ("/v1/embeddings", {"content": b"{"}, 422, "JSON"),
+        ("/v1/search", {"json": {"input": "x"}}, 404, "no index"),
+        ("/v1/nothing", {}, 405, ""),
+    ],
+)
+def test_bad_requests_get_an_error_in_words(photos, path, options, status, message):
+    with client(photos) as http:
+        answer = http.post(path, **options)
+    assert answer.status_code in (status, 404) and message in answer.json()["error"]["message"], answer.text
+
+
+def test_limits(dense):
+    with client(dense, max_items=2, max_body_bytes=400) as http:
+        assert http.post("/v1/embeddings", json={"input": [[0.0] * 6] * 3}).status_code == 422
+        large = http.post("/v1/embeddings", json={"input": X.tolist()})
+        unannounced = http.post("/v1/embeddings", content=iter([b"x" * 300, b"x" * 300]))
+    for answer in (large, unannounced):
+        assert answer.status_code == 413 and "400 bytes" in answer.json()["error"]["message"]
+
+
+def test_a_key_is_asked_for_everywhere_but_at_health(dense):
+    with client(dense, api_key="secret") as http:
+        assert http.get("/health/ready").status_code == 200
+        assert http.get("/").status_code == 200
+        for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "secret"}):
+            refused = http.post("/v1/embeddings", json={"input": [0.0] * 6}, headers=headers)
+            assert refused.status_code == 401
+        good = http.post("/v1/embeddings", json={"input": [1.0] * 6}, headers={"Authorization": "Bearer secret"})
+    assert good.status_code == 200
+
+
+def test_the_open_inference_protocol(dense):
+    tensor = {"name": "features", "shape": [5, 6], "datatype": "FP32", "data": X.ravel().tolist()}
+    with client(dense) as http:
+        about = http.get("/v2/models/dense").json()
+        found = http.post("/v2/models/dense/infer", json={"id": "7", "inputs": [tensor]}).json()
+        head = b'{"inputs":[{"name":"features","shape":[5,6],"datatype":"FP32","parameters":{"binary_data_size":120}}],'
+        head += b'"outputs":[{"name":"embedding","parameters":{"binary_data":true}}]}'
+        binary = http.post(
+            "/v2/models/dense/infer",
+            content=head + X.tobytes(),
+            headers={"Inference-Header-Content-Length": str(len(head))},
+        )
+        wrong = http.post("/v2/models/dense/infer", json={"inputs": [tensor | {"shape": [4, 6]}]})
+        assert http.get("/v2/models/other").status_code == 404
+    assert about["inputs"] == [{"name": "features", "datatype": "FP32", "shape": [-1, 6]}]
+    expected = dense.encode(X)
+    assert found["id"] == "7"
+    np.testing.assert_allclose(np.reshape(found["outputs"][0]["data"], (5, 8)), expected, atol=1e-6)
+    length = int(binary.headers["inference-header-content-length"])
+    np.testing.assert_array_equal(np.frombuffer(binary.content[length:], "<f4").reshape(5, 8), expected)
+    assert wrong.status_code == 422 and "as many values as its shape" in wrong.json()["error"]
+
+
+def test_search_finds_what_the_index_holds(photos, tmp_path):
+    names = [f"{i}.jpg" for i in range(4)]
+    for i, name in enumerate(names):
+        (tmp_path / name).write_bytes(jpeg(i))
+    index = Index(photos)
+    index.add(photos.encode([tmp_path / name for name in names]), names, [{"path": name} for name in names])
+    with client(photos, index, images=tmp_path) as http:
+        found = http.post("/v1/search", files={"file": jpeg(2)}, data={"k": "2"}).json()["results"][0]
+        picture = http.get(found[0]["image"])
+        outside = http.get("/v1/images/../../etc/passwd")
+        outside_coded = http.get("/v1/images/%2e%2e/%2e%2e/etc/passwd")
+    assert found[0]["id"] == "2.jpg" and found[0]["score"] == pytest.approx(1, abs=1e-5) and len(found) == 2
+    assert picture.status_code == 200 and Image.open(io.BytesIO(picture.content)).size == (30, 20)
+    assert outside.status_code == outside_coded.status_code == 404
+
+
+def test_an_index_of_another_encoder_is_refused(dense, photos):
+    with pytest.raises(InputError, match="only with the encoder that filled it"):
+        create_app(dense, ServerSettings(), Index(photos))
+
+
+def test_health_metrics_and_info(dense):
+    with client(dense) as http:
+        assert http.get("/health/live").json() == {"status": "live"}
+        ready = http.get("/health/ready")
+        assert ready.status_code == 200 and ready.json()["provider"] == dense.providers[0]
+        http.post("/v1/embeddings", json={"input": X.tolist()})
+        text = http.get("/metrics").text
+        info = http.get("/info").json()
+        assert http.get("/openapi.json").status_code == 200
+    assert 'keras_tfcl_requests_total{route="/v1/embeddings",status="200"} 1.0' in text
+    assert "keras_tfcl_batch_size_sum 5.0" in text
+    assert info["dimension"] == 8 and info["providers"]["used"] == [*dense.providers]
+
+
+class Slow:
+    """An encoder that waits for a signal, and refuses rows that begin with a 9."""
+
+    def __init__(self, encoder):
+        self._encoder, self.go, self.runs = encoder, threading.Event(), []
+
+    def __getattr__(self, name):
+        return getattr(self._encoder, name)
+
+    def encode(self, rows):
+        self.runs.append(len(rows))
+        self.go.wait(10)
+        if (rows[:, 0] == 9).any():
+            raise InputError("a row begins with 9")
+        return self._encoder.encode(rows)
+
+
+async def _posts(app, bodies, before_going=None, slow=None):
+    async with app.router.lifespan_context(app):
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+            tasks = []
+            for body in bodies:
+                tasks.append(asyncio.create_task(http.post("/v1/embeddings", json=body)))
+                await asyncio.sleep(0.05)
+            if before_going is not None:
+                await before_going(tasks)
+            slow.go.set()
+            return await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def test_rows_gather_while_a_run_is_on_its_way_and_bad_rows_fail_alone(dense):
+    slow = Slow(dense)
+    app = create_app(slow, ServerSettings())
+    rows = [[float(i)] * 6 for i in (1, 2, 9, 4)]
+    answers = asyncio.run(_posts(app, [{"input": row} for row in rows], slow=slow))
+    assert [answer.status_code for answer in answers] == [200, 200, 422, 200]
+    assert slow.runs == [1, 3, 1, 1, 1]  # one at once, the rest together, then each alone
+    for row, answer in zip(rows, answers, strict=True):
+        if answer.status_code == 200:
+            np.testing.assert_allclose(answer.json()["data"][0]["embedding"], dense.encode([row])[0], atol=1e-6)
+
+
+def test_a_full_queue_answers_429_and_a_late_answer_is_504(dense):
+    slow = Slow(dense)
+    app = create_app(slow, ServerSettings(max_queue=2, deadline_s=0.5))
+
+    async def wait(tasks):
+        await asyncio.sleep(0.7)
+
+    bodies = [{"input": [1.0] * 6}, {"input": [[2.0] * 6] * 2}, {"input": [3.0] * 6}]
+    answers = asyncio.run(_posts(app, bodies, wait, slow))
+    assert [answer.status_code for answer in answers] == [504, 504, 429]
+    assert answers[2].headers["retry-after"] == "1"
+    assert sum(slow.runs) == 1  # what came too late was dropped before it ran
+
+
+def test_requests_of_clients_that_went_are_dropped(dense):
+    slow = Slow(dense)
+    app = create_app(slow, ServerSettings())
+
+    async def leave(tasks):
+        tasks[1].cancel()
+        await asyncio.sleep(0.1)
+
+    asyncio.run(_posts(app, [{"input": [1.0] * 6}, {"input": [2.0] * 6}], leave, slow))
+    assert sum(slow.runs) == 1
+
+
+def test_a_long_request_is_split(dense):
+    with client(dense, max_batch_size=2) as http:
+        found = http.post("/v1/embeddings", json={"input": X.tolist()}).json()
+        text = http.get("/metrics").text
+    np.testing.assert_allclose([entry["embedding"] for entry in found["data"]], dense.encode(X), atol=1e-6)
+    assert "keras_tfcl_batch_size_count 3.0" in text
+
+
+@contextlib.contextmanager
+def running(app):
+    """The application on a port of its own, in a thread; gives its address."""
+    process = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
+    thread = threading.Thread(target=process.run, daemon=True)
+    thread.start()
+    while not process.started:
+        time.sleep(0.01)
+    try:
+        yield f"http://127.0.0.1:{process.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        process.should_exit = True
+        thread.join()
+
+
+def test_openai_s_own_client(dense):
+    """It asks for base64 unless it is told otherwise."""
+    openai = pytest.importorskip("openai")
+    with running(create_app(dense, ServerSettings(api_key="k"))) as address:
+        with openai.OpenAI(api_key="k", base_url=f"{address}/v1") as caller:
+            found = caller.embeddings.create(input=X.tolist(), model="dense")
+            with pytest.raises(openai.NotFoundError, match="does not exist"):
+                caller.embeddings.create(input=X.tolist(), model="other")
+    np.testing.assert_array_equal(np.array([entry.embedding for entry in found.data], "float32"), dense.encode(X))
+
+
+def test_clients_that_go_away_and_half_sent_bodies_do_no_harm(dense):
+    with running(create_app(dense, ServerSettings())) as address:
+        port = int(address.rsplit(":", 1)[1])
+        for body in (b"", b'{"input": [1', b"not json"):
+            with socket.create_connection(("127.0.0.1", port)) as connection:
+                connection.sendall(b"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Length: 500\r\n\r\n" + body)
+        assert httpx.get(f"{address}/health/ready").status_code == 200
+        found = httpx.post(f"{address}/v1/embeddings", json={"input": X.tolist()})
+        assert found.status_code == 200
+
+
+def test_time_is_not_lost_without_a_run(dense):
+    """An idle server answers at once, however long `deadline_s` is."""
+    with client(dense) as http:
+        http.post("/v1/embeddings", json={"input": X.tolist()})
+        started = time.perf_counter()
+        http.post("/v1/embeddings", json={"input": X.tolist()})
+    assert time.perf_counter() - started < 1
+
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium browser")
+def test_the_page_searches_by_an_image_and_says_what_is_wrong(photos, tmp_path):
+    """In a real browser, with a key, by the keyboard, on a narrow screen; nothing is loaded from elsewhere."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    for i in range(3):
+        (tmp_path / f"{i}.jpg").write_bytes(jpeg(i))
+    names = [f"{i}.jpg" for i in range(3)]
+    index = Index(photos)
+    index.add(photos.encode([tmp_path / name for name in names]), names, [{"path": name} for name in names])
+    app = create_app(photos, ServerSettings(api_key="k", images=tmp_path), index)
+    with running(app) as address, playwright.sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 380, "height": 700})
+        problems, asked = [], []
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(f"{address}/#key=k")
+        page.keyboard.press("Tab")
+        with page.expect_file_chooser() as chooser:
+            page.keyboard.press("Enter")
+        chooser.value.set_files(tmp_path / "1.jpg")
+        page.wait_for_selector("#results li")
+        assert page.text_content("#results li").split() == ["1.000", "1.jpg"]
+        page.wait_for_function("document.querySelector('#results img').naturalWidth == 30")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 380
+        (tmp_path / "broken.jpg").write_bytes(b"no image")
+        page.set_input_files("#file", tmp_path / "broken.jpg")
+        page.wait_for_selector("#message.error")
+        assert "Input 0" in page.text_content("#message")
+        browser.close()
+    assert problems == [] and all(url.startswith((address, "blob:")) for url in asked)
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_triton_s_own_client(dense, binary):
+    tritonhttp = pytest.importorskip("tritonclient.http")
+    with running(create_app(dense, ServerSettings())) as address:
+        caller = tritonhttp.InferenceServerClient(address.removeprefix("http://"))
+        assert caller.is_server_live() and caller.is_server_ready() and caller.is_model_ready("dense")
+        rows = tritonhttp.InferInput("features", [5, 6], "FP32")
+        rows.set_data_from_numpy(X, binary_data=binary)
+        wanted = tritonhttp.InferRequestedOutput("embedding", binary_data=binary)
+        found = caller.infer("dense", [rows], outputs=[wanted]).as_numpy("embedding")
+        caller.close()
+    np.testing.assert_allclose(found, dense.encode(X), atol=0 if binary else 1e-6)
+
+
+@pytest.mark.slow
+def test_no_request_that_the_description_allows_is_answered_by_500(dense):
+    schemathesis = pytest.importorskip("schemathesis")
+    hypothesis = pytest.importorskip("hypothesis")
+    index = Index(dense)
+    index.add(dense.encode(X))
+    app = create_app(dense, ServerSettings(), index)
+    with running(app) as address:
+        schema = schemathesis.openapi.from_url(f"{address}/openapi.json")
+        for result in schema.get_all_operations():
+            operation = result.ok()
+
+            @hypothesis.settings(max_examples=60, deadline=None, suppress_health_check=[*hypothesis.HealthCheck])
+            @hypothesis.given(case=operation.as_strategy())
+            def answered(case):
+                assert case.call().status_code < 500
+
+            answered()

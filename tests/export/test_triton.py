@@ -1,0 +1,42 @@
+"""The layout of Triton, checked against its published schema."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_tfcl.export import OnnxEncoder, export_onnx
+from keras_tfcl.export.runtime.triton import write_triton_repository
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    tokens, mask = keras.Input((None,), dtype="int32", name="tokens"), keras.Input((3,), name="mask")
+    pooled = keras.layers.GlobalAveragePooling1D()(keras.layers.Embedding(9, 4)(tokens))
+    model = keras.Model([tokens, mask], keras.layers.Dense(5)(keras.layers.Concatenate()([pooled, mask])))
+    path = tmp_path_factory.mktemp("triton") / "text.onnx"
+    export_onnx(model, path)
+    return path
+
+
+def test_the_configuration_follows_the_published_schema(file, tmp_path):
+    config_pb2 = pytest.importorskip("tritonclient.grpc.model_config_pb2")
+    text_format = pytest.importorskip("google.protobuf.text_format")
+    version = write_triton_repository(file, tmp_path / "models", max_batch_size=16)
+    assert version == tmp_path / "models" / "text" / "1"
+    config = text_format.Parse((version.parent / "config.pbtxt").read_text(), config_pb2.ModelConfig())
+    assert (config.name, config.platform, config.max_batch_size) == ("text", "onnxruntime_onnx", 16)
+    assert [(i.name, list(i.dims), i.data_type) for i in config.input] == [
+        ("tokens", [-1], config_pb2.TYPE_INT32),
+        ("mask", [3], config_pb2.TYPE_FP32),
+    ]
+    assert [(o.name, list(o.dims)) for o in config.output] == [("embedding", [5])]
+    assert config.HasField("dynamic_batching")
+
+
+def test_versions_are_numbered_and_the_copy_runs(file, tmp_path):
+    first, second = (write_triton_repository(file, tmp_path, "encoder") for _ in range(2))
+    assert (first.name, second.name) == ("1", "2")
+    rows = (np.array([[1, 2]], "int32"), np.ones((1, 3), "float32"))
+    np.testing.assert_array_equal(OnnxEncoder(second / "model.onnx").encode(rows), OnnxEncoder(file).encode(rows))
+    with pytest.raises(ValueError, match=r"`max_batch_size` must be .* Received: max_batch_size=0"):
+        write_triton_repository(file, tmp_path, max_batch_size=0)

@@ -1,0 +1,35 @@
+"""Image encoders by name."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_tfcl.models.backbone import build_backbone
+
+
+@pytest.mark.parametrize(("size", "first"), [(32, (32, 32)), (96, (48, 48))])
+def test_resnet18_has_its_two_forms(size, first):
+    encoder = build_backbone("resnet18", size)
+    convolutions = [layer for layer in encoder.layers if type(layer).__name__ == "Conv2D"]
+    assert convolutions[0].output.shape[1:3] == first
+    assert encoder.output_shape == (None, 512)
+    # Published: 11.69 M weights with a classifier of 513,000; the small form has a 3 x 3 first layer.
+    kernels = sum(int(np.prod(layer.kernel.shape)) for layer in convolutions)
+    assert kernels == 11_166_912 - (0 if size > 64 else 64 * 3 * (49 - 9))
+
+
+@pytest.mark.parametrize(
+    ("name", "module"), [("MobileNetV2", "mobilenet_v2"), ("DenseNet121", "densenet"), ("ResNet50", "resnet")]
+)
+def test_nets_of_keras_applications_take_pixels(name, module):
+    """As the net's own `preprocess_input` scales them."""
+    encoder = build_backbone(name, 32)
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype("float32")
+    net = encoder.layers[-1]
+    expected = net(getattr(keras.applications, module).preprocess_input(images.copy()))
+    np.testing.assert_allclose(encoder(images), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_an_unknown_name_is_named():
+    with pytest.raises(ValueError, match=r"`name` must be .* Received: name='ResNet1'\. Those are: .*ConvNeXt"):
+        build_backbone("ResNet1", 32)
