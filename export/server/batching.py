@@ -68,7 +68,7 @@ class MicroBatcher:
 
     def start(self) -> None:
         """Starts to work off the queue, in the running event loop."""
-        self._loop = asyncio.create_task(self._work())
+        self._loop = asyncio.create_task(self._serve_queue())
 
     async def stop(self) -> None:
         """Ends the work; what still waits is cancelled."""
@@ -112,7 +112,7 @@ class MicroBatcher:
         self._arrived.set()
         return job
 
-    async def _work(self) -> None:
+    async def _serve_queue(self) -> None:
         while True:
             self._arrived.clear()
             if not self._jobs:
