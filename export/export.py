@@ -85,7 +85,7 @@ def export_onnx(
         UnsupportedOpError: an operation has no ONNX counterpart.
         ModelInputError, ModelOutputError: the model is not a function from arrays to one embedding.
         InputError: `samples` do not fit, or no server could read images by `notes["image"]`.
-        NonFiniteError: a weight is NaN; the message names its layer.
+        NonFiniteError: a weight is NaN, or a trained one infinite; the message names its layer.
         ParityError: the embeddings differ and `allow_mismatch` is False.
         VerificationError: the file is not valid, or rows of a batch influence one another.
         TypeError, ValueError, FileNotFoundError: an argument is wrong.

@@ -105,7 +105,11 @@ def _by_position(x: Any, specs: Sequence[InputSpec]) -> list[Any]:
     names = [spec.name for spec in specs]
     if isinstance(x, Mapping):
         if set(x) != set(names):
-            raise InputError(f"The inputs must be named {names}. Received: {sorted(map(str, x))}.")
+            raise InputError(
+                f"The inputs must be named {names}. Received: {sorted(map(str, x))}. Rename them: "
+                f"{{{', '.join(f'{name!r}: ...' for name in names)}}}, in a .npz file np.savez(path, "
+                f"{', '.join(f'{name}=...' for name in names)})."
+            )
         return [x[name] for name in names]
     if len(specs) == 1:
         return [x]
