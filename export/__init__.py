@@ -4,7 +4,7 @@
 TensorFlow, Keras and ONNX only when a call needs them.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from keras_tfcl.export.errors import (
     BatchInvarianceError,

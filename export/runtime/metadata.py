@@ -33,7 +33,7 @@ class Metadata(TypedDict, total=False):
 
     schema: int
     inputs: list[dict[str, object]]
-    preprocessing: dict[str, object]
+    preprocessing: Preprocessing
     dimension: int
     normalized: bool
     projector: str
@@ -41,10 +41,19 @@ class Metadata(TypedDict, total=False):
     versions: dict[str, str]
     parity: dict[str, object]
     probes: list[GoldenBatch]
-    notes: dict[str, object]
+    notes: Mapping[str, object]
     data_file: DataFile
     content_hash: str
     quantization: dict[str, object]
+
+
+class Preprocessing(TypedDict, total=False):
+    """What an image must be, as far as the model says, and the layers inside the file that prepare inputs."""
+
+    layout: str
+    size: list[int | None]
+    range: list[int] | None
+    inside: list[dict[str, object]]
 
 
 class DataFile(TypedDict):
