@@ -12,7 +12,7 @@ import keras_tfcl
 from keras_tfcl.losses.loss_variables import layers_of_loss, variables_of_loss
 
 VIEWS = tuple(np.random.default_rng(n).normal(size=(12, 5)).astype("float32") for n in range(2))
-registered = keras.saving.register_keras_serializable(package="test_loss_variables")
+registered = keras.saving.register_keras_serializable(package="test_variables")
 
 
 @registered
