@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 FOLDERS = {"keras_tfcl": ROOT / "keras_tfcl", "keras_tfcl.export": ROOT / "export"}
 # Which parts of the library each part may import. The modules of `BELOW_ALL` stand below all of them.
 BELOW_ALL = {"validation", "_keras_compat", "typing", "atomic_write"}
-# It imports nothing of the library: `fit` puts it in front of all other callbacks.
+# It imports nothing else of the library: `fit` puts it in front of all other callbacks.
 BELOW_MODELS = "keras_tfcl.callbacks.stop_on_non_finite"
 ALLOWED = {
     "ops": set(),
