@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
@@ -146,6 +147,12 @@ def check_class_weight(class_weight: Mapping[int, float] | None, y: object, samp
     """Raises ValueError where `class_weight` has no class labels to go by, or no place to go to."""
     if class_weight is None:
         return
+    if not isinstance(class_weight, Mapping) or not all(map(_is_class_weight, class_weight.items())):
+        raise ValueError(
+            "`class_weight` must be a dict from integer class labels to finite weights. Received: "
+            f"class_weight={class_weight!r}. Pass for example class_weight={{0: 1.0, 1: 2.0}}; classes that are left "
+            "out weigh 1."
+        )
     if queue == "instances":
         raise ValueError(
             "`class_weight` goes by class labels, and with queue='instances' y holds the numbers of the instances. "
@@ -160,6 +167,11 @@ def check_class_weight(class_weight: Mapping[int, float] | None, y: object, samp
         raise ValueError(
             "Weights are given in one way. Received: class_weight and sample_weight. Multiply them into sample_weight."
         )
+
+
+def _is_class_weight(item: tuple[object, object]) -> bool:
+    label, weight = item
+    return isinstance(label, Integral) and isinstance(weight, Real) and math.isfinite(weight)
 
 
 def check_replicas(replicas: int, built: bool, jit_compile: bool | str | None, steps_per_execution: int = 1) -> None:
@@ -185,6 +197,11 @@ def check_replicas(replicas: int, built: bool, jit_compile: bool | str | None, s
 
 def check_labels(y: Structure | None, supervised: bool) -> None:
     """Raises ValueError where labels are to come from y and there is none."""
+    if isinstance(y, (Mapping, tuple, list)):
+        raise ValueError(
+            f"The labels must be one array. Received: a {type(y).__name__} of {len(y)} arrays as y. Pass the one that "
+            "decides who is positive."
+        )
     if y is not None:
         return
     if supervised:

@@ -9,7 +9,7 @@ import tensorflow as tf
 from keras import ops
 
 from keras_tfcl._keras_compat import batches_seen, builds_from_one_replica, nested_layers, unlocked
-from keras_tfcl.callbacks.stop_on_non_finite import FirstFailure, StopOnNonFinite
+from keras_tfcl.callbacks.stop_on_non_finite import FirstFailure, StopOnNonFinite, nan_unless_finite
 from keras_tfcl.data.inputs import as_samples, brings_batches, checked_source, row_count
 from keras_tfcl.data.views import ViewPipeline
 from keras_tfcl.losses.loss_variables import layers_of_loss, leave_temperatures_out_of_weight_decay
@@ -298,7 +298,7 @@ class ContrastiveModel(keras.Model):
         """Loss and metrics of a batch; nothing is trained or stored. Returns the logs."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         z, _, loss = self._forward(x, y, sample_weight, training=False)
-        self._track(loss, z)
+        self._track(nan_unless_finite(loss, x), z)
         return self.compute_metrics(x, y, z, sample_weight)
 
     def _forward(
@@ -524,6 +524,7 @@ class ContrastiveModel(keras.Model):
         x = checked_source(x) if brings_batches(x) else as_samples(x)
         if not brings_batches(x):
             check_tuple(x, len(self.encoders))
+            row_count(x)
         return x
 
     def _validation(self, data: Structure, batch_size: int | None) -> BatchSource:
