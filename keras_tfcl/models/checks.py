@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 
 import keras
@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from keras_tfcl import losses
 from keras_tfcl.ops.replicas import several_workers
-from keras_tfcl.typing import Augmenter, Structure, Tensor
+from keras_tfcl.typing import Augmenter, Loss, Structure
 from keras_tfcl.validation import positive_integer
 
 
@@ -110,9 +110,7 @@ def checked_seed(seed: int | None) -> int:
     return random.randint(1, 10**9)
 
 
-def checked_loss(
-    loss: str | keras.losses.Loss | Callable[[Tensor, Tensor], Tensor] | Mapping[str, object], with_candidates: bool
-) -> keras.losses.Loss:
+def checked_loss(loss: Loss | Mapping[str, object] | None, with_candidates: bool) -> keras.losses.Loss:
     """One loss of the projections; raises ValueError for several, and for what cannot train.
 
     Args:
@@ -124,19 +122,19 @@ def checked_loss(
             f"`loss` must be one loss of the projections. Received: a {type(loss).__name__} of {len(loss)}. Add them "
             "up in a loss of your own: subclass keras_tfcl.losses.EmbeddingLoss."
         )
-    loss = losses.get(loss)
-    if loss.reduction in (None, "none"):
+    found = losses.get(loss)
+    if found.reduction in (None, "none"):
         raise ValueError(
             "Training needs one number for a batch. Received: a loss with reduction=None. Leave reduction at "
             "'sum_over_batch_size', or use 'sum'."
         )
-    if with_candidates and not isinstance(loss, losses.EmbeddingLoss):
+    if with_candidates and not isinstance(found, losses.EmbeddingLoss):
         raise ValueError(
             "Momentum, queues and replicas need a loss that compares embeddings with given candidates, a "
-            f"keras_tfcl.losses.EmbeddingLoss. Received: {type(loss).__name__}. Use for example ArctanhInfoNCE(), or "
+            f"keras_tfcl.losses.EmbeddingLoss. Received: {type(found).__name__}. Use for example ArctanhInfoNCE(), or "
             "subclass EmbeddingLoss."
         )
-    return loss
+    return found
 
 
 def check_compiled(compiled: bool, method: str) -> None:
