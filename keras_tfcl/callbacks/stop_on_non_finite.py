@@ -141,13 +141,13 @@ class FirstFailure:
                 self._note.assign(tf.where(is_first, found, self._note))
             return result
 
-        return tf.cond(_seems_finite(x) & tf.math.is_finite(loss), lambda: loss, look_closer)
+        return tf.cond(tf.math.is_finite(_sum(loss, x)), lambda: loss, look_closer)
 
 
-def _seems_finite(x: Structure) -> Tensor:
-    """Whether all sums are finite: one pass over the inputs. Sums of large numbers may overflow, though."""
+def _sum(loss: Tensor, x: Structure) -> Tensor:
+    """The loss and all inputs added up: finite only if each of them is. Sums of large numbers may overflow, though."""
     sums = [tf.reduce_sum(tf.cast(t, "float32") if t.dtype.size < 4 else t) for t in _floats(x)]
-    return tf.reduce_all([tf.constant(True), *map(tf.math.is_finite, sums)])
+    return tf.add_n([tf.cast(number, "float32") for number in (loss, *sums)])
 
 
 def _floats(values: Structure) -> list[Tensor]:
