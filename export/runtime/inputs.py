@@ -8,8 +8,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from keras_tfcl.export.errors import InputError
+from keras_tfcl.export.runtime.typing import Inputs
 
 
 @dataclass(frozen=True)
@@ -37,11 +39,11 @@ class InputSpec:
     def __str__(self) -> str:
         return f"{self.name}: {self.dtype} {self.shape_text}"
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         return asdict(self) | {"shape": list(self.shape)}
 
 
-def split_inputs(x: Any, specs: Sequence[InputSpec]) -> list[np.ndarray]:
+def split_inputs(x: Inputs, specs: Sequence[InputSpec]) -> list[np.ndarray]:
     """Return one array per spec, all with the same number of rows. Values are not cast yet.
 
     Args:
@@ -98,15 +100,15 @@ def cast_input(values: np.ndarray, spec: InputSpec, first_row: int = 0) -> np.nd
 def all_finite(array: np.ndarray) -> bool:
     """Whether no number is NaN or infinite.
 
-    If one is, so is the sum of the squares, which takes half the time of a look at each number. Squares of large numbers
-    overflow, though, so that a sum that is not finite decides nothing.
+    If one is, so is the sum of the squares, which takes half the time of a look at each number. Squares of large
+    numbers overflow, though, so that a sum that is not finite decides nothing.
     """
     if array.itemsize > 2 and math.isfinite(np.vdot(array, array)):  # float16 would overflow often, and is slow to add
         return True
     return np.count_nonzero(np.isfinite(array)) == array.size
 
 
-def _by_position(x: Any, specs: Sequence[InputSpec]) -> list[Any]:
+def _by_position(x: Any, specs: Sequence[InputSpec]) -> list[ArrayLike]:
     if isinstance(x, np.ndarray) and len(specs) == 1:
         return [x]
     names = [spec.name for spec in specs]
@@ -127,7 +129,7 @@ def _by_position(x: Any, specs: Sequence[InputSpec]) -> list[Any]:
     return list(x)
 
 
-def _to_array(value: Any, spec: InputSpec) -> np.ndarray:
+def _to_array(value: ArrayLike, spec: InputSpec) -> np.ndarray:
     try:
         array = np.asarray(value)
     except ValueError as error:
