@@ -17,6 +17,7 @@ _TYPES = {  # of what readers use; a file from elsewhere may hold anything
     "dimension": int,
     "normalized": bool,
     "projector": str,
+    "tokenizer": str,
     "weights_sha256": str,
     "versions": dict,
     "parity": dict,
