@@ -131,9 +131,6 @@ class Service:
 
     def _texts(self, items: Sequence[Any]) -> Inputs:
         """Tokens in parts of similar length, so that there is little padding."""
-        strays = [number for number, item in enumerate(items) if not isinstance(item, str)]
-        if strays:
-            raise InputError(f"Inputs must all be texts, or all numbers. Received: input {strays[0]} of another kind.")
         rule = self.encoder.text_rule
         tokens = rule.tokenize(items)
         for number, (ids, _) in enumerate(tokens):
