@@ -29,6 +29,7 @@ from keras_tfcl.export.runtime.images import ImageRule, check_image_size, image_
 from keras_tfcl.export.runtime.inputs import InputSpec, all_finite, cast_input, split_inputs
 from keras_tfcl.export.runtime.model_file import check_model_file
 from keras_tfcl.export.runtime.providers import Providers, check_providers, choose_providers, load_onnxruntime
+from keras_tfcl.export.runtime.resume import encode_resumed
 from keras_tfcl.export.runtime.sentence_folder import POOLINGS, Pooling, pooled, read_sentence_folder
 from keras_tfcl.export.runtime.session import check_metadata, open_session, read_interface
 from keras_tfcl.export.runtime.tokens import TextReader, TextRule, find_texts, is_mask, text_rule
@@ -128,6 +129,11 @@ class OnnxEncoder:
     def dimension(self) -> int:
         """Length D of an embedding."""
         return self._dimension
+
+    @property
+    def batch_size(self) -> int:
+        """Rows per run."""
+        return self._batch_size
 
     @property
     def inputs(self) -> tuple[InputSpec, ...]:
@@ -243,6 +249,7 @@ class OnnxEncoder:
         batch_size: int | None = None,
         progress: bool = False,
         on_error: OnError = "raise",
+        resume: bool = False,
     ) -> int:
         """Write the embeddings of `x` to a file, batch by batch, and return how many there are.
 
@@ -256,12 +263,16 @@ class OnnxEncoder:
             ids: integers or strings, one for each row of `x`, not for `.npy`. Defaults to row numbers.
             batch_size, progress: as in `encode`.
             on_error: as in `encode_iter`. Images left out take their ids with them.
+            resume: continue what an earlier run with `resume` began, killed or not: rows whose ids are in the file, or
+                in the folder of its parts, are not embedded again. For `.parquet`, and a list or an array.
 
         Raises:
-            ValueError: another kind of file; ids for `.npy`; not as many ids as rows.
+            ValueError: another kind of file; ids for `.npy`; not as many ids as rows, or repeated ones to `resume`.
             ImportError: `.parquet` without pyarrow; the message names the extra.
             InputError, NonFiniteError: as in `encode`.
         """
+        if resume:
+            return encode_resumed(self, x, Path(path), ids, on_error, batch_size=batch_size, progress=progress)
         path = check_embedding_file(path, ids)
         _, parts, skipped = self._embeddings_of(x, self._step(batch_size), progress, on_error)
         return write_embeddings(parts, path, self._dimension, ids, skipped, self._metadata)
