@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from keras_tfcl.cli.keras_file import load_model, without_native_logs
-from keras_tfcl.cli.options import AsJson, Import, NewOnnxFile, read_rows, show
+from keras_tfcl.cli.options import NO_MODULES, AsJson, Import, NewOnnxFile, read_rows, show
 from keras_tfcl.export.export import export_onnx
 
 
@@ -36,7 +36,7 @@ def export(
     allow_mismatch: Annotated[
         bool, typer.Option("--allow-mismatch", help="Write the file although its embeddings differ.")
     ] = False,
-    modules: Import = (),
+    modules: Import = NO_MODULES,
     as_json: AsJson = False,
 ) -> None:
     """Write the encoder of a Keras model as an ONNX file, if it gives the same embeddings as the model.
