@@ -128,7 +128,7 @@ def _fill(index: Index, encoder: OnnxEncoder, inputs: list[Path], on_error: str)
     index.add(vectors, names, [{"path": name} for name in names])
 
 
-def _quoted(metadata: Mapping[str, Any]) -> str:
+def _quoted(metadata: Mapping[str, object]) -> str:
     return f"  {metadata['text']}" if "text" in metadata else ""
 
 

@@ -105,9 +105,9 @@ def read_input(paths: Sequence[Path]) -> np.ndarray | dict[str, np.ndarray] | li
 
 def read_samples(path: Path, encoder: OnnxEncoder) -> np.ndarray | dict[str, np.ndarray]:
     """Return the rows of a `.npy` or `.npz` file, or texts or the images in a folder as rows for the encoder."""
-    rows = read_input([path])
     if path.suffix == TEXT_SUFFIX:
-        return encoder.tokenize(rows)
+        return encoder.tokenize(read_texts(path))
+    rows = read_input([path])
     return np.stack([encoder.read_image(file) for file in rows]) if isinstance(rows, list) else rows
 
 
