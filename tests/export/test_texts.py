@@ -10,7 +10,7 @@ import pytest
 from keras import layers, ops
 from onnx import TensorProto, helper
 
-from keras_tfcl.export import InputError, ModelFileError, ModelInputError, OnnxEncoder, export_onnx
+from keras_tfcl.export import InputError, ModelFileError, ModelInputError, OnnxEncoder, export_onnx, to_float16
 from keras_tfcl.export.runtime import tokens as tokens_module
 
 tokenizers = pytest.importorskip("tokenizers")
@@ -304,3 +304,11 @@ def test_folders_that_cannot_be_read(tmp_path):
     modules.write_text("[")
     with pytest.raises(ModelFileError, match="JSON"):
         OnnxEncoder(tmp_path / "dense")
+
+
+def test_a_quantized_model_keeps_its_tokenizer(masked, tmp_path):
+    _, encoder = masked
+    texts = [" ".join(RNG.choice(WORDS, RNG.integers(1, 9))) for _ in range(64)]
+    to_float16(encoder.path, tmp_path / "half.onnx", samples=encoder.tokenize(texts))
+    found = OnnxEncoder(tmp_path / "half.onnx").encode(texts)
+    np.testing.assert_allclose(found, encoder.encode(texts), atol=5e-3)
