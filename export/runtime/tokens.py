@@ -55,8 +55,19 @@ class TextRule:
     left: bool
 
     def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
-        """Return the tokens of each text, truncated and not padded."""
-        return [(encoding.ids, encoding.type_ids) for encoding in self.tokenizer.encode_batch(texts)]
+        """Return the tokens of each text, truncated and not padded.
+
+        Raises:
+            InputError: the tokenizer rejects a text, such as a word that is unknown to one without a token for such.
+        """
+        try:
+            encodings = self.tokenizer.encode_batch(texts)
+        except Exception as error:  # the package raises bare exceptions
+            raise InputError(
+                f"Expected texts that the tokenizer takes. Received: a text that it rejects: {error}. Leave it out, or "
+                f"give the tokenizer a token for unknown words."
+            ) from error
+        return [(encoding.ids, encoding.type_ids) for encoding in encodings]
 
     def runs(self, tokens: Sequence[Tokens], rows: int) -> Iterator[np.ndarray]:
         """Yield the positions of the texts of each run, longest first: at most `rows` and `TOKENS_PER_RUN` together."""

@@ -53,6 +53,8 @@ class Service:
 
     def __init__(self, encoder: OnnxEncoder, settings: ServerSettings, index: Index | None = None) -> None:
         self.encoder, self.settings, self.index = encoder, settings, index
+        if encoder.takes_text:
+            _ = encoder.text_rule  # what is missing for texts is said at the start and not by the first request
         self.name = settings.model_name or encoder.path.stem
         self.metrics = Metrics()
         self.metrics.model.info({"name": self.name, "provider": encoder.providers[0]})
@@ -81,6 +83,9 @@ class Service:
                 raise ExportError(f"{self.encoder.path} does not give the embeddings recorded in it on this machine")
         if all(isinstance(side, int) for spec in self.encoder.inputs for side in spec.shape[1:]):
             self.encoder.warmup((1, self.settings.max_batch_size))
+        elif self.encoder.takes_text:
+            rule = self.encoder.text_rule
+            self._encode(tuple(rule.rows([([rule.pad_id], [rule.pad_segment])])))
 
     def _encode(self, rows: Rows) -> np.ndarray:
         step = self.settings.max_batch_size

@@ -159,6 +159,16 @@ def test_a_fixed_length_truncates_and_pads(tmp_path, direction):
     np.testing.assert_allclose(found, np.asarray(model({"token_ids": rows, "padding_mask": rows > 0})), atol=1e-6)
 
 
+def test_a_word_that_the_tokenizer_does_not_know(tmp_path):
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel({"cat": 0, "dog": 1}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    export_onnx(masked_encoder(), tmp_path / "text.onnx", tokenizer=tokenizer)
+    encoder = OnnxEncoder(tmp_path / "text.onnx")
+    assert encoder.encode(["cat dog"]).shape == (1, 8)
+    with pytest.raises(InputError, match="unknown words"):
+        encoder.encode(["cat", "zebra"])
+
+
 def test_truncation_is_that_of_the_tokenizer(tmp_path):
     export_onnx(masked_encoder(), tmp_path / "text.onnx", tokenizer=words_tokenizer(length=3))
     encoder = OnnxEncoder(tmp_path / "text.onnx")
