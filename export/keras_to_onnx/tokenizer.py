@@ -131,8 +131,8 @@ def _check_equal(tokenizer: Any, layer: Any, vocabulary: list[str]) -> None:
         expected = np.asarray(layer([text]))[0]
         found = tokenizer.encode(text).ids
         length = max(len(expected), len(found))
-        padded = [np.pad(np.asarray(ids, np.int64), (0, length - len(ids))) for ids in (expected, found)]
-        if not np.array_equal(*padded):
+        padded, own = (np.pad(np.asarray(ids, np.int64), (0, length - len(ids))) for ids in (expected, found))
+        if not np.array_equal(padded, own):
             raise ValueError(
                 f"A tokenizer must give the numbers that the TextVectorization gives. Received: others for "
                 f"{text!r:.60}. Tokenise outside the model, or train with a Hugging Face tokenizer."

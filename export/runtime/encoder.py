@@ -9,7 +9,6 @@ import os
 import time
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -27,12 +26,14 @@ from keras_tfcl.export.runtime.batches import (
 from keras_tfcl.export.runtime.embedding_files import check_embedding_file, write_embeddings
 from keras_tfcl.export.runtime.images import ImageRule, check_image_size, image_rule
 from keras_tfcl.export.runtime.inputs import InputSpec, all_finite, cast_input, split_inputs
+from keras_tfcl.export.runtime.metadata import Metadata
 from keras_tfcl.export.runtime.model_file import check_model_file
 from keras_tfcl.export.runtime.providers import Providers, check_providers, choose_providers, load_onnxruntime
 from keras_tfcl.export.runtime.resume import encode_resumed
 from keras_tfcl.export.runtime.sentence_folder import POOLINGS, Pooling, pooled, read_sentence_folder
 from keras_tfcl.export.runtime.session import check_metadata, open_session, read_interface
 from keras_tfcl.export.runtime.tokens import TextReader, TextRule, find_texts, is_mask, text_rule
+from keras_tfcl.export.runtime.typing import ImageLike, Inputs
 
 
 class OnnxEncoder:
@@ -107,7 +108,7 @@ class OnnxEncoder:
         check_image_size(self._metadata, self._path)
         self._open(providers, strict_providers, threads, low_memory)
         self._buckets = self.providers[0] != "CPUExecutionProvider" if buckets is None else bool(buckets)
-        pooling = pooling or (folder and folder.pooling)
+        pooling = pooling or (folder.pooling if folder else None)
         self._inputs, self._output, self._dimension, per_token = read_interface(
             self._session, self._path, output, pooling
         )
@@ -117,7 +118,7 @@ class OnnxEncoder:
             self._metadata["tokenizer"] = folder.tokenizer
         self._text_rule: TextRule | None = None  # made when the first text comes
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[type[OnnxEncoder], tuple[object, ...]]:
         return type(self), self._arguments
 
     @property
@@ -163,7 +164,7 @@ class OnnxEncoder:
         return self._text_rule
 
     @property
-    def metadata(self) -> dict[str, Any]:
+    def metadata(self) -> Metadata:
         """What `export_onnx` recorded in the file; empty for a file that it did not write."""
         return copy.deepcopy(self._metadata)
 
@@ -177,7 +178,9 @@ class OnnxEncoder:
         """The execution providers that were asked for."""
         return self._requested
 
-    def encode(self, x: Any, batch_size: int | None = None, progress: bool = False) -> np.ndarray:
+    def encode(
+        self, x: Inputs | Sequence[ImageLike], batch_size: int | None = None, progress: bool = False
+    ) -> np.ndarray:
         """Return the embeddings of `x`, float32 `(N, D)`.
 
         Args:
@@ -214,7 +217,7 @@ class OnnxEncoder:
 
     def encode_iter(
         self,
-        stream: Iterable[Any],
+        stream: Iterable[Inputs | ImageLike],
         batch_size: int | None = None,
         progress: bool = False,
         on_error: OnError = "raise",
@@ -243,9 +246,9 @@ class OnnxEncoder:
 
     def encode_to(
         self,
-        x: Any,
+        x: Inputs | Iterable[Inputs | ImageLike],
         path: str | os.PathLike[str],
-        ids: Iterable[Any] | None = None,
+        ids: Iterable[object] | None = None,
         batch_size: int | None = None,
         progress: bool = False,
         on_error: OnError = "raise",
@@ -277,7 +280,7 @@ class OnnxEncoder:
         _, parts, skipped = self._embeddings_of(x, self._step(batch_size), progress, on_error)
         return write_embeddings(parts, path, self._dimension, ids, skipped, self._metadata)
 
-    def read_image(self, image: Any) -> np.ndarray:
+    def read_image(self, image: ImageLike) -> np.ndarray:
         """Return one image as a row of the encoder's input, decoded, turned and resized by the rule in its file.
 
         Args:
@@ -300,7 +303,7 @@ class OnnxEncoder:
         rows = rule.rows(rule.tokenize(list(texts)))
         return {spec.name: array for spec, array in zip(self._inputs, rows, strict=True)}
 
-    def warmup(self, sizes: Sequence[int] = (1,), like: Any = None) -> dict[int, float]:
+    def warmup(self, sizes: Sequence[int] = (1,), like: Inputs | None = None) -> dict[int, float]:
         """Run once at each batch size, so that the first request does not pay for it; return the seconds of each.
 
         Args:
@@ -334,11 +337,12 @@ class OnnxEncoder:
         return self._batch_size if batch_size is None else _positive("batch_size", batch_size)
 
     def _embeddings_of(
-        self, x: Any, step: int, progress: bool, on_error: OnError = "raise"
+        self, x: object, step: int, progress: bool, on_error: OnError = "raise"
     ) -> tuple[int | None, Iterator[np.ndarray], Container[int]]:
         """Return the number of rows where it is known, their embeddings, and the positions of what is left out."""
         check_on_error(on_error)
         if self.takes_text:
+            found: tuple[int | None, Iterable[object]] | None
             if isinstance(x, Iterable) and not isinstance(x, (str, Sequence, Mapping)) and not hasattr(x, "shape"):
                 stream = iter(x)
                 first = list(itertools.islice(stream, 1))
@@ -373,7 +377,7 @@ class OnnxEncoder:
                 yield runs[0] if len(runs) == 1 else np.concatenate([np.empty((0, self._dimension), np.float32), *runs])
 
     def _embed_texts(
-        self, reader: TextReader, texts: Iterator[Any], step: int, count: int | None, progress: bool
+        self, reader: TextReader, texts: Iterator[object], step: int, count: int | None, progress: bool
     ) -> Iterator[np.ndarray]:
         """Yield the embeddings of texts in their order, computed by length."""
         rule = self.text_rule
@@ -415,7 +419,7 @@ class OnnxEncoder:
                 f"Expected rows that the model can embed. Received: rows {first_row} to {first_row + rows - 1}, which "
                 f"onnxruntime rejects: {error}. Check sizes and index ranges."
             ) from error
-        embeddings = self._pooled(output, feed) if self._pooling else output
+        embeddings = output if self._pooling is None else pooled(output, _mask_in(feed), self._pooling)
         if embeddings.shape != (size, self._dimension):
             raise ModelFileError(
                 f"Expected one embedding of length {self._dimension} per row. Received: shape {embeddings.shape} for "
@@ -428,9 +432,9 @@ class OnnxEncoder:
             embeddings = embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
         return embeddings[:rows]
 
-    def _pooled(self, hidden: np.ndarray, feed: Mapping[str, np.ndarray]) -> np.ndarray:
-        mask = next((array for name, array in feed.items() if is_mask(name)), None)
-        return pooled(hidden, mask, self._pooling)
+
+def _mask_in(feed: Mapping[str, np.ndarray]) -> np.ndarray | None:
+    return next((array for name, array in feed.items() if is_mask(name)), None)
 
 
 def _positive(name: str, value: int) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 
 from keras_tfcl.export.errors import InputError
 from keras_tfcl.export.runtime.atomic_write import atomic_write, check_target
+from keras_tfcl.export.runtime.batches import OnError
 from keras_tfcl.export.runtime.embedding_files import Part, check_embedding_file, in_groups, with_ids, write_parquet
 from keras_tfcl.export.runtime.metadata import KEY
 from keras_tfcl.export.runtime.requirements import require
@@ -28,8 +29,8 @@ def encode_resumed(
     encoder: Any,
     x: Any,
     path: Path,
-    ids: Sequence[Any] | None,
-    on_error: str | Callable[[int, Any, Exception], None],
+    ids: Iterable[object] | None,
+    on_error: OnError,
     **options: Any,
 ) -> int:
     """Embed the rows of `x` whose ids are not in `path` yet, and return how many rows the file then has.
@@ -61,7 +62,8 @@ def encode_resumed(
 
         def leave_out(position: int, row: Any, error: Exception) -> None:
             left_out[position] = row
-            on_error(missing[position], row, error)
+            if callable(on_error):
+                on_error(missing[position], row, error)
 
         rows = x[missing] if isinstance(x, np.ndarray) else [x[position] for position in missing]
         stream = encoder.encode_iter(
@@ -78,8 +80,8 @@ def encode_resumed(
     return _join(path, folder, encoder)
 
 
-def _checked_ids(ids: Sequence[Any] | None, count: int) -> list[Any]:
-    names = (
+def _checked_ids(ids: Iterable[object] | None, count: int) -> list[int | str]:
+    names: list[int | str] = (
         list(range(count))
         if ids is None
         else [int(name) if isinstance(name, (int, np.integer)) else str(name) for name in ids]

@@ -7,13 +7,17 @@ import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from keras_tfcl.export.errors import ModelFileError, ParityWarning
 from keras_tfcl.export.runtime.inputs import InputSpec
+from keras_tfcl.export.runtime.metadata import Metadata
 from keras_tfcl.export.runtime.providers import startable_providers
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 _NUMPY_TYPES = {"float": "float32", "double": "float64"}  # onnxruntime's names that NumPy spells otherwise
 _FATAL_ONLY = 4
@@ -22,8 +26,8 @@ _MAX_DIMENSION = 1 << 20  # beyond it a hostile header would make `encode` ask f
 
 
 def open_session(
-    ort: ModuleType, path: Path, wanted: Mapping[str, dict[str, Any]], threads: int | None, low_memory: bool
-) -> Any:
+    ort: ModuleType, path: Path, wanted: Mapping[str, Mapping[str, object]], threads: int | None, low_memory: bool
+) -> onnxruntime.InferenceSession:
     """Return an `onnxruntime.InferenceSession` of the file.
 
     Raises:
@@ -45,7 +49,7 @@ def open_session(
 
 
 def read_interface(
-    session: Any, path: Path, name: str | None = None, pooling: str | None = None
+    session: onnxruntime.InferenceSession, path: Path, name: str | None = None, pooling: str | None = None
 ) -> tuple[tuple[InputSpec, ...], str, int, bool]:
     """Return the inputs, the name of the output, the length of an embedding, and whether each token has a vector.
 
@@ -81,7 +85,9 @@ def read_interface(
     return inputs, output.name, output.shape[-1], rank == 3
 
 
-def _output(outputs: Sequence[Any], path: Path, name: str | None, pooling: str | None) -> Any:
+def _output(
+    outputs: Sequence[onnxruntime.NodeArg], path: Path, name: str | None, pooling: str | None
+) -> onnxruntime.NodeArg:
     by_name = {output.name: output for output in outputs}
     usual = _TOKEN_OUTPUTS if pooling and name is None else ("embedding", "sentence_embedding")
     wanted = (
@@ -97,7 +103,7 @@ def _output(outputs: Sequence[Any], path: Path, name: str | None, pooling: str |
     return by_name[wanted[0]]
 
 
-def check_metadata(metadata: Mapping[str, Any], dimension: int, path: Path) -> None:
+def check_metadata(metadata: Metadata, dimension: int, path: Path) -> None:
     """Raise if the metadata contradicts the graph, and warn if the export found embeddings that differ.
 
     Raises:
@@ -119,7 +125,7 @@ def check_metadata(metadata: Mapping[str, Any], dimension: int, path: Path) -> N
         )
 
 
-def _input_spec(node: Any) -> InputSpec:
+def _input_spec(node: onnxruntime.NodeArg) -> InputSpec:
     inner = node.type.removeprefix("tensor(").removesuffix(")")
     dtype = _NUMPY_TYPES.get(inner, inner)
     try:

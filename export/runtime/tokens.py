@@ -118,17 +118,18 @@ class TextReader:
         self._rule, self._rows, self._on_error = rule, rows, on_error
         self.skipped: dict[int, Any] = {}
 
-    def windows(self, texts: Iterator[Any]) -> Iterator[tuple[np.ndarray, list[Tokens]]]:
+    def windows(self, texts: Iterator[object]) -> Iterator[tuple[np.ndarray, list[Tokens]]]:
         """Yield the positions in the stream, and the tokens, of the texts of each window."""
         first = 0
         while window := list(itertools.islice(texts, _WINDOW * self._rows)):
-            strays = [number for number, text in enumerate(window, first) if not isinstance(text, str)]
-            if strays:
-                kind = type(window[strays[0] - first]).__name__
-                raise InputError(f"Texts must all be strings. Received: {kind} as text {strays[0]}. Convert it by str.")
-            tokens = self._rule.tokenize(window)
+            strings = [text for text in window if isinstance(text, str)]
+            if len(strings) < len(window):
+                number, stray = next(pair for pair in enumerate(window, first) if not isinstance(pair[1], str))
+                kind = type(stray).__name__
+                raise InputError(f"Texts must all be strings. Received: {kind} as text {number}. Convert it by str.")
+            tokens = self._rule.tokenize(strings)
             kept = [
-                i for i, (ids, _) in enumerate(tokens) if ids or self._rule.length or self._skip(first + i, window[i])
+                i for i, (ids, _) in enumerate(tokens) if ids or self._rule.length or self._skip(first + i, strings[i])
             ]
             if kept:
                 yield np.array(kept) + first, [tokens[i] for i in kept]
@@ -210,7 +211,7 @@ def find_texts(x: Any) -> tuple[int, list[str]] | None:
         raise InputError(f"Texts must come in a list. Received: {x!r:.60} alone. Write [text].")
     if getattr(getattr(x, "dtype", None), "kind", "") in ("O", "U", "T") and np.ndim(x) == 1:
         x = x.tolist()
-    return (len(x), x) if isinstance(x, Sequence) and (not x or isinstance(x[0], str)) else None
+    return (len(x), list(x)) if isinstance(x, Sequence) and (not x or isinstance(x[0], str)) else None
 
 
 def _roles(inputs: tuple[InputSpec, ...], path: object) -> tuple[str, ...]:

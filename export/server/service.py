@@ -8,7 +8,6 @@ import binascii
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
 
 import numpy as np
 from starlette.requests import Request
@@ -28,7 +27,7 @@ VERSION = version("keras-tfcl")
 
 
 @dataclass(frozen=True)
-class Inputs:
+class RequestRows:
     """The inputs of one request, ready for the model.
 
     Attributes:
@@ -93,7 +92,7 @@ class Service:
             step = min(step, rows_in_run(rows[0].shape[1]))
         return self.encoder.encode(rows if len(rows) > 1 else rows[0], batch_size=step)
 
-    async def embed(self, request: Request, inputs: Inputs) -> np.ndarray:
+    async def embed(self, request: Request, inputs: RequestRows) -> np.ndarray:
         """Embeddings of the inputs of a request, in their order, unless its client goes away before."""
         work = asyncio.create_task(self.batcher.embed(inputs.parts, self.settings.deadline_s))
         gone = asyncio.create_task(_disconnected(request))
@@ -107,7 +106,7 @@ class Service:
             work.cancel()
             gone.cancel()
 
-    async def read(self, items: Sequence[Any]) -> Inputs:
+    async def read(self, items: Sequence[object]) -> RequestRows:
         """What the encoder takes, from the items of a request: texts, images as bytes or base64, or numbers.
 
         Raises:
@@ -122,7 +121,7 @@ class Service:
             return await asyncio.to_thread(self._texts, items)
         if isinstance(items[0], (str, bytes)):
             images = await asyncio.to_thread(lambda: [self._image(item, number) for number, item in enumerate(items)])
-            return Inputs([(np.stack(images),)], len(items))
+            return RequestRows([(np.stack(images),)], len(items))
         try:
             array = np.asarray(items)
         except ValueError as error:
@@ -132,12 +131,12 @@ class Service:
         if array.dtype.kind == "f":
             with np.errstate(over="ignore"):  # what becomes infinite is refused as such
                 array = array.astype(np.float32)
-        return Inputs([tuple(split_inputs(array, self.encoder.inputs))], array.size)
+        return RequestRows([tuple(split_inputs(array, self.encoder.inputs))], array.size)
 
-    def _texts(self, items: Sequence[Any]) -> Inputs:
+    def _texts(self, items: Sequence[object]) -> RequestRows:
         """Tokens in parts of similar length, so that there is little padding."""
         rule = self.encoder.text_rule
-        tokens = rule.tokenize(items)
+        tokens = rule.tokenize([str(item) for item in items])  # all are strings: pydantic has checked
         for number, (ids, _) in enumerate(tokens):
             if not ids and rule.length is None:
                 raise InputError(f"A text must have a token. Received: input {number} without.")
@@ -148,9 +147,9 @@ class Service:
                 )
         runs = [*rule.runs(tokens, self.settings.max_batch_size)]
         parts = [tuple(rule.rows([tokens[position] for position in run])) for run in runs]
-        return Inputs(parts, sum(len(ids) for ids, _ in tokens), np.concatenate(runs))
+        return RequestRows(parts, sum(len(ids) for ids, _ in tokens), np.concatenate(runs))
 
-    def _image(self, item: Any, number: int) -> np.ndarray:
+    def _image(self, item: object, number: int) -> np.ndarray:
         if not isinstance(item, (str, bytes)):
             raise InputError(f"Inputs must all be images, or all numbers. Received: input {number} of another kind.")
         if len(self.encoder.inputs) != 1 or len(self.encoder.inputs[0].shape) != 4:
