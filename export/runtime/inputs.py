@@ -152,7 +152,10 @@ def _text_error(spec: InputSpec) -> InputError:
     if spec.is_image:
         remedy = "For images by path give a list of paths: encode(list(paths))."
     elif spec.is_tokens:
-        remedy = "Turn texts into tokens with the tokenizer that the model was trained with, and give their numbers."
+        remedy = (
+            "Turn texts into tokens with the tokenizer that the model was trained with, and give their numbers; or "
+            "export with export_onnx(model, path, tokenizer=tokenizer)."
+        )
     else:
         remedy = "Give an array of numbers."
     return InputError(f"Input `{spec.name}` takes numbers, {spec.dtype} {spec.shape_text}. Received: text. {remedy}")

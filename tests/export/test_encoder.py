@@ -253,7 +253,8 @@ def test_a_copy_has_the_same_arguments(tmp_path, monkeypatch, copied):
     encoder = OnnxEncoder("linear.onnx", ("cpu",), batch_size=3, threads=1, buckets=True, low_memory=True)
     monkeypatch.chdir("/")  # as a worker in another folder would be
     other = copied(encoder)
-    assert other._arguments == encoder._arguments == (tmp_path / "linear.onnx", ("cpu",), False, 3, 1, True, True)
+    expected = (tmp_path / "linear.onnx", ("cpu",), False, 3, 1, True, True, None, None)
+    assert other._arguments == encoder._arguments == expected
     assert other._session is not encoder._session
     np.testing.assert_array_equal(other.encode(rows(7)), encoder.encode(rows(7)))
 
