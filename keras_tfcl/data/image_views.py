@@ -195,7 +195,8 @@ def image_batches(
 
     Returns:
         `tf.data.Dataset` of `x`, float32 `(B, image_size, image_size, 3)`, values 0..255; with `labels=True` of
-        `(x, y)`. Its attribute `reader` holds the files and what was skipped.
+        `(x, y)`. Its attribute `reader` holds the files and what was skipped; `image_rule` says how images become
+        pixels, for `export_onnx(..., notes={"image": images.image_rule})`.
 
     Raises:
         FileNotFoundError, ValueError: as `image_views`.
@@ -226,7 +227,9 @@ def image_batches(
     def epoch(first: tf.Tensor) -> tf.data.Dataset:
         return tf.data.Dataset.range(len(reader.files)).map(element, tf.data.AUTOTUNE)
 
-    return _stream(reader, len(reader.files), epoch, batch, readable_only)
+    dataset = _stream(reader, len(reader.files), epoch, batch, readable_only)
+    dataset.image_rule = {"range": [0, 255], "size": [size, size], "resize": "crop", "interpolation": "bilinear"}
+    return dataset
 
 
 def _reader(source: Source, on_error: str, labels: bool) -> ImageReader:
