@@ -70,7 +70,7 @@ def _options(
         bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Print the version.")
     ] = False,
 ) -> None:
-    """From images, or a Keras encoder, to embeddings: train, export to a verified ONNX file, serve without TensorFlow."""
+    """From images to embeddings: train an encoder, export it to a verified ONNX file, serve it without TensorFlow."""
 
 
 def run(arguments: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""`keras-tfcl train`: from a folder of images to an encoder, whatever else lies among them, and however often it stops."""
+"""`keras-tfcl train`: from a folder of images to an encoder, whatever lies among them, however often it stops."""
 
 import json
 import os
@@ -17,7 +17,6 @@ from PIL import Image
 pytest.importorskip("typer")
 from keras_tfcl.cli import main
 from keras_tfcl.cli.run_record import OUTPUTS
-from keras_tfcl.export import OnnxEncoder
 
 # As the installed script is called: the library then imports TensorFlow only when it is needed.
 COMMAND = """
