@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,12 +12,11 @@ import tensorflow as tf
 
 from keras_tfcl.data.decoding import Window, decode_crops, decode_fitted, random_window
 from keras_tfcl.data.epoch_steps import EpochSteps
-from keras_tfcl.data.image_source import ImageFiles, find_images
+from keras_tfcl.data.image_source import ImageFiles, Source, find_images
 from keras_tfcl.layers import ImageAugmenter
 from keras_tfcl.layers.photo_recipe import photo_layers
 from keras_tfcl.validation import positive_integer
 
-Source = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 CROP_SCALE, CROP_RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 ATTEMPTS = 100  # to replace an image that cannot be read
 ON_ERROR = ("skip", "raise")
