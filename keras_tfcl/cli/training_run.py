@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 import sys
 import warnings
 from pathlib import Path
@@ -91,6 +92,7 @@ def train(settings: Settings, folder: Path, quiet: bool = False) -> Result:
     model_file = folder / "model.keras"
     model = load_model(model_file) if model_file.exists() else _model(settings, steps=settings.epochs * len(views))
     record.write()
+    _remove_drafts(folder)
     epoch = batches_seen(model.optimizer) // len(views)
     if not quiet:
         print(
@@ -106,6 +108,12 @@ def train(settings: Settings, folder: Path, quiet: bool = False) -> Result:
         result = _finish(model, settings, folder, skipped, checkpoint.history[-1]["loss"])
     record.write(result.to_dict())
     return result
+
+
+def _remove_drafts(folder: Path) -> None:
+    """Removes what a process that was killed while it exported has left."""
+    for draft in folder.glob(".encoder.onnx.*.tmp"):
+        shutil.rmtree(draft)
 
 
 def with_choices_made(settings: Settings, images: int) -> Settings:
