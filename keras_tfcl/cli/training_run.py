@@ -147,12 +147,13 @@ def _fit(model: keras.Model, views: tf.data.Dataset, **options: Any) -> None:
     try:
         model.fit(views, verbose=0, **options)
     except tf.errors.InvalidArgumentError as error:  # how tf.data passes on what reading an image raises
-        if len(views.reader.skipped) < len(views.reader.files):
+        skipped = views.reader.skipped
+        if "must hold readable images" not in error.message:
             raise
-        name, reason = next(iter(views.reader.skipped.items()))
+        name, reason = next(iter(skipped.items()))
         raise ValueError(
-            f"The folder must hold readable images. Received: {len(views.reader.files)} that cannot be read, such as "
-            f"{name!r}: {reason}. Check the files."
+            f"The folder must hold readable images. Received: {len(skipped)} of {len(views.reader.files)} that cannot "
+            f"be read, such as {name!r}: {reason}. Check the files."
         ) from error
 
 

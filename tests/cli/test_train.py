@@ -241,7 +241,9 @@ def test_images_that_all_are_broken_end_in_one_line(tmp_path, capsys):
         (tmp_path / "photos" / f"{i}.jpg").write_bytes(b"nothing")
     assert call("train", tmp_path / "photos", "-o", tmp_path / "run", "--image-size", "16", "--quiet") == 2
     _, err = capsys.readouterr()
-    assert err.splitlines()[-1].startswith("error: The folder must hold readable images. Received: 8 that cannot be")
+    assert err.splitlines()[-1].startswith(
+        "error: The folder must hold readable images. Received: 8 of 8 that cannot be"
+    )
     assert len(err.splitlines()) == 1
 
 
