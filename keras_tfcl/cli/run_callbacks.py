@@ -7,12 +7,12 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import keras
 
 from keras_tfcl.atomic_write import write_atomically
 from keras_tfcl.data.image_views import ImageReader
+from keras_tfcl.typing import Logs
 
 
 class Checkpoint(keras.callbacks.Callback):
@@ -28,7 +28,7 @@ class Checkpoint(keras.callbacks.Callback):
         before = json.loads(self._history_file.read_text()) if epoch else []
         self.history: list[dict[str, float]] = before[:epoch]
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         self.history.append({name: float(value) for name, value in (logs or {}).items()})
         # The history first: if the process is killed between the two, its last entry is cut off and written again.
         write_atomically(self._history_file, (json.dumps(self.history, indent=1) + "\n").encode())
@@ -45,13 +45,13 @@ class Progress(keras.callbacks.Callback):
         self._batch_size, self._epochs = batch_size, epochs
         self._started, self._batches = 0.0, 0
 
-    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         self._started, self._batches = time.perf_counter(), 0
 
-    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         self._batches += 1
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         seconds = time.perf_counter() - self._started
         rate = self._batches * self._batch_size / seconds
         said = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in (logs or {}).items())
@@ -67,7 +67,7 @@ class SkippedImages(keras.callbacks.Callback):
         self.named: dict[str, str] = {}
         self._reader = reader
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         self.name_new(self._reader)
 
     def name_new(self, reader: ImageReader) -> None:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from numbers import Integral, Real
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_tfcl.typing import BatchSource, Structure, Tensor, TensorLike
 
-def brings_batches(x: Any) -> bool:
+
+def brings_batches(x: object) -> bool:
     """Whether x is a source of batches, not an array or a structure of arrays."""
     return isinstance(x, (tf.data.Dataset, keras.utils.PyDataset, Iterator))
 
 
-def checked_source(x: Any, y: Any = None, sample_weight: Any = None) -> Any:
+def checked_source(x: BatchSource, y: object = None, sample_weight: object = None) -> BatchSource:
     """A source of batches as it is.
 
     Raises:
@@ -37,7 +39,7 @@ def checked_source(x: Any, y: Any = None, sample_weight: Any = None) -> Any:
     return x
 
 
-def as_samples(x: Any, name: str = "x") -> Any:
+def as_samples(x: Structure, name: str = "x") -> Structure:
     """x as arrays and tensors, one sample a row.
 
     Args:
@@ -57,13 +59,14 @@ def as_samples(x: Any, name: str = "x") -> Any:
     if isinstance(x, list):
         raise ValueError(
             f"`{name}` must be an array of samples, or a tuple of arrays with one view each. Received: a list of "
-            f"{len(x)}. Pass np.array(x) for samples, or tuple(x) for views."
+            f"{len(x)}. Pass np.array(x) for samples, tuple(x) for views, or a dict of arrays by input name for an "
+            "encoder of several inputs."
         )
     _refuse_sparse_and_ragged(x, f"`{name}`")
     return _as_array(x, name, "one sample a row")
 
 
-def as_targets(values: Any, name: str = "y") -> Any:
+def as_targets(values: Structure | None, name: str = "y") -> Structure | None:
     """Labels or weights as arrays or tensors, one a row; lists are taken as arrays. None stays None.
 
     Raises:
@@ -91,7 +94,7 @@ def as_targets(values: Any, name: str = "y") -> Any:
     return values
 
 
-def row_count(arrays: Any) -> int:
+def row_count(arrays: Structure) -> int:
     """The number of samples that all arrays share.
 
     Raises:
@@ -99,13 +102,15 @@ def row_count(arrays: Any) -> int:
     """
     lengths = [len(array) for array in tf.nest.flatten(arrays)]
     if not lengths or lengths[0] == 0:
-        raise ValueError("`x` must hold at least one sample. Received: an empty data set.")
+        raise ValueError(
+            "`x` must hold at least one sample. Received: an empty data set. Check what selects its samples."
+        )
     if len(set(lengths)) > 1:
         raise ValueError(f"x, y and sample_weight must have equally many samples. Received: {lengths}.")
     return lengths[0]
 
 
-def _as_array(values: Any, name: str, content: str) -> Any:
+def _as_array(values: TensorLike, name: str, content: str) -> Tensor | np.ndarray:
     if hasattr(values, "to_numpy"):  # a pandas or polars data frame or column
         values = values.to_numpy()
     shape = getattr(values, "shape", None)
@@ -114,21 +119,34 @@ def _as_array(values: Any, name: str, content: str) -> Any:
         raise ValueError(f"`{name}` must be an array with {content}. Received: {received}. Pass np.array([...]).")
     if isinstance(values, np.ndarray) and values.dtype.kind in "OUS":
         return _strings(values, name)
+    if isinstance(values, np.ndarray) and values.dtype.kind not in "biufV":  # V: bfloat16 and float8
+        raise ValueError(
+            f"`{name}` must hold real numbers or text. Received: dtype={values.dtype}. Pass the numbers in it, such as "
+            f"{name}.real, or {name}.astype('int64') of dates."
+        )
     return values
 
 
 def _strings(values: np.ndarray, name: str) -> tf.Tensor:
-    others = {type(value).__name__ for value in values.flat if not isinstance(value, (str, bytes))}
-    if others:
+    types = {type(value) for value in values.flat}
+    if not all(issubclass(entry, (str, bytes)) for entry in types):
+        if all(issubclass(entry, Integral) for entry in types):
+            remedy = f"Pass {name}.astype('int64')."
+        elif all(issubclass(entry, Real) for entry in types):
+            remedy = f"Pass {name}.astype('float32')."
+        else:
+            remedy = (
+                "Pass numbers and text as two arrays of a dict, or all of it as text; pad sequences of unequal lengths "
+                "with keras.utils.pad_sequences."
+            )
         raise ValueError(
             f"`{name}` must hold numbers of one dtype, or text. Received: dtype=object with entries of type "
-            f"{', '.join(sorted(others)[:3])}. Pass {name}.astype('float32') or .astype('int64'); pad sequences of "
-            "unequal lengths with keras.utils.pad_sequences."
+            f"{', '.join(sorted(entry.__name__ for entry in types)[:3])}. {remedy}"
         )
     return tf.convert_to_tensor(values.astype(object))
 
 
-def _refuse_sparse_and_ragged(values: Any, owner: str) -> None:
+def _refuse_sparse_and_ragged(values: object, owner: str) -> None:
     if isinstance(values, (tf.SparseTensor, tf.SparseTensorSpec)):
         kind, remedy = "a tf.SparseTensor", "Pass tf.sparse.to_dense(x)"
     elif isinstance(values, (tf.RaggedTensor, tf.RaggedTensorSpec)):

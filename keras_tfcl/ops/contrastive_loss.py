@@ -3,32 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
+import tensorflow as tf
 from keras import ops
 
-from keras_tfcl.ops import tiled
 from keras_tfcl.ops.block_size import check_block_size, choose_block
-from keras_tfcl.ops.info_nce import ChoosesNegatives, info_nce
-from keras_tfcl.ops.masks import as_labels, pair_masks
+from keras_tfcl.ops.candidates import Candidates
+from keras_tfcl.ops.comparison import Comparison
+from keras_tfcl.ops.info_nce import ChoosesNegatives, statistics
+from keras_tfcl.ops.masks import as_labels
+from keras_tfcl.typing import Tensor, TensorLike
 
 
+@tf.autograph.experimental.do_not_convert  # there is nothing to convert, and reading the sources takes seconds
 def contrastive_loss(
-    anchors: Any,
-    candidates: Any = None,
-    anchor_labels: Any = None,
-    candidate_labels: Any = None,
+    anchors: TensorLike,
+    candidates: TensorLike | None = None,
+    anchor_labels: TensorLike | None = None,
+    candidate_labels: TensorLike | None = None,
     *,
-    scaling: float | str | Callable[[Any], Any] = 0.1,
+    scaling: float | str | Callable[[Tensor], Tensor] = 0.1,
     negatives: str | ChoosesNegatives = "all",
     decoupled: bool = False,
-    self_index: Any = None,
-    anchor_views: Any = None,
-    candidate_views: Any = None,
-    candidate_mask: Any = None,
+    self_index: TensorLike | None = None,
+    anchor_views: TensorLike | None = None,
+    candidate_views: TensorLike | None = None,
+    candidate_mask: TensorLike | None = None,
     block_size: str | int = "auto",
-) -> Any:
+) -> Tensor:
     """The general InfoNCE loss of each anchor against a set of candidates, for training loops of your own.
 
     Formula, with logits `l_ij` of the cosines, P the positives of anchor i (equal labels, not the same embedding) and N
@@ -47,7 +50,8 @@ def contrastive_loss(
         candidates: embeddings `(C, D)`. Defaults to the anchors themselves, self-pairs excluded.
         anchor_labels: integer `(A,)`: who is whose positive.
         candidate_labels: integer `(C,)`; needed exactly when `candidates` is given.
-        scaling: a temperature, `"arctanh"`, or any function of the cosines such as a `keras_tfcl.Scaling`.
+        scaling: a temperature (a number, or a scalar tensor that gets its gradient), `"arctanh"`, or any elementwise
+            function of the cosines such as a `keras_tfcl.Scaling`.
         negatives: `"all"` or a `keras_tfcl.Negatives`.
         decoupled: leave the positives out of the denominator (Yeh et al. 2022, arXiv 2110.06848).
         self_index: integer `(A,)`: where each anchor stands among the candidates (-1: nowhere), so that it is not
@@ -56,7 +60,8 @@ def contrastive_loss(
             Without `candidates` the anchors' suffice, with them both are needed.
         candidate_mask: bool `(C,)`: if given, only candidates where it is True are compared. Goes with `candidates`.
         block_size: edge of the tiles; `"dense"` for no tiles; or `"auto"`, the default, which decides by A and C.
-            `DynamicTemperature`, `WithoutNearDuplicates`, and a `Scaling` or `Negatives` of your own are always dense.
+            A function that is differentiated by tensors or variables that it reads is always dense, unless it is a
+            `keras_tfcl.Scaling` that holds them as Keras variables.
 
     Returns:
         `(A,)`, float64 if dense, differentiable in anchors and candidates.
@@ -91,28 +96,24 @@ def contrastive_loss(
     _check_shapes("anchors", anchors, anchor_labels=anchor_labels, self_index=self_index, anchor_views=anchor_views)
     of_candidates = {"candidate_views": candidate_views, "candidate_mask": candidate_mask}
     _check_shapes("candidates", candidates, candidate_labels=candidate_labels, **of_candidates)
-    block = choose_block(check_block_size(block_size), anchors.shape[0], candidates.shape[0])
-    forms = tiled.tile_forms(scaling, negatives)
-    if block is not None and forms is not None:
-        choices = {"form": forms[0], "negatives": forms[1], "block": block, "decoupled": decoupled}
-        if alone:
-            return tiled.self_info_nce(anchors, anchor_labels, view=anchor_views, **choices).loss
-        return tiled.cross_info_nce(
-            anchors, candidates, anchor_labels, candidate_labels, self_index=self_index, anchor_views=anchor_views,
-            candidate_views=candidate_views, candidate_mask=candidate_mask, **choices,
-        ).loss  # fmt: skip
-    pairs = pair_masks(
-        anchor_labels,
-        candidate_labels,
-        self_index=ops.arange(ops.shape(anchors)[0], dtype="int32") if alone else self_index,
-        anchor_views=anchor_views,
-        candidate_views=anchor_views if alone else candidate_views,
-        candidate_mask=candidate_mask,
-    )
-    return info_nce(anchors, candidates, pairs, scaling=scaling, negatives=negatives, decoupled=decoupled).loss
+    if alone:
+        comparison = Comparison(anchors, anchor_labels, view=_integers(anchor_views))
+    else:
+        views = _integers(candidate_views)
+        valid = None if candidate_mask is None else ops.convert_to_tensor(candidate_mask, "bool")
+        others = Candidates(candidates, candidate_labels, _integers(self_index), views, valid)
+        comparison = Comparison(anchors, anchor_labels, view=_integers(anchor_views), candidates=others)
+    block = choose_block(check_block_size(block_size), *comparison.size)
+    made = statistics(comparison, scaling=scaling, negatives=negatives, decoupled=decoupled, block=block)
+    losses = made.losses(decoupled).loss
+    return comparison.nan_unless_finite(losses)
 
 
-def _check_alone(**of_candidates: Any) -> None:
+def _integers(values: TensorLike | None) -> Tensor | None:
+    return None if values is None else ops.cast(values, "int32")
+
+
+def _check_alone(**of_candidates: object) -> None:
     given = [name for name, value in of_candidates.items() if value is not None]
     if given:
         raise ValueError(
@@ -121,7 +122,7 @@ def _check_alone(**of_candidates: Any) -> None:
         )
 
 
-def _check_views(anchor_views: Any, candidate_views: Any) -> None:
+def _check_views(anchor_views: TensorLike | None, candidate_views: TensorLike | None) -> None:
     if (anchor_views is None) != (candidate_views is None):
         raise ValueError(
             "`anchor_views` and `candidate_views` are compared with one another: give both or none. Received: "
@@ -129,7 +130,7 @@ def _check_views(anchor_views: Any, candidate_views: Any) -> None:
         )
 
 
-def _check_negatives(negatives: Any) -> None:
+def _check_negatives(negatives: object) -> None:
     if not (hasattr(negatives, "log_sum") or (isinstance(negatives, str) and negatives == "all")):
         raise ValueError(
             "`negatives` must be 'all' or a keras_tfcl.Negatives such as HardNegatives(alpha=0.1). "
@@ -137,7 +138,7 @@ def _check_negatives(negatives: Any) -> None:
         )
 
 
-def _check_shapes(whose: str, embeddings: Any, **values: Any) -> None:
+def _check_shapes(whose: str, embeddings: Tensor, **values: TensorLike | None) -> None:
     rows = embeddings.shape[0]
     for name, shape in ((name, np.shape(value)) for name, value in values.items() if value is not None):
         if len(shape) != 1 or (None not in (rows, shape[0]) and rows != shape[0]):
@@ -146,5 +147,5 @@ def _check_shapes(whose: str, embeddings: Any, **values: Any) -> None:
             )
 
 
-def _given(value: Any) -> str:
+def _given(value: object) -> str:
     return "not given" if value is None else "given"

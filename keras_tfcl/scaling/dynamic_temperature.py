@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import keras
 from keras import ops
 
 from keras_tfcl.ops.similarity import at_least_float32
 from keras_tfcl.scaling.scaling import Scaling
+from keras_tfcl.typing import Config, Tensor
 from keras_tfcl.validation import positive_number
 
 
@@ -16,8 +16,7 @@ class DynamicTemperature(Scaling):
     """A temperature for each pair, from its cosine (DySTreSS): `logit = s / t(s)`.
 
     Formula: `t(s) = minimum + (maximum - minimum) * (1 + cos(pi * (1 + s))) / 2`: `minimum` at s = 0, `maximum` at
-    s = +-1, so that near-duplicates, often false negatives, are pushed less. No gradient flows through t. All pairs
-    are computed at once, never in tiles.
+    s = +-1, so that near-duplicates, often false negatives, are pushed less. No gradient flows through t.
 
     Args:
         minimum: positive number. Defaults to 0.1, the authors' for ImageNet (0.07 for CIFAR).
@@ -44,10 +43,10 @@ class DynamicTemperature(Scaling):
                 f"minimum={minimum!r}, maximum={maximum!r}. The authors use 0.1 and 0.2."
             )
 
-    def __call__(self, similarity: Any) -> Any:
+    def __call__(self, similarity: Tensor) -> Tensor:
         s = at_least_float32(similarity)
         cosine = ops.cos(math.pi * (1.0 + ops.stop_gradient(s)))
         return s / (self.minimum + (self.maximum - self.minimum) * (1.0 + cosine) / 2.0)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {"minimum": self.minimum, "maximum": self.maximum}
