@@ -49,7 +49,7 @@ class RunRecord:
 
     def __init__(self, folder: Path, settings: Settings, files: ImageFiles) -> None:
         self._path = folder / FILE
-        self._asked = {"settings": dataclasses.asdict(settings), "data": hash_of(files)}
+        self._asked: dict[str, Any] = {"settings": dataclasses.asdict(settings), "data": hash_of(files)}
         self._recorded = self._read()
 
     def write(self, result: dict[str, Any] | None = None) -> None:

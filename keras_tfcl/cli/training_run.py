@@ -85,9 +85,11 @@ def train(settings: Settings, folder: Path, quiet: bool = False) -> Result:
         )
     settings = with_choices_made(settings, len(files))
     record = RunRecord(folder, settings, files)
-    if record.result() is not None:
-        return Result(**record.result() | {"folder": os.fspath(folder), "complete_before": True})
-    views = image_views(settings.source, settings.batch_size, settings.image_size, seed=settings.seed)
+    found = record.result()
+    if found is not None:
+        return Result(**found | {"folder": os.fspath(folder), "complete_before": True})
+    batch_size: int = settings.batch_size  # type: ignore[assignment]  # chosen above
+    views = image_views(settings.source, batch_size, settings.image_size, seed=settings.seed)
     keras.utils.set_random_seed(settings.seed)
     model_file = folder / "model.keras"
     model = load_model(model_file) if model_file.exists() else _model(settings, steps=settings.epochs * len(views))
@@ -101,7 +103,7 @@ def train(settings: Settings, folder: Path, quiet: bool = False) -> Result:
             file=sys.stderr,
         )
     checkpoint, skipped = Checkpoint(folder, epoch), SkippedImages(views.reader)
-    progress = [] if quiet else [Progress(settings.batch_size, settings.epochs)]
+    progress = [] if quiet else [Progress(batch_size, settings.epochs)]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"\d+ of \d+ images could not be read")  # `skipped` names them all
         _fit(model, views, initial_epoch=epoch, epochs=settings.epochs, callbacks=[checkpoint, skipped, *progress])
@@ -135,9 +137,10 @@ def _model(settings: Settings, steps: int) -> ContrastiveModel:
     schedule = keras.optimizers.schedules.CosineDecay(
         0.0, max(steps - warm_up, 1), warmup_target=settings.learning_rate, warmup_steps=warm_up
     )
+    temperature: float = settings.temperature  # type: ignore[assignment]  # chosen for InfoNCE
     model.compile(
         keras.optimizers.AdamW(schedule, weight_decay=1e-4),
-        loss=ArctanhInfoNCE() if settings.loss == "arctanh" else InfoNCE(settings.temperature),
+        loss=ArctanhInfoNCE() if settings.loss == "arctanh" else InfoNCE(temperature),
         metrics=[Uniformity(), Alignment(), ContrastiveAccuracy()],
     )
     return model
@@ -187,7 +190,9 @@ def _embedded(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """At most `SAMPLES` images from all over the data; embeddings and labels of all; and which ones the images are."""
     every = -(-len(data.reader.files) // SAMPLES)
-    images, embeddings, labels, sampled = [], [], [], []
+    images, embeddings = [], []
+    labels: list[int] = []
+    sampled: list[int] = []
     for batch in data.as_numpy_iterator():
         x, y = batch if labelled else (batch, np.zeros(len(batch)))
         if len(x) == 0:  # none could be read

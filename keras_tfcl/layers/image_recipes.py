@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from keras import layers
 
@@ -111,4 +111,8 @@ def _erasing(strength: float) -> layers.Layer:
     return layers.RandomErasing(PROBABLE, (0.02, 0.1 * strength), 0.0, VALUE_RANGE, dtype="float32")
 
 
-_RECIPES = {"photos": photo_layers, "grey": _grey, "digits": _digits}
+_RECIPES: dict[str, Callable[[tuple[int, ...], float], list[layers.Layer]]] = {
+    "photos": photo_layers,
+    "grey": _grey,
+    "digits": _digits,
+}
