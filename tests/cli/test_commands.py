@@ -501,15 +501,28 @@ class TestDiagnose:
         code, _, err = run("diagnose", run_file, "cifar10", "-o", tmp_path / "r.html")
         assert (code, "could not be downloaded" in err) == (2, True)
 
-    @pytest.mark.parametrize("prefix", ["", "folder:"])
-    def test_a_folder_without_labels(self, run, run_file, tmp_path, prefix):
-        folder = tmp_path / "photos"
-        folder.mkdir()
-        for i in range(3):
-            Image.fromarray(np.full((4, 4, 3), i, "uint8")).save(folder / f"{i}.png")
-        code, _, err = run("diagnose", run_file, f"{prefix}{folder}", "-o", tmp_path / "r.html")
-        assert code == 2
-        assert re.fullmatch(r"error: A folder must hold labelled images.*3 images without labels in .*photos.*\n", err)
+    @pytest.mark.parametrize("labelled", [False, True])
+    def test_a_folder_of_images(self, run, tmp_path, labelled):
+        """In the size of the model's input, with the kNN accuracy if there are labels; a broken file is left out."""
+        rng, folder = np.random.default_rng(0), tmp_path / "photos"
+        for i in range(40):
+            path = folder / (f"class_{i % 2}" if labelled else "any/depth") / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 256, (9, 12, 3), "uint8")).save(path)
+        path.write_bytes(b"broken")
+        encoder = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(8)])
+        (tmp_path / "run").mkdir()
+        encoder.save(tmp_path / "run" / "model.keras")
+        code, out, err = run("diagnose", tmp_path / "run", folder, "-o", tmp_path / "r.html", "--rows", "50")
+        assert code in (0, 1) and "Written" in out, err
+        text = (tmp_path / "r.html").read_text()
+        assert "<th>samples</th><td>39<" in text and ("kNN accuracy" in text) == labelled
+
+    def test_a_folder_for_a_model_of_other_samples(self, run, run_file, tmp_path):
+        Image.fromarray(np.zeros((4, 4, 3), "uint8")).save(tmp_path / "black.png")
+        code, _, err = run("diagnose", run_file, tmp_path, "-o", tmp_path / "r.html")
+        assert (code, err.count("\n")) == (2, 1)
+        assert "needs images in PATH/label/file" in err
 
 
 def test_a_model_with_classes_of_one_s_own(tmp_path):
