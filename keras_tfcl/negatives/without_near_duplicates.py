@@ -16,9 +16,9 @@ class WithoutNearDuplicates(Negatives):
     """Leaves out near-duplicates of the anchor, which are probably false negatives.
 
     A negative is kept only if its cosine is below `1 - margin`. `negatives` then chooses among the rest or weights
-    them, so `HardNegatives(top_k=64)` keeps the 64 hardest of the rest. No loss uses this by default: early in training,
-    or after a collapse, embeddings are similar without being duplicates, and would no longer be repelled. Candidates
-    with the anchor's label are never negatives in any case.
+    them, so `HardNegatives(top_k=64)` keeps the 64 hardest of the rest. No loss uses this by default: early in
+    training, or after a collapse, embeddings are similar without being duplicates, and would no longer be repelled.
+    Candidates with the anchor's label are never negatives in any case.
 
     Args:
         margin: a number in (0, 2). Defaults to 0.05, which leaves out cosines of 0.95 and more.
