@@ -144,7 +144,7 @@ class Index:
         Args:
             queries: `(Q, D)`, not zero; they are divided by their length.
             k: how many, a positive integer; fewer come back from a smaller index.
-            exact: whether to compare with every vector in full precision, even if there is a graph or a lower precision.
+            exact: whether to compare with every vector in full precision, whatever the graph and precision.
 
         Raises:
             InputError: shapes or values do not fit.

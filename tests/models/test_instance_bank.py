@@ -110,7 +110,7 @@ def test_save_load_and_go_on(tmp_path):
 
 def test_bad_slots():
     model = build(queue_size=8, run_eagerly=True)
-    with pytest.raises(ValueError, match=r"12 rows for queue_size=8\. Pass queue_size=12"):
+    with pytest.raises(ValueError, match=r"12 samples for queue_size=8\. Pass queue_size=12"):
         model.fit(VIEWS, verbose=0)
     with pytest.raises(ValueError, match=r"numbered automatically for an instance bank\. Received: y\. Leave y out"):
         model.fit(VIEWS, np.zeros(ROWS, "int64"), verbose=0)
