@@ -90,11 +90,11 @@ def test_what_keras_would_drop_or_misname():
 
 
 def test_shapes_of_outputs():
-    with pytest.raises(ValueError, match=r"encoder must give one vector.*output \(None, 4, 1\)"):
+    with pytest.raises(ValueError, match=r"encoder must return one vector.*output \(None, 4, 1\)"):
         build(encoder(keras.layers.Reshape((4, 1))))
     inputs = keras.Input((4,))
     for outputs in ([inputs, inputs], {"a": inputs, "b": inputs}):
-        with pytest.raises(ValueError, match=r"encoder must give one vector.*with one output"):
+        with pytest.raises(ValueError, match=r"encoder must return one vector.*with one output"):
             build(keras.Model(inputs, outputs))
     fit_fails(
         r"projector must give one vector.*output \(.*, 3, 1\)",
