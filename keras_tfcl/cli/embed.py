@@ -32,19 +32,19 @@ def embed(
     out: Annotated[Path, typer.Option("--out", "-o", help="The .npy, .npz or .parquet file to write.")],
     provider: Provider = AUTO,
     strict: Strict = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Rows per run, and images in memory.")] = 64,
+    batch_size: Annotated[int, typer.Option(min=1, help="Number of samples in a run, and of images in memory.")] = 64,
     threads: Threads = None,
     on_error: Annotated[
-        Literal["stop", "skip"], typer.Option(help="skip: leave out images that cannot be read, and name them.")
+        Literal["stop", "skip"], typer.Option(help="skip: leave out and list images that cannot be read.")
     ] = "stop",
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write the embeddings of rows or images to a file, without TensorFlow and however many there are.
+    """Write the embeddings of arrays or images to a file, of any size and without TensorFlow.
 
-    .parquet and .npz name each image in `id`. In .npy they follow the order of the arguments, and inside a folder, with
-    its subfolders, the sorted paths; hidden files are passed over. An .npz file of several arrays holds one for each
-    input, by its name.
+    .parquet and .npz store the name of each image in `id`. Embeddings have the order of the arguments; the files in a
+    folder and its subfolders are sorted by path, and hidden files are ignored. An .npz file for several inputs holds
+    one array for each input, by name.
 
     Examples: keras-tfcl embed encoder.onnx photos/ -o photos.parquet --on-error skip
 

@@ -1,4 +1,4 @@
-"""Which random changes keep the content of an image, by kind of image."""
+"""Random changes that keep the content of an image, by kind of image."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PROBABLE = (0.5, 0.5)  # Keras draws the probability itself between two bounds, 
 def image_augmenter(
     kind: str, image_shape: Sequence[int], strength: float = 1.0, value_range: tuple[float, float] = (0, 255)
 ) -> ImageAugmenter:
-    """The usual random views for a kind of image, made of Keras' own layers.
+    """Builds the usual augmenter for a kind of image from Keras' own layers.
 
     | kind | for | views |
     |---|---|---|
@@ -24,8 +24,8 @@ def image_augmenter(
     | `"grey"` | grey objects, such as Fashion-MNIST | flip, shift, zoom, brightness, contrast, an erased patch |
     | `"digits"` | characters on black | turn, shift, zoom, shear, an erased patch; **never flipped** |
 
-    Shift and zoom stand for SimCLR's random resized crop: a window of half the side to the whole, its two sides drawn
-    apart. What comes in from outside mirrors the image, or is black for characters.
+    Shift and zoom replace SimCLR's random resized crop: a window from half the side to the whole, whose two sides are
+    drawn independently. Beyond the border the image is mirrored, or black for characters.
 
     Args:
         kind: `"photos"`, `"grey"` or `"digits"`.
@@ -38,7 +38,7 @@ def image_augmenter(
 
     Raises:
         ValueError: for another kind, a shape that is not three positive integers, a strength outside (0, 2], a value
-            range that does not rise.
+            range that is not increasing.
 
     Example:
 
