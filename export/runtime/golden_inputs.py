@@ -80,7 +80,7 @@ def check_probes(path: str | os.PathLike[str], providers: str | Sequence[str] = 
         or a quantized file may be outside.
 
     Raises:
-        ModelFileError: the file holds no probe rows: another tool wrote it, or its model needed real samples.
+        ModelFileError: the file holds no golden inputs: another tool wrote it, or its model needed real samples.
 
     Example:
 
@@ -117,13 +117,13 @@ def load_golden_inputs(
         probes = [_load_batch(entry, names, dimension) for entry in metadata.get("probes", ())]
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise ModelFileError(
-            f"Expected probe rows as export_onnx writes them. Received: {path} with {type(error).__name__}: {error}. "
-            f"Export again."
+            f"Expected golden inputs as export_onnx writes them. Received: {path} with {type(error).__name__}: "
+            f"{error}. Export again."
         ) from error
     if not probes:
         raise ModelFileError(
-            f"Expected a file with probe rows. Received: {path} without. Export the model again; one that takes no "
-            f"synthetic rows has none: compare with verify_onnx(path, model, samples)."
+            f"Expected a file with golden inputs. Received: {path} without. Export the model again; a model that "
+            f"accepts no synthetic samples has none: compare with verify_onnx(path, model, samples)."
         )
     return probes
 

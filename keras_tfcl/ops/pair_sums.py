@@ -11,7 +11,7 @@ from keras_tfcl.ops.masks import Pairs
 
 
 def simple_losses(similarity: Any, pairs: Pairs, weight: float | None = None) -> Any:
-    """The simple contrastive loss of each anchor: `-mean over P of s_ip + weight * sum over N of s_ij`.
+    """Computes the simple contrastive loss of each anchor: `-mean over P of s_ip + weight * sum over N of s_ij`.
 
     Args:
         similarity: cosines `(A, C)`.
@@ -36,7 +36,7 @@ def simple_losses(similarity: Any, pairs: Pairs, weight: float | None = None) ->
 
 
 def sigmoid_losses(logits: Any, pairs: Pairs) -> Any:
-    """The sigmoid loss of each anchor: every pair is one yes-or-no question, "are these two a positive pair?".
+    """Computes the sigmoid loss of each anchor, in which every pair is classified as positive or negative.
 
     Formula: `sum over P of softplus(-l_ip) + sum over N of softplus(l_ij)`.
 
