@@ -1,4 +1,4 @@
-"""Make a quantized model from a float one, compare the two, and write it only if it is good enough."""
+"""Create a quantized model from a float model, compare the two, and write it if it is accurate enough."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Serve an exported encoder with NumPy and onnxruntime alone."""
+"""Serve an exported encoder with NumPy and onnxruntime only."""
 
 from __future__ import annotations
 

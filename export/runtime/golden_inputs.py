@@ -1,8 +1,7 @@
-"""Golden inputs: a few synthetic rows with the embeddings that the Keras model gave them.
+"""Golden inputs: a few synthetic samples with the embeddings that the Keras model computed for them.
 
-A file carries them, as the numbers that generate the rows, so that it can prove itself where it is served: on a GPU
-that rounds more coarsely, with another onnxruntime, after a tool has changed its graph. Needs NumPy and onnxruntime
-alone.
+A file stores their generators, so that any machine can check that it computes the same embeddings: on a GPU with
+coarser rounding, with another onnxruntime, or after a tool has changed the graph. Needs only NumPy and onnxruntime.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a server is told: by arguments, or by environment variables that begin with KERAS_TFCL_."""
+"""The settings of a server: arguments, or environment variables that begin with KERAS_TFCL_."""
 
 from __future__ import annotations
 

@@ -97,11 +97,11 @@ def test_shapes_of_outputs():
         with pytest.raises(ValueError, match=r"encoder must return one vector.*with one output"):
             build(keras.Model(inputs, outputs))
     fit_fails(
-        r"projector must give one vector.*output \(.*, 3, 1\)",
+        r"projector must return one vector.*output \(.*, 3, 1\)",
         (X, X + 1),
         model=build(projector=keras.layers.Reshape((3, 1))),
     )
-    with pytest.raises(ValueError, match=r"projector must give one vector.*output \(None, 3, 1\)"):
+    with pytest.raises(ValueError, match=r"projector must return one vector.*output \(None, 3, 1\)"):
         build(projector=keras.layers.Reshape((3, 1)), momentum=0.9)
 
 
