@@ -26,7 +26,7 @@ data = keras_tfcl.data.load_images("mnist5k", limit=256 if TINY else None)
 
 
 def captions(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """What is in the picture, how much ink, and whether it leans (rows and columns of the ink vary together)."""
+    """Describes each image: thin or bold, upright or slanted (rows and columns of the ink vary together), its class."""
     ink = images[..., 0] / 255.0
     bold = ink.mean((1, 2)) > 0.1
     y, x = np.mgrid[:28, :28] - 13.5

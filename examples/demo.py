@@ -5,7 +5,7 @@
     make demo ARGS="--dataset cifar10 --epochs 20"    # any tensorflow_datasets name
     make demo ARGS="--dataset folder:photos"          # photos/label/file.jpg, or photos/split/label/file.jpg
 
-Writes model.keras, encoder.onnx, report.md and pictures to runs/demo/. Labels are used for evaluation only.
+Writes model.keras, encoder.onnx, report.md and plots to runs/demo/. Labels are used for evaluation only.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-import demo_pictures
+import demo_plots
 import keras
 import numpy as np
 
@@ -79,7 +79,7 @@ def main() -> None:
         ),
         ("training seconds", f"{training_seconds:.0f}"),
     ]
-    demo_pictures.write_all(options.output, history, baselines, data, train, test)
+    demo_plots.write_all(options.output, history, baselines, data, train, test)
     write_report(options, data, rows)
 
 
@@ -165,12 +165,10 @@ def write_report(options: argparse.Namespace, data: ImageData, rows: list[tuple[
         "|---|---|",
         *[f"| {name} | {value} |" for name, value in rows],
         "",
-        *[f"![{name}]({name}.png)" for name in demo_pictures.NAMES],
+        *[f"![{name}]({name}.png)" for name in demo_plots.NAMES],
     ]
     (options.output / "report.md").write_text("\n".join(lines) + "\n")
-    print(
-        f"\nWritten to {options.output}/: model.keras, encoder.onnx, report.md and {len(demo_pictures.NAMES)} pictures"
-    )
+    print(f"\nWritten to {options.output}/: model.keras, encoder.onnx, report.md and {len(demo_plots.NAMES)} plots")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""From a Keras encoder to a verified ONNX file, and from that file to embeddings.
+"""Export a Keras encoder to a verified ONNX file, and compute embeddings with that file.
 
-`OnnxEncoder` needs NumPy and onnxruntime alone: what converts Keras models is imported only when it is asked for, and
-TensorFlow, Keras and ONNX only when a call needs them.
+`OnnxEncoder` needs only NumPy and onnxruntime. The modules that convert Keras models are imported when they are first
+used, and TensorFlow, Keras and ONNX when a call needs them.
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""What an ONNX graph spends its work on, and how it ends."""
+"""The distribution of work in an ONNX graph, and its final operations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can go wrong between a Keras model and a served ONNX file, one class per kind of fault."""
+"""The errors and warnings of `keras_tfcl.export`, one class for each kind of failure."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ class ExportError(Exception):
 
 
 class ModelInputError(ExportError):
-    """What the model takes in is unknown, or ONNX cannot carry it."""
+    """The input of the model is unknown, or ONNX cannot represent it."""
 
 
 class ModelOutputError(ExportError):
-    """The model does not give one finite `(batch, D)` embedding."""
+    """The model does not return one finite `(batch, D)` embedding."""
 
 
 class UnsupportedLayerError(ExportError):
@@ -26,7 +26,7 @@ class UnsupportedOpError(ExportError):
 
 
 class VerificationError(ExportError):
-    """The converted file is not what was asked for: its interface, its validity or its values."""
+    """The converted file is not valid, or its interface or values are wrong."""
 
 
 class ParityError(VerificationError):
@@ -38,11 +38,11 @@ class BatchInvarianceError(VerificationError):
 
 
 class QuantizationError(ExportError):
-    """A file cannot be quantized, or what came out does not run."""
+    """A file cannot be quantized, or the quantized model does not run."""
 
 
 class RecallError(QuantizationError):
-    """A quantized file finds other neighbours than the float model: fewer of the same than `min_recall`."""
+    """A quantized model shares fewer neighbours with its float model than `min_recall`."""
 
 
 class ModelFileError(ExportError, ValueError):

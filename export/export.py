@@ -1,4 +1,4 @@
-"""From a Keras model to an ONNX file that is there only if it is right."""
+"""Exports a Keras model to an ONNX file, which is written only if it matches the model."""
 
 from __future__ import annotations
 
@@ -49,57 +49,61 @@ def export_onnx(
     allow_mismatch: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> ExportReport:
-    """Write the encoder of `model` as an ONNX file, and prove that it gives the same embeddings.
+    """Write the encoder of `model` as an ONNX file, and verify that it computes the same embeddings.
 
-    The graph computes `model(x, training=False)` in float32, and e / |e|₂ of it when `normalize`. Its input is called
-    `image` (rank 4), `tokens` (integers, rank 2) or `features`; several inputs keep their names. Its output is
-    `embedding`, `(batch, D)`, with a free batch. Before the file gets its name it is checked against the ONNX standard,
-    loaded in onnxruntime, and compared with the model on `samples` and on synthetic inputs: random ones at batch 1 and
-    7, zeros, constants and padding, negative and large integers, and odd, small and large sizes, as far as the model
-    takes them. Differences up to 1e-4 of the embeddings' scale and cosines of at least 0.99999 pass; a row in a batch
-    of 32 must equal the row alone. Whatever fails, and a kill at any moment, leaves no new file and keeps an old one.
+    The graph computes `model(x, training=False)` in float32 and, with `normalize`, divides each embedding e by |e|₂.
+    Its input is named `image` (rank 4), `tokens` (integers, rank 2) or `features`; several inputs keep their names. Its
+    output `embedding` is `(batch, D)` with a free batch.
 
-    A model in mixed precision, float16 or bfloat16 is written, and compared, in float32 with the same weights; the
-    report tells how far its own embeddings are from that. Weights beyond 2 GiB, which one ONNX file cannot hold, go to
-    a second file `<path>.<hash>.data` beside it, which must be copied with it.
+    The file is checked before it is renamed to `path`. It must follow the ONNX standard, load in onnxruntime, and match
+    the model on `samples` and on synthetic inputs: random inputs at batch 1 and 7, zeros, constants and padding,
+    negative and large integers, and odd, small and large sizes, as far as the model accepts them. Embeddings match if
+    they differ by at most 1e-4 of their scale and their cosines are at least 0.99999. The embedding of a sample in a
+    batch of 32 must equal its embedding alone. If a check fails, or the process is killed at any time, no new file is
+    written and an existing file is kept.
 
-    This is not `model.export(format="onnx")`, which makes none of these checks. While it traces the model it switches
-    the whole process to eager functions, so do not export while another thread trains.
+    A model in mixed precision, float16 or bfloat16 is written and compared in float32 with the same weights. The report
+    gives the difference to the model's own embeddings. One ONNX file holds at most 2 GiB of weights; beyond that, the
+    largest weights go to a second file `<path>.<hash>.data` in the same folder. Copy both files together.
+
+    `model.export(format="onnx")` makes none of these checks. While this function traces the model, it switches the
+    whole process to eager functions, so do not export while another thread trains.
 
     Args:
         model: a `keras.Model` from a batch of inputs to one `(batch, D)` embedding, exported as `model(x)` whatever
-            its attributes are called; or a `ContrastiveModel`, of which `model.encoder` is exported.
+            the names of its attributes; or a `ContrastiveModel`, of which `model.encoder` is exported.
         path: the file to write, in a folder that exists.
-        projector: keep the projector of a `ContrastiveModel` behind its encoder.
-        normalize: divide each embedding by its length, inside the graph. Rows of zeros stay zeros.
-        preprocessing: a Keras layer or model to put before the encoder inside the file, such as
-            `keras.layers.Rescaling(1 / 255)`. A model with inputs of its own declares those of the file.
-        input_dtype: type of the float inputs in the file, converted to the model's inside, such as "uint8" for pixels.
+        projector: whether to keep the projector of a `ContrastiveModel` after its encoder.
+        normalize: whether to L2-normalise embeddings inside the graph. An embedding of zeros stays zeros.
+        preprocessing: a Keras layer or model that runs before the encoder inside the file, such as
+            `keras.layers.Rescaling(1 / 255)`. If it is a model with inputs, the file has the same inputs.
+        input_dtype: dtype of float inputs in the file, such as "uint8" for pixels; the graph converts them.
         opset: ONNX operator set, from 13 to the newest that tf2onnx writes (18 with tf2onnx 1.17).
-        samples: rows of real input to compare on besides synthetic ones: an array, a tuple of arrays, or a dict by
-            input name. Needed for a subclassed model that was never called, or that holds an `Embedding`, whose
-            input type it does not record. They are not stored.
+        samples: real samples, on which the file and the model are compared as well: an array, a tuple of arrays, or a
+            dict by input name. A subclassed model that was never called, or that holds an `Embedding`, needs them,
+            because it does not record the dtype of its input. They are not stored.
         tokenizer: what makes tokens of texts, stored in the file, so that `OnnxEncoder(path).encode(["a text"])` works:
             a `tokenizers.Tokenizer` (Hugging Face), its JSON or the path of that, or a `keras.layers.TextVectorization`
             that a tokenizer can express, checked on texts. It fills the input of the tokens and, by their names,
             `attention_mask` or `padding_mask` and `token_type_ids` or `segment_ids`.
-        notes: what else a server should know, stored in the metadata as JSON, at most 32 KiB. `notes["image"]` says
-            how images become rows: a dict with `range`, `size`, `resize` or `interpolation`.
-        allow_mismatch: write the file with a `ParityWarning` although its embeddings differ.
-        progress: called with the name of each stage as it starts, such as `print`. The conversion can take a minute.
+        notes: your own metadata, stored as JSON, at most 32 KiB. `notes["image"]` says how images are prepared: a dict
+            with `range`, `size`, `resize` or `interpolation`.
+        allow_mismatch: whether to write the file, with a `ParityWarning`, if its embeddings differ.
+        progress: a function, such as `print`, that is called with the name of each stage as it starts. The conversion
+            can take a minute.
 
     Returns:
-        An `ExportReport`; `print` it.
+        An `ExportReport`, which can be printed.
 
     Raises:
-        UnsupportedLayerError: a layer is known to convert wrongly; the message names it and what to do instead.
+        UnsupportedLayerError: a layer is known to convert wrongly; the message names it and a remedy.
         UnsupportedOpError: an operation has no ONNX counterpart.
         ModelInputError, ModelOutputError: the model is not a function from arrays to one embedding.
-        InputError: `samples` do not fit, no server could read images by `notes["image"]`, or the inputs are not those
+        InputError: `samples` do not fit, `notes["image"]` is not a valid rule for images, or the inputs are not those
             of a tokenizer.
         NonFiniteError: a weight is NaN, or a trained one infinite; the message names its layer.
         ParityError: the embeddings differ and `allow_mismatch` is False.
-        VerificationError: the file is not valid, or rows of a batch influence one another.
+        VerificationError: the file is not valid, or the samples of a batch influence one another.
         TypeError, ValueError, FileNotFoundError: an argument is wrong.
         RuntimeError: the call is inside a `tf.function` or a `tf.Graph`.
         ImportError: a package is missing; the message names the extra.
@@ -160,7 +164,7 @@ def _say_nothing(stage: str) -> None:
 
 
 def _check_arguments(path: str | os.PathLike[str], opset: int, notes: Mapping[str, object] | None) -> Path:
-    """Return the path, after all that can be found wrong before any work."""
+    """Return the path, after all checks that need no work."""
     for module, extra in (("tf2onnx", "export"), ("onnx", "export"), ("onnxruntime", "serve")):
         require(module, extra)
     if opset not in supported_opsets():
@@ -175,7 +179,7 @@ def _check_arguments(path: str | os.PathLike[str], opset: int, notes: Mapping[st
 
 
 def _check_image_note(source: Source, notes: Mapping[str, object], path: Path) -> None:
-    """Refuse a note on images by which no server could read one."""
+    """Raise an error for metadata on images that are not a valid rule."""
     if "image" in notes and len(source.inputs) == 1 and len(source.inputs[0].shape) == 4:
         image_rule(source.inputs, {"preprocessing": describe_preprocessing(source), "notes": notes}, path)
 

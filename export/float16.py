@@ -68,8 +68,8 @@ def to_half(model: onnx.ModelProto, rows: Rows) -> tuple[onnx.ModelProto, tuple[
     return model, tuple(f"{operation} {name}" for name, operation in kept.items() if name not in normalization)
 
 
-def check_in_true_half(half: onnx.ModelProto, float32: onnx.ModelProto, rows: Rows, expected: np.ndarray) -> None:
-    """Raise unless a float16 model gives the embeddings of the float32 one where float16 is really computed in float16.
+def check_in_true_float16(float16: onnx.ModelProto, float32: onnx.ModelProto, rows: Rows, expected: np.ndarray) -> None:
+    """Raise unless a float16 model computes the embeddings of the float32 model, where float16 is not emulated.
 
     onnxruntime's CPU computes most float16 operations in float32, and so hides what a GPU would show. ONNX's reference
     evaluator does not. It is slow, so that it sees four samples, those with the largest and the smallest values among
@@ -78,7 +78,7 @@ def check_in_true_half(half: onnx.ModelProto, float32: onnx.ModelProto, rows: Ro
     Raises:
         QuantizationError: the embeddings are not finite, or differ by more than rounding.
     """
-    fault = _fault(half, rows, expected)
+    fault = _fault(float16, rows, expected)
     if fault is None:
         return
     if _fault(float32, rows, expected) is None:
@@ -87,7 +87,7 @@ def check_in_true_half(half: onnx.ModelProto, float32: onnx.ModelProto, rows: Ro
             f"{fault}. Give samples with the largest activations, or keep the float32 file."
         )
     warnings.warn(
-        f"The float16 file could not be checked in true half precision, because ONNX's reference evaluator does not "
+        f"The float16 file could not be checked in true float16, because ONNX's reference evaluator does not "
         f"reproduce the float32 model either: {fault}. Look at check_probes(path, providers='cuda') on your GPU.",
         ParityWarning,
         stacklevel=2,
@@ -112,7 +112,7 @@ def _fault(model: onnx.ModelProto, rows: Rows, expected: np.ndarray) -> str | No
 
 
 def _reference_evaluator(model: onnx.ModelProto) -> onnx.reference.ReferenceEvaluator:
-    """Return ONNX's reference evaluator, with products ten times faster and a pooling mended."""
+    """Return ONNX's reference evaluator, with products ten times faster and a corrected pooling."""
     reference, op_run = require("onnx.reference", "quantize"), require("onnx.reference.op_run", "quantize")
     ops = "onnx.reference.ops"
 
@@ -241,11 +241,11 @@ def _convert(model: onnx.ModelProto, float32: set[str], keep: set[str]) -> None:
     captured = {name for node in graph.node for name in _captured(node)}
     outputs = {output.name for output in graph.output}
     nodes: list[NodeProto] = []
-    half: set[str] = set()  # the tensors that are float16 now
+    converted: set[str] = set()  # the tensors that are float16 now
 
     def as_type(name: str, kind: int) -> str:
         """Return the name of the tensor in this type; add the cast, or the converted weight, at its first use."""
-        if (name in half) == (kind == onnx.TensorProto.FLOAT16):
+        if (name in converted) == (kind == onnx.TensorProto.FLOAT16):
             return name
         other = f"{name}_as_{'float16' if kind == onnx.TensorProto.FLOAT16 else 'float32'}"
         if other not in made:
@@ -272,7 +272,7 @@ def _convert(model: onnx.ModelProto, float32: set[str], keep: set[str]) -> None:
                 node.output[slot] = f"{name}_in_float16"
                 nodes.append(helper.make_node("Cast", [node.output[slot]], [name], name=f"{name}_cast", to=1))
             else:
-                half.add(name)
+                converted.add(name)
         if made_half and node.op_type == "Cast":
             node.attribute[0].i = onnx.TensorProto.FLOAT16
     used = {name for node in nodes for name in node.input} | captured | {value.name for value in graph.input} | outputs

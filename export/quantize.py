@@ -1,4 +1,4 @@
-"""Int8 and float16 files made from an exported float32 file, each with a report of the recall it costs."""
+"""Quantizes an exported model to int8 or float16, and reports the loss of recall."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from keras_tfcl.export.architecture import convolves_most, nodes_of_final_normalization
 from keras_tfcl.export.errors import ExportError, QuantizationError
-from keras_tfcl.export.float16 import Rows, check_in_true_half, to_half
+from keras_tfcl.export.float16 import Rows, check_in_true_float16, to_half
 from keras_tfcl.export.quantized_model import (
     QuantizationReport,
     check_rows,
@@ -43,30 +43,36 @@ def quantize(
     calibration: Inputs | None = None,
     min_recall: float | None = None,
 ) -> QuantizationReport:
-    """Write an exported encoder in int8, about a quarter of its size, and report what it costs.
+    """Quantize an exported encoder to int8, about a quarter of its size, and report the loss of recall.
 
-    "dynamic" stores the matrices of MatMul and Gemm as int8, a scale per column, and rounds activations as they come;
-    it suits transformers and dense networks. It takes the range of activations from the whole batch, so that a row's
-    embedding depends a little on the rows beside it. "static" rounds convolutions, products and activations by ranges
-    measured on `calibration`; it suits convolutional networks, whose dynamic form runs several times slower. "auto"
-    takes what most multiplications are. Int8 rounds differently on other processors: measure where you serve.
+    "dynamic" stores the matrices of MatMul and Gemm as int8, with one scale for each column, and rounds activations at
+    run time. It suits transformers and dense networks. It takes the range of activations from the whole batch, so the
+    embedding of a sample depends slightly on the other samples of its batch.
+
+    "static" rounds convolutions, products and activations by ranges that were measured on `calibration`. It suits
+    convolutional networks, which run several times slower in dynamic mode.
+
+    "auto" chooses the mode that covers more of the multiplications. Int8 rounds differently on other processors, so
+    measure on the machine that serves.
 
     Args:
-        path: a float32 file written by `export_onnx`, or any that `OnnxEncoder` takes.
-        out: the file to write, in a folder that exists. What fails leaves no new file and keeps an old one.
-        samples: rows of real input to compare neighbours on, best some hundreds: an array, a tuple of arrays in order,
-            or a dict by input name.
+        path: a float32 file written by `export_onnx`, or any file that `OnnxEncoder` accepts.
+        out: the file to write, in a folder that exists. If an error is raised, no new file is written and an existing
+            file is kept.
+        samples: real samples on which neighbours are compared, preferably some hundreds: an array, a tuple of arrays in
+            order, or a dict by input name.
         mode: "auto", "dynamic" or "static".
-        calibration: rows to measure ranges on, for "static". Defaults to every second row of `samples`, of which only
-            the others are then compared.
-        min_recall: the least share, from 0 to 1, of the 10 nearest neighbours that must be kept; None accepts all.
+        calibration: samples on which "static" measures ranges. Defaults to every second sample of `samples`; the others
+            are then used for the comparison.
+        min_recall: the smallest accepted share, from 0 to 1, of the 10 nearest neighbours that are kept; None accepts
+            any.
 
     Returns:
         A `QuantizationReport`, which is also stored in the file's metadata under `quantization`.
 
     Raises:
-        RecallError: less than `min_recall`. No file is written.
-        QuantizationError: the file is quantized already, has nothing to quantize, or does not run afterwards.
+        RecallError: the recall is below `min_recall`. No file is written.
+        QuantizationError: the file is already quantized, has nothing to quantize, or does not run afterwards.
         InputError, ValueError: an argument does not fit.
         ImportError: a package is missing; the message names the extra.
 
@@ -80,8 +86,8 @@ def quantize(
     source = float_model.path
     if mode == "auto":
         mode = "static" if convolves_most(require("onnx", "quantize").load(source)) else "dynamic"
-    halved = mode == "static" and calibration is None
-    rows = check_rows(float_model, samples, min_recall, halved)
+    every_second = mode == "static" and calibration is None
+    rows = check_rows(float_model, samples, min_recall, every_second)
     if mode == "dynamic":
         return write_quantized_model(float_model, out, mode, rows, min_recall, lambda draft, _: _dynamic(source, draft))
     if calibration is None:
@@ -100,21 +106,22 @@ def to_float16(
     samples: Inputs,
     min_recall: float | None = None,
 ) -> QuantizationReport:
-    """Write an exported encoder in float16, half its size, and report what it costs.
+    """Convert an exported encoder to float16, half of its size, and report the loss of recall.
 
-    For GPUs: on a CPU it is as fast as float32 or slower. Inputs and the embedding keep their types. The division by an
-    embedding's length stays in float32, and so does each operation whose values, on up to 256 of the samples, come near
-    float16's largest number, 65,504, or vanish in it; the report names them. Four samples are then run by ONNX's
-    reference evaluator, which computes in float16 as a GPU would; onnxruntime's CPU computes in float32 instead.
+    Use it on GPUs: on a CPU it is as fast as float32 or slower. Inputs and the embedding keep their dtypes. The
+    division by the length of an embedding stays in float32, and so does each operation whose values, on up to 256 of
+    the samples, come near the largest float16, 65,504, or vanish in float16. The report names these operations. ONNX's
+    reference evaluator then runs four samples, because it computes in float16 as a GPU does, while onnxruntime's CPU
+    provider computes in float32.
 
-    It takes the arguments, returns the report and raises the errors of `quantize`, and one more.
+    Arguments, result and errors are as in `quantize`, with one additional error.
 
     Raises:
         QuantizationError: an embedding in float16 is not finite, or differs by more than rounding.
 
     Example:
 
-    >>> print(to_float16("encoder.onnx", "half.onnx", samples=images))                    # doctest: +SKIP
+    >>> print(to_float16("encoder.onnx", "float16.onnx", samples=images))                    # doctest: +SKIP
     """
     float_model = open_float_model(path, out)
     rows = check_rows(float_model, samples, min_recall)
@@ -155,13 +162,13 @@ def _float16(path: Path, rows: Rows, expected: np.ndarray, draft: Path) -> tuple
     """Write the draft, and return the operations that stay in float32 because of their values."""
     onnx = require("onnx", "quantize")
     model, kept = to_half(onnx.load(path), rows)
-    check_in_true_half(model, onnx.load(path), rows, expected)
+    check_in_true_float16(model, onnx.load(path), rows, expected)
     onnx.save(model, draft)
     return kept
 
 
 def _prepared(tools: ModuleType, path: Path, folder: Path) -> Path:
-    """Infer shapes and fold constants first, as the quantizers ask. Symbolic shapes fail on attention: left out."""
+    """Infer shapes and fold constants, as the quantizers require. Symbolic shapes fail on attention, so skip them."""
     prepared = folder / "prepared.onnx"
     tools.quant_pre_process(path, prepared, skip_symbolic_shape=True)
     return prepared
@@ -199,7 +206,7 @@ def _check_quantized(draft: Path, mode: str, what: str) -> None:
 
 @contextlib.contextmanager
 def _tools(module: str) -> Iterator[ModuleType]:
-    """Give a module of onnxruntime's tools, whose import and logging change the process, and change it back."""
+    """Yield a module of onnxruntime's tools, and undo what its import and logging change in the process."""
     path, root = list(sys.path), logging.getLogger()
     handlers, handler = list(root.handlers), logging.NullHandler()
     root.addHandler(handler)  # or the tools would install one that prints

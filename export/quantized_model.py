@@ -1,4 +1,4 @@
-"""Make a quantized model from a float one, compare the two, and write it only if it is good enough."""
+"""Create a quantized model from a float model, compare the two, and write it if it is accurate enough."""
 
 from __future__ import annotations
 
@@ -142,8 +142,8 @@ def open_float_model(path: str | os.PathLike[str], out: str | os.PathLike[str]) 
     return float_model
 
 
-def check_rows(float_model: OnnxEncoder, samples: Inputs, min_recall: float | None, halved: bool = False) -> Rows:
-    """Return `samples` by input name in the types of the inputs. `halved`: every second one will be compared.
+def check_rows(float_model: OnnxEncoder, samples: Inputs, min_recall: float | None, every_second: bool = False) -> Rows:
+    """Return `samples` by input name in the types of the inputs. `every_second`: only every second one is compared.
 
     Raises:
         ValueError: too few rows, or `min_recall` is not between 0 and 1.
@@ -154,12 +154,12 @@ def check_rows(float_model: OnnxEncoder, samples: Inputs, min_recall: float | No
             f"`min_recall` must be from 0 to 1. Received: min_recall={min_recall!r}. Use for example 0.95."
         )
     arrays = split_inputs(samples, float_model.inputs)
-    least = (3 if min_recall is None else 2 * _GATE + 1) * (2 if halved else 1)
+    least = (3 if min_recall is None else 2 * _GATE + 1) * (2 if every_second else 1)
     if len(arrays[0]) < least:
-        why = ", as static mode without `calibration` compares every second one" if halved else ""
+        why = ", as static mode without `calibration` compares every second one" if every_second else ""
         raise ValueError(
-            f"`samples` must hold at least {least} rows{why}. Received: {len(arrays[0])}. Give some hundreds of real "
-            f"rows: recall on few says little."
+            f"`samples` must hold at least {least} samples{why}. Received: {len(arrays[0])}. Pass some hundreds of "
+            f"real samples, because recall on few says little."
         )
     return {spec.name: cast_input(array, spec) for spec, array in zip(float_model.inputs, arrays, strict=True)}
 
@@ -194,7 +194,7 @@ def _check_recall(recall: Recall, min_recall: float | None) -> None:
 
 
 def _drop_metadata(draft: Path) -> None:
-    """Drop what the draft inherited: the content hash, for one, belongs to the float model."""
+    """Remove the metadata that the draft inherited, such as the content hash of the float model."""
     onnx = require("onnx", "quantize")
     model = onnx.load(draft)
     onnx.helper.set_model_props(model, {})
@@ -206,11 +206,11 @@ def _with_metadata(draft: Path, float_model: OnnxEncoder, report: QuantizationRe
     onnx = require("onnx", "quantize")
     metadata = float_model.metadata
     if metadata.get("parity", {}).get("passed") is not False:
-        metadata.pop("parity", None)  # it was measured on the float model; that it failed holds for both
+        metadata.pop("parity", None)  # measured on the float model; a failure applies to both
     metadata["probes"] = _golden_inputs(OnnxEncoder(draft, providers="cpu"), float_model)
-    facts = {name: value for name, value in report.to_dict().items() if name not in ("path", "bytes")}
+    recorded = {name: value for name, value in report.to_dict().items() if name not in ("path", "bytes")}
     model = onnx.load(draft)
-    metadata |= {"quantization": facts, "content_hash": content_hash(model.SerializeToString())}
+    metadata |= {"quantization": recorded, "content_hash": content_hash(model.SerializeToString())}
     onnx.helper.set_model_props(model, {KEY: dump_metadata(metadata)})
     return model.SerializeToString()
 

@@ -1,7 +1,7 @@
-"""How far a quantized encoder finds the same neighbours as the float one.
+"""Measures how many neighbours a quantized model shares with its float model.
 
-The cosine between an embedding and its quantized form says little: 0.9998 has been seen with a fifth of the ten nearest
-neighbours exchanged. So the neighbours themselves are compared.
+The cosine between an embedding and its quantized form says little: 0.9998 was measured where a fifth of the ten nearest
+neighbours differed. The neighbours themselves are therefore compared.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ _RUNS = 50
 
 @dataclass(frozen=True)
 class Recall:
-    """How two encoders agree on the similarities among the same rows.
+    """The agreement of two encoders on the similarities among the same samples.
 
     Attributes:
-        rows: rows compared, each with all the others.
-        overlap: for k = 1, 10, 100 the mean share of a row's k nearest neighbours, by cosine, that are the same; only
-            the k of which there are at least twice as many other rows, since chance alone gives k / (rows - 1).
-        mean_cosine, min_cosine: between a row's two embeddings.
+        rows: number of samples, each of which is compared with all others.
+        overlap: for k = 1, 10, 100, the mean share of the k nearest neighbours, by cosine, that are the same. Only for
+            k with at least 2k other samples, because chance alone gives k / (rows - 1).
+        mean_cosine, min_cosine: between the two embeddings of a sample.
     """
 
     rows: int

@@ -1,4 +1,4 @@
-"""What an export wrote and how well it matches."""
+"""The report of an export: the file, and how well it matches the model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from keras_tfcl.export.runtime.parity import Parity
 
 @dataclass(frozen=True)
 class ExportReport:
-    """The result of `export_onnx`. `print` it, or store `to_json()`.
+    """The result of `export_onnx`. It can be printed, or stored with `to_json()`.
 
     Attributes:
         path: the file.
@@ -29,12 +29,12 @@ class ExportReport:
         matches: whether the embeddings are within tolerance; False only with `allow_mismatch=True`.
         max_abs_diff: largest absolute difference to the Keras model, computing in float32.
         scale: largest absolute number of the Keras model's embeddings.
-        min_cosine: smallest cosine of a row to that of the Keras model.
-        rows: rows compared.
+        min_cosine: smallest cosine between the file's and the Keras model's embedding of a sample.
+        rows: number of samples compared.
         policies: dtype policies of layers that the file computes in float32 instead, such as "mixed_float16".
-        half_precision: how far the model's own embeddings, in half precision, are from those in float32: `Parity` as a
-            dict; None without such layers, or where half precision overflows.
-        hints: what the file does otherwise than one may expect.
+        half_precision: the difference between the model's own embeddings, in half precision, and those in float32, a
+            `Parity` as a dict; None without such layers, or if half precision overflows.
+        hints: possibly unexpected behaviour of the file.
         seconds: duration of the export.
         versions: of the packages that wrote the file.
     """
@@ -60,7 +60,7 @@ class ExportReport:
     versions: dict[str, str]
 
     def to_dict(self) -> dict[str, object]:
-        """Return the report in types that JSON has."""
+        """Return the report as a dict that JSON can store."""
         return asdict(self) | {
             "path": str(self.path),
             "data_path": None if self.data_path is None else str(self.data_path),

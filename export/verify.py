@@ -1,4 +1,4 @@
-"""The checks between a converted file and the name it was asked for. A file that fails one is not written."""
+"""The checks that a converted file must pass before it is written."""
 
 from __future__ import annotations
 
@@ -48,16 +48,16 @@ def verify_onnx(
     *,
     preprocessing: keras.Layer | None = None,
 ) -> Parity:
-    """Check that an exported file is valid, runs, and gives the embeddings of `model`.
+    """Check that an exported file is valid, runs, and computes the embeddings of `model`.
 
-    Makes every check of `export_onnx`: operations, interface, validity, loading in onnxruntime, embeddings of synthetic
-    inputs and of `samples`, and that a row's embedding does not depend on its batch. For a server without Keras there
-    is `check_probes`.
+    It makes every check of `export_onnx`: operations, interface, validity, loading in onnxruntime, embeddings of
+    synthetic inputs and of `samples`, and that the embedding of a sample does not depend on its batch. On a server
+    without Keras, use `check_probes`.
 
     Args:
         path: a file written by `export_onnx`.
         model: the model it was exported from, or one with the same weights.
-        samples: rows of real input: an array, a tuple of arrays, or a dict by input name.
+        samples: real samples: an array, a tuple of arrays, or a dict by input name.
         preprocessing: the one given to `export_onnx`.
 
     Returns:

@@ -1,8 +1,8 @@
-"""Every private name of Keras and TensorFlow that is touched, each with the reason and the versions it was seen in.
+"""All private names of Keras and TensorFlow that are used, each with the reason and the versions it was seen in.
 
-A private name may change in any release without notice. When one does, this is the only file to mend: a test holds that
-no other module of the library touches one. The module loads neither Keras nor TensorFlow, so that the export,
-which must load without them, can use it.
+A private name may change in any release without notice. Then this is the only file to change, because a test ensures
+that no other module of the library uses one. The module loads neither Keras nor TensorFlow, so that the export, which
+must load without them, can use it.
 """
 
 from __future__ import annotations

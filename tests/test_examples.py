@@ -98,13 +98,13 @@ def test_scripts(script, tmp_path):
 
 def test_every_script_is_run():
     written = {file.name for file in (ROOT / "examples").glob("*.py")}
-    elsewhere = {"demo.py", "demo_pictures.py", "multi_worker.py"} | {name for name in written if "wang_liu" in name}
+    elsewhere = {"demo.py", "demo_plots.py", "multi_worker.py"} | {name for name in written if "wang_liu" in name}
     assert written == {*SCRIPTS, *elsewhere}
 
 
 @pytest.mark.slow
 def test_speed_of_training(tmp_path):
-    """Tiny: every contestant gives a time, and those of this library train equally many parameters."""
+    """Tiny: every library gives a time, and those of this library train equally many parameters."""
     script = shutil.copytree(ROOT / "examples" / "speed", tmp_path / "speed") / "training.py"
     sizes = ["--batch", "4", "--width", "4", "--steps", "2", "--rounds", "1", "--xla", "off"]
     run([str(script)], *sizes, folder=tmp_path)

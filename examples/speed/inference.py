@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from inference_models import MODELS
-from inference_worker import CONTESTANTS
+from inference_worker import BASELINES
 
 RESULTS = Path(__file__).parents[1] / "results"
 FIELDS = [
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--peers", help="Python interpreter with torch")
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 32, 256])
-    parser.add_argument("--names", nargs="+", default=list(CONTESTANTS), choices=list(CONTESTANTS))
+    parser.add_argument("--names", nargs="+", default=list(BASELINES), choices=list(BASELINES))
     parser.add_argument("--rows", type=int, default=512, help="rows embedded in one measurement; an eighth at batch 1")
     parser.add_argument("--timeout", type=float, default=300, help="seconds for one measurement")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the tables")
@@ -73,7 +73,7 @@ def environment(**more: str) -> dict[str, str]:
 def measure(folder: Path, model: str, name: str, batch: int, peers: str | None, timeout: float) -> dict[str, Any]:
     """Runs the worker once; a failure becomes a note."""
     row = dict.fromkeys(FIELDS, "") | {"model": model, "batch": batch, "name": name}
-    where = CONTESTANTS[name][2]
+    where = BASELINES[name][2]
     if where == "peers" and peers is None:
         return row | {"note": "left out: no --peers"}
     worker = [peers if where == "peers" else sys.executable, str(Path(__file__).with_name("inference_worker.py"))]

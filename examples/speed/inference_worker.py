@@ -57,7 +57,7 @@ def torch(folder: Path, model: str, compiled: bool = False) -> Run:
 
 
 # name -> (function, its choices, "own" environment or that of the "peers")
-CONTESTANTS: dict[str, tuple[Callable[..., Run], dict[str, Any], str]] = {
+BASELINES: dict[str, tuple[Callable[..., Run], dict[str, Any], str]] = {
     "OnnxEncoder": (onnx_encoder, {}, "own"),
     "model.predict": (predict, {}, "own"),
     "tf.function": (tf_function, {}, "own"),
@@ -71,7 +71,7 @@ CONTESTANTS: dict[str, tuple[Callable[..., Run], dict[str, Any], str]] = {
 def main(folder: Path, model: str, name: str, batch: int) -> None:
     import numpy as np
 
-    function, choices, where = CONTESTANTS[name]
+    function, choices, where = BASELINES[name]
     run = function(folder, model, **choices)
     loaded, memory = time.perf_counter() - STARTED, _resident()
     x = np.load(folder / "x.npy")

@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from contestants import CLIP, CONTESTANTS, FLOOR, SIGLIP
+from baselines import BASELINES, CLIP, FLOOR, SIGLIP
 
 RESULTS = Path(__file__).parents[1] / "results"
 DENSE_BYTES = 2e9  # a dense form is left out where one matrix is larger: it makes several
@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--peers", help="Python interpreter with torch and the peers")
     parser.add_argument("--pairs", type=int, nargs="+", default=[256, 1024, 4096, 16384, 65536])
     parser.add_argument("--dimensions", type=int, nargs="+", default=[128, 512])
-    parser.add_argument("--names", nargs="+", default=list(CONTESTANTS), choices=list(CONTESTANTS))
+    parser.add_argument("--names", nargs="+", default=list(BASELINES), choices=list(BASELINES))
     parser.add_argument("--timeout", type=float, default=300, help="seconds for one measurement")
     parser.add_argument("--resume", action="store_true", help="measure only what the table lacks")
     arguments = parser.parse_args()
@@ -64,7 +64,7 @@ def main() -> None:
 
 def measure(name: str, count: int, dimension: int, peers: str | None, timeout: float) -> dict[str, Any]:
     """Runs the worker once; a failure becomes a note."""
-    _, _, objective, where = CONTESTANTS[name]
+    _, _, objective, where = BASELINES[name]
     row = dict.fromkeys(FIELDS, "") | {"name": name, "objective": objective, "N": count, "D": dimension}
     streamed = name.startswith("keras_tfcl") or name == FLOOR
     edge = count if objective in (CLIP, SIGLIP) else 2 * count
@@ -178,10 +178,10 @@ def plot(rows: list[dict[str, Any]], target: Path) -> None:
 
     dimension = rows[0]["D"]
     counts = sorted({row["N"] for row in rows})
-    colors = dict(zip(CONTESTANTS, pyplot.get_cmap("tab20").colors, strict=False))
+    colors = dict(zip(BASELINES, pyplot.get_cmap("tab20").colors, strict=False))
     figure, axes = pyplot.subplots(1, 2, figsize=(13, 5), layout="constrained")
     for axis, field, label in zip(axes, ("seconds", "MiB"), ("seconds", "peak extra memory (MiB)"), strict=True):
-        for name in CONTESTANTS:
+        for name in BASELINES:
             points = [(r["N"], r[field]) for r in rows if r["name"] == name and r["D"] == dimension and r[field] != ""]
             own = name.startswith("keras_tfcl")
             style = {"linewidth": 3 if own else 1.2, "linestyle": ":" if name == FLOOR else "-"}

@@ -1,8 +1,8 @@
-"""Times training steps, each contestant in fresh processes: `python examples/speed/training.py`.
+"""Times training steps, each library in fresh processes: `python examples/speed/training.py`.
 
 The same ResNet-18 for 32 x 32 images, batch, loss and optimizer: `fit` of ContrastiveModel on ready-made views, `fit`
 that makes the views, a hand-written `tf.function` loop, and torch with lightly's loss (`--peers PYTHON`).
-Rounds alternate between contestants, so that a slow minute of the machine hits all of them; ratios are those within a
+Rounds alternate between libraries, so that a slow minute of the machine hits all of them; ratios are those within a
 round. Writes examples/results/speed_training.csv and .md.
 """
 
@@ -23,7 +23,7 @@ from losses import RESULTS, replaced
 
 LOOP = "hand-written tf.function loop"
 # name: (worker, its mode, interpreter)
-CONTESTANTS = {
+BASELINES = {
     LOOP: ("training_keras.py", "loop", "own"),
     "fit, ready-made views": ("training_keras.py", "fit", "own"),
     "fit, views made while training": ("training_keras.py", "augmented", "own"),
@@ -45,7 +45,7 @@ def main() -> None:
     for number in range(options.rounds):
         for xla in options.xla:
             measured = [
-                measure(name, xla, options) for name in CONTESTANTS if not (name.startswith("torch") and xla == "off")
+                measure(name, xla, options) for name in BASELINES if not (name.startswith("torch") and xla == "off")
             ]
             loop = next(row for row in measured if row["name"] == LOOP)
             for row in measured:
@@ -58,7 +58,7 @@ def main() -> None:
 
 def measure(name: str, xla: str, options: argparse.Namespace) -> dict[str, Any]:
     """Runs one worker; a failure becomes a note."""
-    script, mode, where = CONTESTANTS[name]
+    script, mode, where = BASELINES[name]
     row = dict.fromkeys(FIELDS, "") | {"name": name, "xla": "" if where == "peers" else xla}
     if where == "peers" and options.peers is None:
         return row | {"note": "left out: no --peers"}
@@ -93,7 +93,7 @@ def write(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
 
 
 def markdown(rows: list[dict[str, Any]], options: argparse.Namespace) -> str:
-    """One line for each contestant: medians over the rounds."""
+    """One line for each library: medians over the rounds."""
     lines = [
         f"ResNet-18 (first stage {options.width} channels), two views of {options.batch} images of 32 x 32, float32, "
         f"{os.cpu_count()} cores of {platform.machine()}; medians of {options.rounds} rounds of {options.steps} steps. "

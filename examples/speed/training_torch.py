@@ -12,7 +12,7 @@ import time
 from typing import Any
 
 import torch
-from contestants import TEMPERATURE, _declare_vision_operators
+from baselines import TEMPERATURE, _declare_vision_operators
 from torch import nn
 
 

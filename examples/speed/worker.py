@@ -10,14 +10,14 @@ import time
 from pathlib import Path
 
 import numpy as np
-from contestants import CLIP, CONTESTANTS, FLOOR, NT_XENT, TEMPERATURE
+from baselines import BASELINES, CLIP, FLOOR, NT_XENT, TEMPERATURE
 
 SECONDS = 3.0  # repeated for about this long, at most 15 times
 CHECKED_UP_TO = 1024  # pairs for which value and gradient are compared with float64
 
 
 def main(name: str, count: int, dimension: int) -> None:
-    function, choices, objective, _ = CONTESTANTS[name]
+    function, choices, objective, _ = BASELINES[name]
     views = np.random.default_rng(0).normal(size=(count, 2, dimension)).astype("float32")
     views[:, 1] += views[:, 0]  # positives more alike than negatives
     compute = function(views, **choices)  # imports what it needs

@@ -1,1 +1,1 @@
-"""From a Keras model to an ONNX graph: the part of the export that needs TensorFlow and tf2onnx."""
+"""Convert a Keras model to an ONNX graph: the part of the export that needs TensorFlow and tf2onnx."""

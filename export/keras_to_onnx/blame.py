@@ -1,4 +1,4 @@
-"""Name the operation and the layer behind a file that is wrong, for the error."""
+"""Find the operation and the layer that make a file wrong, for the error."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Turn Keras layers into an ONNX model: the one place that knows tf2onnx and its faults.
+"""Convert Keras layers to an ONNX model, with corrections of tf2onnx, which only this module uses.
 
-These steps differ from `model.export(format="onnx")`, which writes files that do not load or do not match:
-the trace is of inference mode; nested functions are traced inline, since tf2onnx knows no XLA calls (grouped
-convolution); layers that ask for sizes are traced as with free ones; constants that the trace captured are not made
-inputs; divisions keep their rounding; handlers.py writes the operations that tf2onnx lacks or gets wrong; and padding
-before a MaxPool is kept from onnxruntime, which would change its value.
+`model.export(format="onnx")` writes files that do not load or do not match. These steps differ from it. The model is
+traced in inference mode. Nested functions are traced inline, because tf2onnx does not support XLA calls (grouped
+convolution). Layers that ask for sizes are traced as with free sizes. Constants that the trace captured do not become
+inputs. Divisions keep their rounding. handlers.py writes the operations that tf2onnx lacks or converts wrongly. Padding
+before a MaxPool is protected from onnxruntime, which would change its value.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Weights that do not fit into one protobuf message: kept out of the conversion, and stored in a data file.
+"""Keep weights that exceed one protobuf message out of the conversion, and store them in a data file.
 
-The trace reads such a weight as one more input, so TensorFlow, tf2onnx and the ONNX model never hold it; afterwards the
-input becomes a tensor whose values are in the data file. The largest weights go first, so that the fewest are involved.
+The trace reads such a weight as an additional input, so TensorFlow, tf2onnx and the ONNX model never hold it.
+Afterwards the input becomes a tensor whose values are in the data file. The largest weights go first, so that few are
+involved.
 """
 
 from __future__ import annotations

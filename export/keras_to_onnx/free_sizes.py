@@ -1,8 +1,8 @@
-"""Keras layers whose code asks whether a size is known, written anew for the trace, in which free sizes are not.
+"""Replace, for the trace, the code of Keras layers that asks whether a size is known; free sizes are unknown there.
 
-In an eager call every size is known, so that call is the reference. `TimeDistributed` then calls its layer step by
-step; a trace over a free length would vectorize a loop, which ONNX cannot follow. `CenterCrop` then resizes an image
-that is smaller than the crop; a trace would cut it short.
+In an eager call every size is known, so the eager call is the reference. There, `TimeDistributed` calls its layer step
+by step, while a trace over a free length would vectorize a loop, which ONNX cannot express. `CenterCrop` resizes an
+image that is smaller than the crop, while a trace would cut it off.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Inputs to compare the model and the file on, and the embeddings that the model gives them.
+"""Inputs on which the model and the file are compared, and the embeddings that the model computes for them.
 
-Usual inputs are random ones of usual sizes; whoever serves the file can make them again. Edge inputs are those on which
-conversions go wrong: zeros, constants and padding, negative and large integers, images and sequences of odd, small and
-large sizes. Samples are the user's.
+Usual inputs are random inputs of usual sizes, which a server can generate again. Edge inputs are those on which
+conversions fail: zeros, constants and padding, negative and large integers, images and sequences of odd, small and
+large sizes. Samples come from the user.
 """
 
 from __future__ import annotations

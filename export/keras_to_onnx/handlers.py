@@ -1,9 +1,9 @@
-"""ONNX for the TensorFlow operations that tf2onnx does not know or writes with another meaning.
+"""Write ONNX for the TensorFlow operations that tf2onnx lacks or converts with another meaning.
 
-Each handler takes the place of one operation of the graph. Integer division and remainder follow Python, where ONNX
-rounds to zero; one-hot vectors of ids outside the range are zeros, where ONNX counts from the end; nearest resizing
-computes its own indices, since the Resize of onnxruntime rounds them otherwise; what ONNX lacks (erfc, log1p, expm1,
-xlogy, the sign bit, truncated remainders) is written with what it has.
+Each handler replaces one operation of the graph. Integer division and remainder follow Python, where ONNX rounds to
+zero. One-hot vectors of numbers outside the range are zeros, where ONNX counts from the end. Nearest resizing computes
+its own indices, because the Resize of onnxruntime rounds them differently. Operations that ONNX lacks (erfc, log1p,
+expm1, xlogy, the sign bit, truncated remainders) are composed of operations that it has.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a file says about its model, so that a server needs the file alone."""
+"""The metadata of a file about its model, so that a server needs only the file."""
 
 from __future__ import annotations
 

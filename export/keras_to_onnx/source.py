@@ -1,8 +1,8 @@
-"""What is exported: a Keras encoder, perhaps with its projector, seen as one function of its inputs in float32.
+"""A Keras encoder, perhaps with its projector, as one function of its inputs in float32.
 
-A model of another precision computes in float32 while it is exported: each layer keeps its weights and gets the policy
-float32 for that time, so that a model trained in mixed precision gives a file that runs everywhere. Rebuilding it from
-its configuration would lose what no configuration holds, and would not do for a subclassed model without one.
+A model of another precision computes in float32 during the export: each layer keeps its weights and temporarily has the
+policy float32, so that a model trained in mixed precision becomes a file that runs everywhere. Rebuilding the model
+from its configuration would lose state that no configuration holds, and would fail for a subclassed model without one.
 """
 
 from __future__ import annotations

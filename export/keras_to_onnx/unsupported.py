@@ -1,7 +1,7 @@
-"""Refuse, before a conversion that can take a minute, what is known to convert wrongly or not at all.
+"""Raise an error for layers and operations that convert wrongly, before a conversion that can take a minute.
 
-Two looks: at the layers, which have names the user gave, and at the operations of the traced graph, which also shows
-what a layer's own `call` does.
+There are two checks: of the layers, whose names the user knows, and of the operations of the traced graph, which also
+shows what the `call` of a layer does.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Embeddings from an ONNX file: NumPy and onnxruntime, and nothing else."""
+"""Embeddings from an ONNX file, with NumPy and onnxruntime only."""

@@ -1,8 +1,8 @@
-"""Write a file so that a kill at any moment leaves the old one or the new one, whole.
+"""Write a file so that a process that is killed at any time leaves either the old file or the complete new one.
 
-The new file is written in a hidden folder beside its target and moved at the end. The folder may also hold the external
-data of a model. Its lock lives as long as the process: a folder without one was left by a killed process, and the next
-write to the same target removes it.
+The new file is written in a hidden folder next to its target and moved at the end. The folder may also hold the
+external data of a model. It is locked while the process lives. A folder without a lock was left by a killed process,
+and the next write to the same target removes it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What `OnnxEncoder` takes, as batches of arrays: arrays, images, and iterables larger than memory."""
+"""Turn the input of `OnnxEncoder` into batches of arrays: arrays, images, and iterables larger than memory."""
 
 from __future__ import annotations
 

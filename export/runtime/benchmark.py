@@ -1,4 +1,4 @@
-"""How fast an encoder is here, at several batch sizes."""
+"""Measure the speed of an encoder at several batch sizes."""
 
 from __future__ import annotations
 

@@ -144,8 +144,8 @@ def write_parquet(pairs: Iterable[Part], path: Path, dimension: int, metadata: M
     arrow, parquet = require("pyarrow", "parquet"), require("pyarrow.parquet", "parquet")
     first: Part = next(pairs := iter(pairs), (np.empty((0, dimension), np.float32), []))
     kind = arrow.string() if any(isinstance(name, str) for name in first[1]) else arrow.int64()
-    facts = {KEY: json.dumps({name: metadata[name] for name in _RECORDED if name in metadata})}
-    schema = arrow.schema([("id", kind), ("embedding", arrow.list_(arrow.float32(), dimension))], facts)
+    recorded = {KEY: json.dumps({name: metadata[name] for name in _RECORDED if name in metadata})}
+    schema = arrow.schema([("id", kind), ("embedding", arrow.list_(arrow.float32(), dimension))], recorded)
     rows = 0
     with parquet.ParquetWriter(path, schema) as writer:
         for part, names in in_groups(itertools.chain([first], pairs), _ROW_GROUP):

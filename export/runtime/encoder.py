@@ -1,4 +1,4 @@
-"""Serve an exported encoder with NumPy and onnxruntime alone."""
+"""Serve an exported encoder with NumPy and onnxruntime only."""
 
 from __future__ import annotations
 
@@ -37,28 +37,29 @@ from keras_tfcl.export.runtime.typing import ImageLike, Inputs
 
 
 class OnnxEncoder:
-    """Embeds arrays, images and texts with an exported `.onnx` file. Needs neither TensorFlow nor Keras.
+    """Computes embeddings of arrays, images and texts with an exported `.onnx` file, without TensorFlow or Keras.
 
-    One encoder may be used from several threads at once. onnxruntime keeps memory for the next run, so make one encoder
-    per process and keep it. A pickled or copied encoder is the path with these arguments: the other process needs the
-    file, and opens it anew.
+    Several threads may use one encoder at the same time. onnxruntime keeps memory for the next run, so create one
+    encoder per process and keep it. An encoder is pickled and copied as its path and arguments, so the other process
+    needs the file, and opens it again.
 
     Args:
-        path: a file written by `export_onnx`, or any ONNX file with one `(batch, D)` output and no data outside it.
-            What `export_onnx` puts beside a file of more than 2 GiB is read if size and hash are those recorded. Or a
-            folder of sentence-transformers with `model.onnx` or `onnx/model.onnx`, whose tokenizer, pooling and
-            normalization are read too.
+        path: a file written by `export_onnx`, or any ONNX file with one `(batch, D)` output and no external data. The
+            external data that `export_onnx` writes beyond 2 GiB are read if their size and hash match the metadata. A
+            folder of sentence-transformers with `model.onnx` or `onnx/model.onnx` also works; its tokenizer, pooling
+            and normalization are read too.
         providers: `"auto"` (CUDA where this onnxruntime has it, then the CPU), a name such as `"cpu"`, `"cuda"` or
             `"CUDAExecutionProvider"`, or a list, in order of preference, of names or of pairs `(name, options)` such as
             `("cuda", {"device_id": 1, "arena_extend_strategy": "kSameAsRequested"})`.
-        strict_providers: raise, instead of warn, when a provider asked for does not run the model.
-        batch_size: rows per run, a positive integer.
-        threads: threads inside one run, a positive integer; None leaves the choice to onnxruntime.
-        buckets: pad a run to the next power of two of rows (at most `batch_size`) by repeating its last row, and drop
-            what comes of it; embeddings stay equal up to float rounding. A GPU then prepares itself for few shapes
-            instead of each; a CPU only has more work. None: on unless the CPU runs the model.
-        low_memory: give memory back after each run instead of keeping it for the next; slower. For rows of many
-            lengths or sizes.
+        strict_providers: whether to raise an error, instead of a warning, if a requested provider does not run the
+            model. Defaults to False.
+        batch_size: number of samples in a run, a positive integer. Defaults to 256.
+        threads: number of threads inside one run, a positive integer. Defaults to None: onnxruntime chooses.
+        buckets: whether to pad a run to the next power of two of samples (at most `batch_size`) by repeating the last
+            sample. The padding is removed from the result, and embeddings stay equal up to float rounding. A GPU then
+            meets few shapes; on a CPU it only adds work. Defaults to None: on unless the CPU runs the model.
+        low_memory: whether to release memory after each run instead of keeping it for the next, which is slower. Use it
+            for samples of many lengths or sizes. Defaults to False.
         output: name of the output to take from a file that has several.
         pooling: how an output `(batch, length, D)`, a vector for each token, becomes one embedding: "mean" of the
             tokens that the attention mask keeps, or "cls", the first. Defaults to what the folder says.
@@ -67,7 +68,7 @@ class OnnxEncoder:
         FileNotFoundError: there is no such file.
         ModelFileError: the file is truncated, is not ONNX, was changed since its export, uses external data, or is not
             an encoder.
-        ProviderError: `strict_providers` and a provider asked for is not used.
+        ProviderError: a requested provider is not used, with `strict_providers`.
         ValueError: an unknown provider, or a number that is not a positive integer.
         ImportError: onnxruntime is missing; the message names the extra.
 
@@ -123,7 +124,7 @@ class OnnxEncoder:
 
     @property
     def path(self) -> Path:
-        """The file."""
+        """The path of the file."""
         return self._path
 
     @property
@@ -165,17 +166,17 @@ class OnnxEncoder:
 
     @property
     def metadata(self) -> Metadata:
-        """What `export_onnx` recorded in the file; empty for a file that it did not write."""
+        """The metadata that `export_onnx` stored in the file; empty for other files."""
         return copy.deepcopy(self._metadata)
 
     @property
     def providers(self) -> tuple[str, ...]:
-        """The execution providers that really run the model, as the session reports them."""
+        """The execution providers that run the model, as the session reports them."""
         return tuple(self._session.get_providers())
 
     @property
     def requested_providers(self) -> tuple[str, ...]:
-        """The execution providers that were asked for."""
+        """The requested execution providers."""
         return self._requested
 
     def encode(
@@ -186,11 +187,12 @@ class OnnxEncoder:
         Args:
             x: an array `(N, ...)`; for several inputs a tuple of arrays in order, or a dict by input name. Floats are
                 rounded to the input's type; integers are converted when every value stays exact. For an image encoder
-                also a list of images: paths, bytes of files or Pillow images, decoded by the rule in the file,
-                `batch_size` of them at a time. Arrays are rows as they are: turn pixels into one by `read_image`.
+                also a list of images: paths, bytes of files or Pillow images, read as the metadata say,
+                `batch_size` of them at a time. Arrays are passed to the model unchanged; prepare pixels with
+                `read_image`.
                 For an encoder with a tokenizer also a list of texts, which are sorted by length, so that a run has
                 little padding and at most 16,384 tokens; the embeddings come in the order of the texts.
-            batch_size: rows per run. Defaults to the encoder's.
+            batch_size: number of samples in a run. Defaults to the encoder's.
             progress: draw a progress bar on stderr, where `rich` is installed.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Is this environment fit to export or to serve? What `keras-tfcl doctor` prints."""
+"""Check whether an environment can export and serve, for `keras-tfcl doctor`."""
 
 from __future__ import annotations
 

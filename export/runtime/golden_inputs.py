@@ -1,8 +1,7 @@
-"""Golden inputs: a few synthetic rows with the embeddings that the Keras model gave them.
+"""Golden inputs: a few synthetic samples with the embeddings that the Keras model computed for them.
 
-A file carries them, as the numbers that generate the rows, so that it can prove itself where it is served: on a GPU
-that rounds more coarsely, with another onnxruntime, after a tool has changed its graph. Needs NumPy and onnxruntime
-alone.
+A file stores their generators, so that any machine can check that it computes the same embeddings: on a GPU with
+coarser rounding, with another onnxruntime, or after a tool has changed the graph. Needs only NumPy and onnxruntime.
 """
 
 from __future__ import annotations
@@ -81,7 +80,7 @@ def check_probes(path: str | os.PathLike[str], providers: str | Sequence[str] = 
         or a quantized file may be outside.
 
     Raises:
-        ModelFileError: the file holds no probe rows: another tool wrote it, or its model needed real samples.
+        ModelFileError: the file holds no golden inputs: another tool wrote it, or its model needed real samples.
 
     Example:
 
@@ -119,13 +118,13 @@ def load_golden_inputs(
         probes = [_load_batch(entry, names, dimension) for entry in metadata.get("probes", ())]
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise ModelFileError(
-            f"Expected probe rows as export_onnx writes them. Received: {path} with {type(error).__name__}: {error}. "
-            f"Export again."
+            f"Expected golden inputs as export_onnx writes them. Received: {path} with {type(error).__name__}: "
+            f"{error}. Export again."
         ) from error
     if not probes:
         raise ModelFileError(
-            f"Expected a file with probe rows. Received: {path} without. Export the model again; one that takes no "
-            f"synthetic rows has none: compare with verify_onnx(path, model, samples)."
+            f"Expected a file with golden inputs. Received: {path} without. Export the model again; a model that "
+            f"accepts no synthetic samples has none: compare with verify_onnx(path, model, samples)."
         )
     return probes
 

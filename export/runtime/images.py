@@ -1,6 +1,6 @@
-"""Image files, bytes, Pillow images and pixel arrays as rows of an encoder, by the rule that its file records.
+"""Prepare image files, bytes, Pillow images and pixel arrays for an encoder, as the metadata of its file say.
 
-Nothing is ever downloaded. Only formats that Pillow decodes by itself are read: others would start programs.
+Nothing is downloaded. Only formats that Pillow decodes by itself are read, because others would start programs.
 """
 
 from __future__ import annotations

@@ -40,21 +40,21 @@ class Hit(NamedTuple):
 
 
 class Index:
-    """Finds the embeddings nearest to a query, by cosine.
+    """Finds the stored embeddings that are nearest to a query by cosine.
 
-    The index is one file: an uncompressed `.npz` archive, which any NumPy can read, with vectors that stay on the disk
-    and are mapped into memory. It remembers which encoder the vectors came from, and refuses those of another one.
+    An index is saved as one file, an uncompressed `.npz` archive that any NumPy can read. Its vectors stay on the disk
+    and are mapped into memory. It stores the hash of the encoder's weights, and refuses vectors of another encoder.
 
-    Search is exact by default: blocks of the vectors are multiplied with the queries. `build_graph()` adds an
-    approximate index (HNSW, by usearch), worthwhile from some 100,000 vectors on. With `precision="int8"` or `"binary"`
-    the blocks hold a quarter or a thirty-second of the bytes; the best of them are then compared in full precision.
+    Search is exact by default: the queries are multiplied with blocks of vectors. `build_graph()` adds an approximate
+    index (HNSW, by usearch), which is worthwhile from about 100,000 vectors on. With `precision="int8"` or `"binary"`
+    the blocks have a quarter or a thirty-second of the bytes, and the best candidates are compared in full precision.
 
     Args:
-        encoder: an `OnnxEncoder`, whose vectors it will hold; or their length.
-        precision: `"float32"`, `"int8"` or `"binary"`, in which exact search compares first. Defaults to `"float32"`.
+        encoder: an `OnnxEncoder` whose vectors the index will hold, or the length of the vectors.
+        precision: `"float32"`, `"int8"` or `"binary"`, the precision of the first comparison. Defaults to `"float32"`.
 
     Raises:
-        ValueError: the length is not a positive integer, or the precision is another one.
+        ValueError: the length is not a positive integer, or the precision is unknown.
 
     Example:
 
@@ -151,7 +151,7 @@ class Index:
         Args:
             queries: `(Q, D)`, not zero; they are divided by their length.
             k: how many, a positive integer; fewer come back from a smaller index.
-            exact: compare with every vector in full precision, even where there is a graph or a coarser precision.
+            exact: whether to compare with every vector in full precision, whatever the graph and precision.
 
         Raises:
             InputError: shapes or values do not fit.
@@ -196,7 +196,7 @@ class Index:
         return self._graph is not None
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the index to a file, which gets its name when it is complete.
+        """Write the index to a file, which is renamed to `path` when it is complete.
 
         Raises:
             FileNotFoundError: its folder does not exist.
@@ -221,7 +221,7 @@ class Index:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], encoder: OnnxEncoder | None = None) -> Index:
-        """Open an index; its vectors are mapped, not read.
+        """Open an index, whose vectors are mapped into memory and not read.
 
         Args:
             path: a file that `save` wrote.
@@ -273,7 +273,7 @@ class Index:
         return array / lengths
 
     def _exact(self, queries: np.ndarray, k: int, full: bool) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Positions and cosines of the k nearest for each query."""
+        """The indices and cosines of the k nearest vectors for each query."""
         coarse = self.precision != "float32" and not full
         wanted = min(k * OVERSAMPLING if coarse else k, len(self))
         scores = np.full((len(queries), 0), 0, np.float32)
@@ -331,7 +331,7 @@ def _compare(queries: np.ndarray, block: np.ndarray, precision: Precision) -> np
 
 
 def _best(scores: np.ndarray, positions: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The `count` largest scores of each row in falling order, with their positions; ties by position."""
+    """The `count` largest scores of each row in descending order, with their indices; ties by index."""
     order = np.lexsort((positions, -scores), axis=1)[:, :count]
     return np.take_along_axis(scores, order, axis=1), np.take_along_axis(positions, order, axis=1)
 

@@ -1,4 +1,4 @@
-"""The one JSON value that an exported file carries about itself."""
+"""The JSON metadata of an exported file."""
 
 from __future__ import annotations
 

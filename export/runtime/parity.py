@@ -1,4 +1,4 @@
-"""How far the embeddings of a file may be from those of the model, and how far they are."""
+"""The tolerance for the embeddings of a file, and their difference to those of the model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Load an ONNX file into onnxruntime, and read what it takes and gives."""
+"""Load an ONNX file into onnxruntime, and read its inputs and its output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of many requests, gathered into few runs of the model."""
+"""Collect the samples of many requests into few runs of the model."""
 
 from __future__ import annotations
 

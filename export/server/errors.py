@@ -1,4 +1,4 @@
-"""What goes wrong with a request, and the answer that says so."""
+"""Errors of requests, and their responses."""
 
 from __future__ import annotations
 

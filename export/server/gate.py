@@ -1,4 +1,4 @@
-"""What every request passes first: the bearer key, the limit of its body, and the counters."""
+"""Checks of every request: the bearer key, the size of its body, and the counters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`/v1/embeddings` and `/v1/models`, as OpenAI's clients speak."""
+"""`/v1/embeddings` and `/v1/models`, in the format of OpenAI."""
 
 from __future__ import annotations
 

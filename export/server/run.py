@@ -1,4 +1,4 @@
-"""The server process: listening, and an orderly end."""
+"""The server process: it listens, and shuts down in order."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ class Found(BaseModel):
     id: int | str
     score: float = Field(description="Cosine to the query.")
     metadata: dict[str, object]
-    image: str | None = Field(None, description="Where the page finds a picture of it.")
+    image: str | None = Field(None, description="URL of its image for the page.")
 
 
 class SearchResponse(BaseModel):
@@ -76,9 +76,9 @@ def _thumbnail(service: Service, path: str) -> bytes:
         raise RequestError(404, "There is no such image.", "no_image")
     pillow, ops = require("PIL.Image", "images"), require("PIL.ImageOps", "images")
     try:
-        with pillow.open(file) as picture:
-            picture.draft("RGB", (THUMBNAIL, THUMBNAIL))
-            small = ops.exif_transpose(picture).convert("RGB")
+        with pillow.open(file) as opened:
+            opened.draft("RGB", (THUMBNAIL, THUMBNAIL))
+            small = ops.exif_transpose(opened).convert("RGB")
     except Exception as error:  # Pillow's decoders raise whatever damaged bytes lead them to
         raise RequestError(404, "The image cannot be read.", "no_image") from error
     small.thumbnail((THUMBNAIL, THUMBNAIL))

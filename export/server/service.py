@@ -1,4 +1,4 @@
-"""What all routes share: the encoder, the queue before it, the index, and whether the server is ready."""
+"""State that all routes share: the encoder, its queue, the index, and whether the server is ready."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a server is told: by arguments, or by environment variables that begin with KERAS_TFCL_."""
+"""The settings of a server: arguments, or environment variables that begin with KERAS_TFCL_."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ class ServerSettings(BaseSettings):
 
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=8000, ge=0, le=65_535, description="Port to listen on; 0 lets the system choose.")
-    api_key: SecretStr | None = Field(default=None, description="Bearer key that every request but health must bring.")
-    model_name: str | None = Field(default=None, description="Name of the model; that of the file by default.")
-    max_batch_size: int = Field(default=64, ge=1, description="Most rows in one run of the model.")
-    batch_wait_ms: float = Field(default=0.0, ge=0, description="Wait of a run for more rows; 0 takes what is there.")
-    max_queue: int = Field(default=1024, ge=1, description="Most rows that wait; beyond that the answer is 429.")
-    deadline_s: float = Field(default=30.0, gt=0, description="Longest time to an answer; after that it is 504.")
-    max_items: int = Field(default=2048, ge=1, description="Most inputs in one request.")
+    api_key: SecretStr | None = Field(default=None, description="Bearer key that all requests except health need.")
+    model_name: str | None = Field(default=None, description="Name of the model; by default, the name of the file.")
+    max_batch_size: int = Field(default=64, ge=1, description="Largest number of samples in one run of the model.")
+    batch_wait_ms: float = Field(default=0.0, ge=0, description="Wait of a run for more samples; 0: no wait.")
+    max_queue: int = Field(default=1024, ge=1, description="Largest number of waiting samples; beyond it, 429.")
+    deadline_s: float = Field(default=30.0, gt=0, description="Longest time to a response; after it, 504.")
+    max_items: int = Field(default=2048, ge=1, description="Largest number of inputs in one request.")
     max_body_bytes: int = Field(default=32 * 2**20, ge=1, description="Largest request.")
     max_tokens: int = Field(default=8192, ge=1, description="Most tokens of one text.")
     max_pixels: int = Field(default=50_000_000, ge=1, description="Largest image that is decoded.")
-    drain_s: float = Field(default=0.0, ge=0, description="How long to go on serving, not ready, after SIGTERM.")
+    drain_s: float = Field(default=0.0, ge=0, description="How long to continue serving, not ready, after SIGTERM.")
     images: Path | None = Field(default=None, description="Folder whose images the search page may show.")

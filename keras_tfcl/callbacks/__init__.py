@@ -1,4 +1,4 @@
-"""Callbacks that evaluate embeddings during training, or steer or guard their loss."""
+"""Callbacks that evaluate embeddings during training, or control or check the loss."""
 
 from keras_tfcl.callbacks.collapse_monitor import CollapseMonitor, CollapseWarning
 from keras_tfcl.callbacks.embedding_images import EmbeddingImages

@@ -18,25 +18,26 @@ class CollapseWarning(UserWarning):
 
 
 class CollapseMonitor(keras.callbacks.Callback):
-    """Checks the health of the embeddings after epochs, logs it, and warns of what is wrong with a remedy.
+    """Computes the health of the embeddings after epochs, logs it, and warns of problems with a remedy.
 
     It logs `effective_rank`, `positive_cosine`, `negative_cosine`, `saturated` and `hardest_share` (see
     `keras_tfcl.evaluation.Health`). `keras.callbacks.TensorBoard`, `CSVLogger` and `EarlyStopping` see them if they
-    come after this callback in the list. Each diagnosis (see `keras_tfcl.evaluation.diagnose`) is a warning when it
-    first appears, and again if it comes back after it was gone. `monitor.health` and `monitor.diagnoses` hold the
-    latest state.
+    come after this callback in the list. It warns when a diagnosis (see `keras_tfcl.evaluation.diagnose`) first
+    appears, and again if it reappears after it was gone. `monitor.health` and `monitor.diagnoses` hold the latest
+    state.
 
     Args:
-        x: samples to check, an array or structure of arrays, preferably held out; or a tuple of two arrays: ready-made
-            views of each sample. A tuple is always read as views.
-        max_samples: largest number of samples that are used, the first ones. Defaults to 1024.
-        augmenter: makes a view of a batch of samples. Defaults to the augmenter of the `ContrastiveModel`.
-        every: number of epochs from one check to the next; the first follows epoch number `every`. Defaults to 1.
-        batch_size: number of samples that are embedded at a time. Defaults to 256.
+        x: samples to check, an array or structure of arrays, preferably held out; or a tuple of two arrays, which is
+            always read as ready-made views of each sample.
+        max_samples: largest number of samples to use, from the first one on. Defaults to 1024.
+        augmenter: a function that makes one view of each sample of a batch. Defaults to the augmenter of the
+            `ContrastiveModel`.
+        every: number of epochs between checks; the first check is after epoch number `every`. Defaults to 1.
+        batch_size: number of samples to embed at a time. Defaults to 256.
 
     Raises:
-        ValueError: for fewer than two samples or numbers below 1; when training starts, if there is nothing to make
-            views with.
+        ValueError: for fewer than two samples or numbers below 1; when training starts, if there is no
+            augmenter.
 
     Example:
 
@@ -89,7 +90,7 @@ class CollapseMonitor(keras.callbacks.Callback):
                 warnings.warn(f"After epoch {epoch + 1}: {diagnosis}", CollapseWarning, stacklevel=2)
 
     def check(self) -> list[evaluation.Diagnosis]:
-        """Checks the model as it is now and returns the diagnoses."""
+        """Checks the current model and returns the diagnoses."""
         views = evaluation.embed_views(self.model, self.x, self.augmenter, batch_size=self.batch_size)
         ready_made = isinstance(self.x, tuple)
         unaltered = None if ready_made else evaluation.embed(self.model, self.x, self.batch_size)

@@ -17,8 +17,8 @@ from keras_tfcl.validation import positive_integer
 class EmbeddingImages(keras.callbacks.Callback):
     """Writes two grids of images to a log folder, for the image page of TensorBoard.
 
-    - `views`, once: one row for each of the first `queries` images, followed by `neighbours` random views of it. Views
-      that a person cannot match are too strong; views that look like copies teach nothing.
+    - `views`, once: one row for each of the first `queries` images, followed by `neighbours` random views of it. If a
+      person cannot match the views, they are too strong; if they look like copies, they are too weak.
     - `nearest_neighbours`, after every `every`-th epoch: one row for each of the same images, followed by its nearest
       other images in `x` by cosine of the embeddings that the loss sees, the nearest first.
 
@@ -27,10 +27,10 @@ class EmbeddingImages(keras.callbacks.Callback):
     Args:
         log_dir: folder of the event file; may be the folder of `keras.callbacks.TensorBoard`.
         x: images `(N, H, W, 1 or 3)`, at least two.
-        queries: number of images to show, the first ones of `x`. Defaults to 8.
-        neighbours: number of images beside each. Defaults to 8, or N - 1 if that is less.
-        max_samples: largest number of images to search, the first ones. Defaults to 2000.
-        every: number of epochs from one grid to the next. Defaults to 1.
+        queries: number of images to show, from the first one of `x` on. Defaults to 8.
+        neighbours: number of images next to each. Defaults to 8, or N - 1 if that is less.
+        max_samples: largest number of images to search, from the first one on. Defaults to 2000.
+        every: number of epochs between grids. Defaults to 1.
         value_range: the lowest and the highest value that images may have. Defaults to (0, 255).
 
     Raises:

@@ -19,17 +19,17 @@ class EmbeddingProjector(keras.callbacks.Callback):
     """Writes embeddings, labels and a grid of images to a log folder, for the projector page of TensorBoard.
 
     Run `tensorboard --logdir FOLDER` and open "Projector": it shows PCA, t-SNE and UMAP of the embeddings as the loss
-    sees them. Writing the files needs nothing but TensorFlow; each file is replaced as a whole, so it is never half
-    written. Scalars need no callback of this library: put `keras.callbacks.TensorBoard` after `KNNEvaluation`,
+    receives them. Writing the files needs only TensorFlow. Each file is replaced as a whole, so it is never
+    incomplete. Scalars need no callback of this library: put `keras.callbacks.TensorBoard` after `KNNEvaluation`,
     `LinearProbe` and `CollapseMonitor` in the list, and it logs their results.
 
     Args:
         log_dir: folder for `embeddings.tsv`, `metadata.tsv`, `sprite.png` and `projector_config.pbtxt`.
         x: samples. Images `(N, H, W, 1 or 3)` are shown; other samples are points.
         labels: `(N,)` integers or names. Defaults to None: the indices of the samples.
-        max_samples: largest number of samples, the first ones. Defaults to 2000, which the page shows smoothly.
-        every: number of epochs from one writing to the next; the last epoch is always written. Defaults to None: at
-            the end of training only.
+        max_samples: largest number of samples, from the first one on. Defaults to 2000, which the page shows smoothly.
+        every: number of epochs between writes; the last epoch is always written. Defaults to None: only the end of
+            training.
         value_range: the lowest and the highest value that images may have. Defaults to (0, 255).
 
     Raises:
@@ -81,7 +81,7 @@ class EmbeddingProjector(keras.callbacks.Callback):
         self.write()
 
     def write(self) -> None:
-        """Writes the files for the model as it is now."""
+        """Writes the files for the current model."""
         embeddings = evaluation.embed(self.model, self.x)
         lines = ("\t".join(f"{value:.6g}" for value in embedding) for embedding in embeddings)
         write_atomically(self.log_dir / "embeddings.tsv", "\n".join(lines).encode())

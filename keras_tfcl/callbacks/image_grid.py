@@ -18,7 +18,7 @@ def are_images(x: object) -> TypeGuard[np.ndarray]:
 
 
 def check_value_range(x: np.ndarray, value_range: tuple[float, float]) -> None:
-    """Raises ValueError if images lie outside a range of values, or fill less than 1/25 of it, as 0..1 of 0..255."""
+    """Raises ValueError if images lie outside a range of values, or use less than 1/25 of it, as 0..1 of 0..255."""
     low, high = value_range
     least, most = float(np.min(x)), float(np.max(x))
     slack = 0.05 * (high - low)  # resizing overshoots

@@ -10,23 +10,23 @@ from keras_tfcl.validation import positive_integer
 
 
 class KNNEvaluation(LabelledEvaluation):
-    """Logs the kNN accuracy of the model's embeddings at the end of every `every`-th epoch.
+    """Computes and logs the kNN accuracy of the model's embeddings at the end of every `every`-th epoch.
 
     It embeds `train` and `val` with `model.predict` and calls `keras_tfcl.evaluation.knn_accuracy`. It works with
     `ContrastiveModel` and with any encoder that was compiled with a loss, whether `fit` has validation data or not.
 
-    `History` and the progress bar show the entry, and so does every callback that comes **after** this one in the list:
-    put it before `EarlyStopping(monitor="knn_accuracy", mode="max")`, `ModelCheckpoint` and `CSVLogger`. With `every`
-    above 1 the other epochs have no entry: `CSVLogger` then leaves the column out, because the first epoch fixes its
-    columns, and `EarlyStopping` warns in those epochs.
+    `History`, the progress bar and all callbacks **after** this one in the list see the entry, so put it before
+    `EarlyStopping(monitor="knn_accuracy", mode="max")`, `ModelCheckpoint` and `CSVLogger`. With `every` above 1, the
+    other epochs have no entry. `CSVLogger` then leaves out the column, because the first epoch determines its columns,
+    and `EarlyStopping` warns in those epochs.
 
     Args:
         train: `(x, labels)` of arrays (x may be a tuple or dict of arrays), or a finite `tf.data.Dataset` of
             `(x, labels)` batches, which is read once, at construction. These are the neighbours.
-        val: the same for the samples that are classified. They must be other samples than `train`.
+        val: the same for the samples to classify, which must differ from `train`.
         k: number of neighbours. Defaults to 20.
         batch_size: batch size of `predict`. Defaults to 256.
-        every: number of epochs from one evaluation to the next; the first follows epoch number `every`. Defaults to 1.
+        every: number of epochs between evaluations; the first is after epoch number `every`. Defaults to 1.
         name: key in the logs. Defaults to `"knn_accuracy"`.
 
     Raises:

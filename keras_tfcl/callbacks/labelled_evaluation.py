@@ -35,7 +35,7 @@ class LabelledEvaluation(keras.callbacks.Callback):
             logs[self.name] = self.evaluate()
 
     def evaluate(self) -> float:
-        """The accuracy with the model as it is now."""
+        """The accuracy of the current model."""
         train, val = (self.model.predict(x, self.batch_size, verbose=0) for x in (self.train_x, self.val_x))
         return self.score(train, val)
 

@@ -10,20 +10,20 @@ from keras_tfcl.validation import positive_number
 
 
 class LinearProbe(LabelledEvaluation):
-    """Logs the accuracy of a linear classifier on the model's frozen embeddings, epoch by epoch.
+    """Computes and logs the accuracy of a linear classifier on the model's frozen embeddings.
 
     It embeds `train` and `val` with `model.predict` and calls `keras_tfcl.evaluation.linear_accuracy`; no gradient
-    reaches the model. It takes longer than `KNNEvaluation` (seconds for 10,000 samples of 128 features) and answers
-    another question: whether the classes are linearly separable, not whether neighbours share a class. The order of
+    reaches the model. It takes longer than `KNNEvaluation` (seconds for 10,000 samples of 128 features) and measures
+    something else: whether the classes are linearly separable, not whether neighbours share a class. The order of
     callbacks, `every` and `name` are as in `KNNEvaluation`.
 
     Args:
         train: `(x, labels)` of arrays, or a finite `tf.data.Dataset` of `(x, labels)` batches, which is read once, at
             construction. The classifier is trained on these.
-        val: the same for the samples that are classified. They must be other samples than `train`.
-        regularization: positive number, the classifier's weight of the squared norm. Defaults to 1.
+        val: the same for the samples to classify, which must differ from `train`.
+        regularization: a positive number, the weight of the squared norm in the classifier. Defaults to 1.
         batch_size: batch size of `predict`. Defaults to 256.
-        every: number of epochs from one evaluation to the next. Defaults to 1.
+        every: number of epochs between evaluations. Defaults to 1.
         name: key in the logs. Defaults to `"linear_accuracy"`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""An end with a reason for runs whose inputs, loss or weights are no longer numbers."""
+"""Stops a run, with a reason, when its inputs, loss or weights are not finite."""
 
 from __future__ import annotations
 
@@ -13,21 +13,24 @@ from keras_tfcl.typing import Logs, Structure, Tensor
 
 
 class StopOnNonFinite(keras.callbacks.Callback):
-    """Raises FloatingPointError at the first batch whose loss or inputs hold NaN or Inf, and says where they came from.
+    """Raises FloatingPointError at the first batch whose loss or inputs hold NaN or Inf, and names their origin.
 
-    The message names epoch and batch, which rows of the batch hold NaN or Inf (inputs or embeddings: known for a
-    `ContrastiveModel` on one replica) and what to try. A `ContrastiveModel` finds inputs in the very batch that holds
-    them, even where relu, max pooling or clipping turn them into numbers; other models show them in the loss, if at
-    all. An exception, and not `model.stop_training`: callbacks behind this one see neither the end of the batch nor of
-    the epoch, so they save nothing, and `keras.callbacks.BackupAndRestore` keeps its backup. At the end of each epoch
-    the weights are checked too, before others can save them: a gradient that was NaN shows in the loss only one step
-    later. A checkpoint of the end of an epoch is finite therefore; one saved within an epoch may not be.
+    The message names the epoch and the batch, and what to try. For a `ContrastiveModel` on one replica it also names
+    the rows of the batch whose inputs or embeddings are not finite. A `ContrastiveModel` finds such inputs in the batch
+    that contains them, even if relu, max pooling or clipping turn them into numbers. In other models they are found
+    only if the loss shows them.
 
-    `ContrastiveModel.fit` puts one in front of all callbacks, unless it is given one, or Keras' `TerminateOnNaN`. Put
-    your own first in the list, with any Keras model.
+    The callback raises an exception instead of setting `model.stop_training`. Callbacks after this one therefore see
+    neither the end of the batch nor of the epoch, so they save nothing, and `keras.callbacks.BackupAndRestore` keeps
+    its backup. At the end of each epoch the weights are checked too, before other callbacks can save them, because a
+    NaN gradient shows in the loss only one step later. A checkpoint from the end of an epoch is therefore finite; one
+    that was saved within an epoch may not be.
 
-    Under `mixed_float16` steps whose scaled gradients overflow are skipped by Keras' `LossScaleOptimizer`; their loss
-    is finite and they are no failure.
+    `ContrastiveModel.fit` puts this callback in front of all others, unless you pass one, or Keras' `TerminateOnNaN`.
+    With other Keras models, put it first in the list.
+
+    Under `mixed_float16`, Keras' `LossScaleOptimizer` skips steps whose scaled gradients overflow. Their loss is
+    finite, so they raise no error.
 
     Example:
 
@@ -85,13 +88,13 @@ class StopOnNonFinite(keras.callbacks.Callback):
 
 
 class Failure(NamedTuple):
-    """What was not finite in a step.
+    """The values that were not finite in a step.
 
     Attributes:
         step: number of optimizer steps before it.
         samples: number of samples in its batch.
         bad_inputs, first_bad_input: how many samples have NaN or Inf in a view, and the row of the first (-1: none).
-        bad_embeddings, first_bad_embedding: the same of the projections that the loss saw.
+        bad_embeddings, first_bad_embedding: the same for the projections that the loss received.
     """
 
     step: int
@@ -103,16 +106,16 @@ class Failure(NamedTuple):
 
 
 class FirstFailure:
-    """A note of the first step whose loss or inputs are not finite, written on the device for `StopOnNonFinite`.
+    """Records the first step whose loss or inputs are not finite, on the device, for `StopOnNonFinite`.
 
-    It is no part of a model's state, and is not saved.
+    It is not part of the model's state, and is not saved.
     """
 
     def __init__(self) -> None:
         self._note = tf.Variable([-1] * len(Failure._fields), dtype="int64", trainable=False)
 
     def forget(self) -> None:
-        """Makes room for the next failure."""
+        """Clears the recorded failure."""
         self._note.assign([-1] * len(Failure._fields))
 
     def read(self) -> Failure | None:
@@ -126,7 +129,7 @@ class FirstFailure:
         Args:
             loss: scalar.
             x: structure of the inputs of the step.
-            embeddings: `(B, ...)`, what the loss saw.
+            embeddings: `(B, ...)`, as the loss received them.
             step: number of optimizer steps so far.
         """
 

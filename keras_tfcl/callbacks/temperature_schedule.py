@@ -11,7 +11,7 @@ from keras_tfcl.validation import positive_number
 
 
 def cosine_temperature(epoch: int, maximum: float = 0.5, minimum: float = 0.1, half_period: float = 200) -> float:
-    """A temperature that oscillates between `maximum` (epoch 0) and `minimum` (epoch `half_period`).
+    """Computes a temperature that oscillates between `maximum` (epoch 0) and `minimum` (epoch `half_period`).
 
     Formula: `minimum + (maximum - minimum) * (1 + cos(pi * epoch / half_period)) / 2`, with period 2 half_period.
     Large temperatures group similar samples and small ones separate each sample from all others; the schedule

@@ -15,14 +15,16 @@ BATCH_SIZES = [1, 8, 32, 128]
 
 def bench(
     file: OnnxFile,
-    batch_size: Annotated[list[int], typer.Option(min=1, help="Repeat it for several.")] = BATCH_SIZES,
-    seconds: Annotated[float, typer.Option(min=0.01, help="Time for each batch size.")] = 2.0,
+    batch_size: Annotated[
+        list[int], typer.Option(min=1, help="Batch size; repeat the option for several.")
+    ] = BATCH_SIZES,
+    seconds: Annotated[float, typer.Option(min=0.01, help="Seconds for each batch size.")] = 2.0,
     samples: Samples = None,
     provider: Provider = AUTO,
     threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure rows per second and latency at several batch sizes, on this machine.
+    """Measure samples per second and latency at several batch sizes on this machine.
 
     Example: keras-tfcl bench encoder.onnx --batch-size 1 --batch-size 64
     """

@@ -18,9 +18,9 @@ def diagnose(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The page to write.")] = Path("report.html"),
     kind: Annotated[str | None, typer.Option(help="Kind of image, for views if the model has no augmenter.")] = None,
-    rows: Annotated[int, typer.Option(min=2, help="Most samples to look at.")] = 1024,
+    rows: Annotated[int, typer.Option(min=2, help="Largest number of samples.")] = 1024,
 ) -> None:
-    """Write one HTML page that tells whether a trained encoder is healthy. Exit code 1: it is not.
+    """Write an HTML page about the health of a trained encoder. The exit code is 1 if it is not healthy.
 
     Needs TensorFlow, scikit-learn and matplotlib.
 

@@ -11,10 +11,12 @@ from keras_tfcl.export.runtime.environment import check_environment
 
 
 def doctor(
-    debug: Annotated[bool, typer.Option("--debug", help="Add what onnxruntime says about its libraries.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Add the messages of onnxruntime about its libraries.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Say what is installed, which hardware onnxruntime really uses, and what to repair. Exit code 1 with problems.
+    """Show installed versions, the hardware that onnxruntime uses, and problems. The exit code is 1 with problems.
 
     Example: keras-tfcl doctor --json
     """

@@ -35,7 +35,7 @@ def embed(
     out: Annotated[Path, typer.Option("--out", "-o", help="The .npy, .npz or .parquet file to write.")],
     provider: Provider = AUTO,
     strict: Strict = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Rows per run, and images in memory.")] = 64,
+    batch_size: Annotated[int, typer.Option(min=1, help="Number of samples in a run, and of images in memory.")] = 64,
     threads: Threads = None,
     on_error: Annotated[
         Literal["stop", "skip"], typer.Option(help="skip: leave out what cannot be read, and name it.")
@@ -47,11 +47,12 @@ def embed(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write the embeddings of rows, images or texts to a file, without TensorFlow and however many there are.
+    """Write the embeddings of arrays, images or texts to a file, of any size and without TensorFlow.
 
-    .parquet and .npz name each image in `id`. In .npy they follow the order of the arguments, and inside a folder, with
-    its subfolders, the sorted paths; hidden files are passed over. An .npz file of several arrays holds one for each
-    input, by its name. A .txt file holds one text a line, and `id` is the number of the line, from 0.
+    .parquet and .npz store the name of each image in `id`. Embeddings have the order of the arguments; the files in a
+    folder and its subfolders are sorted by path, and hidden files are ignored. An .npz file for several inputs holds
+    one array for each input, by name. A .txt file holds one text a line, and `id` is the number
+    of the line, from 0.
 
     Examples: keras-tfcl embed encoder.onnx photos/ -o photos.parquet --on-error skip
 

@@ -18,28 +18,28 @@ def export(
     out: NewOnnxFile,
     samples: Annotated[
         Path | None,
-        typer.Option(exists=True, dir_okay=False, help="Rows of real input to compare on, a .npy or .npz file."),
+        typer.Option(exists=True, dir_okay=False, help="Real samples to compare on, a .npy or .npz file."),
     ] = None,
     tokenizer: Annotated[
         Path | None,
         typer.Option(exists=True, dir_okay=False, help="A tokenizer.json to store, so that texts can come in."),
     ] = None,
-    projector: Annotated[bool, typer.Option("--projector", help="Keep the projector behind the encoder.")] = False,
-    normalize: Annotated[bool, typer.Option(help="Divide each embedding by its length.")] = True,
+    projector: Annotated[bool, typer.Option("--projector", help="Keep the projector after the encoder.")] = False,
+    normalize: Annotated[bool, typer.Option(help="L2-normalise embeddings.")] = True,
     input_dtype: Annotated[
-        str | None, typer.Option(help="Type of float inputs in the file, such as uint8 for pixels. [the model's]")
+        str | None, typer.Option(help="Dtype of float inputs in the file, such as uint8 for pixels. [the model's]")
     ] = None,
     pixel_range: Annotated[
-        tuple[float, float] | None, typer.Option(help="What black and white are to the model, such as 0 1. [as found]")
+        tuple[float, float] | None, typer.Option(help="Values of black and white, such as 0 1. [found in the model]")
     ] = None,
     opset: Annotated[int, typer.Option(help="ONNX operator set.")] = 17,
     allow_mismatch: Annotated[
-        bool, typer.Option("--allow-mismatch", help="Write the file although its embeddings differ.")
+        bool, typer.Option("--allow-mismatch", help="Write the file even if its embeddings differ.")
     ] = False,
     modules: Import = NO_MODULES,
     as_json: AsJson = False,
 ) -> None:
-    """Write the encoder of a Keras model as an ONNX file, if it gives the same embeddings as the model.
+    """Write the encoder of a Keras model as an ONNX file, if both compute the same embeddings.
 
     Examples: keras-tfcl export run.keras encoder.onnx --samples images.npy
 

@@ -29,7 +29,7 @@ def build(
     inputs: Inputs,
     out: Annotated[Path, typer.Option("--out", "-o", help="The index to write.")],
     precision: Annotated[
-        Literal["float32", "int8", "binary"], typer.Option(help="Of a first comparison, before the full one.")
+        Literal["float32", "int8", "binary"], typer.Option(help="Precision of the first comparison.")
     ] = "float32",
     graph: Annotated[
         bool, typer.Option("--graph", help="Build an approximate index too, and report its recall.")
@@ -38,7 +38,7 @@ def build(
     provider: Provider = AUTO,
     as_json: AsJson = False,
 ) -> None:
-    """Embed inputs and write an index of them. Images are named by their path below the folder that is given.
+    """Embed inputs and write an index of them. The id of an image is its path relative to the given folder.
 
     A .txt file holds one text a line; the index remembers the texts.
 
@@ -61,7 +61,7 @@ def add(
     provider: Provider = AUTO,
     as_json: AsJson = False,
 ) -> None:
-    """Add inputs to an index; what has the name of an entry replaces it. A graph is built again.
+    """Add inputs to an index. An input with the id of an entry replaces it. A graph is built again.
 
     Examples: keras-tfcl index add encoder.onnx photos.index new-photos/
     """
@@ -133,7 +133,7 @@ def _quoted(metadata: Mapping[str, object]) -> str:
 
 
 def _name(path: Path, inputs: list[Path]) -> str:
-    """The path below the folder that was given, which stays true where the folder is moved."""
+    """The path relative to the given folder, which stays valid when the folder is moved."""
     folder = next((given for given in inputs if given.is_dir() and path.is_relative_to(given)), None)
     return path.relative_to(folder).as_posix() if folder else path.name
 

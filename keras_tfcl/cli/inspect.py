@@ -17,7 +17,7 @@ _LONG = (
 
 
 def inspect(file: OnnxFile, as_json: AsJson = False) -> None:
-    """Show what an exported file takes and gives, and what it says about itself.
+    """Show the inputs, the output and the metadata of an exported file.
 
     Example: keras-tfcl inspect encoder.onnx
     """
@@ -30,7 +30,7 @@ def inspect(file: OnnxFile, as_json: AsJson = False) -> None:
 
 
 def describe(path: Path) -> dict[str, object]:
-    """Return what can be said about an exported file without running it."""
+    """Return the description of an exported file, without running it."""
     encoder = OnnxEncoder(path, providers="cpu")
     with path.open("rb") as content:
         digest = hashlib.file_digest(content, "sha256").hexdigest()

@@ -30,15 +30,15 @@ Import = Annotated[
 ]
 NO_MODULES: list[str] = []  # what `--import` is by default
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress bar.")]
 Provider = Annotated[
-    list[str], typer.Option("--provider", help="cpu, cuda, ...; repeat it in order of preference. [auto]")
+    list[str], typer.Option("--provider", help="cpu, cuda, ...; repeat the option in order of preference. [auto]")
 ]
 AUTO: list[str] = []  # what `--provider` is by default
-Strict = Annotated[bool, typer.Option("--strict", help="Fail where a provider asked for does not run the model.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Fail if a requested provider does not run the model.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads inside one run. [onnxruntime's choice]")]
 Samples = Annotated[
-    Path | None, typer.Option(exists=True, help="Real rows: a .npy or .npz file, or a folder of images.")
+    Path | None, typer.Option(exists=True, help="Real samples: a .npy or .npz file, or a folder of images.")
 ]
 
 

@@ -17,24 +17,24 @@ def quantize(
     file: OnnxFile,
     out: NewOnnxFile,
     samples: Annotated[
-        Path, typer.Option(exists=True, help="Real rows to compare on: .npy, .npz, or a folder of images.")
+        Path, typer.Option(exists=True, help="Real samples to compare on: .npy, .npz, or a folder of images.")
     ],
     mode: Annotated[
         Literal["auto", "dynamic", "static", "float16"], typer.Option(help="auto: static for convolutional networks.")
     ] = "auto",
     calibration: Annotated[
-        Path | None, typer.Option(exists=True, help="Rows to measure ranges on, for static. [half of the samples]")
+        Path | None, typer.Option(exists=True, help="Samples to measure ranges on, for static. [half of --samples]")
     ] = None,
     min_recall: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Refuse below this share of the 10 nearest neighbours.")
+        float | None, typer.Option(min=0, max=1, help="Fail below this share of the 10 nearest neighbours.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write a file in int8 or float16, and say how many nearest neighbours it keeps.
+    """Write a quantized model in int8 or float16, and report how many nearest neighbours it keeps.
 
     Examples: keras-tfcl quantize encoder.onnx int8.onnx --samples images.npy --min-recall 0.95
 
-    keras-tfcl quantize encoder.onnx half.onnx --samples photos/ --mode float16
+    keras-tfcl quantize encoder.onnx float16.onnx --samples photos/ --mode float16
     """
     encoder = OnnxEncoder(file, providers="cpu")
     rows = read_samples(samples, encoder)

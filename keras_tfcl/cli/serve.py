@@ -15,22 +15,24 @@ from keras_tfcl.export.runtime.requirements import require
 
 def serve(
     file: Encoder,
-    index: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="What /v1/search looks in.")] = None,
+    index: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="The index that /v1/search uses.")
+    ] = None,
     images: Annotated[Path | None, typer.Option(exists=True, help="Folder of images that the page may show.")] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65_535, help="0: any free port.")] = 8000,
     provider: Provider = AUTO,
     strict: Strict = False,
     threads: Threads = None,
-    max_batch_size: Annotated[int, typer.Option(min=1, help="Most rows in one run.")] = 64,
-    max_queue: Annotated[int, typer.Option(min=1, help="Most rows that wait; beyond that 429.")] = 1024,
-    drain: Annotated[float, typer.Option(min=0, help="Seconds to go on serving, not ready, after SIGTERM.")] = 0.0,
+    max_batch_size: Annotated[int, typer.Option(min=1, help="Largest number of samples in a run.")] = 64,
+    max_queue: Annotated[int, typer.Option(min=1, help="Largest number of waiting samples; beyond it, 429.")] = 1024,
+    drain: Annotated[float, typer.Option(min=0, help="Seconds to continue serving, not ready, after SIGTERM.")] = 0.0,
 ) -> None:
-    """Serve embeddings, and search in an index, over HTTP. Without TensorFlow.
+    """Serve embeddings and search over HTTP, without TensorFlow.
 
-    Speaks OpenAI's /v1/embeddings and the Open Inference Protocol (/v2), answers /health/live, /health/ready, /metrics
-    and /info, describes itself at /docs, and has a search page at /. KERAS_TFCL_API_KEY asks clients for a bearer key;
-    every other limit has a variable too, see the page on serving.
+    The server has OpenAI's /v1/embeddings, the Open Inference Protocol (/v2), /health/live, /health/ready, /metrics and
+    /info, a description at /docs, and a search page at /. With KERAS_TFCL_API_KEY set, clients need this bearer key.
+    Environment variables set all other limits; see the page on the server.
 
     Examples: keras-tfcl serve encoder.onnx
 

@@ -14,8 +14,8 @@ from keras_tfcl.export.runtime.triton import write_triton_repository
 
 def triton(
     file: OnnxFile,
-    folder: Annotated[Path, typer.Argument(help="The model repository, made if need be.")],
-    name: Annotated[str | None, typer.Option(help="Of the model. [the file's]")] = None,
+    folder: Annotated[Path, typer.Argument(help="The model repository, created if needed.")],
+    name: Annotated[str | None, typer.Option(help="Name of the model. [name of the file]")] = None,
     max_batch_size: Annotated[int, typer.Option(min=1)] = 64,
     gpu: Annotated[bool, typer.Option("--gpu", help="Run it on GPUs.")] = False,
     as_json: AsJson = False,

@@ -17,19 +17,19 @@ from keras_tfcl.export.verify import verify_onnx
 def verify(
     file: OnnxFile,
     model: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="The .keras file it was exported from.")
+        Path | None, typer.Option(exists=True, dir_okay=False, help="The .keras file that was exported.")
     ] = None,
     samples: Annotated[
         Path | None,
-        typer.Option(exists=True, dir_okay=False, help="With --model: rows of real input, a .npy or .npz file."),
+        typer.Option(exists=True, dir_okay=False, help="With --model: real samples, a .npy or .npz file."),
     ] = None,
     provider: Provider = AUTO,
     modules: Import = NO_MODULES,
     as_json: AsJson = False,
 ) -> None:
-    """Prove on this machine that a file gives the embeddings it gave when it was exported.
+    """Check that a file computes the same embeddings on this machine as when it was exported.
 
-    It carries rows to compare; with --model all checks of the export are made again, which needs TensorFlow.
+    The file holds golden inputs for this. With --model, all checks of the export run again, which needs TensorFlow.
 
     Examples: keras-tfcl verify encoder.onnx --provider cuda
 
@@ -48,7 +48,7 @@ def verify(
     parity = check_probes(file, providers_of(provider))
     if not parity.passed:
         raise ParityError(
-            f"This machine must give the embeddings that were recorded. Received: {parity}. Do not serve {file} here; "
-            f"try --provider cpu."
+            f"This machine must compute the embeddings recorded in the file. Received: {parity}. Do not "
+            f"serve {file} here; try --provider cpu."
         )
     show(parity, as_json)

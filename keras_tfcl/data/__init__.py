@@ -1,4 +1,4 @@
-"""Batches of views, and images to train on."""
+"""Batches of views, and sources of images."""
 
 from keras_tfcl.data.balanced_batches import balanced_batches
 from keras_tfcl.data.image_views import image_batches, image_views

@@ -34,8 +34,8 @@ def balanced_batches(
         least one. The order is a function of the seed and the step at which a pass starts.
 
     Raises:
-        ValueError: numbers out of range, labels that are no integers or not as many as samples, fewer classes than
-            asked for.
+        ValueError: numbers out of range, labels that are not integers or not as many as samples, fewer classes than
+            requested.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""Random draws of augmenters that TensorFlow traces: which of them would repeat, and how they are made anew."""
+"""Random numbers of augmenters that TensorFlow traces: which would repeat, and how they are drawn again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A data set that is made anew at each pass, as a function of the step with which the pass starts."""
+"""A data set that is created again for each pass, as a function of the step at which the pass starts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import tensorflow as tf
 
 
 class EpochSteps:
-    """The number of the step with which a pass over a data set starts.
+    """The number of the step at which a pass over a data set starts.
 
     Order and random views follow from it and a seed. `ContrastiveModel.fit` sets `first_step` to the optimizer's step,
     so that a run that was killed and resumed sees the same batches. Elsewhere passes are counted.

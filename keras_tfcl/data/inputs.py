@@ -1,4 +1,4 @@
-"""What users give as x, y and sample_weight, as arrays and tensors that can be cut into batches; or a refusal."""
+"""Converts x, y and sample_weight to arrays and tensors that can be cut into batches, or raises an error."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def brings_batches(x: object) -> bool:
 
 
 def checked_source(x: BatchSource, y: object = None, sample_weight: object = None) -> BatchSource:
-    """A source of batches as it is.
+    """Returns a source of batches unchanged.
 
     Raises:
         ValueError: for a source that is known to be empty or holds sparse or ragged tensors, and for y or sample_weight
-            beside it.
+            next to it.
     """
     count = x.cardinality() if isinstance(x, tf.data.Dataset) else getattr(x, "num_batches", None)
     if count is not None and int(count) == 0:
@@ -40,7 +40,7 @@ def checked_source(x: BatchSource, y: object = None, sample_weight: object = Non
 
 
 def as_samples(x: Structure, name: str = "x") -> Structure:
-    """x as arrays and tensors, one sample a row.
+    """Returns x as arrays and tensors, with one sample in each row.
 
     Args:
         x: array, tensor or data frame; a dict of them; a tuple of such: ready-made views.
@@ -50,7 +50,8 @@ def as_samples(x: Structure, name: str = "x") -> Structure:
         The same structure of NumPy arrays and tensors; strings of any kind as a `tf.string` tensor.
 
     Raises:
-        ValueError: for lists, sparse and ragged tensors, arrays of Python objects, and whatever else is no array.
+        ValueError: for lists, sparse and ragged tensors, arrays of Python objects, and anything else that is not an
+            array.
     """
     if isinstance(x, tuple):
         return tuple(as_samples(part, name) for part in x)
@@ -67,7 +68,7 @@ def as_samples(x: Structure, name: str = "x") -> Structure:
 
 
 def as_targets(values: Structure | None, name: str = "y") -> Structure | None:
-    """Labels or weights as arrays or tensors, one a row; lists are taken as arrays. None stays None.
+    """Returns labels or weights as arrays or tensors, one for each sample; lists become arrays. None stays None.
 
     Raises:
         ValueError: for text and other Python objects, sparse and ragged tensors.

@@ -1,4 +1,4 @@
-"""From whatever `fit` takes to batches of augmented views, in tf.data beside the training step."""
+"""Turns the input of `fit` into batches of augmented views, in tf.data and in parallel to the training step."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from keras_tfcl.validation import positive_integer
 class ViewPipeline:
     """Makes batches `((view_1, ..., view_V), y, sample_weight)` out of arrays, datasets, PyDatasets and generators.
 
-    An element that already holds a tuple of views passes unchanged. Everything random is a function of `seed` and the
+    An element that already holds a tuple of views passes unchanged. All randomness is a function of `seed` and the
     number of the training step, so that a run that was saved and loaded continues with exactly the same batches;
     validation (`training=False`) has the same views each time.
 
-    The first batch of training is looked at: equal views, samples that come out alike, pixels outside the augmenter's
-    range and labels that never meet earn one warning.
+    The first batch of training is checked. There is one warning for equal views, samples with the same views, pixels
+    outside the augmenter's range, and labels that do not repeat.
 
     Args:
         augmenter: function from a batch of samples to a batch of one view each. If it has a method
@@ -61,16 +61,17 @@ class ViewPipeline:
         """Returns a tf.data.Dataset (for a PyDataset or generator: a generator's dataset) of batches of views.
 
         Args:
-            x: an array or a dict of arrays with one row an instance; a tuple of arrays: ready-made views; or a
+            x: an array or a dict of arrays with one sample in each row; a tuple of arrays: ready-made views; or a
                 `tf.data.Dataset`, `keras.utils.PyDataset` or generator of batches `x`, `(x, y)` or
                 `(x, y, sample_weight)`, which brings its own y and batch size.
-            y: labels, one a row.
-            sample_weight: weights, one a row.
-            batch_size: rows in a batch of arrays. Defaults to 32.
-            shuffle: shuffle arrays before each epoch. In training the rows left over at an epoch's end are left out, so
-                that each batch has as many negatives; in validation they make a smaller last batch.
+            y: labels, one for each sample.
+            sample_weight: weights, one for each sample.
+            batch_size: number of samples in a batch of arrays. Defaults to 32.
+            shuffle: whether to shuffle arrays before each epoch. In training, an incomplete last batch is dropped, so
+            that
+                each batch has the same number of negatives; in validation it is kept.
             training: whether batches are for training.
-            step: gives the number of the step that an epoch starts with.
+            step: returns the number of the step at which an epoch starts.
         """
         if isinstance(x, tf.data.Dataset):
             if hasattr(x, "steps"):  # of `image_views` or `balanced_batches`: a resumed run sees the same batches
@@ -247,13 +248,13 @@ class _AugmentedPyDataset(keras.utils.PyDataset):
 
 
 def _steps(step: Callable[[], int]) -> tf.data.Dataset:
-    """A dataset of one number, read anew each time an epoch starts."""
+    """A dataset of one number, which is read each time an epoch starts."""
     read = tf.data.Dataset.from_tensors(0)
     return read.map(lambda _: tf.ensure_shape(tf.numpy_function(lambda: np.int64(step()), [], tf.int64), ()))
 
 
 def check_batch_size(batch_size: int, rows: int | None) -> None:
-    """Raises ValueError for a batch size that is no positive integer, or that the data cannot fill."""
+    """Raises ValueError for a batch size that is not a positive integer, or larger than the data."""
     positive_integer("batch_size", batch_size, "Leave it out for batches of 32.")
     if rows is not None and batch_size > rows:
         raise ValueError(

@@ -1,6 +1,7 @@
-"""What a loss does: the papers' curves and figures, for your model and data.
+"""The papers' curves and figures of a loss, for your model and data.
 
-The functions return plain arrays; each has a `plot_` twin, which needs matplotlib: `pip install "keras-tfcl[plots]"`.
+The functions return plain arrays. Each has a `plot_` counterpart, which needs matplotlib:
+`pip install "keras-tfcl[plots]"`.
 """
 
 from keras_tfcl.diagnostics.advice import Suggestion, suggest_loss

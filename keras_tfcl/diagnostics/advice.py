@@ -1,4 +1,4 @@
-"""Which loss to try next, from the embeddings that the current loss made."""
+"""Suggests which loss to try next, from the embeddings of the current loss."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ UNIFORM = 0.95  # the same table has 0.98 at temperature 0.07, where accuracy fe
 
 @dataclass(frozen=True)
 class Suggestion:
-    """What to try, and why.
+    """A suggestion, and its reasons.
 
     Attributes:
-        text: a sentence: what to try, with the numbers that led to it.
+        text: a sentence that says what to try, with the numbers behind it.
         losses: Python expressions of losses worth a run, the best first; empty if the loss is not the problem.
         health: of the embeddings.
         spread: of the embeddings.
         uniform: the uniformity of uniformly distributed embeddings of this size.
-        diagnoses: what is wrong with the embeddings.
+        diagnoses: problems of the embeddings.
     """
 
     text: str
@@ -45,7 +45,7 @@ def suggest_loss(
     augmenter: Augmenter | None = None,
     max_samples: int = MAX_SAMPLES,
 ) -> Suggestion:
-    """Evaluates a trained model's embeddings and says which loss to try next, with the numbers that led to it.
+    """Evaluates a trained model's embeddings and suggests which loss to try next, with the numbers behind it.
 
     The rules follow Wang and Liu's findings. Embeddings that are far from uniform need a smaller temperature or hard
     negatives. Embeddings that are almost uniform leave no room for semantic neighbours and need a larger temperature,
@@ -56,7 +56,7 @@ def suggest_loss(
     Args:
         model: a `ContrastiveModel`, or an encoder with `augmenter`. Its loss, if compiled, is taken into account.
         data: samples, or `(samples, labels)` with integer labels `(N,)` for the tolerance.
-        augmenter: makes views of samples. Defaults to the model's.
+        augmenter: a function that makes views of samples. Defaults to the model's.
         max_samples: largest number of samples, drawn with a fixed seed. Defaults to 1024.
 
     Returns:

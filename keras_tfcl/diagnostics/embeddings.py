@@ -27,7 +27,7 @@ class ModelEmbeddings:
         features: `(N, F)`, without augmentation, the encoder's output, which is used after training.
         labels: `(N,)`, or None.
         scaling: of the model's loss, or None.
-        supervised: whether the loss pulls the samples of a class together.
+        supervised: whether the loss attracts the samples of a class.
     """
 
     unaltered: np.ndarray
@@ -54,7 +54,7 @@ def model_embeddings(
     Args:
         model: a `ContrastiveModel`, or any model whose output is the embedding.
         data: samples, or `(samples, labels)`.
-        augmenter: makes views of samples. Defaults to the model's.
+        augmenter: a function that makes views of samples. Defaults to the model's.
         max_samples: largest number of samples. Defaults to 1024.
 
     Raises:

@@ -1,4 +1,4 @@
-"""How uniformly embeddings spread over the sphere, how close each class stays, and which directions are in use."""
+"""Uniformity over the sphere, tolerance within classes, and the spectrum of embeddings."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ def uniformity_tolerance(
     max_samples: int | None = None,
     seed: int = 0,
 ) -> Spread:
-    """Uniformity and tolerance over all pairs of samples, exactly: equations 10 and 11 of Wang and Liu.
+    """Computes uniformity and tolerance over all pairs of samples: equations 10 and 11 of Wang and Liu.
 
     Uniformity is `-log mean exp(-t |u - v|^2)`, tolerance the mean cosine of pairs with equal labels; a sample is not
-    paired with itself. All pairs are visited in float64, in strips of the similarity matrix: memory stays at some tens
-    of MB beside the embeddings, and time grows with N^2. For large N give `max_samples`: means over the pairs of a
-    random subset are unbiased estimates of the means over all pairs (a U-statistic). The logarithm adds a bias of the
-    order of the estimate's relative variance, which is negligible for 10,000 samples.
+    paired with itself. All pairs are visited in float64, in chunks of rows of the similarity matrix. Memory is some
+    tens of MB in addition to the embeddings, and time grows with N^2. For large N pass `max_samples`: means over the
+    pairs of a random subset are unbiased estimates of the means over all pairs (a U-statistic). The logarithm adds a
+    bias of the order of the estimate's relative variance, which is negligible for 10,000 samples.
 
     Args:
         embeddings: `(N, D)`, one for each sample, need not be normalised.
         labels: `(N,)`. Defaults to None: no tolerance.
         t: width of the kernel. Defaults to 2.
-        max_samples: largest number of samples; of more a random subset is used. Defaults to None: all.
+        max_samples: largest number of samples; beyond it, a random subset is used. Defaults to None: all.
         seed: of the random subset. Defaults to 0.
 
     Returns:
@@ -103,7 +103,7 @@ def plot_uniformity_tolerance(
 
 
 def singular_spectrum(embeddings: ArrayLike) -> np.ndarray:
-    """Singular values of the normalised, centred embeddings, largest first, as shares that sum to 1.
+    """Computes the singular values of the normalised, centred embeddings, largest first, as shares that sum to 1.
 
     The effective rank is `exp` of their entropy. Values that drop to zero show a dimensional collapse.
 

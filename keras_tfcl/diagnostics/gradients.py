@@ -1,4 +1,4 @@
-"""The gradient that a loss still has, from opposite positives to perfect alignment."""
+"""The gradient of a loss from opposite positives to perfect alignment."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def gradient_profile(
     negatives: int = 1,
     points: int = 201,
 ) -> list[GradientProfile]:
-    """Derivative of the loss where the positive has cosine x and all M negatives have -x, for x from -1 to 1.
+    """Computes the derivative of the loss for a positive of cosine x and M negatives of cosine -x, for x from -1 to 1.
 
     With logits l the loss is `log(1 + M e^(l(-x) - l(x)))`. The gradient of a small temperature vanishes long before
     the positive is aligned; the gradient of a large one is not zero even at perfect alignment. The gradient of arctanh
@@ -56,10 +56,11 @@ def gradient_profile(
     Args:
         scalings: temperatures, `"arctanh"`, or `keras_tfcl.Scaling`s.
         negatives: M, at least 1. Defaults to 1.
-        points: number of cosines, evenly spaced and without -1 and 1 themselves. Defaults to 201.
+        points: number of cosines, uniformly spaced and without -1 and 1 themselves. Defaults to 201.
 
     Returns:
-        A list of `GradientProfile`. Within about 1e-4 of the poles the library's guarded arctanh leaves its formula.
+        A list of `GradientProfile`. Within about 1e-4 of the poles the library's guarded arctanh differs from its
+        formula.
 
     Raises:
         ValueError: for an unknown scaling or numbers out of range.

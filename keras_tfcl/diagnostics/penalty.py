@@ -1,4 +1,4 @@
-"""How a loss shares its repulsion among the negatives of an anchor."""
+"""The distribution of a loss's repulsion over the negatives of an anchor."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def relative_penalty(similarities: ArrayLike, scaling: float | str | Scaling = 0.1) -> np.ndarray:
-    """Each negative's share of the repulsion: its gradient divided by the sum of all negatives' gradients.
+    """Computes each negative's share of the repulsion: its gradient divided by the sum of all negatives' gradients.
 
     Formula: `r_j = e^(l_j) l'(s_j) / sum_k e^(l_k) l'(s_k)` with logits l of the cosines s. For a temperature t that is
     the Boltzmann share `e^(s_j/t) / sum_k e^(s_k/t)` of Wang and Liu (eq. 5), the ratio of the negative's gradient to
@@ -50,9 +50,9 @@ def relative_penalty(similarities: ArrayLike, scaling: float | str | Scaling = 0
 
 
 def entropy_of_penalty(similarities: ArrayLike, scaling: float | str | Scaling = 0.1) -> np.ndarray:
-    """Entropy in nats of each anchor's relative penalty; its `exp` is the number of negatives that matter.
+    """Computes the entropy in nats of each anchor's relative penalty; its `exp` is the number of negatives that matter.
 
-    It lies between 0 (one negative gets everything) and log M (all get the same). It falls strictly with the
+    It lies between 0 (one negative has the whole share) and log M (all shares are equal). It falls strictly with the
     temperature, unless all cosines are equal.
 
     Args:
@@ -73,7 +73,7 @@ def entropy_of_penalty(similarities: ArrayLike, scaling: float | str | Scaling =
 
 @dataclass(frozen=True)
 class PenaltyCurve:
-    """The relative penalty times the number of negatives, for negatives spread evenly over the cosines [-1, 1].
+    """The relative penalty times the number of negatives, for negatives uniformly spaced over the cosines [-1, 1].
 
     Attributes:
         label: of the scaling.
@@ -91,7 +91,7 @@ class PenaltyCurve:
 def penalty_curves(
     scalings: Sequence[float | str | Scaling] = (0.07, 0.3, 0.7, 1.0, "arctanh"), negatives: int = 2001
 ) -> list[PenaltyCurve]:
-    """The relative penalty of evenly spread negatives for each scaling: figure 3 of Wang and Liu.
+    """Computes the relative penalty of uniformly spaced negatives for each scaling: figure 3 of Wang and Liu.
 
     For a temperature t the peak, at cosine 1, tends to `(2/t) / (1 - e^(-2/t))` as the negatives grow in number.
 

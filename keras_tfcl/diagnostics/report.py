@@ -1,4 +1,4 @@
-"""One page that tells whether an encoder is healthy: verdict, advice, statistics and figures."""
+"""A page about the health of an encoder: verdict, advice, statistics and figures."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ def write_report(
     title: str | None = None,
     max_samples: int = MAX_SAMPLES,
 ) -> str:
-    """Writes one self-contained HTML page about a model's embeddings: a verdict in plain words, statistics, figures.
+    """Writes one self-contained HTML page about a model's embeddings: a verdict, statistics and figures.
 
     Args:
         model: a `ContrastiveModel`, or any model whose output is the embedding.
         data: held-out samples, or `(samples, labels)`.
         path: of the page, which is replaced as a whole.
-        augmenter: makes views of samples. Defaults to the model's.
+        augmenter: a function that makes views of samples. Defaults to the model's.
         title: heading of the page. Defaults to the model's name.
         max_samples: largest number of samples, drawn with a fixed seed. Defaults to 1024.
 

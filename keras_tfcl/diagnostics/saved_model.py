@@ -1,4 +1,4 @@
-"""A report about a saved model, from file names alone."""
+"""Writes a report about a saved model, from file names."""
 
 from __future__ import annotations
 

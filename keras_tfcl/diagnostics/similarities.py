@@ -88,7 +88,7 @@ class SimilarityProfile:
 
 
 def similarity_profile(views: ArrayLike, neighbours: int = 10) -> SimilarityProfile:
-    """Mean cosine of the positive and of the nearest negatives: figure 8 of Wang and Liu.
+    """Computes the mean cosine of the positive and of the nearest negatives: figure 8 of Wang and Liu.
 
     The first view of each sample is an anchor; the second views of all other samples are its negatives. A small
     temperature leaves a wide gap between the positive and the nearest negative; a large temperature pulls the positive

@@ -1,4 +1,4 @@
-"""Trains one model for each temperature, and records what the temperature did."""
+"""Trains one model for each temperature, and records its effects."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PROFILE_SAMPLES = 2048  # the nearest negatives of the similarity profile depend
 
 
 def embedding_statistics(model: keras.Model, x: Structure, labels: ArrayLike | None = None) -> dict[str, float]:
-    """What the loss did to the embeddings: the numbers behind figures 4 to 8 of Wang and Liu, as one flat row.
+    """Computes the statistics of figures 4 to 8 of Wang and Liu, as one flat row.
 
     Args:
         model: a `ContrastiveModel` with an augmenter, whose projections are evaluated.
@@ -74,8 +74,8 @@ def temperature_sweep(
         held_out: `(samples, labels)` to evaluate on. The kNN accuracy classifies a random half of them by the 20
             nearest of the other half.
         path: of the CSV file.
-        temperatures: positive numbers. Default to those of Wang and Liu, and some between.
-        seeds: integers; each seeds Python, NumPy and TensorFlow. Defaults to 0 alone.
+        temperatures: positive numbers. Default to the values of Wang and Liu, and some between.
+        seeds: integers; each seeds Python, NumPy and TensorFlow. Defaults to 0 only.
         epochs: of `fit`. Defaults to 10.
         batch_size: of `fit`. Defaults to 256.
 

@@ -24,11 +24,11 @@ def run_table(
     """Runs every setting with every seed, one row of a CSV file each; rows already in the file are not repeated.
 
     The first seed of all settings comes first, so that an unfinished table compares all of them. After each run the
-    file is replaced as a whole: it never holds half a row.
+    file is replaced as a whole: it never holds a partial row.
 
     Args:
         path: of the CSV file. Its folder is created if it does not exist.
-        settings: names of what is compared.
+        settings: names of the compared settings.
         seeds: integers.
         run: function from a setting and a seed to the values of its row, by column.
         constants: what must be the same in all rows, such as the number of epochs; written into every row.

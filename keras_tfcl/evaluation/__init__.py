@@ -1,4 +1,4 @@
-"""Pure functions that judge embeddings; metrics, callbacks and diagnostics are built on them."""
+"""Pure functions that evaluate embeddings; metrics, callbacks and diagnostics are built on them."""
 
 from keras_tfcl.evaluation.diagnosis import Diagnosis, diagnose
 from keras_tfcl.evaluation.embedding import embed, embed_views, make_views

@@ -1,4 +1,4 @@
-"""Arrays of embeddings, checked: shape, labels and finite values."""
+"""Checks of arrays of embeddings: shape, labels and finite values."""
 
 from __future__ import annotations
 

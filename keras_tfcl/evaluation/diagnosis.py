@@ -1,4 +1,4 @@
-"""What is wrong with an embedding, in plain words, and what to do about it."""
+"""Diagnoses of embeddings, and their remedies."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from keras_tfcl.evaluation.health import Health
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """One thing that is wrong: its short name, the finding with its numbers, and the action to take."""
+    """A problem: its short name, the finding with its numbers, and the action to take."""
 
     name: str
     finding: str
@@ -20,7 +20,7 @@ class Diagnosis:
 
 
 def diagnose(health: Health, supervised: bool = False, range_problem: str | None = None) -> list[Diagnosis]:
-    """Says what is wrong with an embedding.
+    """Diagnoses embeddings by their statistics.
 
     | name | when |
     |---|---|
@@ -32,18 +32,18 @@ def diagnose(health: Health, supervised: bool = False, range_problem: str | None
     | `"duplicates"` | over 1 % of the samples have a near-duplicate |
     | `"augmentations too weak"` | mean cosine of positives above 0.99 |
 
-    The first four exclude all others, because the other statistics mean nothing then. The thresholds are this
-    library's own. They are wide, so that nothing is said of a model that still learns.
+    The first four exclude all others, because the other statistics are meaningless then. The thresholds are this
+    library's own. They are wide, so that a model that still learns has no diagnosis.
 
     Args:
         health: of `embedding_health`.
-        supervised: whether the loss pulls the samples of a class together. Near-duplicates are then its aim, and the
-            last two rows are left out. Defaults to False.
-        range_problem: says that the samples are outside the range of values that the augmenter expects, and what to do,
-            as `keras_tfcl.ImageAugmenter.check_range` does. Defaults to None.
+        supervised: whether the loss attracts the samples of a class. Near-duplicates are then intended, and the last
+            two rows are left out. Defaults to False.
+        range_problem: a message that the samples are outside the range of values that the augmenter expects, with a
+            remedy, as `keras_tfcl.ImageAugmenter.check_range` does. Defaults to None.
 
     Returns:
-        A list of `Diagnosis`, the gravest first; empty if nothing is wrong.
+        A list of `Diagnosis`, the most serious first; empty for healthy embeddings.
 
     Example:
 

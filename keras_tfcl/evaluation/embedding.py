@@ -1,4 +1,4 @@
-"""Embeddings of samples and of their random views, as the loss of any model sees them."""
+"""Computes embeddings of samples and of their random views, as the loss of any model receives them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from keras_tfcl.typing import Augmenter, SameStructure, Structure
 
 
 def embed(model: keras.Model, x: Structure, batch_size: int = 256) -> np.ndarray:
-    """Embeds unaltered samples as the loss would see them: with the projector of a `ContrastiveModel`.
+    """Computes the embeddings of samples without augmentation, with the projector of a `ContrastiveModel`.
 
     Args:
         model: a `ContrastiveModel`, or any model whose output is the embedding.
@@ -40,7 +40,7 @@ def embed_views(
     seed: int = 0,
     batch_size: int = 256,
 ) -> np.ndarray:
-    """Embeds random views of samples as the loss would see them.
+    """Computes the embeddings of random views of samples, as the loss receives them.
 
     Args:
         model: a `ContrastiveModel`, or any model whose output is the embedding.

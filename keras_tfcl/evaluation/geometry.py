@@ -1,4 +1,4 @@
-"""How embeddings lie on the sphere: alignment, uniformity, tolerance, accuracy of the contrastive task, rank."""
+"""Geometry of embeddings on the sphere: alignment, uniformity, tolerance, contrastive accuracy, rank."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COINCIDE = 1e-10  # mean squared distance from the mean below which embeddings c
 def alignment(
     y_true: TensorLike, y_pred: TensorLike, sample_weight: TensorLike | None = None, alpha: float = 2.0
 ) -> WeightedMean:
-    """Mean distance of positive pairs, `mean |u - v|^alpha` over pairs of equal labels; see `keras_tfcl.Alignment`.
+    """Computes the mean distance of positive pairs, `mean |u - v|^alpha`; see `keras_tfcl.Alignment`.
 
     Args:
         y_true: integer labels `(B,)` or `(B, 1)`.
@@ -28,7 +28,7 @@ def alignment(
         `WeightedMean`, float64 scalars.
 
     Raises:
-        ValueError: for labels that are no integers, and for inputs of another shape.
+        ValueError: for labels that are not integers, and for inputs of another shape.
 
     Example:
 
@@ -45,7 +45,7 @@ def alignment(
 def gaussian_potential(
     y_true: TensorLike, y_pred: TensorLike, sample_weight: TensorLike | None = None, t: float = 2.0
 ) -> WeightedMean:
-    """Mean of `exp(-t |u - v|^2)` over pairs of different samples, of which uniformity is `-log`.
+    """Computes the mean of `exp(-t |u - v|^2)` over pairs of different samples; uniformity is its `-log`.
 
     Arguments, errors and result are those of `alignment`; `t` is the width of the kernel and defaults to 2.
 
@@ -63,7 +63,7 @@ def gaussian_potential(
 
 
 def uniformity(potential: tf.Tensor) -> tf.Tensor:
-    """Uniformity `-log(potential)` of a mean `gaussian_potential`, and 0 where the mean is 0 because no pair was seen.
+    """Computes uniformity `-log(potential)` from a mean `gaussian_potential`; 0 if there was no pair.
 
     0 means that all embeddings coincide, `uniform_sphere(D, t)` that they are spread uniformly.
     """
@@ -71,7 +71,7 @@ def uniformity(potential: tf.Tensor) -> tf.Tensor:
 
 
 def uniform_sphere(dimension: int, t: float = 2.0) -> float:
-    """The uniformity of embeddings drawn uniformly from the sphere of R^D: `2 t - log 0F1(; D/2; t^2)`.
+    """Computes the uniformity of the uniform distribution on the sphere of R^D: `2 t - log 0F1(; D/2; t^2)`.
 
     Example:
 
@@ -86,7 +86,7 @@ def uniform_sphere(dimension: int, t: float = 2.0) -> float:
 
 
 def tolerance(y_true: TensorLike, y_pred: TensorLike, sample_weight: TensorLike | None = None) -> WeightedMean:
-    """Mean cosine of different samples that share a label; see `keras_tfcl.Tolerance`.
+    """Computes the mean cosine of different samples with the same label; see `keras_tfcl.Tolerance`.
 
     Arguments, errors and result are those of `alignment`.
 
@@ -105,7 +105,7 @@ def tolerance(y_true: TensorLike, y_pred: TensorLike, sample_weight: TensorLike 
 def contrastive_accuracy(
     y_true: TensorLike, y_pred: TensorLike, sample_weight: TensorLike | None = None, k: int = 1
 ) -> WeightedMean:
-    """Share of anchors that have a positive among their k nearest embeddings; see `keras_tfcl.ContrastiveAccuracy`.
+    """Computes the share of anchors with a positive among the k nearest; see `keras_tfcl.ContrastiveAccuracy`.
 
     Arguments, errors and result are those of `alignment`; `k` is the number of neighbours and defaults to 1.
 
@@ -130,7 +130,7 @@ def contrastive_accuracy(
 
 
 def effective_rank(embeddings: TensorLike) -> tf.Tensor:
-    """How many dimensions embeddings use, from 0 (a point) to D; see `keras_tfcl.EffectiveRank`.
+    """Computes how many dimensions embeddings use, from 0 (a point) to D; see `keras_tfcl.EffectiveRank`.
 
     Args:
         embeddings: `(N, D)` or `(N, V, D)`, need not be normalised.

@@ -27,8 +27,8 @@ class Health:
         positive_cosine: cosine of the two views of a sample.
         negative_cosine: cosine of different samples.
         saturated: share of anchors whose softmax has more than 0.99 on one candidate; NaN without a scaling.
-        hardest_share: the largest share that one negative has of the negatives' gradient with respect to cosines, which
-            is that of the nearest negative; 1 / negatives if all are equal, NaN without a scaling.
+        hardest_share: the share of the nearest negative in the gradient of all negatives with respect to their cosines;
+            1 / negatives if all are equal, NaN without a scaling.
         near_duplicates: share of samples with a near-duplicate among the others: cosine above 0.9995, without
             augmentation and after the mean is subtracted; NaN if unaltered samples were not given.
         finite: whether all embeddings are finite. If not, all other statistics are NaN.
@@ -53,7 +53,7 @@ def embedding_health(
     """Computes the statistics that `diagnose` reads: rank, cosines, and how the softmax spreads over the candidates.
 
     An anchor is the first view of a sample; its candidates are the second views of all samples. Memory is a few times
-    N^2 * 8 bytes: a thousand samples suffice.
+    N^2 * 8 bytes; a thousand samples are enough.
 
     Args:
         views: embeddings `(N, V, D)` of V >= 2 views, as the loss sees them; need not be normalised.

@@ -17,7 +17,7 @@ def linear_accuracy(
     regularization: float = 1.0,
     max_iter: int = 1000,
 ) -> float:
-    """Share of `val` samples that a logistic regression trained on the `train` samples classifies correctly, in [0, 1].
+    """Computes the accuracy on `val`, in [0, 1], of a logistic regression that is trained on `train`.
 
     Each feature is first scaled to mean 0 and variance 1 on `train`. The regression is scikit-learn's multinomial one,
     solved by L-BFGS: it is deterministic and has no learning rate to choose.

@@ -12,10 +12,10 @@ from keras_tfcl.validation import positive_integer
 def knn_accuracy(
     train_embeddings: ArrayLike, train_labels: ArrayLike, val_embeddings: ArrayLike, val_labels: ArrayLike, k: int = 20
 ) -> float:
-    """Share of `val` samples whose label wins the vote of their k nearest `train` samples by cosine, in [0, 1].
+    """Computes the accuracy on `val`, in [0, 1], of a vote of the k nearest `train` samples by cosine.
 
-    Each neighbour has one vote; of equal counts the smallest label wins. Nothing is trained, so the number judges the
-    embeddings alone.
+    Each neighbour has one vote, and among equal counts the smallest label wins. Nothing is trained, so the accuracy
+    depends on the embeddings only.
 
     Args:
         train_embeddings: `(N, D)` floats, need not be normalised; embeddings of higher rank are flattened.
@@ -55,7 +55,7 @@ def knn_accuracy(
 
 
 def nearest_neighbours(embeddings: ArrayLike, queries: int, neighbours: int) -> np.ndarray:
-    """The indices of the nearest other samples of each of the first samples by cosine, the nearest first.
+    """Finds the nearest other samples of each of the first samples by cosine, the nearest first.
 
     Args:
         embeddings: `(N, D)`, need not be normalised.

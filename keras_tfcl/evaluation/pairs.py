@@ -1,4 +1,4 @@
-"""Means over the pairs of a batch, one strip of the similarity matrix at a time."""
+"""Computes means over the pairs of a batch, a chunk of rows of the similarity matrix at a time."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def flatten_views(
 
 
 def as_batch(y_true: TensorLike, y_pred: TensorLike, sample_weight: TensorLike | None = None) -> Batch:
-    """Checks and normalises what a metric is given.
+    """Checks and normalises the input of a metric.
 
     Args:
         y_true: integer labels `(B,)` or `(B, 1)`, compared as integers.
@@ -105,7 +105,7 @@ def as_batch(y_true: TensorLike, y_pred: TensorLike, sample_weight: TensorLike |
         sample_weight: as in `flatten_views`.
 
     Raises:
-        ValueError: for labels that are no integers, embeddings of another rank, or lengths that differ.
+        ValueError: for labels that are not integers, embeddings of another rank, or lengths that differ.
 
     Example:
 

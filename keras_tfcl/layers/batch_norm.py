@@ -1,4 +1,4 @@
-"""Batch normalisation in runs that are short for its moving averages."""
+"""Batch normalisation in runs that are too short for its moving averages."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from keras_tfcl.validation import positive_integer
 def set_batch_norm_momentum(model: keras.Layer, momentum: float) -> int:
     """Sets the momentum of every `BatchNormalization` in a model, nested models and layers included.
 
-    The nets of `keras.applications` have momentum 0.99 or 0.999. Their moving averages need some 500 to 5,000 steps,
-    and until then `predict` does not compute what training computes. 0.9 needs about 50 steps. Call this before
+    The models of `keras.applications` have momentum 0.99 or 0.999. Their moving averages need about 500 to 5,000 steps,
+    and until then `predict` differs from training. With 0.9 they need about 50 steps. Call this before
     `compile`.
 
     Args:
@@ -46,16 +46,16 @@ def set_batch_norm_momentum(model: keras.Layer, momentum: float) -> int:
 
 
 def recalibrate_batch_norm(model: keras.Model, x: Structure | tf.data.Dataset, batch_size: int = 32) -> int:
-    """Computes the moving statistics of every `BatchNormalization` anew, as plain averages over batches of x.
+    """Recomputes the moving statistics of every `BatchNormalization`, as plain averages over batches of x.
 
     After a short run, or one whose last steps changed the weights a lot, moving averages lag behind the weights.
-    This replaces them by the mean of what each batch gives with the final weights (precise batch norm).
+    This replaces them by the mean of the statistics of the batches with the final weights (precise batch norm).
 
     Args:
         model: a trained Keras model.
-        x: what the model was trained on, for example one view of a few thousand images: arrays, or a `tf.data.Dataset`
+        x: the training data, for example one view of a few thousand images: arrays, or a `tf.data.Dataset`
             of batches, of which only the inputs are used.
-        batch_size: number of samples at a time, for arrays; that of training is best. Defaults to 32.
+        batch_size: number of samples at a time, for arrays; preferably as in training. Defaults to 32.
 
     Returns:
         The number of layers that were changed.

@@ -1,6 +1,6 @@
-"""Changes of colour as pure functions: brightness, contrast, saturation, hue and grey, as torchvision defines them.
+"""Colour changes as pure functions: brightness, contrast, saturation, hue and grey, as torchvision defines them.
 
-Images are float tensors `(B, H, W, 3)` with values from 0 to `high`, and each image has a factor of its own, `(B,)`.
+Images are float tensors `(B, H, W, 3)` with values from 0 to `high`, and each image has its own factor, `(B,)`.
 Results are clipped to the same range. Every function compiles with XLA.
 """
 
@@ -20,7 +20,7 @@ def to_grayscale(images: tf.Tensor) -> tf.Tensor:
 
 
 def adjust_brightness(images: tf.Tensor, factor: tf.Tensor, high: float = 255.0) -> tf.Tensor:
-    """Returns `factor * images`; 0 gives black, 1 the images as they were."""
+    """Returns `factor * images`; 0 gives black, 1 leaves the images unchanged."""
     return tf.clip_by_value(images * _per_image(factor), 0.0, high)
 
 

@@ -29,23 +29,23 @@ class ImageAugmenter(keras.layers.Layer):
 
     Args:
         layers: Keras layers from images to images, such as `keras.layers.RandomFlip("horizontal")`. Random seeds must
-            be their only state. They see values 0..255: give colour layers `value_range=(0, 255)`.
+            be their only state. They receive values 0..255, so colour layers need `value_range=(0, 255)`.
         value_range: lowest and highest value of the images. They are mapped to 0..255 for the layers and back, so that
-            (0, 1) or (-1, 1) give the same views on their own scale. Defaults to (0, 255).
+            (0, 1) and (-1, 1) give the same views on their own scale. Defaults to (0, 255).
         **kwargs: `name`, `dtype` of `keras.layers.Layer`; the dtype defaults to float32 under any global policy.
 
     Call arguments:
         images: `(B, H, W, C)`, uint8 or float, values in `value_range`.
-        training: whether to augment. Defaults to False: the images come back as they are, in float32.
+        training: whether to augment. Defaults to False, which returns the images unchanged in float32.
 
     Returns:
-        float32 images, values in `value_range`. The first images that are out of it, or fill no more than 1/25 of it,
-        earn one warning (in eager mode, and in `ContrastiveModel.fit`).
+        float32 images, values in `value_range`. There is one warning, in eager mode and in `ContrastiveModel.fit`, for
+        images that lie outside of it or use at most 1/25 of it.
 
     Raises:
-        ValueError: if `value_range` is no rising pair, if `layers` is empty or holds anything but layers, if a layer
-            keeps state other than random seeds (batch normalisation), if images are not of rank 4; from `augment` also
-            if a layer draws from a random generator that is not its own attribute.
+        ValueError: if `value_range` is not an increasing pair, if `layers` is empty or holds anything but layers, if a
+            layer keeps state other than random seeds (batch normalisation), if images are not of rank 4; from `augment`
+            also if a layer draws from a random generator that is not its own attribute.
 
     Example:
 
@@ -79,14 +79,14 @@ class ImageAugmenter(keras.layers.Layer):
         return self._apply(images) if training else images
 
     def augment(self, images: TensorLike, seed: TensorLike) -> Tensor:
-        """Random views of `images` as a pure function of `seed`.
+        """Computes random views of `images` as a pure function of `seed`.
 
         Args:
             images: `(B, H, W, C)`, uint8 or float, values in `value_range`.
             seed: integer tensor `(2,)`.
 
         Returns:
-            float32 images; each image of the batch is altered on its own.
+            float32 images, each changed by its own random numbers.
         """
         images = self._as_float_images(images)
         if not self.built:
@@ -101,13 +101,13 @@ class ImageAugmenter(keras.layers.Layer):
         return images
 
     def check_range(self, images: ArrayLike) -> str | None:
-        """Warns once, and returns the warning, if the values of images can't be meant to be those of `value_range`.
+        """Warns once, and returns the warning, if the values of images do not fit `value_range`.
 
         Args:
             images: array or eager tensor.
 
         Returns:
-            None for images whose values lie in the range, and fill more than 1/25 of it or are all its lowest.
+            None for images whose values lie in the range and use more than 1/25 of it, or are all its lowest value.
         """
         low, high = self.value_range
         images = np.asarray(images)

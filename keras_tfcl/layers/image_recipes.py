@@ -1,4 +1,4 @@
-"""Which random changes keep the content of an image, by kind of image."""
+"""Random changes that keep the content of an image, by kind of image."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PROBABLE = (0.5, 0.5)  # Keras draws the probability itself between two bounds, 
 def image_augmenter(
     kind: str, image_shape: Sequence[int], strength: float = 1.0, value_range: tuple[float, float] = (0, 255)
 ) -> ImageAugmenter:
-    """The usual random views for a kind of image.
+    """Builds the usual augmenter for a kind of image.
 
     | kind | for | views |
     |---|---|---|
@@ -37,8 +37,8 @@ def image_augmenter(
     | Gaussian blur, above 64 pixels | 0.5 | kernel of a tenth of the side, sigma 0.1 to 2 |
 
     There s is `strength` above 64 pixels and half of it up to 64, as published for ImageNet and for CIFAR-10. For the
-    other kinds, shift and zoom cut a window of half the side to the whole, its two sides drawn apart, and what comes in
-    from outside is black.
+    other kinds, shift and zoom cut a window from half the side to the whole, whose two sides are drawn
+    independently. Beyond the border the image is black.
 
     Args:
         kind: `"photos"`, `"grey"` or `"digits"`.
@@ -52,7 +52,7 @@ def image_augmenter(
 
     Raises:
         ValueError: for another kind, a shape that is not three positive integers, a strength outside (0, 2], a value
-            range that does not rise.
+            range that is not increasing.
 
     Example:
 

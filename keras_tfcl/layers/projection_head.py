@@ -14,14 +14,14 @@ from keras_tfcl.validation import positive_integer
 class ProjectionHead(keras.layers.Layer):
     """Maps features to the space of the contrastive loss: `Dense - BatchNorm - activation - ... - Dense`.
 
-    Every entry of `units` but the last is a hidden layer, the last one is linear. The output is not normalised: losses
-    and metrics of this library do that themselves. It is no classifier, and the features before it are the better
-    embedding: keep the encoder.
+    Every entry of `units` except the last is a hidden layer, and the last one is linear. The output is not normalised,
+    because the losses and metrics of this library normalise it. The projection head is not a classifier. The features
+    before it are the better embedding, so keep the encoder.
 
     Args:
         units: output size of each dense layer, integers of at least 1. Defaults to `(256, 128)`: one hidden layer.
         activation: name or function after each hidden layer. Defaults to `"relu"`.
-        batch_norm: whether hidden layers are batch-normalised (they then need no bias). Defaults to True.
+        batch_norm: whether hidden layers are batch-normalised; they then have no bias. Defaults to True.
         **kwargs: `name`, `dtype`, `trainable` of `keras.layers.Layer`.
 
     Call arguments:

@@ -17,12 +17,12 @@ class RandomColorJitter(keras.layers.Layer):
 
     Each image draws a factor for each of brightness, contrast and saturation, uniform in `[max(0, 1 - x), 1 + x]`, and
     a rotation of the hue, uniform in `[-hue, hue]` turns. They are applied one after the other, in an order that is
-    drawn anew at each call. An image is left as it is with probability `1 - probability`.
+    drawn in each call. An image is left unchanged with probability `1 - probability`.
 
     Args:
         brightness, contrast, saturation: largest relative change, at least 0.
         hue: largest rotation of the hue in turns, from 0 to 0.5.
-        probability: share of the images that are changed. Defaults to 0.8, SimCLR's.
+        probability: share of the images that are changed. Defaults to 0.8, as in SimCLR.
         value_range: `(0, high)`, the range of the pixels. Defaults to `(0, 255)`.
         seed: integer, or None for a random one.
         **kwargs: of `keras.layers.Layer`.

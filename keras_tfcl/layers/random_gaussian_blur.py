@@ -56,7 +56,7 @@ class RandomGaussianBlur(keras.layers.Layer):
     """Blurs a share of the images, each with a Gaussian of random width, as SimCLR does.
 
     Keras' layer of this name convolves with the full two-dimensional kernel, which at 224 pixels takes longer than all
-    other augmentations together. This one makes two one-dimensional passes, and none where no image is to be blurred.
+    other augmentations together. This layer makes two one-dimensional passes, and none if no image is blurred.
 
     Args:
         probability: share of the images that are blurred. Defaults to 0.5.

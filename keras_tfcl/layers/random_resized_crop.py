@@ -15,7 +15,7 @@ ATTEMPTS = 10  # as torchvision; then the largest centred window whose proportio
 
 @keras.saving.register_keras_serializable(package="keras_tfcl")
 class RandomResizedCrop(keras.layers.Layer):
-    """Cuts a random window out of each image and resizes it, the augmentation that matters most to SimCLR.
+    """Crops a random window of each image and resizes it, the most important augmentation of SimCLR.
 
     A window has a share of the image's area drawn uniformly from `scale`, and proportions (width to height) drawn
     log-uniformly from `ratio`. Of ten such draws the first that fits is taken, at a uniform position; if none fits, the
@@ -23,7 +23,7 @@ class RandomResizedCrop(keras.layers.Layer):
 
     Args:
         height, width: size of the result in pixels.
-        scale: `(least, most)` share of the area, in (0, 1]. Defaults to `(0.08, 1.0)`, SimCLR's.
+        scale: `(least, most)` share of the area, in (0, 1]. Defaults to `(0.08, 1.0)`, as in SimCLR.
         ratio: `(least, most)` proportions, positive. Defaults to `(3 / 4, 4 / 3)`.
         seed: integer, or None for a random one.
         **kwargs: of `keras.layers.Layer`.

@@ -11,18 +11,18 @@ from keras_tfcl.typing import Config
 
 @keras.saving.register_keras_serializable(package="keras_tfcl")
 class ArctanhInfoNCE(ContrastiveLoss):
-    """Temperature-free InfoNCE: the logit is `scale * arctanh(s)` of the cosine s.
+    """Computes InfoNCE without a temperature: the logit is `scale * arctanh(s)` of the cosine s.
 
     Formula, for scale 2: `loss_i = -mean over p of log( w(s_ip) / (sum over j != i of w(s_ij)) )` with
-    `w(s) = (1 + s) / (1 - s)`. Against a temperature, the gradient neither vanishes at moderate similarities nor stays
-    at perfect alignment. See `ContrastiveLoss` for labels, shapes, numerics and errors, and
+    `w(s) = (1 + s) / (1 - s)`. Unlike with a temperature, the gradient neither vanishes at moderate similarities nor
+    remains at perfect alignment. See `ContrastiveLoss` for labels, shapes, numerics and errors, and
     `keras_tfcl.ops.arctanh_logits` for the poles: identical views, duplicates and antipodes give finite losses and
     gradients. With respect to the cosine, the positive's gradient at s = 1 is its limit -Z/2 (scale 2, Z the sum of the
     negatives' w), and a negative's is bounded by `scale / 2 * 10^6`.
 
     Args:
-        scale: positive number. Defaults to 2, the log-odds. While similarities are small it acts as a temperature of
-            1 / scale would: it is worth a try when the default lags behind a tuned temperature.
+        scale: a positive number. Defaults to 2, the log-odds. For small similarities it acts like a temperature of
+            1 / scale, so try larger scales if the default is less accurate than a tuned temperature.
         **kwargs: `negatives`, `decoupled`, `cross_view_only`, `block_size`, `reduction`, `name`, `dtype` of
             `ContrastiveLoss`.
 

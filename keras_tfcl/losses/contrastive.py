@@ -12,33 +12,34 @@ from keras_tfcl.typing import Config
 
 @keras.saving.register_keras_serializable(package="keras_tfcl")
 class ContrastiveLoss(EmbeddingLoss):
-    """InfoNCE in its general form: any scaling of the cosine, any choice of negatives, positives by label.
+    """Computes InfoNCE in its general form: any scaling of the cosine, any choice of negatives, positives by label.
 
     Formula, for each anchor i with logits `l_ij` of the cosines, positives P and chosen negatives N:
 
         loss_i = -mean over p in P of  log( exp(l_ip) / (sum over P and N of exp(l_ij)) )
 
     **Who is positive.** Two embeddings are a positive pair when their labels are equal and they are not the same
-    embedding; all other pairs are negatives. `y_true` = row numbers with several views: SimCLR. `y_true` = class
-    labels: SupCon. Anchors without a positive give 0 loss and 0 gradient and leave the mean; if no anchor of a batch
-    has a positive the loss is 0 (outside `tf.function` that earns one warning).
+    embedding. All other pairs are negatives. Row numbers as `y_true`, with several views, give SimCLR; class labels
+    give SupCon. Anchors without a positive have zero loss and gradient and are left out of the mean. If no anchor of a
+    batch has a positive, the loss is 0, with one warning outside `tf.function`.
 
     **Numerics.** Small batches are computed in float64, large ones in tiles in float32 (float64 for float64
-    embeddings); both agree to float32 rounding. Embeddings need not be normalised; the gradient has their dtype. A zero
-    vector has cosine 0 with everything. NaN or Inf raises ValueError outside `tf.function` and makes the loss NaN
-    inside.
+    embeddings). Both agree to float32 rounding. Embeddings need not be normalised, and the gradient has their dtype. A
+    zero vector has cosine 0 with every vector. NaN or Inf raises ValueError outside `tf.function`, and makes the loss
+    NaN inside.
 
-    It is not a classification loss: `y_pred` holds embeddings, not class scores. Extra memory is a few times the
-    embeddings and a few tiles of `4 * block_size^2` bytes or, if dense, a few times `8 * (B * V)^2` bytes. Keras masks
-    on `y_pred` are not read: give padded rows `sample_weight` 0.
+    This is not a classification loss: `y_pred` holds embeddings, not class scores. The additional memory is a few times
+    the embeddings and a few tiles of `4 * block_size^2` bytes or, in the dense form, a few times `8 * (B * V)^2` bytes.
+    Keras masks on `y_pred` are ignored; set `sample_weight` to 0 for padded rows.
 
     Args:
         scaling: a temperature, `"arctanh"`, or a `keras_tfcl.Scaling`.
         negatives: `"all"`, or a `keras_tfcl.Negatives` such as `HardNegatives(alpha=0.1)`. Defaults to `"all"`.
-        decoupled: leave the positives out of the denominator (Yeh et al. 2022, arXiv 2110.06848). Defaults to False.
-        cross_view_only: compare only different views, as CLIP and bi-encoders do: needs `y_pred` of shape `(B, V, D)`
-            with V >= 2; both directions count. Defaults to False: all are compared with all.
-        block_size: edge of the tiles of the similarity matrix that are computed at a time; `"dense"` for all of it at
+        decoupled: whether to leave the positives out of the denominator (Yeh et al. 2022, arXiv 2110.06848). Defaults
+            to False.
+        cross_view_only: whether to compare different views only, in both directions, as CLIP and bi-encoders do. It
+            needs `y_pred` of shape `(B, V, D)` with V >= 2. Defaults to False: all embeddings are compared.
+        block_size: edge of the tiles in which the similarity matrix is computed; `"dense"` for the whole matrix at
             once, in float64; or `"auto"`, the default: dense up to 256 embeddings (B * V), one tile up to 2048, tiles
             of 512 beyond, or where the batch size is not known. Smaller tiles save memory, larger ones time.
         reduction: `"sum_over_batch_size"` (the mean over anchors with a positive, the default), `"mean"` (the same),
@@ -47,15 +48,15 @@ class ContrastiveLoss(EmbeddingLoss):
         dtype: dtype of the result. Defaults to `keras.backend.floatx()`.
 
     Call arguments:
-        y_true: integer labels `(B,)` or `(B, 1)`; kept as integers, so labels above 2^24 stay distinct.
-        y_pred: float embeddings `(B, D)`, or `(B, V, D)` for V views of each instance.
+        y_true: integer labels `(B,)` or `(B, 1)`. They stay integers, so labels above 2^24 remain distinct.
+        y_pred: float embeddings `(B, D)`, or `(B, V, D)` for V views of each sample.
         sample_weight: weight of each anchor, `(B,)` or `(B, V)`.
 
     Returns:
-        A scalar, or for reduction None `(B,)` or `(B, V)`.
+        A scalar, or `(B,)` or `(B, V)` for reduction None.
 
     Raises:
-        ValueError: for arguments out of range, wrong shapes, labels that are no integers, non-finite embeddings.
+        ValueError: for arguments out of range, wrong shapes, labels that are not integers, non-finite embeddings.
 
     Example:
 

@@ -16,17 +16,16 @@ from keras_tfcl.validation import positive_number
 
 @keras.saving.register_keras_serializable(package="keras_tfcl")
 class DecoupledInfoNCE(ContrastiveLoss):
-    """InfoNCE without the positive in its denominator (DCL), for small batches; with `sigma` its positives are weighted
-    (DCLW).
+    """Computes decoupled InfoNCE (DCL), whose denominator leaves out the positives; with `sigma`, DCLW.
 
     Formula, with s+ the mean cosine of anchor i to its positives and N its negatives:
 
         loss_i = -w_i s+_i / t + log( sum over N of exp(s_ij / t) )
         w_i = 1, or with sigma  w_i = 2 - exp(s+_i / sigma) / mean over the anchors of exp(s+ / sigma)
 
-    The weight makes distant positives count more; its mean is 1, and no gradient flows through it. InfoNCE with one
-    positive is softplus of DCL, so DCL's gradient does not fade as the batch shrinks. May be negative. See
-    `ContrastiveLoss` for labels, shapes, numerics and errors.
+    The weight increases with the distance of the positives. Its mean is 1, and no gradient flows through it. InfoNCE
+    with one positive is the softplus of DCL, so the gradient of DCL does not fade in small batches. The loss may be
+    negative. See `ContrastiveLoss` for labels, shapes, numerics and errors.
 
     Args:
         temperature: positive number. Defaults to 0.1.

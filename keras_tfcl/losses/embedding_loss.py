@@ -19,11 +19,11 @@ from keras_tfcl.typing import Config, Tensor, TensorLike
 
 
 class EmbeddingLoss(keras.losses.Loss):
-    """Base class of losses of embeddings with labels: what all losses of this library share.
+    """Base class of contrastive losses, which compare embeddings by their labels.
 
     It checks the arguments, splits all pairs into positives (equal labels, not the same embedding) and negatives, never
-    casts labels to float, and reduces over the anchors that have a positive. A subclass gives the losses of the anchors
-    from their cosines; everything of `ContrastiveLoss` about labels, shapes, numerics and errors holds for it too:
+    casts labels to float, and reduces over the anchors that have a positive. A subclass computes the losses of the
+    anchors from their cosines. What `ContrastiveLoss` says about labels, shapes, numerics and errors applies to it too.
 
     >>> @keras.saving.register_keras_serializable(package="docs")
     ... class Quadratic(keras_tfcl.losses.EmbeddingLoss):
@@ -35,7 +35,7 @@ class EmbeddingLoss(keras.losses.Loss):
     0.0
 
     Args:
-        cross_view_only: compare only different views. Defaults to False.
+        cross_view_only: whether to compare different views only. Defaults to False.
         reduction: as in `ContrastiveLoss`. Defaults to `"sum_over_batch_size"`.
         name: name of the loss.
         dtype: dtype of the result. Defaults to `keras.backend.floatx()`.
@@ -68,11 +68,11 @@ class EmbeddingLoss(keras.losses.Loss):
     def against(
         self, y_true: Tensor, y_pred: Tensor, candidates: Candidates, sample_weight: TensorLike | None = None
     ) -> Tensor:
-        """The loss of anchors compared with given candidates, and not with one another.
+        """Computes the loss of anchors that are compared with the given candidates, and not with one another.
 
-        Under `tf.distribute` it is this replica's share of the loss of all replicas' anchors: gradients add up to that
-        of the whole, and every replica reports the same value, the whole divided by the number of replicas, as Keras
-        expects.
+        Under `tf.distribute`, it returns the loss of the anchors of all replicas divided by the number of replicas, as
+        Keras expects. The value is the same on every replica, and the gradients of the replicas add up to the gradient
+        of the whole loss.
 
         Args:
             y_true: integer labels of the anchors, `(B,)` or `(B, 1)`.
@@ -81,7 +81,7 @@ class EmbeddingLoss(keras.losses.Loss):
             sample_weight: weight of each anchor, `(B,)` or `(B, V)`.
 
         Returns:
-            What calling the loss returns: a scalar, or for reduction None `(B,)` or `(B, V)`.
+            The same as a call of the loss: a scalar, or `(B,)` or `(B, V)` for reduction None.
 
         Example:
 
@@ -97,19 +97,19 @@ class EmbeddingLoss(keras.losses.Loss):
 
     @tf.autograph.experimental.do_not_convert
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
-        """The loss of each anchor, `(B,)` or `(B, V)`, without reduction or weights."""
+        """Computes the loss of each anchor, `(B,)` or `(B, V)`, without reduction or weights."""
         return self._anchor_losses(y_true, y_pred).loss
 
     def losses_of_pairs(self, similarity: Tensor, pairs: Pairs) -> Tensor:
-        """Gives the loss of each anchor; the one method that a subclass must define.
+        """Computes the loss of each anchor. This is the only method that a subclass must define.
 
         Args:
-            similarity: cosines of A anchors (rows) and C candidates, `(A, C)`: float64 if all anchors are computed at
-                once, float32 if some of them are at a time (see `block_size`).
+            similarity: cosines `(A, C)` of A anchors and C candidates: float64 if all anchors are computed at once,
+                float32 if a part of them is computed at a time (see `block_size`).
             pairs: positives and negatives, bool `(A, C)` each; an embedding with itself is neither.
 
         Returns:
-            `(A,)`; what it holds for anchors without a positive does not matter, if it is finite.
+            `(A,)`. The value for anchors without a positive is ignored, but must be finite.
         """
         raise NotImplementedError(f"{type(self).__name__} must define `losses_of_pairs(similarity, pairs)`.")
 
@@ -182,7 +182,7 @@ class EmbeddingLoss(keras.losses.Loss):
         if self.cross_view_only and candidates.views is None:
             raise ValueError(
                 "`cross_view_only=True` needs the view of each candidate. Received: candidates without views. Pass "
-                "Candidates(..., views=...), or use a loss with cross_view_only=False (memory banks have no views)."
+                "Candidates(..., views=...), or use a loss with cross_view_only=False (instance banks have no views)."
             )
         return candidates._replace(embeddings=embeddings, labels=labels)
 
@@ -191,8 +191,8 @@ class EmbeddingLoss(keras.losses.Loss):
             return
         self._warned = True
         warnings.warn(
-            f"{self.name}: no embedding of this batch has {self._requirement}, so its loss is 0 and teaches nothing. "
-            "Give several views of each instance (y_pred of shape (B, V, D)), or labels that repeat within the batch.",
+            f"{self.name}: no embedding of this batch has {self._requirement}, so its loss is 0 and has no gradient. "
+            "Pass several views of each sample (y_pred of shape (B, V, D)), or labels that repeat within the batch.",
             stacklevel=4,
         )
 
@@ -211,16 +211,17 @@ class EmbeddingLoss(keras.losses.Loss):
 
 
 def check_embeddings(y_pred: Tensor) -> None:
-    """Raises ValueError unless `y_pred` is a float tensor `(B, D)` or `(B, V, D)`, finite where that can be seen."""
+    """Raises ValueError unless `y_pred` is a float tensor `(B, D)` or `(B, V, D)`, and finite if it is eager."""
     dtype = keras.backend.standardize_dtype(y_pred.dtype)
     if "float" not in dtype:
         raise ValueError(
-            f"`y_pred` must hold float embeddings. Received: dtype={dtype}. Are `y_true` and `y_pred` exchanged?"
+            f"`y_pred` must hold float embeddings. Received: dtype={dtype}. Check that `y_true` and "
+            "`y_pred` are not swapped."
         )
     if len(y_pred.shape) not in (2, 3):
         raise ValueError(
-            "`y_pred` must hold embeddings of shape (B, D), or (B, V, D) for V views of each instance. Received: "
-            f"shape={tuple(y_pred.shape)}. Pool or flatten the encoder's output to one vector an instance."
+            "`y_pred` must hold embeddings of shape (B, D), or (B, V, D) for V views of each sample. Received: "
+            f"shape={tuple(y_pred.shape)}. Pool or flatten the encoder's output to one vector for each sample."
         )
     if None in tuple(y_pred.shape)[1:] or 0 in tuple(y_pred.shape):
         raise ValueError(
@@ -230,14 +231,14 @@ def check_embeddings(y_pred: Tensor) -> None:
     if y_pred.shape[-1] == 1:
         raise ValueError(
             "`y_pred` must hold embeddings of at least two features: all cosines of single numbers are 1 or -1. "
-            f"Received: shape={tuple(y_pred.shape)}. Give the output of an encoder, not the score of a classifier."
+            f"Received: shape={tuple(y_pred.shape)}. Pass the output of an encoder, not the score of a classifier."
         )
     if tf.executing_eagerly():
         check_finite(y_pred)
 
 
 def _with_rows(y_pred: Tensor) -> Tensor:
-    """`y_pred`, with an error where a batch turns out to be empty; a replica alone may be."""
+    """`y_pred`, with an error if a batch turns out to be empty; a single replica may be empty."""
     if y_pred.shape[0] is not None or replicas.replica_count() > 1:
         return y_pred
     message = "`y_pred` must have at least one row. Received: an empty batch. Drop empty batches from the data"

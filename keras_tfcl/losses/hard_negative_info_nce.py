@@ -12,16 +12,17 @@ from keras_tfcl.typing import Config
 
 @keras.saving.register_keras_serializable(package="keras_tfcl")
 class HardNegativeInfoNCE(ContrastiveLoss):
-    """InfoNCE over the hardest negatives of each anchor only.
+    """Computes InfoNCE over the hardest negatives of each anchor.
 
-    Of an anchor's n negatives those with `s >= the k-th largest` count, `k = ceil(alpha * n)` or `top_k`, never more
-    than n; ties stay, positives always stay. The choice flattens the dependence on the temperature and favours larger
-    ones. See `ContrastiveLoss` for the formula, labels, shapes, numerics and errors.
+    Of the n negatives of an anchor, those whose cosine is at least the k-th largest are kept, with
+    `k = ceil(alpha * n)` or `k = top_k`, and at most n. Ties and positives are always kept. The choice weakens the
+    dependence on the temperature and favours larger temperatures. See `ContrastiveLoss` for the formula, labels,
+    shapes, numerics and errors.
 
     Args:
         temperature: positive number, or None for arctanh logits. Defaults to 0.1.
         alpha: fraction of the negatives to keep, in (0, 1]. Defaults to 0.1 when `top_k` is not given either.
-        top_k: number of negatives to keep, at least 1. Give one of the two.
+        top_k: number of negatives to keep, at least 1. Pass `alpha` or `top_k`, not both.
         **kwargs: `decoupled`, `cross_view_only`, `block_size`, `reduction`, `name`, `dtype` of `ContrastiveLoss`.
 
     Raises:

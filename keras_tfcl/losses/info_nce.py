@@ -11,16 +11,16 @@ from keras_tfcl.typing import Config
 
 @keras.saving.register_keras_serializable(package="keras_tfcl")
 class InfoNCE(ContrastiveLoss):
-    """InfoNCE with a temperature: NT-Xent with two views, SupCon with labels, CLIP with `cross_view_only=True`.
+    """Computes InfoNCE with a temperature: NT-Xent, SupCon with labels, or CLIP with `cross_view_only=True`.
 
     Formula: `loss_i = -mean over p of log( exp(s_ip / t) / (sum over j != i of exp(s_ij / t)) )`, s the cosine, t the
     temperature, p the positives of i. See `ContrastiveLoss` for labels, shapes, numerics and errors.
 
-    Against the authors' code: SimCLR's returns the sum of its two views' means, twice this mean; SupCon's multiplies by
-    `t / base_temperature`, which is 1 at its defaults.
+    The authors' code of SimCLR returns the sum of the means of both views, which is twice this mean. The authors' code
+    of SupCon multiplies by `t / base_temperature`, which is 1 at its defaults.
 
     Args:
-        temperature: positive number. Defaults to 0.1. Any value from 0.001 to 10 gives finite gradients.
+        temperature: a positive number. Defaults to 0.1. Gradients are finite for values from 0.001 to 10.
         **kwargs: `negatives`, `decoupled`, `cross_view_only`, `block_size`, `reduction`, `name`, `dtype` of
             `ContrastiveLoss`.
 

@@ -1,4 +1,4 @@
-"""What is trained inside a loss, such as a learnable temperature: found, and made part of a model."""
+"""Finds what is trained inside a loss, such as a learnable temperature, and makes it part of a model."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from keras_tfcl.ops.held import layers_and_variables
 def layers_of_loss(loss: object) -> list[keras.Layer]:
     """The layers inside a loss, and one `LossVariables` for variables that are in no layer.
 
-    Searched are the attributes of the loss, of the objects they hold, and lists, tuples, sets and dictionaries, at any
-    depth: a `Scaling` or `Negatives` of your own that holds a `LearnableTemperature`, or a `keras.Variable` itself.
+    The search covers the attributes of the loss, the objects that they hold, and lists, tuples, sets and dictionaries,
+    at any depth. It finds a `Scaling` or `Negatives` of your own that holds a `LearnableTemperature`, and a
+    `keras.Variable` itself.
 
     Args:
-        loss: a Keras loss, or whatever a loss is made of.
+        loss: a Keras loss, or a part of one.
 
     Returns:
         Each layer once, in the order of the attributes, so that a loaded loss gives the same order.
@@ -33,9 +34,10 @@ def variables_of_loss(loss: object) -> list[keras.Variable]:
 
 
 def leave_temperatures_out_of_weight_decay(optimizer: keras.optimizers.Optimizer, layers: list[keras.Layer]) -> None:
-    """Has weight decay leave alone the scalars and vectors that are trained inside a loss, as CLIP does.
+    """Excludes the scalars and vectors that are trained inside a loss from weight decay, as CLIP does.
 
-    Decay would pull a temperature towards 1 and SigLIP's bias towards 0. Matrices, such as class centres, decay.
+    Weight decay would pull a temperature towards 1 and SigLIP's bias towards 0. Matrices, such as class centres,
+    are not excluded.
     """
     trained = [variable for layer in layers for variable in layer.trainable_variables]
     leave_out_of_weight_decay(optimizer, [variable for variable in trained if len(variable.shape) < 2])

@@ -20,8 +20,8 @@ def reduce_losses(
         sample_weight: None, a number, `(B,)`, or the shape of `losses`.
         reduction: `"sum_over_batch_size"` or `"mean"`: sum of weighted losses / number of valid anchors;
             `"mean_with_sample_weight"`: divided by the sum of their weights instead; `"sum"`; `"none"` or None.
-        over_replicas: reduce the anchors of all replicas, not only this one's. The gradients of the replicas' results
-            then add up to that of the whole, however the anchors are spread.
+        over_replicas: whether to reduce over the anchors of all replicas. The gradients of the replicas then add up to
+            the gradient of the whole loss, however the anchors are distributed.
 
     Returns:
         A scalar, or for `"none"` the weighted losses. 0 when no anchor is valid.
@@ -46,7 +46,7 @@ def broadcast_weight(sample_weight: TensorLike | None, losses: Tensor) -> Tensor
     """Gives `(B,)` or `(B, 1)` weights the shape of `(B,)` or `(B, V)` losses.
 
     Raises:
-        ValueError: if there is not one weight for each instance, or for each of its views.
+        ValueError: if there is not one weight for each sample, or for each of its views.
     """
     weight = ops.cast(sample_weight, losses.dtype)
     shape, expected = tuple(weight.shape), tuple(losses.shape)
@@ -60,7 +60,7 @@ def broadcast_weight(sample_weight: TensorLike | None, losses: Tensor) -> Tensor
     )
     if not fits or (shape and shape[0] == 1 != expected[0] and expected[0] is not None):
         raise ValueError(
-            "`sample_weight` must hold one weight for each instance, or for each view of it. Expected: shape "
+            "`sample_weight` must hold one weight for each sample, or for each view of it. Expected: shape "
             f"{expected[:1]} or {expected}. Received: shape {tuple(ops.shape(sample_weight))}."
         )
     return weight

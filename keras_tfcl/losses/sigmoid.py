@@ -18,23 +18,23 @@ from keras_tfcl.validation import is_number, positive_number
 
 @keras.saving.register_keras_serializable(package="keras_tfcl")
 class SigmoidContrastiveLoss(EmbeddingLoss):
-    """The sigmoid loss of SigLIP: each pair is classified on its own as positive or negative, without a softmax.
+    """Computes the sigmoid loss of SigLIP, which classifies each pair by itself as positive or negative.
 
     Formula, for each anchor i with cosines s, positives P and negatives N:
 
         loss_i = sum over p in P of softplus(-(scale * s_ip + bias)) + sum over j in N of softplus(scale * s_ij + bias)
 
-    It is a sum over candidates, so it grows with the batch. SigLIP's loss is this with `cross_view_only=True` and
-    `y_pred` of shape `(B, 2, D)`: the mean over both directions equals the authors' `1/B * sum` over the matrix. See
-    `ContrastiveLoss` for labels, shapes, numerics and errors.
+    There is no softmax over the batch. The loss is a sum over candidates, so it grows with the batch. With
+    `cross_view_only=True` and `y_pred` of shape `(B, 2, D)` it is SigLIP's loss: the mean over both directions equals
+    the authors' `1/B * sum` over the matrix. See `ContrastiveLoss` for labels, shapes, numerics and errors.
 
-    Scale and bias are trained with the embeddings and saved by `ContrastiveModel`. A plain Keras model knows nothing of
-    a loss's variables: there they stay as they are.
+    `ContrastiveModel` trains scale and bias with the embeddings, and saves them. A plain Keras model does not train the
+    variables of a loss, so they stay constant there.
 
     Args:
-        scale: positive number, at the start. Defaults to 10.
-        bias: finite number, at the start. Defaults to -10, since nearly all pairs are negatives.
-        learnable: train the two, the scale by its logarithm. Defaults to True.
+        scale: a positive number, the initial scale. Defaults to 10.
+        bias: a finite number, the initial bias. Defaults to -10, because nearly all pairs are negatives.
+        learnable: whether to train both, the scale through its logarithm. Defaults to True.
         cross_view_only, reduction, name, dtype, block_size: of `ContrastiveLoss`.
 
     Raises:

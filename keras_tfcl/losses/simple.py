@@ -17,21 +17,20 @@ from keras_tfcl.validation import positive_number
 
 @keras.saving.register_keras_serializable(package="keras_tfcl")
 class SimpleContrastiveLoss(EmbeddingLoss):
-    """The simple contrastive loss: all negatives repel alike, however near they are. A baseline, not advice.
+    """Computes the simple contrastive loss, a baseline in which all negatives repel alike, however near they are.
 
     Formula, for each anchor i with cosines s, positives P and chosen negatives N:
 
         loss_i = -mean over p in P of s_ip  +  weight * sum over j in N of s_ij
 
-    It is what InfoNCE tends to as its temperature grows: `t (M + 1) / M * (InfoNCE_t - log(M + 1))` goes to it for
-    one positive, M negatives and the default weight 1 / M. Alone it leaves embeddings far from uniform; with
-    `HardNegatives` (HardSimple) it rivals a tuned temperature. May be negative. See `ContrastiveLoss` for labels,
-    shapes,
-    numerics and errors.
+    It is the limit of InfoNCE for large temperatures: `t (M + 1) / M * (InfoNCE_t - log(M + 1))` tends to it for one
+    positive, M negatives and the default weight 1 / M. By itself it leaves embeddings far from uniform. With
+    `HardNegatives` (HardSimple) it comes close to a tuned temperature. The loss may be negative. See `ContrastiveLoss`
+    for labels, shapes, numerics and errors.
 
     Args:
-        weight: positive number. Defaults to None, 1 / M with M the number of the anchor's negatives that count: the
-            mean over them. (The paper does not give its weight.)
+        weight: a positive number. Defaults to None, which means 1 / M for the M chosen negatives of the anchor, so that
+            the sum becomes their mean. (The paper does not state its weight.)
         negatives: `"all"`, or a choice among them such as `HardNegatives(top_k=64)`. Defaults to `"all"`.
         cross_view_only, reduction, name, dtype, block_size: of `ContrastiveLoss`.
 

@@ -1,4 +1,4 @@
-"""A plain Keras model does not train what is inside its loss: it is told so."""
+"""Warns that a plain Keras model does not train the variables inside its loss."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Streaming metrics of embeddings; each normalises by itself."""
+"""Streaming metrics of embeddings, which they L2-normalise."""
 
 from keras_tfcl.metrics.alignment import Alignment
 from keras_tfcl.metrics.contrastive_accuracy import ContrastiveAccuracy

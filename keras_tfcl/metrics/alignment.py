@@ -9,13 +9,14 @@ from keras_tfcl.validation import positive_number
 
 @keras.saving.register_keras_serializable(package="keras_tfcl")
 class Alignment(keras.metrics.Mean):
-    """Mean distance of positive pairs, `mean |u - v|^alpha` over pairs of equal labels; 0 when all positives coincide.
+    """Computes the mean distance of positive pairs, `mean |u - v|^alpha` over pairs of equal labels.
 
-    u and v are L2-normalised, so a distance lies in [0, 2]; with `alpha=2` the metric is `2 - 2 * mean cosine`. An
-    embedding is not paired with itself. A collapsed encoder also has alignment 0: read it together with `Uniformity`.
+    u and v are L2-normalised, so a distance lies in [0, 2], and 0 means that all positives coincide. With `alpha=2` the
+    metric is `2 - 2 * mean cosine`. An embedding is not paired with itself. A collapsed encoder also has alignment 0,
+    so read it together with `Uniformity`.
 
     Pairs are formed within each batch. The result is the mean over the pairs of all batches since the last reset, and
-    0 if there was none. Memory grows linearly with the batch. Distances are computed from cosines, so `|u - v|^2` has
+    0 if there are none. Memory grows linearly with the batch. Distances are computed from cosines, so `|u - v|^2` has
     an absolute rounding error of about 2e-7.
 
     Args:

@@ -9,14 +9,14 @@ from keras_tfcl.validation import positive_integer
 
 @keras.saving.register_keras_serializable(package="keras_tfcl")
 class ContrastiveAccuracy(keras.metrics.Mean):
-    """Share of anchors that have a positive among their k nearest embeddings by cosine, in [0, 1].
+    """Computes the share of anchors that have a positive among their k nearest embeddings by cosine, in [0, 1].
 
-    Every embedding of the batch is an anchor, and all others of the batch are its candidates. The task gets harder as
-    the batch grows: compare only runs of equal batch size. This is the accuracy of the contrastive task, not of a
+    Every embedding of the batch is an anchor, and all others are its candidates. The task becomes harder as the batch
+    grows, so compare only runs of equal batch size. This is the accuracy of the contrastive task, not of a
     classifier (see `KNNEvaluation`). Ties and NaN count against the anchor, so a collapsed encoder has accuracy 0.
 
-    Anchors without a positive do not count. The result is the mean over the anchors of all batches since the last
-    reset, and 0 if there was none. Memory grows linearly with the batch.
+    Anchors without a positive are left out. The result is the mean over the anchors of all batches since the last
+    reset, and 0 if there are none. Memory grows linearly with the batch.
 
     Args:
         k: number of neighbours, at least 1. Defaults to 1.

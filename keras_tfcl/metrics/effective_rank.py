@@ -12,17 +12,17 @@ from keras_tfcl.validation import positive_integer
 
 @keras.saving.register_keras_serializable(package="keras_tfcl")
 class EffectiveRank(keras.Metric):
-    """How many dimensions the L2-normalised embeddings use: 0 for a single point, at most D.
+    """Computes how many dimensions the L2-normalised embeddings use, from 0 for a single point to D.
 
     Formula: `exp(-sum_k p_k log p_k)`, `p_k = sigma_k / sum sigma`, with sigma the singular values of the matrix of
     the embeddings minus their mean (the roots of the covariance's eigenvalues). D equal singular values give D, one
     that dominates gives 1, and embeddings whose directions differ by less than 1e-5 give 0. It never exceeds the number
     of embeddings minus 1. A small value for a large D is a dimensional collapse.
 
-    All embeddings since the last reset count, each view on its own. The state holds the sum and the second moment, D^2
-    float64 numbers, whatever the number of embeddings; under `tf.distribute` the sums of the replicas are added. The
-    result takes the eigenvalues of a D x D matrix, and Keras reads it after every training step: this costs about 1 ms
-    for D = 128, but 30 ms in a step compiled by XLA on a CPU. `CollapseMonitor` computes it once an epoch instead.
+    All embeddings since the last reset are used, each view by itself. The state holds the sum and the second moment,
+    D^2 float64 numbers, whatever the number of embeddings; under `tf.distribute` the sums of the replicas are added.
+    The result takes the eigenvalues of a D x D matrix, and Keras reads it after every training step: this costs about 1
+    ms for D = 128, but 30 ms in a step compiled by XLA on a CPU. `CollapseMonitor` computes it once an epoch instead.
 
     Args:
         dimension: D, the size of the embeddings. Defaults to None: taken from the first batch.
@@ -30,7 +30,7 @@ class EffectiveRank(keras.Metric):
         dtype: dtype of the running sums. Defaults to float64, which small singular values need.
 
     Call arguments:
-        y_true: labels; they don't change the result.
+        y_true: labels, which do not change the result.
         y_pred: embeddings `(B, D)` or `(B, V, D)`, any float dtype, need not be normalised.
         sample_weight: `(B,)`, the weight of a sample's embeddings.
 
@@ -92,7 +92,7 @@ class EffectiveRank(keras.Metric):
         return {**super().get_config(), "dimension": self.dimension}
 
     def _moments(self, dimension: int) -> tuple[keras.Variable, keras.Variable]:
-        """The sums of embeddings and of their products, made where there are none yet."""
+        """The sums of embeddings and of their products, which are created if needed."""
         if self.total is None or self.moment is None:
             with tf.init_scope():  # the first batch may come inside a tf.function
                 self.total = self._sum("total", (dimension,))

@@ -8,14 +8,14 @@ from keras_tfcl.typing import TensorLike
 
 @keras.saving.register_keras_serializable(package="keras_tfcl")
 class Tolerance(keras.metrics.Mean):
-    """Mean cosine of embeddings of different samples that share a class label, in [-1, 1].
+    """Computes the mean cosine of different samples with the same class label, in [-1, 1].
 
-    A loss that pushes everything apart but the views of one sample lowers it. A collapsed encoder has tolerance 1: read
-    it together with `Uniformity`. Good embeddings score high in both. The mean is taken over pairs of equal labels; the
-    paper's formula, read literally, would be bounded by the share of such pairs, but its table is not.
+    A loss that repels everything except the views of one sample lowers it. A collapsed encoder has tolerance 1, so read
+    it together with `Uniformity`. Good embeddings have high values of both. The mean is taken over pairs of equal
+    labels; the paper's formula, read literally, would be bounded by the share of such pairs, but its table is not.
 
     Pairs of views of one sample are left out. Pairs are formed within each batch. The result is the mean over the pairs
-    of all batches since the last reset, and 0 if there was none. Memory grows linearly with the batch.
+    of all batches since the last reset, and 0 if there are none. Memory grows linearly with the batch.
 
     Args:
         name: name in the logs. Defaults to `"tolerance"`.
@@ -28,7 +28,7 @@ class Tolerance(keras.metrics.Mean):
         sample_weight: `(B,)`; the weight of a pair is the product of its samples' weights.
 
     Raises:
-        ValueError: for labels that are no integers, and for inputs of another shape.
+        ValueError: for labels that are not integers, and for inputs of another shape.
 
     Example:
 

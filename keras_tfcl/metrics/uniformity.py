@@ -12,11 +12,11 @@ LARGEST_T = 20.0  # exp(-4 t), the smallest value of the kernel, must stay a nor
 
 @keras.saving.register_keras_serializable(package="keras_tfcl")
 class Uniformity(keras.metrics.Mean):
-    """Spread of embeddings over the sphere, `-log mean exp(-t |u - v|^2)`; larger is more uniform.
+    """Computes how uniformly embeddings fill the sphere, `-log mean exp(-t |u - v|^2)`; larger is more uniform.
 
     0 means that all embeddings coincide. Embeddings drawn uniformly from the sphere of R^D give
-    `2 t - log 0F1(; D/2; t^2)`: for `t=2` that is 3.88 for D = 64 and 3.94 for D = 128. The sign is Wang and Liu's;
-    Wang and Isola's loss is its negative.
+    `2 t - log 0F1(; D/2; t^2)`: for `t=2` this is 3.88 for D = 64 and 3.94 for D = 128. The sign follows Wang and
+    Liu; the loss of Wang and Isola is the negative.
 
     The mean is taken over pairs of embeddings of **different samples**, whatever their labels. Views of one sample are
     not independent and are left out. Pairs are formed within each batch; the kernel is averaged over the pairs of all
@@ -30,7 +30,7 @@ class Uniformity(keras.metrics.Mean):
         dtype: dtype of the running sums. Defaults to float32.
 
     Call arguments:
-        y_true: integer labels `(B,)` or `(B, 1)`; they don't change the result.
+        y_true: integer labels `(B,)` or `(B, 1)`, which do not change the result.
         y_pred: embeddings `(B, D)` or `(B, V, D)`, any float dtype, need not be normalised.
         sample_weight: `(B,)`; the weight of a pair is the product of its samples' weights.
 

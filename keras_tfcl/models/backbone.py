@@ -57,7 +57,7 @@ def build_backbone(name: str, image_size: int, channels: int = 3, weights: str |
 
 
 def _preprocessed(inputs: keras.KerasTensor, net: Callable[..., keras.Model]) -> keras.KerasTensor:
-    """Pixels 0..255 as `preprocess_input` of a net of keras.applications makes them, in layers that can be saved."""
+    """Computes `preprocess_input` of a model of keras.applications on pixels 0..255, in layers that can be saved."""
     name = net.__name__
     if "include_preprocessing" in inspect.signature(net).parameters or name.startswith("EfficientNet"):
         return inputs  # the net scales them itself

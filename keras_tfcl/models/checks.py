@@ -1,4 +1,4 @@
-"""Checks of what a user gives `ContrastiveModel`: arguments, data, outputs of encoders."""
+"""Checks of the input of `ContrastiveModel`: arguments, data, outputs of encoders."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _check_memory(momentum: object, queue_size: object, queue: str) -> None:
         isinstance(momentum, bool) or not isinstance(momentum, Real) or not 0 <= float(momentum) < 1
     ):
         raise ValueError(
-            f"`momentum` must be a number in [0, 1), or None. Received: momentum={momentum!r}. MoCo's is 0.999."
+            f"`momentum` must be a number in [0, 1), or None. Received: momentum={momentum!r}. MoCo uses 0.999."
         )
     if isinstance(queue_size, bool) or not isinstance(queue_size, Integral) or queue_size < 0:
         raise ValueError(
@@ -48,17 +48,17 @@ def _check_memory(momentum: object, queue_size: object, queue: str) -> None:
         )
     if queue not in ("keys", "instances"):
         raise ValueError(
-            f"`queue` must be 'keys' or 'instances'. Received: queue={queue!r}. 'keys' is MoCo's, 'instances' a memory "
-            "bank with one entry for each instance."
+            f"`queue` must be 'keys' or 'instances'. Received: queue={queue!r}. Pass 'keys' for MoCo, or 'instances' "
+            "for an instance bank with one slot for each sample."
         )
     if queue_size and momentum is None:
         raise ValueError(
-            f"A queue needs a momentum: keys of an encoder that changes fast do not fit together. Received: "
+            f"A queue needs a momentum, because keys of a quickly changing encoder are inconsistent. Received: "
             f"queue_size={queue_size}, momentum=None. Pass momentum=0.999, or for queue='instances' momentum=0.5."
         )
     if queue == "instances" and not queue_size:
         raise ValueError(
-            "queue='instances' needs the number of instances. Received: queue_size=0. Pass queue_size=len(x)."
+            "queue='instances' needs the number of samples. Received: queue_size=0. Pass queue_size=len(x)."
         )
 
 
@@ -68,8 +68,8 @@ def _check_towers(
     several = isinstance(encoder, tuple)
     if several and len(encoder) < 2:
         raise ValueError(
-            f"A tuple of encoders must hold one for each view, two at least. Received: {len(encoder)}. For one encoder "
-            "of all views pass the encoder itself."
+            f"A tuple of encoders must hold one for each view, at least two. Received: {len(encoder)}. For one encoder "
+            "of all views, pass the encoder itself."
         )
     if isinstance(projector, tuple) and (not several or len(projector) != len(encoder)):
         expected = len(encoder) if several else "one encoder"
@@ -89,12 +89,12 @@ def _check_views(views: int, encoders: int, augmenter: Augmenter | None, supervi
         )
     if views == 1 and not supervised and queue != "instances":
         raise ValueError(
-            "With one view and no labels no instance has a positive. Received: views=1, supervised=False. "
+            "With one view and no labels, no sample has a positive. Received: views=1, supervised=False. "
             "Use views=2, or supervised=True."
         )
     if supervised and queue == "instances":
         raise ValueError(
-            "A memory bank takes an instance's own entry as its positive, not labels. Received: queue='instances', "
+            "In an instance bank the positive of a sample is its own slot, not its label. Received: queue='instances', "
             "supervised=True. Use queue='keys' with labels."
         )
 
@@ -105,13 +105,14 @@ def checked_seed(seed: int | None) -> int:
         return seed
     if several_workers():
         raise ValueError(
-            "Several workers need one seed, or each would shuffle in its own order. Received: seed=None. Pass seed=0."
+            "Several workers need the same seed, or each would shuffle in its own order. Received: seed=None. "
+            "Pass seed=0."
         )
     return random.randint(1, 10**9)
 
 
 def checked_loss(loss: Loss | Mapping[str, object] | None, with_candidates: bool) -> keras.losses.Loss:
-    """One loss of the projections; raises ValueError for several, and for what cannot train.
+    """Returns the loss of the projections; raises ValueError for several losses, and for a loss that cannot train.
 
     Args:
         loss: of `ContrastiveModel.compile`.
@@ -120,7 +121,7 @@ def checked_loss(loss: Loss | Mapping[str, object] | None, with_candidates: bool
     if isinstance(loss, (list, tuple)) or (isinstance(loss, dict) and "class_name" not in loss):
         raise ValueError(
             f"`loss` must be one loss of the projections. Received: a {type(loss).__name__} of {len(loss)}. Add them "
-            "up in a loss of your own: subclass keras_tfcl.losses.EmbeddingLoss."
+            "in a loss of your own: subclass keras_tfcl.losses.EmbeddingLoss."
         )
     found = losses.get(loss)
     if found.reduction in (None, "none"):
@@ -144,7 +145,7 @@ def check_compiled(compiled: bool, method: str) -> None:
 
 
 def check_class_weight(class_weight: Mapping[int, float] | None, y: object, sample_weight: object, queue: str) -> None:
-    """Raises ValueError where `class_weight` has no class labels to go by, or no place to go to."""
+    """Raises ValueError where `class_weight` has no class labels, or cannot be combined with other weights."""
     if class_weight is None:
         return
     if not isinstance(class_weight, Mapping) or not all(map(_is_class_weight, class_weight.items())):
@@ -155,18 +156,16 @@ def check_class_weight(class_weight: Mapping[int, float] | None, y: object, samp
         )
     if queue == "instances":
         raise ValueError(
-            "`class_weight` goes by class labels, and with queue='instances' y holds the numbers of the instances. "
+            "`class_weight` needs class labels, but with queue='instances' y holds the numbers of the samples. "
             "Received: class_weight. Pass sample_weight, one weight for each sample."
         )
     if y is None:
         raise ValueError(
-            "`class_weight` goes by class labels. Received: class_weight and data without y. Pass y too; without "
-            "supervised=True it does not change who is positive."
+            "`class_weight` needs class labels. Received: class_weight and data without y. Pass y too; without "
+            "supervised=True it does not change which samples are positives."
         )
     if sample_weight is not None:
-        raise ValueError(
-            "Weights are given in one way. Received: class_weight and sample_weight. Multiply them into sample_weight."
-        )
+        raise ValueError("Pass either class_weight or sample_weight. Received: both. Multiply them into sample_weight.")
 
 
 def _is_class_weight(item: tuple[object, object]) -> bool:
@@ -175,7 +174,7 @@ def _is_class_weight(item: tuple[object, object]) -> bool:
 
 
 def check_replicas(replicas: int, built: bool, jit_compile: bool | str | None, steps_per_execution: int = 1) -> None:
-    """Raises ValueError for what cannot be trained on several replicas."""
+    """Raises ValueError for settings that several replicas cannot train with."""
     if steps_per_execution != 1:
         raise ValueError(
             "TensorFlow cannot run several steps of several replicas in one execution. Received: "
@@ -210,8 +209,8 @@ def check_labels(y: Structure | None, supervised: bool) -> None:
             "Pass fit(x, y), or a dataset of (x, y)."
         )
     raise ValueError(
-        "queue='instances' takes the number of each instance, 0 to queue_size - 1, as y. Received: data without y. "
-        "Pass a dataset of (x, number), such as Dataset.enumerate() gives; arrays are numbered by themselves."
+        "queue='instances' takes the number of each sample, 0 to queue_size - 1, as y. Received: data without y. "
+        "Pass a dataset of (x, number), for example from Dataset.enumerate(). Arrays are numbered automatically."
     )
 
 
@@ -224,19 +223,19 @@ def check_no_split(arguments: Mapping[str, object]) -> None:
         )
 
 
-def check_several_views(views: int, memory_bank: bool = False) -> None:
-    """Raises ValueError for a single view without labels; a memory bank takes no part where it is called."""
+def check_several_views(views: int, instance_bank: bool = False) -> None:
+    """Raises ValueError for a single view without labels, in a step that does not use an instance bank."""
     if views >= 2:
         return
-    if memory_bank:
+    if instance_bank:
         raise ValueError(
-            "`evaluate` and `validation_data` compare the views of a batch with one another, since the memory bank has "
-            "no entries for their instances. Received: data with one view of each instance. Pass ready-made views, "
+            "`evaluate` and `validation_data` compare the views of a batch with one another, because the instance bank "
+            "has no slots for their samples. Received: data with one view of each sample. Pass ready-made views, "
             "validation_data=((view_1, view_2),); or leave it out and use a callback such as KNNEvaluation."
         )
     raise ValueError(
-        "Without labels an instance's positives are its other views. Received: data with one view of each "
-        "instance. Pass two views, x=(view_1, view_2), or use supervised=True with labels."
+        "Without labels, the positives of a sample are its other views. Received: data with one view of each "
+        "sample. Pass two views, x=(view_1, view_2), or use supervised=True with labels."
     )
 
 
@@ -257,8 +256,8 @@ def check_output(shape: tf.TensorShape | Sequence[int | None], owner: str) -> No
     if hasattr(shape, "rank") and shape.rank == 2 and shape[-1] is not None:
         return
     raise ValueError(
-        f"The {owner} must give one vector for each instance, shape (B, F). Received: output {shape}. "
-        "End it in global pooling, Flatten or Dense, with one output."
+        f"The {owner} must return one vector for each sample, shape (B, F). Received: output {shape}. "
+        "End it with global pooling, Flatten or Dense, with one output."
     )
 
 
@@ -266,6 +265,6 @@ def check_widths(widths: list[int]) -> None:
     """Raises ValueError unless all projections have one size."""
     if len(set(widths)) > 1:
         raise ValueError(
-            f"All encoders must give projections of one size. Received: sizes {widths}. Give each a projector that "
-            "ends in the same size: projector=(ProjectionHead((256, 128)), ProjectionHead((256, 128)))."
+            f"All encoders must have projections of the same size. Received: sizes {widths}. Give each a projector "
+            "that ends in the same size: projector=(ProjectionHead((256, 128)), ProjectionHead((256, 128)))."
         )

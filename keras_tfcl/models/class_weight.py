@@ -1,4 +1,4 @@
-"""Keras' `class_weight`, as weights of samples."""
+"""Turns Keras' `class_weight` into sample weights."""
 
 from __future__ import annotations
 
@@ -28,5 +28,5 @@ def weights_of_classes(y: TensorLike, class_weight: dict[int, float]) -> tf.Tens
 
 
 def weighted(dataset: tf.data.Dataset, class_weight: dict[int, float]) -> tf.data.Dataset:
-    """A data set of `(x, y)` as one of `(x, y, sample_weight)`."""
+    """Turns a data set of `(x, y)` into one of `(x, y, sample_weight)`."""
     return dataset.map(lambda x, y: keras.utils.pack_x_y_sample_weight(x, y, weights_of_classes(y, class_weight)))

@@ -1,4 +1,4 @@
-"""How candidates reach the loss by way of Keras' own handling of losses: weights, reduction, tracking."""
+"""Passes candidates to the loss through Keras' own handling of losses: weights, reduction, tracking."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from keras_tfcl.typing import Tensor
 
 
 class Comparison:
-    """What a batch is compared with, in place of `y_true`; Keras hands it from `compute_loss` to the loss untouched.
+    """The labels and candidates of a batch, in place of `y_true`; Keras passes it to the loss unchanged.
 
     Args:
         labels: integer `(B,)`: equal labels are positives.

@@ -58,54 +58,56 @@ from keras_tfcl.typing import (
 class ContrastiveModel(keras.Model):
     """Trains an encoder with a contrastive loss, through Keras' own `compile`, `fit`, `evaluate`, `predict` and `save`.
 
-    In training each sample becomes V views (made by `augmenter` in the input pipeline, or given), each view a feature
-    vector of the encoder and a projection of it; the loss sees the projections `(B, V, D)` with the row numbers of the
-    batch, or with `supervised=True` the given labels. `predict` gives the encoder's features, L2-normalised, without
-    the projector; with several encoders it takes a tuple and gives one. `model.encoder` is the trained encoder itself.
+    In training, each sample is turned into V views, which `augmenter` makes in the input pipeline, or which you pass.
+    The encoder maps each view to features, and the projector maps features to a projection. The loss receives the
+    projections `(B, V, D)` and labels: the row numbers of the batch, or y with `supervised=True`.
 
-    Under `tf.distribute` (made and compiled in a strategy's scope) embeddings of all replicas are compared, as if one
-    device had the whole batch.
+    `predict` returns the L2-normalised features of the encoder, without the projector. With several encoders it takes
+    and returns a tuple. `model.encoder` is the trained encoder itself.
+
+    Under `tf.distribute`, embeddings of all replicas are compared, as if one device had the whole batch. Create and
+    compile the model in the scope of the strategy.
 
     Args:
-        encoder: any Keras model from a batch of samples to features `(B, F)`; or a tuple of V of them, one for each
-            view (image and text, query and document): then x is a tuple of what they take.
-        projector: model or layer from `(B, F)` to `(B, D)` used in training only, such as
-            `keras_tfcl.ProjectionHead((256, 128))`; with several encoders one to share, or a tuple. Defaults to None:
-            the loss sees the features.
-        augmenter: function from a batch of samples to a batch with one random view of each, such as
-            `keras_tfcl.layers.image_augmenter("photos", (32, 32, 3))`. Needed unless the data holds ready-made views.
+        encoder: a Keras model from a batch of samples to features `(B, F)`. Or a tuple of V models, one for each view
+            (image and text, query and document); x is then a tuple with one input for each.
+        projector: a model or layer from `(B, F)` to `(B, D)` that only training uses, such as
+            `keras_tfcl.ProjectionHead((256, 128))`. With several encoders, one projector to share, or a tuple. Defaults
+            to None: the loss receives the features.
+        augmenter: a function from a batch of samples to a batch with one random view of each, such as
+            `keras_tfcl.layers.image_augmenter("photos", (32, 32, 3))`. Needed unless the data hold ready-made views.
         views: number of views of each sample. Defaults to 2.
-        supervised: take `y` as labels, so that samples of one label are positives. Defaults to False: only the views
-            of one sample are. Labels go to the metrics in either case.
-        seed: integer that fixes order and views. Defaults to a random one, drawn from Python's generator (so
-            `keras.utils.set_random_seed` fixes it) and kept when the model is saved.
-        momentum: number in [0, 1), usually 0.99 to 0.999: views are compared with keys, the projections of the other
-            views by a copy of encoder and projector that follows them, `copy <- m * copy + (1 - m) * encoder` after
-            each step (MoCo). Defaults to None: no copy, views are compared with one another.
-        queue_size: number of keys of earlier steps to compare with, too, a multiple of batch size * views. Defaults
+        supervised: whether `y` holds the labels, so that samples with equal labels are positives. Defaults to False:
+            only the views of one sample are positives. Metrics receive y in either case.
+        seed: an integer that determines order and views. Defaults to a random integer from Python's generator, which
+            `keras.utils.set_random_seed` seeds. It is saved with the model.
+        momentum: a number in [0, 1), usually 0.99 to 0.999. Views are then compared with keys, the projections of the
+            other views by a key encoder: an exponential moving average of encoder and projector, updated after each
+            step by `key <- m * key + (1 - m) * encoder` (MoCo). Defaults to None: views are compared with one another.
+        queue_size: number of keys of earlier steps to compare with as well, a multiple of batch size * views. Defaults
             to 0.
-        queue: `"keys"`, the default; or `"instances"`: a memory bank of `queue_size` embeddings, one for each instance
-            of the data, each a moving average with `momentum` (0.5 is usual); no encoder is copied.
-        encoder_batch_size: largest number of views that the encoder sees at a time in training: a contrastive batch
-            larger than its memory, with the exact gradient, for about a third more time (gradient caching). Batch
+        queue: `"keys"`, the default, or `"instances"`: an instance bank of `queue_size` embeddings, one for each sample
+            of the data set, each a moving average with `momentum` (usually 0.5). No encoder is copied.
+        encoder_batch_size: largest number of views that pass through the encoder at a time in training. It allows
+            batches larger than memory with the exact gradient, for about a third more time (gradient caching). Batch
             normalisation in the encoder then uses the statistics of each slice. Defaults to None: all at once.
         **kwargs: of `keras.Model`.
 
-    What `fit`, `evaluate` and `validation_data` take as x:
-        an array, tensor or dict of them: samples, one a row;
+    `fit`, `evaluate` and `validation_data` accept as x:
+        an array, a tensor or a dict of them: samples, one in each row;
         a tuple of V arrays: ready-made views (in `validation_data`: `((view_1, view_2),)` or `((view_1, view_2), y)`);
         a `tf.data.Dataset`, `PyDataset` or generator of batches `x`, `(x, y)`, `((view_1, ..., view_V),)` or
         `((view_1, ..., view_V), y)`, each with an optional `sample_weight` after y.
 
-    `train_on_batch` and `test_on_batch` take one such batch, `predict` samples or a tuple of views.
+    `train_on_batch` and `test_on_batch` take one such batch. `predict` takes samples or a tuple of views.
 
-    Metrics of `keras_tfcl.metrics` get what they are about: `Alignment` and `ContrastiveAccuracy` what defines the
-    loss's positives, all others the labels y if there are any, else the row numbers.
+    The metrics `Alignment` and `ContrastiveAccuracy` receive the labels that define the positives of the loss. All
+    other metrics receive the labels y, or the row numbers if there is no y.
 
     Raises:
-        ValueError: for samples without augmenter and without views, a wrong rank of encoder or projector output,
-            `supervised=True` without labels, a queue without momentum or of no whole number of batches, arguments out
-            of range; all before the first step.
+        ValueError: for samples without an augmenter and without views, an encoder or projector output of the wrong
+            rank, `supervised=True` without labels, a queue without momentum or with a size that is not a multiple of
+            the batch, and arguments out of range. All are raised before the first step.
 
     Example:
 
@@ -317,7 +319,7 @@ class ContrastiveModel(keras.Model):
         return x if self.towers.synchronized else at_least_one_sample(x)
 
     def predict_step(self, data: Structure) -> Structure:
-        """What `predict` does with a batch: with several encoders, each embeds its own input."""
+        """Embeds one batch; with several encoders, each embeds its own input."""
         x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
         inputs = self._never_empty(x)
         features = self.towers.embed(inputs, training=False)
@@ -334,14 +336,14 @@ class ContrastiveModel(keras.Model):
         sample_weight: Tensor | None = None,
         training: bool = True,
     ) -> Tensor:
-        """The loss of projections `(B, V, D)`, and of the layers' regularisers.
+        """Returns the loss of projections `(B, V, D)` plus the regularisation losses of the layers.
 
         Args:
             x: the views, needed for their keys.
-            y: labels, or instance numbers for `queue="instances"`.
+            y: labels, or the numbers of the samples for `queue="instances"`.
             y_pred: the projections.
             sample_weight: weight of each sample.
-            training: whether a memory bank takes part.
+            training: whether an instance bank is used.
         """
         comparison = y if isinstance(y, Comparison) else self._comparison(x, y, y_pred, training)
         return super().compute_loss(x, comparison, y_pred, sample_weight, training)
@@ -351,7 +353,7 @@ class ContrastiveModel(keras.Model):
         return Comparison(labels, self.memory.candidates(labels, z, x, training))
 
     def _labels(self, y: Tensor | None, z: Tensor, training: bool) -> Tensor:
-        """Who is whose positive, `(B,)`: labels, instance numbers, or rows of the batch of all replicas."""
+        """The labels `(B,)` that decide who is positive: labels, slots, or rows of the batch of all replicas."""
         numbered = self.queue == "instances"
         if self.supervised or (numbered and training):
             check_labels(y, self.supervised)
@@ -397,10 +399,10 @@ class ContrastiveModel(keras.Model):
         callbacks: keras.callbacks.Callback | Sequence[keras.callbacks.Callback] | None = None,
         **kwargs: object,
     ) -> keras.callbacks.History:
-        """Trains as `keras.Model.fit` does; see the class for what x may be.
+        """Trains the encoder, as `keras.Model.fit` does. The class describes which x it accepts.
 
-        Arrays are shuffled anew each epoch, in batches of `batch_size` (32) samples; samples that do not fill a last
-        batch are left out of that epoch. `validation_data` is made into views too, the same ones each time.
+        Arrays are shuffled in each epoch and split into batches of `batch_size` (32) samples. An incomplete last batch
+        is dropped. `validation_data` is turned into views too, the same views each time.
         """
         check_compiled(self.compiled, "fit")
         check_no_split(kwargs)
@@ -442,14 +444,14 @@ class ContrastiveModel(keras.Model):
         sample_weight: Structure | None = None,
         **kwargs: object,
     ) -> float | list[float] | Logs:
-        """Loss and metrics on x, as `keras.Model.evaluate`; see the class for what x may be."""
+        """Computes loss and metrics on x, as `keras.Model.evaluate` does. The class describes which x it accepts."""
         return super().evaluate(self._evaluated(x, y, sample_weight, batch_size), **kwargs)
 
     def predict(self, x: DataSource, *args: object, **kwargs: object) -> Any:
-        """The encoder's features of x, L2-normalised, as `keras.Model.predict`; see the class for what x may be.
+        """Computes the L2-normalised features of x. The class describes which x it accepts.
 
         Returns:
-            `(N, F)`; for a tuple of views, or of the inputs of several encoders, a tuple of such.
+            `(N, F)`; for a tuple of views, or of inputs of several encoders, a tuple of arrays `(N, F)`.
         """
         return super().predict(self._predicted(x), *args, **kwargs)
 
@@ -461,11 +463,11 @@ class ContrastiveModel(keras.Model):
         class_weight: dict[int, float] | None = None,
         return_dict: bool = False,
     ) -> float | list[float] | Logs:
-        """One step of `fit` on one batch: samples, of which views are made, or a tuple of views.
+        """Runs one step of `fit` on one batch: samples, from which views are made, or a tuple of views.
 
         Args:
-            x: as in `fit`, but no source of batches.
-            y: labels. With `queue="instances"` the number of each instance.
+            x: as in `fit`, except a source of batches.
+            y: labels. With `queue="instances"`, the number of each sample.
             sample_weight, class_weight, return_dict: as in Keras.
 
         Returns:
@@ -488,23 +490,23 @@ class ContrastiveModel(keras.Model):
         sample_weight: Structure | None = None,
         return_dict: bool = False,
     ) -> float | list[float] | Logs:
-        """Loss and metrics of one batch, as `evaluate` with that batch alone; x as in `train_on_batch`."""
+        """Computes loss and metrics of one batch; x as in `train_on_batch`."""
         check_compiled(self.compiled, "test_on_batch")
         batch = self._one_batch(x, y, sample_weight, step=0)
         return super().test_on_batch(*split(batch, self.distribute_strategy), return_dict=return_dict)
 
     def predict_on_batch(self, x: Structure) -> Any:
-        """What `predict` gives for one batch."""
+        """Computes what `predict` computes, for one batch."""
         x = keras.tree.map_structure(tf.convert_to_tensor, self._predicted(x))
         return super().predict_on_batch(split(x, self.distribute_strategy))
 
     def export(self, filepath: str | os.PathLike[str], format: str = "tf_saved_model", **kwargs: object) -> None:
-        """Writes what `predict` computes, samples to L2-normalised features, as `keras.Model.export` does.
+        """Writes the function from samples to L2-normalised features, as `keras.Model.export` does.
 
-        For ONNX `keras_tfcl.export.export_onnx` also checks the file against the model.
+        For ONNX, use `keras_tfcl.export.export_onnx`, which also compares the file with the model.
 
         Args:
-            filepath: where to.
+            filepath: the path to write to.
             format: as in Keras.
             **kwargs: as in Keras.
 
@@ -581,7 +583,7 @@ class ContrastiveModel(keras.Model):
 
 
 def _guarded(callbacks: list[keras.callbacks.Callback]) -> list[keras.callbacks.Callback]:
-    """The callbacks, and in front of all others one that ends a run whose loss is no number, if none of them does."""
+    """The callbacks, with a `StopOnNonFinite` in front unless one of them is a `TerminateOnNaN`."""
     if any(isinstance(callback, keras.callbacks.TerminateOnNaN) for callback in callbacks):
         return callbacks
     guards = [callback for callback in callbacks if isinstance(callback, StopOnNonFinite)]

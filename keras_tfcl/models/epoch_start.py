@@ -7,7 +7,7 @@ from keras_tfcl.typing import Logs
 
 
 class EpochStart(keras.callbacks.Callback):
-    """Notes the batches so far as an epoch starts: the input pipeline, which reads late, would race with training."""
+    """Records the step at which an epoch starts: the input pipeline reads it late, and would race with training."""
 
     def __init__(self, optimizer: keras.optimizers.Optimizer) -> None:
         super().__init__()

@@ -18,32 +18,32 @@ _Backward: TypeAlias = tuple[list[Tensor], list[Tensor]]
 
 
 def encode_in_slices(encoder: keras.Model, x: Structure, rows: int, training: bool | None = None) -> Tensor:
-    """Gives `encoder(x, training=training)` and its exact gradient, at most `rows` rows of x at a time.
+    """Computes `encoder(x, training=training)` with its exact gradient, at most `rows` samples at a time.
 
-    The forward pass keeps the features and nothing else. The backward pass computes each slice once more, now with its
-    gradient, and adds up what the slices give: between a third and half more time for the encoder, and the memory of
-    one slice instead of the whole batch, beside x and the features.
+    The forward pass keeps the features only. The backward pass computes each slice again, now with its gradient, and
+    adds the gradients of the slices. This takes between a third and a half more time in the encoder. Besides x and the
+    features, it needs the memory of one slice instead of the whole batch.
 
     State of the encoder:
-        random seeds go on from slice to slice, and the backward pass starts them where the forward pass did: dropout
-        drops the same units in both;
-        batch normalisation normalises each slice by the slice's own statistics, and its moving averages are updated
-        once a call, by the mean of what the slices ask for (weighted by their rows).
+        Random seeds advance from slice to slice, and the backward pass starts from the seeds of the forward pass, so
+        that dropout drops the same units in both.
+        Batch normalisation uses the statistics of each slice. Its moving averages are updated once in each call, by
+        the mean of the updates of the slices, weighted by their sizes.
 
-    There is no gradient with respect to x, and none of second order.
+    There is no gradient with respect to x, and no second-order gradient.
 
     Args:
         encoder: Keras model from `(B, ...)` to `(B, F)`.
         x: a tensor or a structure of tensors with B rows each.
-        rows: largest number of rows in a slice; a last slice takes what is left.
-        training: passed on.
+        rows: largest number of samples in a slice; the last slice takes the rest.
+        training: passed to the encoder.
 
     Returns:
         `(B, F)`.
 
     Raises:
         ValueError: if the encoder adds losses of its own (which belong to no slice), or draws random numbers from a
-            generator that is none of its attributes (which could not be replayed).
+            generator that is not among its attributes (which could not be replayed).
 
     Example:
 
@@ -84,7 +84,7 @@ class _Slices:
         self.x = keras.tree.map_structure(lambda t: _at_least(rows, tf.convert_to_tensor(t)), x)
         self.weights, self.state = encoder.trainable_variables, encoder.non_trainable_variables
         self.at_start = {id(variable): tf.identity(variable.value) for variable in self.state}
-        self.counters: list[keras.Variable] = []  # seeds above all; go on from slice to slice
+        self.counters: list[keras.Variable] = []  # mainly seeds; they advance from slice to slice
         self.averages: list[keras.Variable] = []  # of batch normalisation; start each slice where the step starts
         self.no_features = self._probe()
 

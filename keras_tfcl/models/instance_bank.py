@@ -16,14 +16,15 @@ from keras_tfcl.typing import Structure, Tensor, TensorLike
 
 
 class InstanceBank(keras.layers.Layer):
-    """One stored embedding for each instance of the data set, a moving average over the steps that saw it.
+    """Stores one embedding for each sample of the data set, a moving average over the steps that contained it.
 
-    Each view of instance i is compared with the whole bank: entry i is its positive, all others are negatives. After
-    the step `entry <- l2(m * entry + (1 - m) * mean of its views)`. The first step that sees an instance stores it
-    before comparing; instances never seen are not compared. Entries are weights without gradient, saved with the model.
+    Each view of sample i is compared with the whole bank: slot i is its positive, and all other slots are negatives.
+    After the step the slot is updated by `slot <- l2(m * slot + (1 - m) * mean of its views)`. The first step that
+    contains a sample initialises its slot before the comparison. Slots that are not initialised are masked. The
+    embeddings are weights without a gradient, and are saved with the model.
 
     Args:
-        size: number of instances; they are numbered 0 to size - 1.
+        size: number of samples; their slots are 0 to size - 1.
         features: size of an embedding.
         momentum: m, in [0, 1).
         **kwargs: of `keras.layers.Layer`.
@@ -36,29 +37,29 @@ class InstanceBank(keras.layers.Layer):
         self.size, self.momentum = size, momentum
         state = {"initializer": "zeros", "trainable": False, "autocast": False}
         self.entries = self.add_weight(name="entries", shape=(size, features), dtype="float32", **state)
-        self.seen = self.add_weight(name="seen", shape=(size,), dtype="bool", **state)
+        self.initialised = self.add_weight(name="initialised", shape=(size,), dtype="bool", **state)
         self.built = True
 
     def numbers(self, count: int, y: TensorLike | None) -> np.ndarray:
-        """The numbers of an array's samples; raises ValueError if there are too many, or y was given besides."""
+        """The slots of the samples of an array; raises ValueError if there are too many, or if y is given as well."""
         if y is not None:
             raise ValueError(
-                "Arrays are numbered by themselves for a memory bank. Received: y. Leave y out; labels for an "
-                "evaluation go to callbacks such as KNNEvaluation."
+                "The samples of arrays are numbered automatically for an instance bank. Received: y. Leave y out, and "
+                "pass labels for evaluation to callbacks such as KNNEvaluation."
             )
         if count > self.size:
             raise ValueError(
-                "The memory bank must have an entry for each instance. Received: "
-                f"{count} rows for queue_size={self.size}. Pass queue_size={count}."
+                "The instance bank must have a slot for each sample. Received: "
+                f"{count} samples for queue_size={self.size}. Pass queue_size={count}."
             )
         return np.arange(count)
 
     def check_numbers(self, y: TensorLike | None) -> None:
-        """Raises ValueError for numbers without an entry; in a graph `tf.errors.InvalidArgumentError`."""
+        """Raises ValueError for numbers without a slot; in a graph `tf.errors.InvalidArgumentError`."""
         numbers = as_labels(y)
         text = (
-            "`y` must hold the number of each instance, 0 to queue_size - 1, for the memory bank. Received: a number "
-            f"outside 0 to {self.size - 1}. Number the instances by Dataset.enumerate(), and pass queue_size=len(x)."
+            "`y` must hold the number of each sample, 0 to queue_size - 1, for the instance bank. Received: a number "
+            f"outside 0 to {self.size - 1}. Number the samples with Dataset.enumerate(), and pass queue_size=len(x)."
         )
         within = tf.reduce_all((numbers >= 0) & (numbers < self.size))
         if not tf.executing_eagerly():
@@ -80,9 +81,9 @@ class InstanceBank(keras.layers.Layer):
     def candidates(
         self, labels: Tensor, z: Tensor, views: tuple[Structure, ...] | None, training: bool
     ) -> Candidates | None:
-        """The bank as it is compared with a batch, whose labels are instance numbers.
+        """The slots that a batch is compared with; the labels of the batch are slots.
 
-        The instances of an evaluation have no entries: their views are compared with one another.
+        The samples of an evaluation have no slots, so their views are compared with one another.
         """
         if not training:
             return InBatch().candidates(labels, z, views, training)
@@ -90,28 +91,29 @@ class InstanceBank(keras.layers.Layer):
         return Candidates(
             ops.scatter_update(self.entries, batch.slots, batch.entries),
             ops.arange(self.size, dtype="int64"),
-            mask=ops.scatter_update(self.seen, batch.slots, ops.ones_like(batch.slots[:, 0], "bool")),
+            mask=ops.scatter_update(self.initialised, batch.slots, ops.ones_like(batch.slots[:, 0], "bool")),
         )
 
     def update(self, labels: Tensor, z: Tensor, candidates: Candidates | None) -> None:
-        """Moves the entries of a batch's instances, of all replicas."""
+        """Updates the slots of the batches of all replicas."""
         batch = self._batch(labels, z)
         moved = l2_normalize(self.momentum * batch.entries + (1.0 - self.momentum) * batch.current)
         self.entries.assign(ops.scatter_update(self.entries, batch.slots, moved))
-        self.seen.assign(ops.scatter_update(self.seen, batch.slots, ops.ones_like(batch.slots[:, 0], "bool")))
+        initialised = ops.ones_like(batch.slots[:, 0], "bool")
+        self.initialised.assign(ops.scatter_update(self.initialised, batch.slots, initialised))
 
     def check_batch(self, size: int | None, views: int) -> None:
-        """Takes any batch."""
+        """Accepts any batch."""
 
     def _batch(self, numbers: Tensor, z: Tensor) -> _Batch:
         current = ops.stop_gradient(l2_normalize(ops.mean(l2_normalize(z), axis=1)))
         current, numbers = replicas.gather(current, numbers)
-        known = ops.expand_dims(ops.take(self.seen, numbers, axis=0), 1)
+        known = ops.expand_dims(ops.take(self.initialised, numbers, axis=0), 1)
         entries = ops.where(known, ops.take(self.entries, numbers, axis=0), current)
         return _Batch(ops.expand_dims(numbers, 1), entries, current)
 
 
 class _Batch(NamedTuple):
-    slots: Tensor  # (B, 1), numbers of the instances
-    entries: Tensor  # (B, D), what the bank holds of them; of new ones what it will
-    current: Tensor  # (B, D), unit means of their views now
+    slots: Tensor  # (B, 1)
+    entries: Tensor  # (B, D), their stored embeddings; for new slots the current ones
+    current: Tensor  # (B, D), normalised means of the current views

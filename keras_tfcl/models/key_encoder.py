@@ -18,18 +18,20 @@ LORA = "lora_"  # names in a file
 
 
 class KeyEncoder(keras.layers.Layer):
-    """A slowly moving average of encoder and projector (MoCo): `key <- m * key + (1 - m) * query`.
+    """Computes keys with an exponential moving average of encoder and projector (MoCo).
 
-    It holds a copy of the weights and no copy of the layers: a call runs the encoder's own layers on the copied
-    weights. So vocabularies, adapted bins, shared and nested layers, LoRA and quantization are those of the encoder.
+    Formula: `key <- m * key + (1 - m) * query`, for each trained weight after each step.
 
-    Its projections, the keys, get no gradient. In training it runs in training mode, as MoCo's does: its batch
-    normalisation uses the statistics of the batch, and dropout is active, with random numbers other than the
-    encoder's. Only trained weights follow; moving statistics of batch normalisation are its own, gathered from the
-    keys' batches.
+    It copies weights, not layers: a call runs the encoder's own layers on the copied weights. Vocabularies, adapted
+    bins, shared and nested layers, LoRA and quantization are therefore shared with the encoder.
+
+    The keys have no gradient. In training, the key encoder runs in training mode, as in MoCo: batch normalisation uses
+    the statistics of the batch, and dropout is active, with random numbers that differ from the encoder's. The EMA
+    update covers trained weights only. The moving statistics of batch normalisation are gathered from the batches of
+    keys.
 
     Args:
-        networks: functional models from views to projections, whose weights are copied and followed.
+        networks: functional models from views to projections, whose weights are averaged.
         momentum: m, in [0, 1).
         rows: largest number of samples at a time, or None. The whole network runs in such slices, so that its
             projector's batch normalisation uses the statistics of a slice.
@@ -47,8 +49,8 @@ class KeyEncoder(keras.layers.Layer):
         super().__init__(dtype="float32", **kwargs)
         self.autocast = False  # the encoder's layers cast for themselves, by their own policies
         self.momentum, self.rows = momentum, rows
-        self._followed = _Followed(list(networks))
-        self._pairs = [_Pair(self._copy(weight), weight) for weight in self._followed.weights()]
+        self._queries = _Queries(list(networks))
+        self._pairs = [_Pair(self._copy(weight), weight) for weight in self._queries.weights()]
         for network in networks:
             check_substitution(network)
         self.built = True
@@ -64,8 +66,8 @@ class KeyEncoder(keras.layers.Layer):
         scope.assign_updates()
         return ops.stop_gradient(l2_normalize(keys))
 
-    def follow(self) -> None:
-        """Moves the trained weights one step towards those of the encoder."""
+    def update(self) -> None:
+        """Updates the trained weights by one step of the moving average."""
         for pair in self._pairs:
             if pair.query.trainable:
                 pair.key.assign(self.momentum * pair.key + (1.0 - self.momentum) * pair.query)
@@ -73,17 +75,17 @@ class KeyEncoder(keras.layers.Layer):
     def save_own_variables(self, store: WeightStore) -> None:
         """Writes the copy, and the encoder's LoRA layers as they are: Keras writes them merged, as other weights."""
         super().save_own_variables(store)
-        for number, weight in enumerate(self._followed.lora_weights()):
+        for number, weight in enumerate(self._queries.lora_weights()):
             store[f"{LORA}{number}"] = weight
 
     def load_own_variables(self, store: WeightStore) -> None:
         """Reads what was written; the encoder has been loaded by now."""
-        for number, weight in enumerate(self._followed.lora_weights()):
+        for number, weight in enumerate(self._queries.lora_weights()):
             weight.assign(store[f"{LORA}{number}"])
         super().load_own_variables({name: store[name] for name in store.keys() if not name.startswith(LORA)})
 
     def _functions(self) -> Sequence[Callable[..., Tensor]]:
-        networks = self._followed.networks
+        networks = self._queries.networks
         return networks if self.rows is None else [partial(encode_in_slices, n, rows=self.rows) for n in networks]
 
     def _copy(self, weight: keras.Variable) -> keras.Variable:
@@ -100,19 +102,19 @@ class KeyEncoder(keras.layers.Layer):
 
     def _check_same_weights(self) -> None:
         copied = {id(pair.query) for pair in self._pairs}
-        present = {id(weight): weight for weight in self._followed.weights()}
-        if copied == present.keys():
+        current = {id(weight): weight for weight in self._queries.weights()}
+        if copied == current.keys():
             return
-        new = [weight.path for key, weight in present.items() if key not in copied]
+        new = [weight.path for key, weight in current.items() if key not in copied]
         raise ValueError(
             "The encoder must keep the weights that it had when ContrastiveModel(..., momentum=...) copied them. "
-            f"Received: {len(new)} new weights, such as {new[:3]}, and {len(copied - present.keys())} fewer. Build, "
+            f"Received: {len(new)} new weights, such as {new[:3]}, and {len(copied - current.keys())} fewer. Build, "
             "quantize and enable LoRA first, then make the ContrastiveModel."
         )
 
 
 @dataclass(frozen=True)  # not a list: Keras would track the encoder's layers and weights as this layer's
-class _Followed:
+class _Queries:
     networks: list[keras.Model]
 
     def weights(self) -> list[keras.Variable]:

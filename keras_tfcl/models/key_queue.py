@@ -8,10 +8,10 @@ from keras_tfcl.typing import Tensor
 
 
 class KeyQueue(keras.layers.Layer):
-    """The keys of the latest steps, first in, first out, as further candidates (MoCo). Empty at the start.
+    """Stores the keys of the latest steps, first in, first out, as additional candidates (MoCo).
 
-    Empty slots are not compared. Keys and labels are weights without gradient, so they are saved with the
-    model. Under `tf.distribute` every replica stores the keys of all.
+    It is empty at the start, and empty slots are masked. Keys and labels are weights without a gradient, so they are
+    saved with the model. Under `tf.distribute`, every replica stores the keys of all replicas.
 
     Args:
         size: number of keys.
@@ -31,7 +31,7 @@ class KeyQueue(keras.layers.Layer):
         self.built = True
 
     def candidates(self, views: int) -> Candidates:
-        """The stored keys, V views of each instance side by side."""
+        """The stored keys, the V views of each sample next to one another."""
         slot = ops.arange(self.size, dtype="int64")
         return Candidates(
             ops.convert_to_tensor(self.keys),
@@ -41,7 +41,7 @@ class KeyQueue(keras.layers.Layer):
         )
 
     def push(self, keys: Tensor, labels: Tensor) -> None:
-        """Stores keys `(N, D)` with their labels `(N,)` in place of the oldest: those of all replicas, on each."""
+        """Replaces the oldest keys by keys `(N, D)` of all replicas, with their labels `(N,)`."""
         keys, labels = keys[: self.size], ops.cast(labels[: self.size], "int64")
         count = ops.cast(ops.shape(keys)[0], "int64")
         slots = ops.expand_dims((self.stored + ops.arange(count, dtype="int64")) % self.size, 1)
@@ -50,11 +50,11 @@ class KeyQueue(keras.layers.Layer):
         self.stored.assign_add(count)
 
     def check_batch(self, size: int | None, views: int) -> None:
-        """Raises ValueError unless the queue holds a whole number of batches; None is not known yet, and passes."""
+        """Raises ValueError unless the queue holds a whole number of batches of `size`, where it is known."""
         step = views * (size or 1)
         if self.size % step:
             raise ValueError(
-                "`queue_size` must be a multiple of the keys of a batch, batch size * views, so that keys leave in the "
-                f"order they came. Received: queue_size={self.size} for {size or 'batches'} * {views} keys. Use for "
-                f"example queue_size={max(round(self.size / step), 1) * step}."
+                "`queue_size` must be a multiple of the keys of a batch, batch size * views, so that whole batches "
+                f"leave it. Received: queue_size={self.size} for {size or 'batches'} * {views} keys. Use for example "
+                f"queue_size={max(round(self.size / step), 1) * step}."
             )

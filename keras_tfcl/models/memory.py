@@ -1,4 +1,4 @@
-"""What a batch is compared with; in the simplest case with itself."""
+"""The candidates that a batch is compared with; in the simplest case, the batch itself."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Memory(Protocol):
     def candidates(
         self, labels: Tensor, z: Tensor, views: tuple[Structure, ...] | None, training: bool
     ) -> Candidates | None:
-        """What a batch is compared with; None: the batch itself and nothing else.
+        """Returns the candidates of a batch; None means the batch itself and nothing else.
 
         Args:
             labels: integer `(B,)`, of this replica's samples.
@@ -25,14 +25,14 @@ class Memory(Protocol):
         """
 
     def update(self, labels: Tensor, z: Tensor, candidates: Candidates | None) -> None:
-        """Takes in a batch after the weights were updated. Its arguments are those, and the result, of `candidates`."""
+        """Stores a batch after the weights were updated. It receives the arguments and the result of `candidates`."""
 
     def check_batch(self, size: int | None, views: int) -> None:
-        """Raises ValueError for a batch of `size` samples (None: not known yet) that the memory cannot take."""
+        """Raises ValueError for a batch of `size` samples (None: not known yet) that the memory cannot hold."""
 
 
 class InBatch:
-    """No memory: a batch is compared with itself, on several replicas with the batch of all."""
+    """No memory: a batch is compared with itself, and on several replicas with the batches of all."""
 
     def candidates(
         self, labels: Tensor, z: Tensor, views: tuple[Structure, ...] | None, training: bool
@@ -44,4 +44,4 @@ class InBatch:
         """Does nothing."""
 
     def check_batch(self, size: int | None, views: int) -> None:
-        """Takes any batch."""
+        """Accepts any batch."""

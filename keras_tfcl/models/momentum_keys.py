@@ -12,13 +12,13 @@ from keras_tfcl.typing import Structure, Tensor
 
 
 class MomentumKeys(keras.layers.Layer):
-    """The memory of MoCo: views are compared with the keys of a momentum encoder, and with a queue of earlier keys.
+    """The memory of MoCo: views are compared with the keys of a key encoder and with a queue of earlier keys.
 
     Args:
-        networks: functional models from views to projections, which the key encoder copies and follows.
+        networks: functional models from views to projections, which the key encoder averages.
         momentum: m, in [0, 1).
         queue_size: number of keys of earlier steps; 0 for none (MoCo v3).
-        labelled: labels are class labels, so that keys of earlier steps can be positives.
+        labelled: whether labels are class labels, so that keys of earlier steps can be positives.
         slice_size: largest number of samples that the key encoder sees at a time, or None.
         **kwargs: of `keras.layers.Layer`.
 
@@ -41,18 +41,18 @@ class MomentumKeys(keras.layers.Layer):
         self.built = True
 
     def candidates(self, labels: Tensor, z: Tensor, views: tuple[Structure, ...], training: bool) -> Candidates:
-        """The keys of the batch of all replicas, and behind them those of the queue."""
+        """The keys of the batches of all replicas, followed by the keys of the queue."""
         keys = self.key_encoder(views, training=training)[: ops.shape(z)[0]]  # (B, V, D)
         batch = batch_candidates(labels, keys)
         return batch if self.queue is None else batch.concat(self.queue.candidates(len(views)))
 
     def update(self, labels: Tensor, z: Tensor, candidates: Candidates) -> None:
-        """Moves the key encoder towards the encoder, and the batch's keys into the queue."""
-        self.key_encoder.follow()
+        """Updates the key encoder, and pushes the keys of the batch into the queue."""
+        self.key_encoder.update()
         if self.queue is not None:
             count = ops.shape(candidates.embeddings)[0] - self.queue.size
             labels = candidates.labels[:count]
-            # Without class labels a key of an earlier step is nobody's positive: row numbers are not negative.
+            # Without class labels, keys of earlier steps are never positives: -1 matches no row number.
             self.queue.push(candidates.embeddings[:count], labels if self.labelled else -ops.ones_like(labels))
 
     def check_batch(self, size: int | None, views: int) -> None:

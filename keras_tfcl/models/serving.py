@@ -1,4 +1,4 @@
-"""What a model computes for those it serves, as a TensorFlow SavedModel or another format of Keras' `export`."""
+"""Exports what `predict` computes as a TensorFlow SavedModel or another format of Keras' `export`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LARGEST_GRAPH = 2**30  # bytes of weights; TensorFlow reads graphs below 2 GiB
 
 
 def serving_model(towers: Towers) -> keras.Model:
-    """A functional model of what `predict` gives: samples to L2-normalised features, or a list for each encoder.
+    """A functional model that computes what `predict` computes: L2-normalised features, or a list of them.
 
     Raises:
         ValueError: if an encoder does not know its inputs.

@@ -1,4 +1,4 @@
-"""Encoders and projectors that share layers, written so that they load sharing them.
+"""Saves encoders and projectors that share layers, so that they still share them after loading.
 
 Keras' file format writes a layer that stands in two models as two layers. So the configuration says where shared layers
 stand; loaded models are wired again, with the first of them in the place of the others.
@@ -20,7 +20,7 @@ Part: TypeAlias = keras.Layer | Sequence[keras.Layer] | None
 
 
 def serialize_parts(**parts: Part) -> Config:
-    """The configurations of layers, or tuples of layers, by name, and of which layers they share.
+    """Returns the configurations of layers, or tuples of layers, by name, and which layers they share.
 
     Raises:
         ValueError: if a layer is shared in a way that cannot be restored.
@@ -33,7 +33,7 @@ def serialize_parts(**parts: Part) -> Config:
 def deserialize_parts(
     config: dict[str, Any], custom_objects: Mapping[str, object] | None, *names: str
 ) -> dict[str, Any]:
-    """A configuration with the named layers, or tuples of layers, in the place of what `serialize_parts` wrote."""
+    """Returns a configuration in which layers, or tuples of layers, replace what `serialize_parts` wrote."""
     parts = {name: keras.saving.deserialize_keras_object(config[name], custom_objects=custom_objects) for name in names}
     shared = config.get("shared_layers", [])
     if shared:
@@ -46,7 +46,7 @@ def deserialize_parts(
 
 
 def _find_shared(parts: list[keras.Layer]) -> list[tuple[Address, Address]]:
-    """Where each shared layer stands first, and where it stands again."""
+    """The first path of each shared layer, and its other paths."""
     first: dict[int, tuple[Address, keras.Layer | None]] = {}
     shared = []
 
@@ -78,7 +78,7 @@ def _find_shared(parts: list[keras.Layer]) -> list[tuple[Address, Address]]:
 
 
 def _wired_again(layer: keras.Layer, stand_ins: dict[int, keras.Layer], done: dict[int, keras.Layer]) -> keras.Layer:
-    """The layer, or what stands in for it; a model in which others must stand in for layers is made anew."""
+    """The layer or its replacement; a model that contains replaced layers is created again."""
     if id(layer) in stand_ins:
         return _wired_again(stand_ins[id(layer)], stand_ins, done)
     if id(layer) not in done:
@@ -105,7 +105,7 @@ def _everything_wired(layer: keras.Layer) -> list[keras.Layer]:
 
 
 def _is_wired(layer: keras.Layer) -> bool:
-    """Whether a layer is a graph of layers that can be made anew with others in it, and no class of a user's own."""
+    """Whether a layer is a graph of layers that can be created again with others, and not a custom class."""
     return isinstance(layer, keras.Model) and type(layer).__name__ in {"Functional", "Sequential"}
 
 
@@ -132,7 +132,7 @@ def _map_layers(part: Part, wired: dict[int, keras.Layer]) -> Part:
 
 
 def _without_sharing(config: Any) -> Any:
-    """A configuration without Keras' own marks of shared objects, which it sets on the second of two only."""
+    """A configuration without Keras' own marks of shared objects, which it sets on the second object only."""
     if isinstance(config, dict):
         return {key: _without_sharing(value) for key, value in config.items() if key != "shared_object_id"}
     if isinstance(config, (list, tuple)):

@@ -1,4 +1,4 @@
-"""Layers that run on other weights than their own."""
+"""Runs layers on weights other than their own."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class SubstitutedWeights(keras.StatelessScope):
         self._updates: dict[int, tuple[keras.Variable, Tensor]] = {}
 
     def get_current_value(self, variable: keras.Variable) -> Tensor:
-        """What a layer reads: also recorded in `read`, by id."""
+        """Returns the value that a layer reads, and records the variable in `read`, by id."""
         self.read.add(id(variable))
         return super().get_current_value(variable)
 
     def add_update(self, update: tuple[keras.Variable, Tensor]) -> None:
-        """Keeps what a layer writes."""
+        """Stores the value that a layer writes."""
         super().add_update(update)
         self._updates[id(update[0])] = update
 
@@ -49,7 +49,7 @@ class SubstitutedWeights(keras.StatelessScope):
 
 
 def check_substitution(network: keras.Model) -> None:
-    """Raises ValueError if a layer does not read its weights anew in each call, so that no others can stand for them.
+    """Raises ValueError if a layer does not read its weights in each call, so that they cannot be replaced.
 
     The network runs on a synthetic batch, by itself and on a copy of its weights: both must give the same, and a
     trainable weight that was not read must not matter. The network's state stays as it is.
@@ -69,7 +69,7 @@ def check_substitution(network: keras.Model) -> None:
 
 
 def _not_substituted(network: keras.Model, batch: Structure) -> str:
-    """Names what the copy of the weights does not reach; empty if it reaches everything."""
+    """The names of the weights that the copy does not reach; empty if it reaches all."""
     try:
         expected = _output(network, batch)
     except Exception:  # the batch is not one that the network takes, such as an index out of its range

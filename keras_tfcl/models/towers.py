@@ -37,7 +37,7 @@ class Towers:
         self.slice_size = slice_size
 
     def build(self) -> bool:
-        """Builds what can be built before the first batch; returns whether that is all."""
+        """Builds what can be built before the first batch, and returns whether everything is built."""
         return all([_build(*branch) for branch in zip(self.encoders, self.projectors, strict=True)])
 
     @property

@@ -1,4 +1,4 @@
-"""Batches that do not fill all replicas: what a replica with few samples, or none, computes."""
+"""Batches that leave some replicas with few samples or none."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from keras_tfcl.typing import SameStructure, Tensor
 
 
 def split(batch: SameStructure, strategy: tf.distribute.Strategy) -> SameStructure:
-    """A batch in as many parts as there are replicas, the last ones perhaps empty, as `fit` splits those of a data set.
+    """Splits a batch into one part for each replica, as `fit` does for a data set; the last parts may be empty.
 
     Args:
         batch: structure of tensors with B samples each, and of None.
@@ -31,17 +31,17 @@ def split(batch: SameStructure, strategy: tf.distribute.Strategy) -> SameStructu
 
 
 def at_least_one_sample(x: SameStructure) -> SameStructure:
-    """x itself or, on a replica without samples, one of zeros: batch normalisation would make NaN of none."""
+    """Returns x or, on a replica without samples, one sample of zeros, as batch normalisation of none would be NaN."""
     if replicas.replica_count() == 1:
         return x
     missing = tf.maximum(1 - tf.shape(keras.tree.flatten(x)[0])[0], 0)
-    return keras.tree.map_structure(lambda tensor: _followed_by_zeros(tensor, missing), x)
+    return keras.tree.map_structure(lambda tensor: _padded_with_zeros(tensor, missing), x)
 
 
 def at_least_one_anchor(
     labels: Tensor, z: Tensor, candidates: Candidates, sample_weight: Tensor | None
 ) -> tuple[Tensor, Tensor, Candidates, Tensor | None]:
-    """Labels, embeddings, candidates and weights as they are or, on a replica without samples, those of one anchor.
+    """Returns the arguments or, on a replica without samples, labels, embeddings and weights of one anchor.
 
     It has no positive, so that no loss counts it, and is nobody's candidate.
     """
@@ -52,10 +52,10 @@ def at_least_one_anchor(
         nowhere = tf.fill([missing * z.shape[1]], tf.constant(-1, candidates.self_index.dtype))
         candidates = candidates._replace(self_index=tf.concat([candidates.self_index, nowhere], axis=0))
     if sample_weight is not None and len(sample_weight.shape) > 0:
-        sample_weight = _followed_by_zeros(tf.convert_to_tensor(sample_weight), missing)
-    return labels, _followed_by_zeros(z, missing), candidates, sample_weight
+        sample_weight = _padded_with_zeros(tf.convert_to_tensor(sample_weight), missing)
+    return labels, _padded_with_zeros(z, missing), candidates, sample_weight
 
 
-def _followed_by_zeros(x: tf.Tensor, count: Tensor) -> tf.Tensor:
+def _padded_with_zeros(x: tf.Tensor, count: Tensor) -> tf.Tensor:
     zeros = tf.zeros(tf.concat([[count], tf.shape(x)[1:]], axis=0), x.dtype)
     return tf.ensure_shape(tf.concat([x, zeros], axis=0), [None, *x.shape[1:]])

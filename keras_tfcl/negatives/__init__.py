@@ -1,4 +1,4 @@
-"""Which negatives count: `"all"`, `HardNegatives`, `ReweightedNegatives`, or a `Negatives` of your own."""
+"""Choices of negatives: `"all"`, `HardNegatives`, `ReweightedNegatives`, or a `Negatives` of your own."""
 
 from keras_tfcl.negatives.hard import HardNegatives
 from keras_tfcl.negatives.negatives import Negatives

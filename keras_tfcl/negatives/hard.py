@@ -12,14 +12,14 @@ DEFAULT_ALPHA = 0.1
 
 @keras.saving.register_keras_serializable(package="keras_tfcl")
 class HardNegatives(Negatives):
-    """Keeps the hardest negatives of each anchor: those nearest to it.
+    """Keeps the hardest negatives of each anchor, which are nearest to it.
 
     Of an anchor's n negatives it keeps those with `s >= the k-th largest s`, where `k = ceil(alpha * n)` or `top_k`,
-    and never more than n. Ties with the k-th stay. Positives are not touched.
+    and at most n. Ties with the k-th are kept. Positives are not affected.
 
     Args:
         alpha: fraction of the negatives to keep, in (0, 1]. Defaults to 0.1 when `top_k` is not given either.
-        top_k: number of negatives to keep, at least 1. Give one of the two.
+        top_k: number of negatives to keep, at least 1. Pass `alpha` or `top_k`, not both.
 
     Raises:
         ValueError: if both are given, or one is out of range.
@@ -34,7 +34,7 @@ class HardNegatives(Negatives):
     def __init__(self, alpha: float | None = None, top_k: int | None = None) -> None:
         if alpha is not None and top_k is not None:
             raise ValueError(
-                "`alpha` and `top_k` both choose the number of hard negatives: give one of them. "
+                "`alpha` and `top_k` both choose the number of hard negatives: pass only one of them. "
                 f"Received: alpha={alpha!r}, top_k={top_k!r}."
             )
         if alpha is not None:

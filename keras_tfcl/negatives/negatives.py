@@ -1,4 +1,4 @@
-"""The interface of a choice of negatives: which of them enter an anchor's denominator, and how."""
+"""The interface of a choice of negatives, which enter the denominator of an anchor."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from keras_tfcl.typing import Config, Tensor
 
 @keras.saving.register_keras_serializable(package="keras_tfcl")
 class Negatives:
-    """Base class of choices of negatives, and the choice `"all"`: keeps every negative.
+    """Base class of choices of negatives; by itself it is the choice `"all"`, which keeps every negative.
 
     Subclass it and override `keep` to choose among the negatives, or `log_sum` to weigh them. Register the class with
     Keras, so that a saved model can be loaded again, and return every constructor argument from `get_config`:
@@ -32,17 +32,17 @@ class Negatives:
     ...         return {"limit": self.limit}
     >>> loss = keras_tfcl.ContrastiveLoss(0.1, negatives=NotTooSimilar())
 
-    Both see all the candidates of an anchor; large batches are computed for some anchors at a time. A choice that needs
-    less is faster, because it is computed in tiles: define `allows` (pair by pair) or `hardest` (by rank) instead of
-    `keep`, and `powers` with `from_log_sums` instead of `log_sum`.
+    Both methods see all candidates of an anchor, and large batches are computed for a part of the anchors at a time. A
+    choice that needs less is faster, because it is computed in tiles: define `allows` (pair by pair) or `hardest` (by
+    rank) instead of `keep`, and `powers` with `from_log_sums` instead of `log_sum`.
 
     Attributes:
-        allows: `allows(similarity)`, elementwise on cosines of any shape: which negatives may count. None: all.
-        hardest: `hardest(count)`, int32 to int32: how many of `count` negatives count, the nearest of them. None: all.
+        allows: `allows(similarity)`, elementwise on cosines of any shape: the negatives that may be kept. None: all.
+        hardest: `hardest(count)`, int32 to int32: how many of the `count` nearest negatives are kept. None: all.
         powers: the sums over negatives that `from_log_sums` is given: `(power, slope)` of each, `exp(power * logit)`
             with the gradient of `exp(slope * logit)`.
-        whole_rows: whether `keep` or `log_sum` must see all the candidates of an anchor. Set by a subclass that
-            overrides one of them.
+        whole_rows: whether `keep` or `log_sum` must see all candidates of an anchor. True for a subclass that overrides
+            one of them.
         weighs: whether negatives are weighed, and not only chosen. Set by a subclass that overrides `log_sum`.
     """
 
@@ -61,21 +61,21 @@ class Negatives:
             cls.weighs = True
 
     def keep(self, similarity: Tensor, mask: Tensor) -> Tensor:
-        """Chooses the negatives that count.
+        """Chooses the negatives to keep.
 
         Args:
             similarity: cosines `(A, C)` of anchors and candidates; no gradient flows through the choice.
             mask: bool `(A, C)`, True where the candidate is a negative of the anchor.
 
         Returns:
-            bool `(A, C)`, True nowhere that `mask` is not.
+            bool `(A, C)`, False wherever `mask` is False.
         """
         if self.allows is not None:
             mask = keras.ops.logical_and(mask, self.allows(similarity))
         return mask if self.hardest is None else keep_nearest(similarity, mask, self.hardest)
 
     def log_sum(self, logits: Tensor, pairs: Pairs, lowest: Tensor) -> Tensor:
-        """Log of what the chosen negatives add to the denominator; override it to weigh them.
+        """Computes the log of the term of the chosen negatives in the denominator; override it to weight them.
 
         Args:
             logits: `(A, C)`; the gradient flows through them.
@@ -83,12 +83,12 @@ class Negatives:
             lowest: scalar, the logit at cosine -1.
 
         Returns:
-            `(A,)`; what it holds for an anchor without negatives does not matter.
+            `(A,)`. The value for anchors without negatives is ignored.
         """
         return powered_log_sum(logits, pairs, lowest, self.powers, self.from_log_sums)
 
     def from_log_sums(self, log_sums: list[Tensor], log_positive: Tensor, log_count: Tensor, lowest: Tensor) -> Tensor:
-        """The same from sums; override it to weigh the negatives by powers of their exponentials.
+        """Computes the same from sums; override it to weight the negatives by powers of their exponentials.
 
         Args:
             log_sums: `(A,)` of each of `powers`: `log(sum over the kept negatives of exp(power * logit))`.

@@ -10,7 +10,7 @@ from keras_tfcl.validation import is_number
 
 @keras.saving.register_keras_serializable(package="keras_tfcl")
 class ReweightedNegatives(Negatives):
-    """Weighs the negatives by their hardness and corrects their sum for false negatives (HCL, Debiased).
+    """Weights the negatives by their hardness and corrects their sum for false negatives (HCL, Debiased).
 
     Formula: `keras_tfcl.ops.reweighted_log_sum`. `beta=0` is the debiased loss, `tau_plus=0` pure reweighting, both 0
     is InfoNCE. With `beta -> inf` only the hardest negative counts.
@@ -18,9 +18,9 @@ class ReweightedNegatives(Negatives):
     Args:
         beta: concentration on hard negatives, a number >= 0; the weight is `exp(beta * logit)`. Defaults to 1.
         tau_plus: prior probability that a negative is of the anchor's class, in [0, 1). Defaults to 0.
-        detach: no gradient through the weights. Defaults to False, as in the official code, where negatives with
-            `exp(logit) < beta / (1 + beta) * (their weighted mean)` are attracted rather than repelled; True keeps
-            every negative repelled.
+        detach: whether to stop the gradient through the weights, so that every negative is repelled. Defaults to
+            False, as in the official code, where negatives with `exp(logit) < beta / (1 + beta) * (their weighted
+            mean)` are attracted.
 
     Raises:
         ValueError: if `beta` is negative or not finite, or `tau_plus` is outside [0, 1).

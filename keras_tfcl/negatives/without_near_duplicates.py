@@ -14,16 +14,16 @@ from keras_tfcl.validation import positive_number
 
 @keras.saving.register_keras_serializable(package="keras_tfcl")
 class WithoutNearDuplicates(Negatives):
-    """Leaves out negatives that are nearly the same as the anchor: probably they are false negatives.
+    """Leaves out near-duplicates of the anchor, which are probably false negatives.
 
-    A negative counts only if its cosine is below `1 - margin`; among those that are left, `negatives` chooses or
-    weighs as it would without the guard, so `HardNegatives(top_k=64)` keeps the 64 hardest of them. Off unless you ask
-    for it: early in training, or after a collapse, embeddings are alike without being duplicates, and the guard would
-    take their repulsion away. Candidates with the anchor's own label never are negatives, guard or not.
+    A negative is kept only if its cosine is below `1 - margin`. `negatives` then chooses among the rest or weights
+    them, so `HardNegatives(top_k=64)` keeps the 64 hardest of the rest. No loss uses this by default: early in
+    training, or after a collapse, embeddings are similar without being duplicates, and would no longer be repelled.
+    Candidates with the anchor's label are never negatives in any case.
 
     Args:
-        margin: number in (0, 2). Defaults to 0.05: cosines of 0.95 and more are left out.
-        negatives: what is applied to the rest: `"all"` or a `Negatives`. Defaults to `"all"`.
+        margin: a number in (0, 2). Defaults to 0.05, which leaves out cosines of 0.95 and more.
+        negatives: the choice among the rest: `"all"` or a `Negatives`. Defaults to `"all"`.
 
     Raises:
         ValueError: if an argument is out of range.

@@ -1,4 +1,4 @@
-"""What anchors are compared with, where that is more than the batch itself."""
+"""The candidates that anchors are compared with, if they are more than the batch itself."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from keras_tfcl.typing import Tensor
 
 
 class Candidates(NamedTuple):
-    """C embeddings that anchors `(B, V, D)` are compared with, A = B * V, instance by instance.
+    """C embeddings that anchors `(B, V, D)` are compared with, A = B * V, sample by sample.
 
     Attributes:
         embeddings: `(C, D)`, any float dtype, need not be normalised.
-        labels: integer `(C,)`, equal to an anchor's id where it is its positive.
-        self_index: int32 `(A,)`, where each anchor stands among the candidates (-1: nowhere), so that it is not
-            compared with itself. None: no anchor is a candidate.
+        labels: integer `(C,)`; a candidate is a positive of the anchors with its label.
+        self_index: int32 `(A,)`, the index of each anchor among the candidates (-1: it is not one of them), so that it
+            is not compared with itself. None: no anchor is a candidate.
         views: integer `(C,)`, the view of each candidate, 0 to V - 1; needed for `cross_view_only`.
-        mask: bool `(C,)`, the valid mask: False for slots that are empty; they are not compared. None: all are valid.
+        mask: bool `(C,)`, the valid mask: False for empty slots, which are not compared. None: all are valid.
     """
 
     embeddings: Tensor
@@ -31,7 +31,7 @@ class Candidates(NamedTuple):
     mask: Tensor | None = None
 
     def concat(self, others: Candidates) -> Candidates:
-        """These candidates and others behind them, among which no anchor stands. With views only if both have them."""
+        """Appends other candidates, none of which is an anchor. The result has views only if both have them."""
         views = mask = None
         if self.views is not None and others.views is not None:
             views = ops.concatenate([ops.cast(self.views, "int32"), ops.cast(others.views, "int32")])
@@ -51,14 +51,14 @@ def _valid(candidates: Candidates) -> Tensor:
 
 
 def batch_candidates(labels: Tensor, embeddings: Tensor) -> Candidates:
-    """The embeddings of a batch, of all replicas, as candidates of this replica's part of it.
+    """Returns the embeddings of the batches of all replicas as candidates of this replica's anchors.
 
     Args:
-        labels: integer `(B,)`, of this replica's instances.
+        labels: integer `(B,)`, of this replica's samples.
         embeddings: `(B, V, D)`, of this replica: the anchors themselves, or one key for each of them.
     """
     views, features = embeddings.shape[1:]
-    rows = ops.reshape(at_least_float32(embeddings), (-1, features))  # (B * V, D), instance by instance
+    rows = ops.reshape(at_least_float32(embeddings), (-1, features))  # (B * V, D), sample by sample
     count = ops.shape(rows)[0]
     self_index = replicas.first_row(count) + ops.arange(count, dtype="int32")
     rows, labels = replicas.gather(rows, ops.repeat(as_labels(labels), views))

@@ -1,4 +1,4 @@
-"""Who is compared with whom."""
+"""The anchors and candidates of a comparison."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from keras_tfcl.ops.similarity import cosine_similarity
 
 
 class Comparison(NamedTuple):
-    """A anchors, and what they are compared with.
+    """A anchors and their candidates.
 
     Attributes:
         anchors: embeddings `(A, D)`.
         labels: integer `(A,)`.
-        views: V, if the anchors are V views of each sample, sample by sample. 1: nothing is known of that.
+        views: V, if the anchors are V views of each sample, sample by sample. 1: the views are not known.
         view: int32 `(A,)`, the view of each anchor, if only different views are compared. None: all are.
         candidates: `Candidates`. None: the anchors themselves, each without itself.
     """

@@ -32,15 +32,15 @@ def contrastive_loss(
     candidate_mask: TensorLike | None = None,
     block_size: str | int = "auto",
 ) -> Tensor:
-    """The general InfoNCE loss of each anchor against a set of candidates, for training loops of your own.
+    """Computes the general InfoNCE loss of each anchor against a set of candidates, for your own training loops.
 
     Formula, with logits `l_ij` of the cosines, P the positives of anchor i (equal labels, not the same embedding) and N
     its chosen negatives:
 
         loss_i = -mean over p in P of  log( exp(l_ip) / (sum over P and N of exp(l_ij)) )
 
-    The mean stands outside the logarithm (SupCon); with one positive it is NT-Xent. `decoupled=True` leaves the
-    positives out of the sum. An anchor without a positive (or, decoupled, without a negative) gives 0 and no gradient.
+    The mean is outside the logarithm (SupCon); with one positive it is NT-Xent. `decoupled=True` leaves the positives
+    out of the sum. An anchor without a positive (or, if decoupled, without a negative) has zero loss and no gradient.
 
     Few embeddings are compared all at once, in float64; many in tiles of the similarity matrix, in float32 (float64
     for float64 embeddings), with memory for a few tiles only and the same result up to rounding.
@@ -53,12 +53,13 @@ def contrastive_loss(
         scaling: a temperature (a number, or a scalar tensor that gets its gradient), `"arctanh"`, or any elementwise
             function of the cosines such as a `keras_tfcl.Scaling`.
         negatives: `"all"` or a `keras_tfcl.Negatives`.
-        decoupled: leave the positives out of the denominator (Yeh et al. 2022, arXiv 2110.06848).
-        self_index: integer `(A,)`: where each anchor stands among the candidates (-1: nowhere), so that it is not
-            compared with itself. Goes with `candidates`: without them it is known.
+        decoupled: whether to leave the positives out of the denominator (Yeh et al. 2022, arXiv 2110.06848).
+        self_index: integer `(A,)`, the index of each anchor among the candidates (-1: it is not one of them), so that
+            it is not compared with itself. Only with `candidates`; without them it is known.
         anchor_views, candidate_views: integer `(A,)`, `(C,)`: if given, only pairs of different views are compared.
-            Without `candidates` the anchors' suffice, with them both are needed.
-        candidate_mask: bool `(C,)`: if given, only candidates where it is True are compared. Goes with `candidates`.
+            Without `candidates`, only `anchor_views` is needed.
+        candidate_mask: bool `(C,)`: the valid mask: only candidates where it is True are compared. Only with
+            `candidates`.
         block_size: edge of the tiles; `"dense"` for no tiles; or `"auto"`, the default, which decides by A and C.
             A function that is differentiated by tensors or variables that it reads is always dense, unless it is a
             `keras_tfcl.Scaling` that holds them as Keras variables.
@@ -67,8 +68,8 @@ def contrastive_loss(
         `(A,)`, float64 if dense, differentiable in anchors and candidates.
 
     Raises:
-        ValueError: for labels that are no integers, numbers of labels, places, views or masks that do not go with the
-            embeddings, arguments that go with `candidates` without them, and choices of negatives that do not exist.
+        ValueError: for labels that are not integers, labels, indices, views or masks whose length differs from the
+            embeddings, arguments that need `candidates` without them, and unknown choices of negatives.
 
     Example:
 
@@ -117,7 +118,7 @@ def _check_alone(**of_candidates: object) -> None:
     given = [name for name, value in of_candidates.items() if value is not None]
     if given:
         raise ValueError(
-            "Without `candidates` every anchor is compared with the other anchors, whose places and views are known. "
+            "Without `candidates` every anchor is compared with the other anchors, whose indices and views are known. "
             f"Received: {', '.join(given)}. Leave them out, or give `candidates` and `candidate_labels`."
         )
 

@@ -1,4 +1,4 @@
-"""Who is compared with whom: positives and negatives from labels."""
+"""Masks of positives and negatives, from labels."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def pair_masks(
     Args:
         anchor_labels: integer `(A,)`.
         candidate_labels: integer `(C,)`.
-        self_index: integer `(A,)`, the position of each anchor among the candidates, or -1 where it is not one of them;
-            None if no anchor is a candidate. That pair is neither positive nor negative.
+        self_index: integer `(A,)`, the index of each anchor among the candidates, or -1 if it is not one of them; None
+            if no anchor is a candidate. That pair is neither positive nor negative.
         anchor_views, candidate_views: integer `(A,)` and `(C,)`. If given, pairs of equal views are neither positive
             nor negative (`cross_view_only`).
         candidate_mask: bool `(C,)`. Where it is False, a candidate is neither positive nor negative.
@@ -65,11 +65,11 @@ def pair_masks(
 
 
 def as_labels(y_true: TensorLike, name: str = "y_true") -> Tensor:
-    """Turns what a user gives as labels into an integer tensor `(B,)`, never by way of a float.
+    """Turns labels into an integer tensor `(B,)`, without a conversion to float on the way.
 
     Args:
-        y_true: integers or booleans `(B,)` or `(B, 1)`. Floats are taken only where their values can be seen (outside
-            `tf.function`) and are whole numbers.
+        y_true: integers or booleans `(B,)` or `(B, 1)`. Floats are accepted only outside of `tf.function`, where their
+            values can be checked, and only if they are whole numbers.
         name: what an error calls them.
 
     Returns:

@@ -11,7 +11,7 @@ from keras_tfcl.typing import Tensor
 
 
 def simple_losses(similarity: Tensor, pairs: Pairs, weight: float | None = None) -> Tensor:
-    """The simple contrastive loss of each anchor: `-mean over P of s_ip + weight * sum over N of s_ij`.
+    """Computes the simple contrastive loss of each anchor: `-mean over P of s_ip + weight * sum over N of s_ij`.
 
     Args:
         similarity: cosines `(A, C)`.
@@ -36,7 +36,7 @@ def simple_losses(similarity: Tensor, pairs: Pairs, weight: float | None = None)
 
 
 def sigmoid_losses(logits: Tensor, pairs: Pairs) -> Tensor:
-    """The sigmoid loss of each anchor: every pair is one yes-or-no question, "are these two a positive pair?".
+    """Computes the sigmoid loss of each anchor, in which every pair is classified as positive or negative.
 
     Formula: `sum over P of softplus(-l_ip) + sum over N of softplus(l_ij)`.
 

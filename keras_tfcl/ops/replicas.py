@@ -1,4 +1,4 @@
-"""The replicas of `tf.distribute`, as seen from one of them. Outside a replica, or with one alone, all is local."""
+"""The replicas of `tf.distribute`, as seen from one of them. Without several replicas, all is local."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from keras_tfcl.typing import Tensor
 
 
 def replica_count() -> int:
-    """How many replicas take part in the present step."""
+    """The number of replicas in the current step."""
     context = tf.distribute.get_replica_context()
     return 1 if context is None else context.num_replicas_in_sync
 
@@ -23,18 +23,18 @@ def several_workers() -> bool:
 def gather(*tensors: Tensor) -> tuple[Tensor, ...]:
     """The rows of all replicas, replica by replica, of each tensor `(B, ...)`; replicas may have unequal B.
 
-    Differentiable: a row's gradient is the sum of its gradients on all replicas. Exact, therefore, where the whole is
-    the sum of what the replicas compute, as in Keras' training step.
+    Differentiable: a row's gradient is the sum of its gradients on all replicas. It is therefore exact if the whole
+    is the sum of the results of the replicas, as in Keras' training step.
     """
     if replica_count() == 1:
         return tensors
-    start, everything = _places(tf.shape(tensors[0])[0])
+    start, everything = _first_and_total(tf.shape(tensors[0])[0])
     return tuple(_gather(tensor, start, everything) for tensor in tensors)
 
 
 def first_row(rows: Tensor) -> Tensor:
     """Where this replica's `rows` start among the gathered ones, int32."""
-    return tf.constant(0) if replica_count() == 1 else _places(rows)[0]
+    return tf.constant(0) if replica_count() == 1 else _first_and_total(rows)[0]
 
 
 def total(value: Tensor) -> Tensor:
@@ -46,16 +46,16 @@ def total(value: Tensor) -> Tensor:
 
 
 def with_value_of_all(share: Tensor) -> Tensor:
-    """This replica's share of a sum, with the value of the mean share: each replica reports the same.
+    """Returns the mean over replicas of a share of a sum, so that each replica reports the same value.
 
-    The gradient stays that of the share.
+    The gradient is the gradient of this replica's share.
     """
     if replica_count() == 1:
         return share
     return share + tf.stop_gradient(total(share) / replica_count() - share)
 
 
-def _places(rows: Tensor) -> tuple[Tensor, Tensor]:
+def _first_and_total(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Where this replica's rows start, and the number of all replicas' rows."""
     mine = tf.one_hot(tf.distribute.get_replica_context().replica_id_in_sync_group, replica_count(), dtype="int32")
     counts = total(mine * tf.cast(rows, "int32"))  # (R,)

@@ -15,7 +15,7 @@ from keras_tfcl.typing import Tensor
 def reweighted_log_sum(
     logits: Tensor, pairs: Pairs, lowest: Tensor, *, beta: float, tau_plus: float, detach: bool = False
 ) -> Tensor:
-    """Log of the negatives' sum, weighted by hardness and corrected for false negatives.
+    """Computes the log of the sum of negatives, weighted by hardness and corrected for false negatives.
 
     Formula, over the M negatives j of an anchor with logits l, and its positives p:
 
@@ -27,7 +27,7 @@ def reweighted_log_sum(
         logits: `(A, C)`, float64 for small temperatures.
         pairs: positives and negatives, bool `(A, C)` each.
         lowest: scalar, the logit at cosine -1.
-        beta: concentration on hard negatives, >= 0; 0 weighs all alike.
+        beta: concentration on hard negatives, >= 0; 0 weights all equally.
         tau_plus: prior probability that a negative is a positive, in [0, 1).
         detach: treat the weights v as constants. The official code does not, so easy negatives are attracted there.
 

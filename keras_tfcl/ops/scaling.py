@@ -1,4 +1,4 @@
-"""From cosine to logit: the only step in which temperature and temperature-free losses differ."""
+"""Functions from cosine to logit, the only step in which losses with and without a temperature differ."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ POLE_SHIFT = 1e-6
 
 
 def temperature_logits(similarity: Tensor, temperature: Tensor) -> Tensor:
-    """Temperature scaling `logit = s / temperature` (SimCLR: Chen et al. 2020, arXiv 2002.05709).
+    """Computes `logit = s / temperature` (SimCLR: Chen et al. 2020, arXiv 2002.05709).
 
     Args:
         similarity: cosines, any shape and float dtype.
@@ -34,14 +34,14 @@ def temperature_logits(similarity: Tensor, temperature: Tensor) -> Tensor:
 
 
 def arctanh_logits(similarity: Tensor, scale: float = 2.0) -> Tensor:
-    """Temperature-free scaling `logit = scale * arctanh(s)`, finite at both poles.
+    """Computes `logit = scale * arctanh(s)`, finite at both poles.
 
     Formula: `scale/2 * log((1 + s + e) / (1 - s + e))` with e = 1e-6, which is `scale * arctanh(s)` up to an error of
-    `scale/2 * e * 2s / (1 - s^2)`: 1e-5 at s = 0.9 for scale 2. Cosines that rounding pushed past +-1 count as +-1.
+    `scale/2 * e * 2s / (1 - s^2)`: 1e-5 at s = 0.9 for scale 2. Cosines beyond +-1 by rounding are treated as +-1.
 
     At s = +-1 the logit is `+-scale/2 * log(2/e + 1)` (+-14.5 for scale 2) with slope `scale/2 * (1/e + 1/(2 + e))`.
-    The slope is not cut to zero there as a clip would do: identical views still get the finite limit of the positive's
-    gradient, and near-duplicate negatives still repel.
+    Unlike with a clip, the slope is not zero there: identical views still have the finite limit of the positive's
+    gradient, and near-duplicate negatives still repel each other.
 
     Args:
         similarity: cosines, any shape and float dtype.

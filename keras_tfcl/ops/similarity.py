@@ -1,4 +1,4 @@
-"""Cosine similarity: the one place where embeddings are normalised."""
+"""Cosine similarity, and the normalisation of embeddings."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from keras_tfcl.typing import Tensor
 def l2_normalize(embeddings: Tensor) -> Tensor:
     """Divides each embedding by its Euclidean length: `u = x / |x|`.
 
-    A zero vector has no direction: it stays zero (so its cosine with everything is 0), and its gradient is that
-    of `u = x`, finite and able to move it off zero. NaN and Inf give NaN.
+    A zero vector has no direction. It stays zero, so its cosine with every vector is 0, and its gradient is the
+    gradient of `u = x`, which is finite and can move it away from zero. NaN and Inf give NaN.
 
     Args:
         embeddings: tensor `(..., D)` of any float dtype.
@@ -35,7 +35,7 @@ def l2_normalize(embeddings: Tensor) -> Tensor:
 
 
 def cosine_similarity(a: Tensor, b: Tensor) -> Tensor:
-    """All cosines `s_ij = a_i . b_j / (|a_i| |b_j|)`, in [-1, 1] up to rounding.
+    """Computes all cosines `s_ij = a_i . b_j / (|a_i| |b_j|)`, in [-1, 1] up to rounding.
 
     Args:
         a: embeddings `(A, D)`, any float dtype, need not be normalised.
@@ -54,6 +54,6 @@ def cosine_similarity(a: Tensor, b: Tensor) -> Tensor:
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Casts half precision (float16, bfloat16) up to float32; leaves float32 and float64 alone."""
+    """Casts half precision (float16, bfloat16) up to float32; leaves float32 and float64 unchanged."""
     x = ops.convert_to_tensor(x)
     return x if keras.backend.standardize_dtype(x.dtype) == "float64" else ops.cast(x, "float32")

@@ -1,4 +1,4 @@
-"""How a cosine becomes a logit: `Temperature`, `LearnableTemperature`, `Arctanh`, or a `Scaling` of your own."""
+"""Functions from cosine to logit: `Temperature`, `LearnableTemperature`, `Arctanh`, or a `Scaling` of your own."""
 
 from __future__ import annotations
 

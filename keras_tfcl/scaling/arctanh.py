@@ -12,7 +12,7 @@ from keras_tfcl.validation import positive_number
 
 @keras.saving.register_keras_serializable(package="keras_tfcl")
 class Arctanh(Scaling):
-    """Temperature-free scaling: `logit = scale * arctanh(s)`; see `keras_tfcl.ops.arctanh_logits` for the poles.
+    """Scales without a temperature: `logit = scale * arctanh(s)`; see `keras_tfcl.ops.arctanh_logits` for the poles.
 
     While similarities are small the logit has slope `scale`, as a temperature of `1 / scale` would give; near s = 1 the
     slope grows as `scale / (1 - s^2)`, so that close pairs are told apart without a small temperature.
@@ -32,7 +32,7 @@ class Arctanh(Scaling):
     """
 
     def __init__(self, scale: float = 2.0) -> None:
-        self.scale = positive_number("scale", scale, "The loss of Kim and Kim (2025) has scale=2.")
+        self.scale = positive_number("scale", scale, "Kim and Kim (2025) use scale=2.")
 
     def __call__(self, similarity: Tensor) -> Tensor:
         return arctanh_logits(similarity, self.scale)

@@ -13,7 +13,7 @@ from keras_tfcl.validation import positive_number
 
 @keras.saving.register_keras_serializable(package="keras_tfcl")
 class DynamicTemperature(Scaling):
-    """A temperature for each pair, from its cosine (DySTreSS): `logit = s / t(s)`.
+    """Divides by a temperature that depends on the cosine of the pair (DySTreSS): `logit = s / t(s)`.
 
     Formula: `t(s) = minimum + (maximum - minimum) * (1 + cos(pi * (1 + s))) / 2`: `minimum` at s = 0, `maximum` at
     s = +-1, so that near-duplicates, often false negatives, are pushed less. No gradient flows through t.

@@ -12,7 +12,9 @@ from keras_tfcl.validation import positive_number
 
 @keras.saving.register_keras_serializable(package="keras_tfcl")
 class LearnableTemperature(keras.layers.Layer, Scaling):
-    """A temperature trained with the model, as in CLIP: `logit = s * exp(log_scale)`, temperature = exp(-log_scale).
+    """Divides by a temperature that is trained with the model, as in CLIP: `logit = s * exp(log_scale)`.
+
+    The temperature is `exp(-log_scale)`.
 
     The trained variable is `log_scale`; after every update it is kept between 0 and `log(maximum_scale)`.
     `ContrastiveModel` trains and saves it. A plain Keras model knows nothing of a loss's variables: there it would stay
@@ -40,7 +42,7 @@ class LearnableTemperature(keras.layers.Layer, Scaling):
         super().__init__(**kwargs)
         self.autocast = False  # else cosines (and below, the variable) become half precision under mixed_float16
         self.initial = positive_number("initial", initial, "CLIP starts at 0.07.")
-        self.maximum_scale = positive_number("maximum_scale", maximum_scale, "CLIP's is 100.")
+        self.maximum_scale = positive_number("maximum_scale", maximum_scale, "CLIP uses 100.")
         if not 1 / self.maximum_scale <= self.initial <= 1:
             raise ValueError(
                 "`initial` must lie between 1 / maximum_scale and 1. Received: "
@@ -58,7 +60,7 @@ class LearnableTemperature(keras.layers.Layer, Scaling):
 
     @property
     def temperature(self) -> Tensor:
-        """The present temperature, a scalar tensor."""
+        """The current temperature, a scalar tensor."""
         return ops.exp(-self.log_scale)
 
     def call(self, similarity: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The interface of a scaling: how a cosine becomes a logit."""
+"""The interface of a scaling, a function from cosine to logit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from keras_tfcl.typing import Config, Tensor
 
 
 class Scaling:
-    """Base class of scalings: turns cosine similarities into logits.
+    """Base class of scalings, which turn cosine similarities into logits.
 
     A scaling is an elementwise, increasing function of the cosine. Subclass it, register it with Keras so that a saved
     model can be loaded again, and return every constructor argument from `get_config`:
@@ -30,8 +30,8 @@ class Scaling:
     ...         return {"strength": self.strength}
     >>> loss = keras_tfcl.ContrastiveLoss(Cubic())
 
-    That is all: its derivative is found by automatic differentiation, in the dense form and in tiles alike. Keras
-    variables and layers that it holds as attributes are trained with the model.
+    Automatic differentiation finds its derivative, in the dense form and in tiles. Keras variables and layers that it
+    holds as attributes are trained with the model.
     """
 
     def __init_subclass__(cls, **kwargs: object) -> None:
@@ -48,13 +48,13 @@ class Scaling:
         raise NotImplementedError(f"{type(self).__name__} must define `__call__(similarity)` and return logits.")
 
     def exp(self, similarity: Tensor, power: float, shift: float) -> Tensor:
-        """Returns `exp(power * logit + shift)`; override it where that is had without an exponential."""
+        """Returns `exp(power * logit + shift)`; override it if it can be computed without an exponential."""
         return ops.exp(power * self(similarity) + shift)
 
     def logit_range(self) -> tuple[float, float]:
         """Returns the lowest and the highest logit, from -inf to inf if they may change while training.
 
-        The tiles use one exponential a pair where the range is at most 112 wide, and two where it is wider.
+        The tiles compute one exponential for a pair if the range is at most 112 wide, and two if it is wider.
         """
         return (-math.inf, math.inf) if variables_of(self) else sampled_range(self)
 

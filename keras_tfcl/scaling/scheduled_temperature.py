@@ -10,14 +10,14 @@ from keras_tfcl.validation import positive_number
 
 @keras.saving.register_keras_serializable(package="keras_tfcl")
 class ScheduledTemperature(keras.layers.Layer, Scaling):
-    """A temperature that can be set while training: `logit = s / temperature`.
+    """Divides by a temperature that can be set during training: `logit = s / temperature`.
 
-    It is a variable that no optimizer trains: `keras_tfcl.callbacks.TemperatureSchedule` sets it at the start of each
-    epoch, or set it yourself with `scaling.temperature.assign(0.2)`; nothing is compiled again. `ContrastiveModel`
-    saves it with its weights.
+    The temperature is a variable that no optimizer trains. `keras_tfcl.callbacks.TemperatureSchedule` sets it at the
+    start of each epoch. You can also set it with `scaling.temperature.assign(0.2)`. Nothing is compiled again.
+    `ContrastiveModel` saves it with its weights.
 
     Args:
-        initial: positive number, the temperature until it is set. Defaults to 0.1.
+        initial: a positive number, the temperature until it is set. Defaults to 0.1.
         **kwargs: of `keras.layers.Layer`.
 
     Raises:

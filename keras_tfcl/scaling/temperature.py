@@ -10,13 +10,14 @@ from keras_tfcl.validation import positive_number
 
 @keras.saving.register_keras_serializable(package="keras_tfcl")
 class Temperature(Scaling):
-    """Fixed temperature: `logit = s / temperature`.
+    """Divides by a fixed temperature: `logit = s / temperature`.
 
-    A small temperature concentrates the gradient on the nearest negatives (more uniform embeddings, less tolerance of
-    semantic neighbours); a large one spreads it evenly (Wang and Liu 2021, arXiv 2012.09740).
+    A small temperature concentrates the gradient on the nearest negatives, which makes embeddings more uniform and
+    less tolerant of semantic neighbours. A large temperature spreads it uniformly (Wang and Liu 2021, arXiv
+    2012.09740).
 
     Args:
-        temperature: positive number; values in use lie between 0.05 and 1. Defaults to 0.1.
+        temperature: a positive number, usually between 0.05 and 1. Defaults to 0.1.
 
     Raises:
         ValueError: if `temperature` is not a positive finite number.

@@ -1,4 +1,4 @@
-"""What the tests stand on, and what your own losses can be held to: references in NumPy, and `check_loss`."""
+"""References in NumPy, and `check_loss`, a conformance suite for your own losses."""
 
 from keras_tfcl.testing.conformance import CHECKS, check_loss, parametrize_with_checks
 

@@ -1,4 +1,4 @@
-"""A batch to check losses on, and what the checks do with it."""
+"""A batch on which losses are checked, and helpers of the checks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Graphs, XLA, GPU lowering, tiles, and what is trained inside a loss."""
+"""Checks of graphs, XLA, GPU lowering, tiles, and trained parts of a loss."""
 
 from __future__ import annotations
 

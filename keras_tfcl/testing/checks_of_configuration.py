@@ -1,4 +1,4 @@
-"""Configuration, saving, reductions, weights, dtypes."""
+"""Checks of configuration, saving, reductions, weights and dtypes."""
 
 from __future__ import annotations
 

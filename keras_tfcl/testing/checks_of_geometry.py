@@ -1,4 +1,4 @@
-"""Invariances, gradients against finite differences, poles."""
+"""Checks of invariances, gradients against finite differences, and poles."""
 
 from __future__ import annotations
 

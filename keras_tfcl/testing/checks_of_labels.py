@@ -1,4 +1,4 @@
-"""Who is a positive, who a negative, and labels that must stay integers."""
+"""Checks of positives, negatives, and labels that must stay integers."""
 
 from __future__ import annotations
 

@@ -379,7 +379,7 @@ def test_verify_finds_a_file_that_gives_other_embeddings_here(run, saved, tmp_pa
     onnx.save(model, tmp_path / "changed.onnx")
     code, out, err = run("verify", tmp_path / "changed.onnx")
     assert (code, out) == (1, "")
-    assert "embeddings that were recorded" in err
+    assert "embeddings recorded in the file" in err
 
 
 def test_verify_knows_a_quantized_model_by_its_own_embeddings(run, saved, tmp_path):

@@ -214,6 +214,6 @@ def test_a_fault_of_the_evaluator_is_not_blamed_on_float16(tmp_path, monkeypatch
 
     monkeypatch.setattr(conversion, "_reference_evaluator", lambda model: Broken())
     path = save(tmp_path / "x.onnx", *between(8.0))
-    with pytest.warns(ParityWarning, match="could not be checked in true half precision.*Loop.*on your GPU"):
+    with pytest.warns(ParityWarning, match="could not be checked in true float16.*Loop.*on your GPU"):
         to_float16(path, tmp_path / "half.onnx", samples=rows())
     assert OnnxEncoder(tmp_path / "half.onnx").encode(rows()).shape == (40, 6)

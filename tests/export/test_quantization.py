@@ -221,12 +221,12 @@ def test_too_low_a_recall_keeps_the_old_file(dense, tmp_path):
 BAD = {
     "mode": (dict(mode="int4"), ValueError, "`mode`"),
     "recall above 1": (dict(min_recall=95), ValueError, "from 0 to 1"),
-    "few rows": (dict(samples=rows(2)), ValueError, "at least 3 rows"),
-    "few rows for the gate": (dict(samples=rows(20), min_recall=0.5), ValueError, "at least 21 rows. Received: 20"),
+    "few rows": (dict(samples=rows(2)), ValueError, "at least 3 samples"),
+    "few rows for the gate": (dict(samples=rows(20), min_recall=0.5), ValueError, "at least 21 samples. Received: 20"),
     "few rows to halve": (
         dict(samples=rows(40), min_recall=0.5, mode="static"),
         ValueError,
-        "at least 42 rows, as static mode without `calibration` compares every second one. Received: 40",
+        "at least 42 samples, as static mode without `calibration` compares every second one. Received: 40",
     ),
     "wrong shape": (dict(samples=np.zeros((30, 7))), InputError, "shape"),
     "no calibration": (dict(mode="static", calibration=rows(0)), ValueError, "`calibration`"),

@@ -37,7 +37,7 @@ def test_top_k(bad):
 
 
 def test_alpha_and_top_k():
-    with pytest.raises(ValueError, match=r"give one of them\. Received: alpha=0.1, top_k=3"):
+    with pytest.raises(ValueError, match=r"pass only one of them\. Received: alpha=0.1, top_k=3"):
         keras_tfcl.HardNegativeInfoNCE(alpha=0.1, top_k=3)
 
 
@@ -86,7 +86,7 @@ def test_empty_y_pred(shape):
 
 def test_integer_y_pred():
     with pytest.raises(
-        ValueError, match=r"float embeddings\. Received: dtype=int64\. Are `y_true` and `y_pred` exchanged"
+        ValueError, match=r"float embeddings\. Received: dtype=int64\. Check that `y_true` and `y_pred` are not swapped"
     ):
         keras_tfcl.InfoNCE()(LABELS, np.ones((4, 3), "int64"))
 

@@ -339,7 +339,7 @@ def test_bad_arguments():
     encoder = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
     with pytest.raises(ValueError, match=r"`views` must be an integer of at least 1\. Received: views=0"):
         keras_tfcl.ContrastiveModel(encoder, views=0)
-    with pytest.raises(ValueError, match=r"no instance has a positive\. Received: views=1, supervised=False"):
+    with pytest.raises(ValueError, match=r"no sample has a positive\. Received: views=1, supervised=False"):
         keras_tfcl.ContrastiveModel(encoder, views=1)
     model = keras_tfcl.ContrastiveModel(encoder)
     with pytest.raises(ValueError, match=r"`loss` must be one of"):

@@ -175,7 +175,7 @@ def test_weights(choice):
         lambda model: model.train_on_batch(READY, batch_y, class_weight=class_weight)[0],
     ):
         if choice == "bank":
-            with pytest.raises(ValueError, match=r"holds the numbers of the instances.*Pass sample_weight"):
+            with pytest.raises(ValueError, match=r"holds the numbers of the samples.*Pass sample_weight"):
                 call(build(choice))
         else:
             assert call(build(choice)) == pytest.approx(expected, rel=1e-4)
@@ -270,7 +270,7 @@ def test_refusals():
         (lambda: build().train_on_batch(list(X)), "Received: a list of 6. Pass np.array(x)"),
         (lambda: build().train_on_batch(batched(X)), "must be one batch"),
         (lambda: build("labels").train_on_batch(READY), "supervised=True takes positives from the labels"),
-        (lambda: build("bank").train_on_batch(READY), "takes the number of each instance"),
+        (lambda: build("bank").train_on_batch(READY), "takes the number of each sample"),
         (lambda: build("bank").train_on_batch(READY, np.arange(B) + 1), "a number outside 0 to 5. Number the"),
         (lambda: build("queue").train_on_batch((X[:5], X[:5])), "queue_size=24 for 5 * 2 keys"),
         (lambda: build().fit(READY, class_weight={0: 2.0}, verbose=0), "class_weight and data without y. Pass y"),

@@ -40,12 +40,12 @@ def fit_fails(message, x, y=None, model=None, **options):
         ),
         ({"momentum": 0.9, "queue_size": 2.5}, r"`queue_size` must be an integer.*Received: queue_size=2\.5"),
         ({"queue": "fifo"}, r"`queue` must be 'keys' or 'instances'\. Received: queue='fifo'"),
-        ({"momentum": 0.5, "queue": "instances"}, r"needs the number of instances\. Received: queue_size=0"),
+        ({"momentum": 0.5, "queue": "instances"}, r"needs the number of samples\. Received: queue_size=0"),
         (
             {"momentum": 0.5, "queue_size": 9, "queue": "instances", "supervised": True},
-            r"not labels\. Received: queue='instances', supervised=True",
+            r"not its label\. Received: queue='instances', supervised=True",
         ),
-        ({"views": 1}, r"no instance has a positive\. Received: views=1, supervised=False"),
+        ({"views": 1}, r"no sample has a positive\. Received: views=1, supervised=False"),
     ],
     ids=str,
 )
@@ -66,7 +66,7 @@ def test_queue_of_no_whole_number_of_batches():
 
 def test_views():
     fit_fails(r"views of a sample must have one shape\. Received: .*\(None, 4\).*\(None, 3\)", (X, X[:, :3]))
-    fit_fails(r"data with one view of each instance\. Pass two views", (X,))
+    fit_fails(r"data with one view of each sample\. Pass two views", (X,))
     fit_fails(r"needs 2 different views.*samples without views", X)
 
 
@@ -89,18 +89,18 @@ def test_what_keras_would_drop_or_misname():
 
 
 def test_shapes_of_outputs():
-    with pytest.raises(ValueError, match=r"encoder must give one vector.*output \(None, 4, 1\)"):
+    with pytest.raises(ValueError, match=r"encoder must return one vector.*output \(None, 4, 1\)"):
         build(encoder(keras.layers.Reshape((4, 1))))
     inputs = keras.Input((4,))
     for outputs in ([inputs, inputs], {"a": inputs, "b": inputs}):
-        with pytest.raises(ValueError, match=r"encoder must give one vector.*with one output"):
+        with pytest.raises(ValueError, match=r"encoder must return one vector.*with one output"):
             build(keras.Model(inputs, outputs))
     fit_fails(
-        r"projector must give one vector.*output \(.*, 3, 1\)",
+        r"projector must return one vector.*output \(.*, 3, 1\)",
         (X, X + 1),
         model=build(projector=keras.layers.Reshape((3, 1))),
     )
-    with pytest.raises(ValueError, match=r"projector must give one vector.*output \(None, 3, 1\)"):
+    with pytest.raises(ValueError, match=r"projector must return one vector.*output \(None, 3, 1\)"):
         build(projector=keras.layers.Reshape((3, 1)), momentum=0.9)
 
 
@@ -115,7 +115,7 @@ def test_losses_that_compare_nothing():
         model.compile("sgd", loss=keras.losses.MeanSquaredError())
     model = keras_tfcl.ContrastiveModel(encoder(), momentum=0.5, queue_size=16, queue="instances", seed=0)
     model.compile("sgd", loss=keras_tfcl.InfoNCE(cross_view_only=True))
-    fit_fails(r"needs the view of each candidate.*memory banks have no views", (X, X + 1), model=model)
+    fit_fails(r"needs the view of each candidate.*instance banks have no views", (X, X + 1), model=model)
 
 
 def test_what_several_replicas_cannot_train():

@@ -99,13 +99,13 @@ def test_momentum_and_queue():
 
 
 def test_bad_pairs():
-    with pytest.raises(ValueError, match=r"must hold one for each view, two at least\. Received: 1\."):
+    with pytest.raises(ValueError, match=r"must hold one for each view, at least two\. Received: 1\."):
         build((image_encoder(),))
     with pytest.raises(ValueError, match=r"one for each encoder\. Received: 3 projectors for 2"):
         build(projector=tuple(keras_tfcl.ProjectionHead((3,)) for _ in range(3)))
     with pytest.raises(ValueError, match=r"2 encoders take ready-made pairs.*augmenter=<function"):
         build(augmenter=lambda x: x)
-    with pytest.raises(ValueError, match=r"projections of one size\. Received: sizes \[5, 7\]"):
+    with pytest.raises(ValueError, match=r"projections of the same size\. Received: sizes \[5, 7\]"):
         build(projector=None).fit(PAIRS, verbose=0)
     model = build()
     with pytest.raises(ValueError, match=r"2 encoders takes a tuple.*Received: a tuple of 3"):

@@ -88,8 +88,8 @@ def kth_largest(
     at the quantile of a normal distribution, and then interpolates on the counts; where that is slow, it takes thirds.
 
     Args:
-        cosines: `(C, R)`, float32 or float64, from -1 to 1 but for rounding; smaller ones are passed over.
-        number: int32 `(R,)`, how many are not passed over.
+        cosines: `(C, R)`, float32 or float64, from -1 to 1 but for rounding; smaller ones are ignored.
+        number: int32 `(R,)`, the number of cosines that are not ignored.
         k: int32 `(R,)`, from 1 to `number`.
         mean, deviation: `(R,)`, about those of each column.
 

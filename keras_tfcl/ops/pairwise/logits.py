@@ -68,7 +68,7 @@ class Logits:
         return (-math.inf, math.inf) if self.values or self.fixed else sampled_range(self)
 
     def run(self, function: Callable[..., Tensor], *arguments: Tensor) -> Tensor:
-        """`function(*arguments)`, in which the variables have the present values."""
+        """`function(*arguments)`, in which the variables have the current values."""
         values = self.values[len(self.values) - len(self.variables) :]  # behind a temperature that is a tensor
         mapping = [*zip(self.variables, values, strict=True), *self.fixed]
         if not mapping:

@@ -82,7 +82,7 @@ def test_hostile_probes(name, key, value, exported, tmp_path):
         content["probes"][0]["inputs"][name][key] = value
         model.metadata_props[0].value = json.dumps(content)
 
-    with pytest.raises(ModelFileError, match="probe rows"):
+    with pytest.raises(ModelFileError, match="golden inputs"):
         check_probes(changed(exported[1], tmp_path / "hostile.onnx", change), "cpu")
 
 
@@ -93,7 +93,7 @@ def test_files_without_probes(probes, exported, tmp_path):
         content.pop("probes")
         model.metadata_props[0].value = json.dumps(content | ({} if probes is None else {"probes": probes}))
 
-    with pytest.raises(ModelFileError, match="probe rows"):
+    with pytest.raises(ModelFileError, match="golden inputs"):
         check_probes(changed(exported[1], tmp_path / "without.onnx", change), "cpu")
 
 

@@ -1,4 +1,4 @@
-"""The demo's pictures: training curves, a map of the embeddings, queries with their nearest neighbours."""
+"""The demo's plots: training curves, a map of the embeddings, queries with their nearest neighbours."""
 
 from __future__ import annotations
 

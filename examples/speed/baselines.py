@@ -222,7 +222,7 @@ OWN = {
 }
 FLOOR = "matrix products alone"
 # name: (function, its choices, objective, interpreter)
-CONTESTANTS: dict[str, tuple[Callable[..., Any], dict[str, Any], str, str]] = {
+BASELINES: dict[str, tuple[Callable[..., Any], dict[str, Any], str, str]] = {
     **{name: (tfcl, {"make": make}, objective, "own") for name, (make, objective) in OWN.items()},
     FLOOR: (products, {}, NT_XENT, "own"),
     "TensorFlow dense (XLA)": (tf_dense, {}, NT_XENT, "own"),

@@ -1,4 +1,4 @@
-"""The memory bank by instance, against a training loop of plain TensorFlow in float64."""
+"""The instance bank, against a training loop of plain TensorFlow in float64."""
 
 import keras
 import numpy as np
@@ -59,7 +59,7 @@ def reference(views, epochs):
     ("count", "options"),
     [pytest.param(2, {"jit_compile": True}, marks=pytest.mark.slow), (1, {"run_eagerly": True})],
 )
-def test_training_with_a_memory_bank(count, options):
+def test_training_with_an_instance_bank(count, options):
     views = VIEWS[:count]
     model = build(count, **options)
     history = model.fit(views, batch_size=BATCH, shuffle=False, epochs=2, verbose=0).history
@@ -77,7 +77,7 @@ def test_shuffled_arrays_and_numbered_datasets_agree():
     dataset = tf.data.Dataset.from_tensor_slices((tuple(view[::-1] for view in VIEWS), np.arange(ROWS)[::-1]))
     numbered.fit(dataset.batch(BATCH), verbose=0)
     for one in (model, numbered):
-        assert one.memory.seen.numpy().all()
+        assert one.memory.initialised.numpy().all()
         cosines = one.memory.entries.numpy() @ one.predict(np.mean(VIEWS, 0), verbose=0).T
         assert (cosines.argmax(1) == np.arange(ROWS)).mean() > 0.5
 
@@ -93,11 +93,11 @@ def test_evaluation_needs_no_bank():
 
 def test_evaluation_of_one_view_is_refused_before_the_first_step():
     model = build(views=1, run_eagerly=True)
-    message = r"compare the views of a batch.*one view of each instance\. Pass ready-made views.*KNNEvaluation"
+    message = r"compare the views of a batch.*one view of each sample\. Pass ready-made views.*KNNEvaluation"
     for data in (VIEWS[0], ((VIEWS[0],),)):
         with pytest.raises(ValueError, match=message):
             model.fit(VIEWS[:1], validation_data=data, verbose=0)
-    assert not model.memory.seen.numpy().any()
+    assert not model.memory.initialised.numpy().any()
     model.fit(VIEWS[:1], validation_data=(VIEWS,), verbose=0)
 
 
@@ -107,16 +107,16 @@ def test_save_load_and_go_on(tmp_path):
     model.fit(VIEWS, **settings)
     model.save(tmp_path / "run.keras")
     loaded = keras.models.load_model(tmp_path / "run.keras")
-    np.testing.assert_array_equal(loaded.memory.seen, model.memory.seen)
+    np.testing.assert_array_equal(loaded.memory.initialised, model.memory.initialised)
     expected = model.fit(VIEWS, **settings).history["loss"]
     np.testing.assert_allclose(loaded.fit(VIEWS, **settings).history["loss"], expected, rtol=1e-5)
 
 
-def test_bad_instance_numbers():
+def test_bad_slots():
     model = build(queue_size=8, run_eagerly=True)
-    with pytest.raises(ValueError, match=r"12 rows for queue_size=8\. Pass queue_size=12"):
+    with pytest.raises(ValueError, match=r"12 samples for queue_size=8\. Pass queue_size=12"):
         model.fit(VIEWS, verbose=0)
-    with pytest.raises(ValueError, match=r"numbered by themselves for a memory bank\. Received: y\. Leave y out"):
+    with pytest.raises(ValueError, match=r"numbered automatically for an instance bank\. Received: y\. Leave y out"):
         model.fit(VIEWS, np.zeros(ROWS, "int64"), verbose=0)
-    with pytest.raises(ValueError, match=r"takes the number of each instance.*Received: data without y"):
+    with pytest.raises(ValueError, match=r"takes the number of each sample.*Received: data without y"):
         model.fit(tf.data.Dataset.from_tensor_slices((VIEWS,)).batch(4).map(lambda views: (views,)), verbose=0)
