@@ -6,6 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_tfcl.ops.scaling import spread
 from keras_tfcl.scaling.scaling import Scaling
 from keras_tfcl.validation import positive_number
 
@@ -62,7 +63,7 @@ class LearnableTemperature(keras.layers.Layer, Scaling):
         return ops.exp(-self.log_scale)
 
     def call(self, similarity: Any) -> Any:
-        return similarity * ops.exp(ops.cast(self.log_scale, similarity.dtype))
+        return similarity * spread(ops.exp(ops.cast(self.log_scale, similarity.dtype)), similarity)
 
     def logit_range(self) -> tuple[float, float]:
         return -self.maximum_scale, self.maximum_scale
