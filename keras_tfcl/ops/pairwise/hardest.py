@@ -55,27 +55,32 @@ def sum_over_strips(
     deviation = tf.sqrt(tf.maximum(variance, 1e-12))
     parts = eighths(c.shape[0])
 
-    def strip(start: Any, thresholds: tf.Tensor, *held: tf.Tensor) -> tuple[Any, ...]:
-        index = tf.minimum(start, count - height) + tf.range(height)  # the last strip overlaps the one before it
-        cosines = tf.matmul(c, tf.gather(z, index), transpose_b=True)  # (C, strip): sums along the first axis are fast
-        now = mine.each(lambda x: tf.gather(x, index))
+    def strip(n: Any, thresholds: tf.Tensor, *held: tf.Tensor) -> tuple[Any, ...]:
+        start = tf.minimum(n * height, count - height)  # the last strip overlaps the one before it
+        mine_now = lambda x: tf.slice(x, [start, *[0] * (x.shape.rank - 1)], [height, *x.shape[1:]])  # noqa: E731
+        cosines = tf.matmul(c, mine_now(z), transpose_b=True)  # (C, strip): sums along the first axis are fast
+        now = mine.each(mine_now)
         compared, same = pairs_of(others, now)
         negative = compared & ~same if allows is None else compared & ~same & scaling.run(allows, cosines)
         number = _sum(lambda x: tf.cast(x, "int32"), negative)
         among = tf.where(negative, cosines, tf.cast(ABSENT, cosines.dtype))
-        k = tf.maximum(hardest(number), 1)
-        found = kth_largest(among, number, k, tf.gather(mean, index), tf.gather(deviation, index))
+        found = kth_largest(among, number, tf.maximum(hardest(number), 1), mine_now(mean), mine_now(deviation))
         now = now._replace(threshold=found - TIE[z.dtype])
         tiles = [Tile(cut(cosines), others.each(cut), now, scaling, allows, (first, 0)) for first, cut in parts]
+        results = [now.threshold, *(reducer.reduce_all(tiles) for reducer in reducers)]
         put = [
-            tf.tensor_scatter_nd_update(old, index[:, None], reducer.reduce_all(tiles))
-            for old, reducer in zip(held, reducers, strict=True)
+            tf.tensor_scatter_nd_update(x, [[n]], y[None]) for x, y in zip((thresholds, *held), results, strict=True)
         ]
-        return (start + height, tf.tensor_scatter_nd_update(thresholds, index[:, None], now.threshold), *put)
+        return (n + 1, *put)
 
-    state = (tf.constant(0), *[tf.zeros_like(z[:, 0])] * (1 + len(reducers)))
-    results = tf.while_loop(lambda start, *_: start < count, strip, state, parallel_iterations=1)[1:]
-    thresholds, *held = (tf.reshape(x, tf.shape(anchors.side.skip)) for x in results)
+    def in_blocks(x: tf.Tensor) -> tf.Tensor:
+        x, known = tf.reshape(x, [-1]), (strips - 1) * height  # before the last strip
+        return tf.reshape(tf.concat([x[:known], x[known + strips * height - count :]], 0), tf.shape(anchors.side.skip))
+
+    strips = -(-count // height)
+    state = (tf.constant(0), *[tf.zeros([strips, height], z.dtype)] * (1 + len(reducers)))
+    results = tf.while_loop(lambda n, *_: n < strips, strip, state, parallel_iterations=1)[1:]
+    thresholds, *held = map(in_blocks, results)
     return held, thresholds
 
 
