@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 
 from keras_tfcl import negatives as negatives_module
@@ -9,6 +7,7 @@ from keras_tfcl import scaling as scaling_module
 from keras_tfcl.losses.embedding_loss import EmbeddingLoss
 from keras_tfcl.ops.comparison import Comparison
 from keras_tfcl.ops.info_nce import AnchorLosses, Statistics, statistics
+from keras_tfcl.typing import Config
 
 
 @keras.saving.register_keras_serializable(package="keras_tfcl")
@@ -71,14 +70,14 @@ class ContrastiveLoss(EmbeddingLoss):
 
     def __init__(
         self,
-        scaling: Any,
-        negatives: Any = "all",
+        scaling: float | str | scaling_module.Scaling,
+        negatives: str | negatives_module.Negatives = "all",
         decoupled: bool = False,
         cross_view_only: bool = False,
         block_size: str | int = "auto",
         reduction: str | None = "sum_over_batch_size",
         name: str = "contrastive_loss",
-        dtype: Any = None,
+        dtype: str | keras.dtype_policies.DTypePolicy | None = None,
     ) -> None:
         super().__init__(cross_view_only, reduction, name, dtype, block_size)
         self.scaling = scaling_module.get(scaling)
@@ -101,7 +100,7 @@ class ContrastiveLoss(EmbeddingLoss):
     def _requirement(self) -> str:
         return "a positive and a negative (another label)" if self.decoupled else "a positive"
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "scaling": keras.saving.serialize_keras_object(self.scaling),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from keras import ops
 
 from keras_tfcl.ops import replicas
 from keras_tfcl.ops.masks import as_labels
 from keras_tfcl.ops.similarity import at_least_float32
+from keras_tfcl.typing import Tensor
 
 
 class Candidates(NamedTuple):
@@ -23,11 +24,11 @@ class Candidates(NamedTuple):
         mask: bool `(C,)`, the valid mask: False for slots that are empty; they are not compared. None: all are valid.
     """
 
-    embeddings: Any
-    labels: Any
-    self_index: Any = None
-    views: Any = None
-    mask: Any = None
+    embeddings: Tensor
+    labels: Tensor
+    self_index: Tensor | None = None
+    views: Tensor | None = None
+    mask: Tensor | None = None
 
     def concat(self, others: Candidates) -> Candidates:
         """These candidates and others behind them, among which no anchor stands. With views only if both have them."""
@@ -45,11 +46,11 @@ class Candidates(NamedTuple):
         )
 
 
-def _valid(candidates: Candidates) -> Any:
+def _valid(candidates: Candidates) -> Tensor:
     return ops.ones(ops.shape(candidates.labels), "bool") if candidates.mask is None else candidates.mask
 
 
-def batch_candidates(labels: Any, embeddings: Any) -> Candidates:
+def batch_candidates(labels: Tensor, embeddings: Tensor) -> Candidates:
     """The embeddings of a batch, of all replicas, as candidates of this replica's part of it.
 
     Args:
