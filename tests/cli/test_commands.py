@@ -204,6 +204,32 @@ class TestEmbed:
         assert run(*arguments[:-1], "stop")[0] == 1
         assert run(*arguments[:-1], "ignore")[0] == 2
 
+    def test_a_text_a_line(self, run, tmp_path):
+        parquet, tokenizers = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("tokenizers")
+        words = tokenizers.models.WordLevel({"[UNK]": 0, "cat": 1, "dog": 2}, unk_token="[UNK]")
+        tokenizer = tokenizers.Tokenizer(words)
+        tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+        ids = keras.Input((None,), dtype="int32")
+        model = keras.Model(ids, keras.layers.GlobalMaxPooling1D()(keras.layers.Embedding(3, 4)(ids)))
+        model.save(tmp_path / "text.keras")
+        tokenizer.save(str(tmp_path / "tokenizer.json"))
+        file = tmp_path / "text.onnx"
+        exported = run("export", tmp_path / "text.keras", file, "--tokenizer", tmp_path / "tokenizer.json")
+        assert exported[0] == 0, exported
+        (tmp_path / "texts.txt").write_text("cat\n\na dog\n", encoding="utf-8")
+        assert run("embed", file, tmp_path / "texts.txt", "-o", tmp_path / "x.parquet")[0] == 1, "an empty line"
+        arguments = ["embed", file, tmp_path / "texts.txt", "-o", tmp_path / "x.parquet", "--on-error", "skip"]
+        code, out, err = run(*arguments, "--json")
+        assert code == 0 and json.loads(out)["skipped"] == [""] and "text 1" in err
+        table = parquet.read_table(tmp_path / "x.parquet").to_pylist()
+        assert [row["id"] for row in table] == [0, 2]
+        np.testing.assert_allclose(table[1]["embedding"], OnnxEncoder(file).encode(["a dog"])[0], atol=1e-6)
+        (tmp_path / "two.txt").write_text("cat\na dog\n", encoding="utf-8")
+        index = tmp_path / "texts.index"
+        assert run("index", "build", file, tmp_path / "two.txt", "-o", index)[0] == 0
+        code, out, _ = run("index", "search", file, index, tmp_path / "two.txt", "-k", "1")
+        assert code == 0 and out.splitlines() == ["cat", "  1.0000  0  cat", "a dog", "  1.0000  1  a dog"]
+
     def test_npz_with_an_array_for_each_input(self, run, tmp_path):
         value = helper.make_tensor_value_info
         graph = helper.make_graph(
@@ -484,3 +510,32 @@ class TestDiagnose:
         code, _, err = run("diagnose", run_file, f"{prefix}{folder}", "-o", tmp_path / "r.html")
         assert code == 2
         assert re.fullmatch(r"error: A folder must hold labelled images.*3 images without labels in .*photos.*\n", err)
+
+
+def test_a_model_with_classes_of_one_s_own(tmp_path):
+    """In processes of their own: the class must not be known before."""
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "layers.py").write_text(
+        "import keras\n"
+        "@keras.saving.register_keras_serializable('own')\n"
+        "class Doubled(keras.layers.Layer):\n"
+        "    def call(self, x):\n"
+        "        return 2 * x\n"
+    )
+    make = (
+        "import keras; from own.layers import Doubled\n"
+        "keras.Sequential([keras.Input((4,)), keras.layers.Dense(3), Doubled()]).save('own.keras')"
+    )
+    subprocess.run([sys.executable, "-c", make], cwd=tmp_path, check=True, capture_output=True)
+    command = [os.path.join(os.path.dirname(sys.executable), "keras-tfcl"), "export", "own.keras", "own.onnx"]
+    refused = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert refused.returncode == 1 and "--import my.module" in refused.stderr
+    unknown = subprocess.run(
+        [*command, "--import", "nothing"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert unknown.returncode == 2 and "No module named 'nothing'" in unknown.stderr
+    done = subprocess.run(
+        [*command, "--import", "own.layers"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert OnnxEncoder(tmp_path / "own.onnx").dimension == 3
