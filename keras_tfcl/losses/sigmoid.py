@@ -12,6 +12,7 @@ from keras_tfcl.ops.info_nce import AnchorLosses
 from keras_tfcl.ops.masks import Pairs
 from keras_tfcl.ops.pair_sums import sigmoid_losses
 from keras_tfcl.ops.pairwise import Count, Logits, Softplus, reduce_pairs
+from keras_tfcl.ops.scaling import spread
 from keras_tfcl.typing import Config, Tensor
 from keras_tfcl.validation import is_number, positive_number
 
@@ -109,7 +110,7 @@ class SigmoidLogits(keras.layers.Layer):
 
     def call(self, similarity: Tensor) -> Tensor:
         log_scale, bias = (ops.cast(v, similarity.dtype) for v in (self.log_scale, self.bias))
-        return ops.exp(log_scale) * similarity + bias
+        return spread(ops.exp(log_scale), similarity) * similarity + spread(bias, similarity)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         return input_shape

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
+import tensorflow as tf
 from keras import ops
 
 from keras_tfcl.ops.similarity import at_least_float32
@@ -79,6 +81,30 @@ def arctanh_exp(similarity: Tensor, scale: float, shift: float = 0.0) -> Tensor:
     else:
         power = ops.exp(exponent * ops.log(odds))
     return power if shift == 0 else power * math.exp(shift)
+
+
+def spread(value: Tensor, similarity: Tensor) -> Tensor:
+    """A scalar variable in the dtype of the cosines, for scalings that are trained.
+
+    Its gradient is added up column by column first: the compiler adds a matrix up to a single number in one thread.
+
+    Example:
+
+    >>> spread(np.float32(2.0), np.zeros((2, 3), "float32")).numpy()
+    array([[2., 2., 2.],
+           [2., 2., 2.]], dtype=float32)
+    """
+
+    @tf.custom_gradient
+    def spreading(value: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+        def gradient(slope: tf.Tensor) -> tf.Tensor:
+            columns = tf.reduce_sum(slope, list(range(slope.shape.rank - 1)))
+            # In float64, since the compiler would join two sums of one dtype.
+            return tf.cast(tf.reduce_sum(tf.cast(columns, "float64")), value.dtype)
+
+        return tf.fill(tf.shape(similarity), value), gradient
+
+    return spreading(ops.cast(value, similarity.dtype))
 
 
 def _odds(similarity: Tensor) -> tuple[Tensor, Tensor]:

@@ -264,3 +264,13 @@ def test_bad_candidates():
         loss.against(LABELS, Z, Candidates(np.zeros((5, 4)), np.arange(5) + 0.5))
     with pytest.raises(ValueError, match="needs the view of each candidate"):
         losses.InfoNCE(0.2, cross_view_only=True).against(LABELS, Z, Candidates(np.zeros((5, 4)), np.arange(5)))
+
+
+@pytest.mark.parametrize("block_size", ["dense", 5])
+def test_a_valid_mask_as_a_numpy_array_in_blocks_that_are_not_full(block_size):
+    mask = np.array([True] * 7 + [False] * 4)
+    given = Candidates(np.vstack([MORE, Z[:, 0], Z[:2, 1]]), np.array([5, 9, 5, 9, 5, 9, 5, 9, 5, 9, 5]), mask=mask)
+    kept = Candidates(given.embeddings[:7], given.labels[:7])
+    loss = keras_tfcl.InfoNCE(0.5, reduction=None, block_size=block_size)
+    expected = keras_tfcl.InfoNCE(0.5, reduction=None, block_size="dense").against(LABELS, Z, kept)
+    np.testing.assert_allclose(loss.against(LABELS, Z, given), expected, rtol=1e-6)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import keras_tfcl
+import keras_tfcl.testing
 from helpers.models import contrastive_model, dense_encoder
 from keras_tfcl.losses.loss_variables import layers_of_loss, variables_of_loss
 

@@ -38,3 +38,23 @@ def test_ties_stay_and_k_above_the_number_of_negatives_keeps_all(top_k):
         for block in ("dense", 4)
     ]
     np.testing.assert_allclose(results[1], results[0], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_strips_that_overlap(jit):
+    z = tf.constant(RNG.normal(size=(95, 2, 6)))  # 190 anchors: strips of 128, and tiles of 64 of which one is not full
+
+    def run(block):
+        loss = keras_tfcl.HardNegativeInfoNCE(0.2, alpha=0.1, block_size=block, reduction=None, dtype="float64")
+
+        @tf.function(jit_compile=jit, autograph=False)
+        def step(z):
+            with tf.GradientTape() as tape:
+                tape.watch(z)
+                losses = loss(tf.range(95), z)
+            return losses, tape.gradient(losses, z)
+
+        return step(z)
+
+    for tiled, dense in zip(run(64), run("dense"), strict=True):
+        np.testing.assert_allclose(tiled, dense, rtol=1e-8, atol=1e-10)

@@ -75,7 +75,8 @@ def reduce_pairs(
         own = nowhere if others.self_index is None else tf.cast(others.self_index, "int32")
         seen = None if view is None else tf.cast(others.views, "int32")
         rows = Side(comparison.labels, own, view)
-        columns = Side(others.labels, tf.range(tf.shape(c)[0]), seen, others.mask)
+        valid = None if others.mask is None else tf.cast(others.mask, "bool")
+        columns = Side(others.labels, tf.range(tf.shape(c)[0]), seen, valid)
         return Reduced(reducers, tiles.between(z, c, rows, columns, both=False)[0], None, z, c)
     if views == 1:
         return Reduced(reducers, tiles.among(z, Side(comparison.labels, index, view)), None, z, z)
