@@ -31,6 +31,7 @@ mutate: $(INSTALLED)
 		cosmic-ray init pyproject.toml session.sqlite && \
 		cr-filter-operators session.sqlite pyproject.toml && \
 		python tools/sample_mutations.py session.sqlite $(MUTATIONS) && \
+		cosmic-ray baseline pyproject.toml && \
 		cosmic-ray exec pyproject.toml session.sqlite && \
 		cr-report --surviving-only --show-diff session.sqlite && \
 		cr-rate --fail-over 20 session.sqlite

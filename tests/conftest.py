@@ -43,4 +43,5 @@ def pytest_collection_finish():
     """
     gc.collect()
     gc.freeze()
+    gc.collect()  # so that Python knows how little is left to search
     gc.set_threshold(500, 5, 2)

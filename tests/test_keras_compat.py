@@ -46,7 +46,7 @@ def own_names(sources):
     """Names that the library itself defines: functions, classes, fields, and attributes set on `self`."""
     for source in sources:
         for node in ast.walk(ast.parse(source)):
-            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
                 yield node.name
             elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
                 if isinstance(node.value, ast.Name) and node.value.id == "self":
@@ -87,7 +87,12 @@ def test_the_search_finds(line):
 
 def test_the_search_passes_our_own_names():
     assert (
-        foreign_names(["class A:\n    def __init__(self): self._size = 1", "a._size, pair._replace(x=1)"])
+        foreign_names(
+            [
+                "class A:\n    def __init__(self): self._size = 1\n    async def _work(self): pass",
+                "a._size, a._work, pair._replace(x=1)",
+            ]
+        )
         == [set()] * 2
     )
 

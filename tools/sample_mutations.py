@@ -1,8 +1,7 @@
 """Keeps a random sample of the mutations in a session of Cosmic Ray, so that a run ends in a known time.
 
-    python tools/sample_mutations.py mutations.sqlite 25
-
-The seed is printed; a second number repeats a sample.
+python tools/sample_mutations.py mutations.sqlite 25        another sample each day
+python tools/sample_mutations.py mutations.sqlite 25 7      the sample of seed 7
 """
 
 from __future__ import annotations
@@ -12,17 +11,15 @@ import sys
 from datetime import date
 
 from cosmic_ray.work_db import WorkDB, use_db
-from cosmic_ray.work_item import WorkerOutcome, WorkResult
 
 
 def main(session: str, count: int, seed: int) -> None:
-    """Marks all pending mutations but `count` of them as skipped."""
+    """Removes all mutations but `count` of those that no filter has skipped: a skipped one would count as noticed."""
     with use_db(session, mode=WorkDB.Mode.open) as database:
         pending = sorted(database.pending_work_items, key=lambda item: repr(item.mutations))
         kept = random.Random(seed).sample(pending, min(count, len(pending)))
-        for item in pending:
-            if item not in kept:
-                database.set_result(item.job_id, WorkResult(WorkerOutcome.SKIPPED, output="not in the sample"))
+        database.clear()
+        database.add_work_items(kept)
     print(f"{len(kept)} of {len(pending)} mutations, seed {seed}")
 
 

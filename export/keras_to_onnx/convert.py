@@ -10,6 +10,7 @@ before a MaxPool is kept from onnxruntime, which would change its value.
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -142,7 +143,7 @@ def _to_onnx(function: Any, names: Sequence[str], opset: int) -> Any:
     inputs, outputs = _true_inputs(function), [tensor.name for tensor in function.outputs]
     renamed = dict(zip(inputs, names, strict=True)) | {outputs[0]: OUTPUT}
     frozen = _freeze(function)
-    with _exact_divisions(loader):
+    with _exact_divisions(loader), _garbage_collected_often():
         model, _ = tf2onnx.convert.from_graph_def(
             frozen,
             input_names=inputs,
@@ -248,6 +249,28 @@ def _whole_tracebacks() -> Iterator[None]:
     finally:
         if before:
             config.enable_traceback_filtering()
+
+
+@contextlib.contextmanager
+def _garbage_collected_often() -> Iterator[None]:
+    """Free the copies of the graph, with all weights, that each of tf2onnx's optimizers leaves behind.
+
+    They are in cycles of references, which Python looks for after a number of new objects, however large these are: the
+    export of a ResNet50V2 took 7.8 GB and takes 3.2 GB. What exists by now is left out of the search, as long as
+    nobody else has frozen it.
+    """
+    thresholds, ours = gc.get_threshold(), gc.get_freeze_count() == 0
+    if ours:
+        gc.collect()
+        gc.freeze()
+    gc.collect()  # so that Python knows how little is left to search
+    gc.set_threshold(500, 5, 2)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
+        if ours:
+            gc.unfreeze()
 
 
 @contextlib.contextmanager

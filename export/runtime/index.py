@@ -25,7 +25,7 @@ Precision = Literal["float32", "int8", "binary"]
 
 
 class Hit(NamedTuple):
-    """A vector that was found."""
+    """A stored vector that a search found, with its score."""
 
     id: int | str
     score: float

@@ -45,7 +45,7 @@ from keras_tfcl.ops.masks import as_labels
 class ContrastiveModel(keras.Model):
     """Trains an encoder with a contrastive loss, through Keras' own `compile`, `fit`, `evaluate`, `predict` and `save`.
 
-    In training each instance becomes V views (made by `augmenter` in the input pipeline, or given), each view a feature
+    In training each sample becomes V views (made by `augmenter` in the input pipeline, or given), each view a feature
     vector of the encoder and a projection of it; the loss sees the projections `(B, V, D)` with the row numbers of the
     batch, or with `supervised=True` the given labels. `predict` gives the encoder's features, L2-normalised, without
     the projector; with several encoders it takes a tuple and gives one. `model.encoder` is the trained encoder itself.
@@ -54,16 +54,16 @@ class ContrastiveModel(keras.Model):
     device had the whole batch.
 
     Args:
-        encoder: any Keras model from a batch of instances to features `(B, F)`; or a tuple of V of them, one for each
+        encoder: any Keras model from a batch of samples to features `(B, F)`; or a tuple of V of them, one for each
             view (image and text, query and document): then x is a tuple of what they take.
         projector: model or layer from `(B, F)` to `(B, D)` used in training only, such as
             `keras_tfcl.ProjectionHead((256, 128))`; with several encoders one to share, or a tuple. Defaults to None:
             the loss sees the features.
-        augmenter: function from a batch of instances to a batch with one random view of each, such as
+        augmenter: function from a batch of samples to a batch with one random view of each, such as
             `keras_tfcl.layers.image_augmenter("photos", (32, 32, 3))`. Needed unless the data holds ready-made views.
-        views: number of views of each instance. Defaults to 2.
-        supervised: take `y` as labels, so that instances of one label are positives. Defaults to False: only the views
-            of one instance are. Labels that are given all the same go to the metrics.
+        views: number of views of each sample. Defaults to 2.
+        supervised: take `y` as labels, so that samples of one label are positives. Defaults to False: only the views
+            of one sample are. Labels go to the metrics in either case.
         seed: integer that fixes order and views. Defaults to a random one, drawn from Python's generator (so
             `keras.utils.set_random_seed` fixes it) and kept when the model is saved.
         momentum: number in [0, 1), usually 0.99 to 0.999: views are compared with keys, the projections of the other
@@ -79,18 +79,18 @@ class ContrastiveModel(keras.Model):
         **kwargs: of `keras.Model`.
 
     What `fit`, `evaluate` and `validation_data` take as x:
-        an array, tensor or dict of them: instances, one a row;
+        an array, tensor or dict of them: samples, one a row;
         a tuple of V arrays: ready-made views (in `validation_data`: `((view_1, view_2),)` or `((view_1, view_2), y)`);
         a `tf.data.Dataset`, `PyDataset` or generator of batches `x`, `(x, y)`, `((view_1, ..., view_V),)` or
         `((view_1, ..., view_V), y)`, each with an optional `sample_weight` after y.
 
-    `train_on_batch` and `test_on_batch` take one such batch, `predict` instances or a tuple of views.
+    `train_on_batch` and `test_on_batch` take one such batch, `predict` samples or a tuple of views.
 
     Metrics of `keras_tfcl.metrics` get what they are about: `Alignment` and `ContrastiveAccuracy` what defines the
     loss's positives, all others the labels y if there are any, else the row numbers.
 
     Raises:
-        ValueError: for instances without augmenter and without views, a wrong rank of encoder or projector output,
+        ValueError: for samples without augmenter and without views, a wrong rank of encoder or projector output,
             `supervised=True` without labels, a queue without momentum or of no whole number of batches, arguments out
             of range; all before the first step.
 
@@ -171,12 +171,12 @@ class ContrastiveModel(keras.Model):
 
     @property
     def augmenter(self) -> Callable[..., Any] | None:
-        """What makes a view of each instance."""
+        """What makes a view of each sample."""
         return self._pipeline.augmenter
 
     @property
     def views(self) -> int:
-        """The number of views of each instance."""
+        """The number of views of each sample."""
         return self._pipeline.views
 
     @property
@@ -315,7 +315,7 @@ class ContrastiveModel(keras.Model):
             x: the views, needed for their keys.
             y: labels, or instance numbers for `queue="instances"`.
             y_pred: the projections.
-            sample_weight: weight of each instance.
+            sample_weight: weight of each sample.
             training: whether a memory bank takes part.
         """
         comparison = y if isinstance(y, Comparison) else self._comparison(x, y, y_pred, training)
@@ -372,8 +372,8 @@ class ContrastiveModel(keras.Model):
     ) -> keras.callbacks.History:
         """Trains as `keras.Model.fit` does; see the class for what x may be.
 
-        Arrays are shuffled anew each epoch, in batches of `batch_size` (32) rows; rows that do not fill a last batch
-        are left out of that epoch. `validation_data` is made into views too, the same ones each time.
+        Arrays are shuffled anew each epoch, in batches of `batch_size` (32) samples; samples that do not fill a last
+        batch are left out of that epoch. `validation_data` is made into views too, the same ones each time.
         """
         check_compiled(self.compiled, "fit")
         check_no_split(kwargs)

@@ -16,6 +16,8 @@ from keras_tfcl.export import (
     export_onnx,
 )
 from keras_tfcl.export import export as exporter
+from keras_tfcl.export.keras_to_onnx.golden_inputs import make_golden_inputs, rounding_noise
+from keras_tfcl.export.keras_to_onnx.source import read_source
 
 layers, ops = keras.layers, keras.ops
 
@@ -215,3 +217,26 @@ def test_any_integer_is_tried_where_a_remainder_comes_first(monkeypatch, tmp_pat
     assert seen.min() < -100_000
     assert seen.max() > 100_000
     assert {-1, 0, 1, 6} <= set(seen.tolist())
+
+
+def test_an_embedding_that_is_rounding_noise_is_told_apart(tmp_path):
+    """Behind a group normalization a constant image is 0 / 0 but for rounding; a random one is not."""
+    model = keras.Sequential(
+        [
+            keras.Input((40, 40, 3)),
+            layers.Rescaling(1 / 127.5, offset=-1),
+            layers.MaxPooling2D(),
+            layers.GroupNormalization(1),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(5, bias_initializer="ones"),
+        ]
+    )
+    assert export_onnx(model, tmp_path / "encoder.onnx", normalize=False).matches
+    source = read_source(model, projector=False)
+    usual, edges = make_golden_inputs(source, normalize=False)[1:3]
+    assert edges.edge
+    constant = np.ptp(edges.inputs[0], axis=(1, 2, 3)) == 0
+    noise = rounding_noise(source, edges, normalize=False)
+    assert constant.sum() >= 3
+    assert noise[constant].max() > 10 * rounding_noise(source, usual, normalize=False).max()
+    assert "call" not in vars(model.layers[0])

@@ -1,5 +1,6 @@
 """What an export says about itself: report, metadata, weights hash, verify_onnx."""
 
+import hashlib
 import json
 from importlib import metadata
 
@@ -10,7 +11,8 @@ import onnxruntime
 import pytest
 
 from keras_tfcl.export import ModelFileError, OnnxEncoder, ParityError, export_onnx, verify_onnx
-from keras_tfcl.export.runtime.parity import compare
+from keras_tfcl.export import export as exporter
+from keras_tfcl.export.runtime.parity import Parity, compare
 
 layers = keras.layers
 saves_weights = pytest.mark.filterwarnings(
@@ -61,6 +63,26 @@ def test_file_has_named_dimensions_and_one_metadata_value(exported):
     assert content["parity"]["max_abs_diff"] == report.max_abs_diff
     assert content["versions"]["tf2onnx"] == metadata.version("tf2onnx")
     assert content == OnnxEncoder(report.path).metadata
+
+
+def test_the_bytes_that_were_checked_are_published_with_the_metadata_behind(monkeypatch, tmp_path):
+    checked = []
+    original = exporter.check_file
+
+    def check_file(path, *arguments):
+        checked.append(path.read_bytes())
+        return original(path, *arguments)
+
+    monkeypatch.setattr(exporter, "check_file", check_file)
+    report = export_onnx(encoder(), tmp_path / "encoder.onnx")
+    content = report.path.read_bytes()
+    assert content.startswith(checked[0])
+    behind = onnx.ModelProto.FromString(content[len(checked[0]) :])
+    assert [entry.key for entry in behind.metadata_props] == ["keras_tfcl"]
+    behind.ClearField("metadata_props")
+    assert behind.ByteSize() == 0
+    recorded = OnnxEncoder(report.path).metadata["content_hash"]
+    assert recorded == "sha256:" + hashlib.sha256(checked[0]).hexdigest()
 
 
 def test_metadata_of_an_encoder_is_a_copy(exported):
@@ -139,3 +161,14 @@ def test_cosine_finds_a_small_row_that_turned():
     assert parity.max_abs_diff < 1e-4 * parity.scale
     assert parity.min_cosine == pytest.approx(0)
     assert not parity.passed
+
+
+def test_the_worst_of_several_comparisons():
+    """A large scale in one batch does not hide a small difference in another."""
+    large = compare(np.full((2, 3), 1e6), np.full((2, 3), 1e6 + 1))
+    small = compare(np.full((4, 3), 1.0), np.full((4, 3), 1.01))
+    equal = compare(np.zeros((1, 3)), np.zeros((1, 3)))
+    worst = Parity.worst([large, small, equal])
+    assert large.passed
+    assert not worst.passed
+    assert (worst.max_abs_diff, worst.scale, worst.rows) == (small.max_abs_diff, 1.0, 7)
