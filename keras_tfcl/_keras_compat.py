@@ -136,3 +136,14 @@ def name_losses(classes: Mapping[str, type[keras.losses.Loss]]) -> None:
     import keras
 
     sys.modules[keras.losses.get.__module__].ALL_OBJECTS_DICT.update(classes)
+
+
+def gpu_memory() -> int:
+    """The bytes that TensorFlow may use of the smallest GPU.
+
+    `tensorflow.python.client.device_lib`: no public name tells a GPU's memory before it is used. Seen in TensorFlow
+    2.21.
+    """
+    from tensorflow.python.client import device_lib
+
+    return min(device.memory_limit for device in device_lib.list_local_devices() if device.device_type == "GPU")

@@ -11,17 +11,27 @@ import numpy as np
 TEMPERATURE = 0.1
 NT_XENT = "NT-Xent, 2N against 2N"
 CLIP = "CLIP, N against N, both directions"
+SIGLIP = "SigLIP, N against N"
 
 
-def tfcl(views: np.ndarray, **choices: Any) -> Callable[[], Any]:
-    """This library, compiled by XLA."""
+def tfcl(views: np.ndarray, make: Callable[[Any], Any]) -> Callable[[], Any]:
+    """A loss of this library, compiled by XLA: `make` gives it from the package."""
     import tensorflow as tf
 
     import keras_tfcl
 
-    loss = keras_tfcl.ContrastiveLoss(**{"scaling": TEMPERATURE, **choices})
-    labels = tf.range(len(views))
-    return _tensorflow(lambda z: loss(labels, z), np.stack([views[:, 0], views[:, 1]], 1))
+    loss, labels = make(keras_tfcl), tf.range(len(views))
+    return _tensorflow(lambda z: loss(labels, z), views)
+
+
+def own_scaling(package: Any) -> Any:
+    """A scaling as a user would write it."""
+
+    class Cubic(package.Scaling):
+        def __call__(self, similarity: Any) -> Any:
+            return 5.0 * (similarity + similarity**3)
+
+    return package.ContrastiveLoss(Cubic())
 
 
 def tf_dense(views: np.ndarray) -> Callable[[], Any]:
@@ -40,32 +50,35 @@ def tf_dense(views: np.ndarray) -> Callable[[], Any]:
 
 
 def products(views: np.ndarray, block: int = 512) -> Callable[[], Any]:
-    """The floor: the matrix products of the kernel's forward and backward pass, and nothing else."""
+    """The floor: the leanest loop over the matrix products of the kernel's forward and backward pass, and no more."""
     import tensorflow as tf
 
-    z = tf.constant(views.reshape(-1, views.shape[-1]))
+    z = views.reshape(-1, views.shape[-1])
     block = min(block, len(z))
-    z = tf.reshape(z, (-1, block, z.shape[1]))
+    z = tf.reshape(tf.constant(z[: len(z) // block * block]), (-1, block, z.shape[1]))
     blocks = z.shape[0]
 
-    @tf.function(jit_compile=True)
+    def add(sums: Any, i: Any, update: Any) -> Any:
+        return tf.tensor_scatter_nd_add(sums, [[i]], update[None])
+
+    @tf.function(jit_compile=True, autograph=False)
     def compute(z: Any) -> Any:
-        def forward(q: Any, out: Any) -> tuple[Any, Any]:
-            i, j = q // blocks, q % blocks
+        def forward(i: Any, j: Any, out: Any) -> Any:
             s = tf.matmul(z[i], z[j], transpose_b=True)
-            return q + 1, tf.tensor_scatter_nd_add(out, [[i]], s[None, :, : z.shape[2]])
+            return add(out, i, s[:, : z.shape[2]])
 
-        def backward(q: Any, out: Any) -> tuple[Any, Any]:
-            i, j = q // blocks, q % blocks
+        def backward(i: Any, j: Any, out: Any) -> Any:
             s = tf.matmul(z[i], z[j], transpose_b=True)
-            out = tf.tensor_scatter_nd_add(out, [[i]], tf.matmul(s, z[j])[None])
-            return q + 1, tf.tensor_scatter_nd_add(out, [[j]], tf.matmul(s, z[i], transpose_a=True)[None])
+            return add(add(out, i, tf.matmul(s, z[j])), j, tf.matmul(s, z[i], transpose_a=True))
 
-        # As many tiles as there are unordered pairs of blocks, with the diagonal.
-        count = blocks * (blocks + 1) // 2
         out = tf.zeros_like(z)
-        for step in (forward, backward):
-            out = tf.while_loop(lambda q, _: q < count, step, (0, out), maximum_iterations=count)[1]
+        for body in (forward, backward):
+
+            def step(i: Any, j: Any, out: Any, body: Callable[..., Any] = body) -> tuple[Any, Any, Any]:
+                last = j + 1 >= blocks  # each unordered pair of blocks once
+                return tf.where(last, i + 1, i), tf.where(last, i + 1, j + 1), body(i, j, out)
+
+            out = tf.while_loop(lambda i, *_: i < blocks, step, (0, 0, out), parallel_iterations=1)[2]
         return tf.reduce_sum(out), out
 
     return lambda: [x.numpy() for x in compute(z)]
@@ -112,6 +125,33 @@ def open_clip(views: np.ndarray) -> Callable[[], Any]:
     return _torch(lambda a, b: loss(unit(a, dim=1), unit(b, dim=1), 1 / TEMPERATURE), views)
 
 
+def open_clip_siglip(views: np.ndarray) -> Callable[[], Any]:
+    import torch
+
+    _declare_vision_operators()
+    from open_clip.loss import SigLipLoss
+
+    loss, unit = SigLipLoss(), torch.nn.functional.normalize
+    scale, bias = (torch.tensor(x, requires_grad=True) for x in (10.0, -10.0))
+    return _torch(lambda a, b: loss(unit(a, dim=1), unit(b, dim=1), scale, bias), views)
+
+
+def optax_ntxent(views: np.ndarray) -> Callable[[], Any]:
+    """Under JAX on the CPU, if both are installed."""
+    import jax
+    import optax
+
+    labels = np.tile(np.arange(len(views)), 2)
+    loss = lambda z: optax.losses.ntxent(z, labels, TEMPERATURE)  # noqa: E731
+    step, z = jax.jit(jax.value_and_grad(loss)), np.concatenate([views[:, 0], views[:, 1]])
+
+    def compute() -> Any:
+        value, gradient = step(z)
+        return np.asarray(value), np.stack(np.split(np.asarray(gradient), 2), 1)
+
+    return compute
+
+
 def sentence_transformers(views: np.ndarray) -> Callable[[], Any]:
     _declare_vision_operators()
     from sentence_transformers.sentence_transformer.losses import MultipleNegativesSymmetricRankingLoss
@@ -125,7 +165,7 @@ def _tensorflow(loss: Callable[[Any], Any], views: np.ndarray) -> Callable[[], A
 
     z = tf.constant(views)
 
-    @tf.function(jit_compile=True)
+    @tf.function(jit_compile=True, autograph=False)
     def compute(z: Any) -> Any:
         with tf.GradientTape() as tape:
             tape.watch(z)
@@ -159,19 +199,39 @@ def _declare_vision_operators() -> None:
         torch.library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float threshold) -> Tensor")
 
 
+OWN = {
+    "keras_tfcl": (lambda k: k.InfoNCE(TEMPERATURE), NT_XENT),
+    "keras_tfcl arctanh": (lambda k: k.ArctanhInfoNCE(), "arctanh, 2N against 2N"),
+    "keras_tfcl DCL": (lambda k: k.DecoupledInfoNCE(TEMPERATURE), "DCL, 2N against 2N"),
+    "keras_tfcl DCLW": (lambda k: k.DecoupledInfoNCE(TEMPERATURE, sigma=0.5), "DCLW, 2N against 2N"),
+    "keras_tfcl reweighted": (
+        lambda k: k.ContrastiveLoss(0.5, k.ReweightedNegatives(1.0, 0.1)),
+        "reweighted, 2N against 2N",
+    ),
+    "keras_tfcl simple": (lambda k: k.SimpleContrastiveLoss(), "simple, 2N against 2N"),
+    "keras_tfcl own scaling": (own_scaling, "own scaling, 2N against 2N"),
+    "keras_tfcl learnable": (lambda k: k.ContrastiveLoss(k.LearnableTemperature(0.1)), "learnable, 2N against 2N"),
+    "keras_tfcl dynamic": (lambda k: k.ContrastiveLoss(k.DynamicTemperature()), "DySTreSS, 2N against 2N"),
+    "keras_tfcl guarded": (
+        lambda k: k.ContrastiveLoss(TEMPERATURE, k.WithoutNearDuplicates()),
+        "guarded, 2N against 2N",
+    ),
+    "keras_tfcl hard 10 %": (lambda k: k.HardNegativeInfoNCE(TEMPERATURE, alpha=0.1), "hardest 10 %, 2N against 2N"),
+    "keras_tfcl cross-view": (lambda k: k.InfoNCE(TEMPERATURE, cross_view_only=True), CLIP),
+    "keras_tfcl sigmoid": (lambda k: k.SigmoidContrastiveLoss(cross_view_only=True), SIGLIP),
+}
+FLOOR = "matrix products alone"
 # name: (function, its choices, objective, interpreter)
-CONTESTANTS = {
-    "keras_tfcl": (tfcl, {}, NT_XENT, "own"),
-    "keras_tfcl arctanh": (tfcl, {"scaling": "arctanh"}, "arctanh, 2N against 2N", "own"),
-    "keras_tfcl reweighted": (tfcl, {"negatives": "reweighted"}, "reweighted, 2N against 2N", "own"),
-    "keras_tfcl hard 10 %": (tfcl, {"negatives": "hard"}, "hardest 10 %, 2N against 2N", "own"),
-    "matrix products alone": (products, {}, NT_XENT, "own"),
+CONTESTANTS: dict[str, tuple[Callable[..., Any], dict[str, Any], str, str]] = {
+    **{name: (tfcl, {"make": make}, objective, "own") for name, (make, objective) in OWN.items()},
+    FLOOR: (products, {}, NT_XENT, "own"),
     "TensorFlow dense (XLA)": (tf_dense, {}, NT_XENT, "own"),
     "torch cross-entropy": (torch_cross_entropy, {}, NT_XENT, "peers"),
     "torch cross-entropy, compiled": (torch_cross_entropy, {"compiled": True}, NT_XENT, "peers"),
     "lightly": (lightly, {}, NT_XENT, "peers"),
     "pytorch-metric-learning": (metric_learning, {}, NT_XENT, "peers"),
-    "keras_tfcl cross-view": (tfcl, {"cross_view_only": True}, CLIP, "own"),
+    "optax": (optax_ntxent, {}, NT_XENT, "peers"),
     "open_clip": (open_clip, {}, CLIP, "peers"),
     "sentence-transformers": (sentence_transformers, {}, CLIP, "peers"),
+    "open_clip SigLipLoss": (open_clip_siglip, {}, SIGLIP, "peers"),
 }

@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from contestants import CONTESTANTS
+from contestants import CLIP, CONTESTANTS, FLOOR, SIGLIP
 
 RESULTS = Path(__file__).parents[1] / "results"
 DENSE_BYTES = 2e9  # a dense form is left out where one matrix is larger: it makes several
@@ -28,11 +28,13 @@ FIELDS = [
     "N",
     "D",
     "seconds",
+    "floors",
     "low",
     "high",
     "MiB",
     "buffers",
     "first",
+    "first_MiB",
     "value_error",
     "gradient_error",
     "note",
@@ -64,8 +66,8 @@ def measure(name: str, count: int, dimension: int, peers: str | None, timeout: f
     """Runs the worker once; a failure becomes a note."""
     _, _, objective, where = CONTESTANTS[name]
     row = dict.fromkeys(FIELDS, "") | {"name": name, "objective": objective, "N": count, "D": dimension}
-    streamed = name.startswith("keras_tfcl") or name == "matrix products alone"
-    edge = count if "N against N" in objective and "2N" not in objective else 2 * count
+    streamed = name.startswith("keras_tfcl") or name == FLOOR
+    edge = count if objective in (CLIP, SIGLIP) else 2 * count
     if not streamed and 4 * edge**2 > DENSE_BYTES:
         return row | {"note": f"left out: {4 * edge**2 / 2**30:.0f} GiB a matrix"}
     if where == "peers" and peers is None:
@@ -85,8 +87,7 @@ def measure(name: str, count: int, dimension: int, peers: str | None, timeout: f
     if done.returncode:
         return row | {"note": (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1][:100]}
     result = json.loads(done.stdout.strip().splitlines()[-1])
-    if "bytes" in result:
-        row["MiB"] = round(result["bytes"] / 2**20, 1)
+    row |= {"MiB": round(result["bytes"] / 2**20, 1), "first_MiB": round(result["first_bytes"] / 2**20, 1)}
     return row | {key: float(f"{result[key]:.3g}") for key in FIELDS if key in result}
 
 
@@ -108,8 +109,18 @@ def read() -> list[dict[str, Any]]:
     ]
 
 
+def compare_with_floor(rows: list[dict[str, Any]]) -> None:
+    """Fills in how many times the floor's seconds each measurement takes."""
+    floors = {(row["N"], row["D"]): row["seconds"] for row in rows if row["name"] == FLOOR and row["seconds"]}
+    for row in rows:
+        floor = floors.get((row["N"], row["D"]))
+        if floor and row["seconds"]:
+            row["floors"] = round(row["seconds"] / floor, 2)
+
+
 def write(rows: list[dict[str, Any]]) -> None:
     """Writes the table as .csv and .md and draws the figure."""
+    compare_with_floor(rows)
     RESULTS.mkdir(exist_ok=True)
     with replaced(RESULTS / "speed_losses.csv") as path, path.open("w", newline="") as file:
         writer = csv.DictWriter(file, FIELDS)
@@ -139,17 +150,22 @@ class replaced:
 def markdown(rows: list[dict[str, Any]]) -> str:
     lines = [
         f"Value and gradient, float32, {os.cpu_count()} cores of {platform.machine()}, one fresh process a line. "
-        "Median seconds (lowest to highest); peak extra memory of the process while it runs, with the compiled program "
-        "and what its compiler left behind; memory of the program alone by XLA's buffer assignment; seconds of the "
-        "first call, which compiles; relative error of value and gradient against float64.",
+        "Median seconds (lowest to highest), and how many times the floor: the leanest loop over the matrix products "
+        "of 2N against 2N. Peak extra memory of the process while it runs, and of the program alone by XLA's buffer "
+        "assignment. Seconds and peak extra memory of the first call, which traces and compiles with nothing warmed "
+        "up. Relative error of value and gradient against float64. Seconds of separate processes drift: compare ratios "
+        "of 1.1 and less in one process only.",
         "",
-        "| objective | what | N | D | seconds | MiB | XLA MiB | first call | value error | gradient error |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| objective | what | N | D | seconds | x floor | MiB | XLA MiB | first call | its MiB | value error | "
+        "gradient error |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in sorted(rows, key=lambda r: (r["D"], r["N"], r["objective"])):
         seconds = row["note"] or f"{row['seconds']} ({row['low']} to {row['high']})"
         cells = [row["objective"], row["name"], row["N"], row["D"], seconds]
-        cells += [row[key] for key in ("MiB", "buffers", "first", "value_error", "gradient_error")]
+        cells += [
+            row[key] for key in ("floors", "MiB", "buffers", "first", "first_MiB", "value_error", "gradient_error")
+        ]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines) + "\n"
 
@@ -168,7 +184,7 @@ def plot(rows: list[dict[str, Any]], target: Path) -> None:
         for name in CONTESTANTS:
             points = [(r["N"], r[field]) for r in rows if r["name"] == name and r["D"] == dimension and r[field] != ""]
             own = name.startswith("keras_tfcl")
-            style = {"linewidth": 3 if own else 1.2, "linestyle": ":" if name == "matrix products alone" else "-"}
+            style = {"linewidth": 3 if own else 1.2, "linestyle": ":" if name == FLOOR else "-"}
             axis.loglog(
                 *zip(*points, strict=True) if points else ([], []), "o", color=colors[name], label=name, **style
             )

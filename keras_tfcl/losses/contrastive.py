@@ -1,18 +1,14 @@
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import keras
-from keras import ops
 
 from keras_tfcl import negatives as negatives_module
 from keras_tfcl import scaling as scaling_module
 from keras_tfcl.losses.embedding_loss import EmbeddingLoss
-from keras_tfcl.ops import tiled
-from keras_tfcl.ops.block_size import check_block_size, choose_block
-from keras_tfcl.ops.candidates import Candidates
-from keras_tfcl.ops.info_nce import AnchorLosses, info_nce
+from keras_tfcl.ops.comparison import Comparison
+from keras_tfcl.ops.info_nce import AnchorLosses, Statistics, statistics
 
 
 @keras.saving.register_keras_serializable(package="keras_tfcl")
@@ -46,7 +42,6 @@ class ContrastiveLoss(EmbeddingLoss):
         block_size: edge of the tiles of the similarity matrix that are computed at a time; `"dense"` for all of it at
             once, in float64; or `"auto"`, the default: dense up to 256 embeddings (B * V), one tile up to 2048, tiles
             of 512 beyond, or where the batch size is not known. Smaller tiles save memory, larger ones time.
-            `DynamicTemperature`, `WithoutNearDuplicates`, and a `Scaling` or `Negatives` of your own are always dense.
         reduction: `"sum_over_batch_size"` (the mean over anchors with a positive, the default), `"mean"` (the same),
             `"sum"`, `"mean_with_sample_weight"`, or `"none"` / None for the loss of every anchor.
         name: name of the loss.
@@ -85,49 +80,21 @@ class ContrastiveLoss(EmbeddingLoss):
         name: str = "contrastive_loss",
         dtype: Any = None,
     ) -> None:
-        super().__init__(cross_view_only, reduction, name, dtype)
+        super().__init__(cross_view_only, reduction, name, dtype, block_size)
         self.scaling = scaling_module.get(scaling)
         self.negatives = negatives_module.get(negatives)
         self.decoupled = decoupled
-        self.block_size = check_block_size(block_size)
 
-    def _losses(self, labels: Any, y_pred: Any, views: int, candidates: Candidates | None) -> AnchorLosses:
-        rows = None if y_pred.shape[0] is None else y_pred.shape[0] * views
-        block = choose_block(self.block_size, rows, rows if candidates is None else candidates.embeddings.shape[0])
-        forms = tiled.tile_forms(self.scaling, self.negatives)
-        if block is None or forms is None:
-            return self._dense(labels, y_pred, views, candidates)
-        choices = {"form": forms[0], "negatives": forms[1], "block": block, "decoupled": self.decoupled}
-        compare = self._tiled if candidates is None else partial(self._tiled_against, candidates)
-        return compare(labels, y_pred, views, **choices)
+    def _losses(self, comparison: Comparison) -> AnchorLosses:
+        return self._statistics(comparison).losses(self.decoupled)
 
-    def _dense(self, labels: Any, y_pred: Any, views: int, candidates: Candidates | None) -> AnchorLosses:
-        anchors, others, pairs = self._pairs(labels, y_pred, views, candidates)
-        return info_nce(
-            anchors, others, pairs, scaling=self.scaling, negatives=self.negatives, decoupled=self.decoupled
-        )
-
-    def _tiled(self, labels: Any, y_pred: Any, views: int, **choices: Any) -> AnchorLosses:
-        if self.cross_view_only and views == 2:
-            both = tiled.two_view_info_nce(y_pred[:, 0], y_pred[:, 1], labels, **choices)
-            return AnchorLosses(*(ops.reshape(ops.stack(pair, axis=1), (-1,)) for pair in zip(*both, strict=True)))
-        anchors, labels, view = self._anchors(labels, y_pred, views)
-        return tiled.self_info_nce(anchors, labels, views=views, view=view, **choices)
-
-    def _tiled_against(
-        self, candidates: Candidates, labels: Any, y_pred: Any, views: int, **choices: Any
-    ) -> AnchorLosses:
-        anchors, labels, view = self._anchors(labels, y_pred, views)
-        return tiled.cross_info_nce(
-            anchors,
-            candidates.embeddings,
-            labels,
-            candidates.labels,
-            self_index=candidates.self_index,
-            anchor_views=view,
-            candidate_views=None if view is None else candidates.views,
-            candidate_mask=candidates.mask,
-            **choices,
+    def _statistics(self, comparison: Comparison) -> Statistics:
+        return statistics(
+            comparison,
+            scaling=self.scaling,
+            negatives=self.negatives,
+            decoupled=self.decoupled,
+            block=self._block(comparison),
         )
 
     @property
@@ -140,5 +107,4 @@ class ContrastiveLoss(EmbeddingLoss):
             "scaling": keras.saving.serialize_keras_object(self.scaling),
             "negatives": keras.saving.serialize_keras_object(self.negatives),
             "decoupled": self.decoupled,
-            "block_size": self.block_size,
         }

@@ -6,9 +6,9 @@ import keras
 
 from keras_tfcl.losses.contrastive import ContrastiveLoss
 from keras_tfcl.ops import replicas
-from keras_tfcl.ops.candidates import Candidates
+from keras_tfcl.ops.comparison import Comparison
 from keras_tfcl.ops.info_nce import AnchorLosses
-from keras_tfcl.ops.pair_sums import decoupling_weights, masked_mean
+from keras_tfcl.ops.pair_sums import decoupling_weights
 from keras_tfcl.scaling import Temperature
 from keras_tfcl.validation import positive_number
 
@@ -52,17 +52,16 @@ class DecoupledInfoNCE(ContrastiveLoss):
         self.temperature = self.scaling.temperature
         self.sigma = None if sigma is None else positive_number("sigma", sigma, "The authors use 0.5.")
 
-    def _losses(self, labels: Any, y_pred: Any, views: int, candidates: Candidates | None) -> AnchorLosses:
-        losses, valid = super()._losses(labels, y_pred, views, candidates)
+    def _losses(self, comparison: Comparison) -> AnchorLosses:
+        statistics = self._statistics(comparison)
+        losses = statistics.losses(decoupled=True)
         if self.sigma is None:
-            return AnchorLosses(losses, valid)
-        similarity, pairs = self._similarity(labels, y_pred, views, candidates)
-        positive = masked_mean(similarity, pairs.positive)
+            return losses
+        positive = statistics.mean_positive * self.temperature  # the mean cosine
         # Compared with given candidates, the anchors of all replicas make one batch.
-        total = None if candidates is None else replicas.total
-        lighter = 1.0 - decoupling_weights(positive, valid, self.sigma, total)
-        correction = keras.ops.where(valid, lighter * positive / self.temperature, 0.0)
-        return AnchorLosses(losses + keras.ops.cast(correction, losses.dtype), valid)
+        total = None if comparison.candidates is None else replicas.total
+        weight = decoupling_weights(positive, losses.valid, self.sigma, total)
+        return statistics.losses(decoupled=True, weight=weight)
 
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()

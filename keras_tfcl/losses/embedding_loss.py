@@ -10,10 +10,12 @@ from keras import ops
 from keras_tfcl.losses.reduction import reduce_losses
 from keras_tfcl.losses.untrained_variables import warn_of_untrained_variables
 from keras_tfcl.ops import replicas
+from keras_tfcl.ops.block_size import check_block_size, choose_block
 from keras_tfcl.ops.candidates import Candidates
+from keras_tfcl.ops.comparison import Comparison
 from keras_tfcl.ops.info_nce import AnchorLosses
-from keras_tfcl.ops.masks import Pairs, as_labels, pair_masks
-from keras_tfcl.ops.similarity import cosine_similarity
+from keras_tfcl.ops.masks import Pairs, as_labels
+from keras_tfcl.ops.pairwise import Logits, map_rows
 
 
 class EmbeddingLoss(keras.losses.Loss):
@@ -37,6 +39,7 @@ class EmbeddingLoss(keras.losses.Loss):
         reduction: as in `ContrastiveLoss`. Defaults to `"sum_over_batch_size"`.
         name: name of the loss.
         dtype: dtype of the result. Defaults to `keras.backend.floatx()`.
+        block_size: as in `ContrastiveLoss`. Defaults to `"auto"`.
     """
 
     def __init__(
@@ -45,12 +48,15 @@ class EmbeddingLoss(keras.losses.Loss):
         reduction: str | None = "sum_over_batch_size",
         name: str | None = None,
         dtype: Any = None,
+        block_size: str | int = "auto",
     ) -> None:
         super().__init__(name=name, reduction=reduction, dtype=dtype)
         self.cross_view_only = cross_view_only
+        self.block_size = check_block_size(block_size)
         self._warned = False
         self._warned_of_variables = False
 
+    @tf.autograph.experimental.do_not_convert  # there is nothing to convert, and reading the sources takes seconds
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         self._warned_of_variables = self._warned_of_variables or warn_of_untrained_variables(self)
         # Keras' own __call__ would cast the labels to float: 2048 and 2049 are one number in float16.
@@ -58,6 +64,7 @@ class EmbeddingLoss(keras.losses.Loss):
             losses, valid = self._anchor_losses(y_true, y_pred)
             return reduce_losses(losses, valid, sample_weight, self.reduction)
 
+    @tf.autograph.experimental.do_not_convert
     def against(self, y_true: Any, y_pred: Any, candidates: Candidates, sample_weight: Any = None) -> Any:
         """The loss of anchors compared with given candidates, and not with one another.
 
@@ -86,6 +93,7 @@ class EmbeddingLoss(keras.losses.Loss):
             losses, valid = self._anchor_losses(y_true, y_pred, candidates)
             return reduce_losses(losses, valid, sample_weight, self.reduction, over_replicas=True)
 
+    @tf.autograph.experimental.do_not_convert
     def call(self, y_true: Any, y_pred: Any) -> Any:
         """The loss of each anchor, `(B,)` or `(B, V)`, without reduction or weights."""
         return self._anchor_losses(y_true, y_pred).loss
@@ -94,7 +102,8 @@ class EmbeddingLoss(keras.losses.Loss):
         """Gives the loss of each anchor; the one method that a subclass must define.
 
         Args:
-            similarity: cosines of A anchors (rows) and C candidates, `(A, C)`, float64.
+            similarity: cosines of A anchors (rows) and C candidates, `(A, C)`: float64 if all anchors are computed at
+                once, float32 if some of them are at a time (see `block_size`).
             pairs: positives and negatives, bool `(A, C)` each; an embedding with itself is neither.
 
         Returns:
@@ -108,46 +117,39 @@ class EmbeddingLoss(keras.losses.Loss):
         self._check(labels, y_pred)
         if candidates is not None:
             candidates = self._checked_candidates(candidates, y_pred)
-        y_pred = _with_rows(y_pred)
-        views = 1 if len(y_pred.shape) == 2 else y_pred.shape[1]
-        losses, valid = self._losses(labels, y_pred, views, candidates)
+        comparison = self._comparison(labels, _with_rows(y_pred), candidates)
+        losses, valid = self._losses(comparison)
+        losses = comparison.nan_unless_finite(losses)
         self._warn_without_positives(valid)
         shape = ops.shape(y_pred)[:-1]
         return AnchorLosses(ops.cast(ops.reshape(losses, shape), self.dtype), ops.reshape(valid, shape))
 
-    def _losses(self, labels: Any, y_pred: Any, views: int, candidates: Candidates | None) -> AnchorLosses:
-        similarity, pairs = self._similarity(labels, y_pred, views, candidates)
-        losses = self.losses_of_pairs(similarity, pairs)
-        valid = ops.any(pairs.positive, axis=1)
-        finite = ops.all(ops.isfinite(similarity))  # a choice of negatives must not hide a NaN
-        return AnchorLosses(ops.where(finite, ops.where(valid, losses, 0.0), float("nan")), valid)
-
-    def _similarity(self, labels: Any, y_pred: Any, views: int, candidates: Candidates | None) -> tuple[Any, Pairs]:
-        anchors, others, pairs = self._pairs(labels, y_pred, views, candidates)
-        alone = others is anchors  # cast once: two half-precision gradients would be rounded twice
-        anchors = ops.cast(anchors, "float64")
-        return cosine_similarity(anchors, anchors if alone else ops.cast(others, "float64")), pairs
-
-    def _pairs(self, labels: Any, y_pred: Any, views: int, candidates: Candidates | None) -> tuple[Any, Any, Pairs]:
-        """Anchors `(A, D)`, candidates `(C, D)` (the same object if they are the anchors), and their pairs."""
-        anchors, labels, view = self._anchors(labels, y_pred, views)
-        if candidates is None:
-            candidates = Candidates(anchors, labels, ops.arange(ops.shape(anchors)[0], dtype="int32"), view)
-        pairs = pair_masks(
-            labels,
-            candidates.labels,
-            self_index=candidates.self_index,
-            anchor_views=view,
-            candidate_views=candidates.views,
-            candidate_mask=candidates.mask,
-        )
-        return anchors, candidates.embeddings, pairs
-
-    def _anchors(self, labels: Any, y_pred: Any, views: int) -> tuple[Any, Any, Any]:
-        """Embeddings `(B * V, D)`, instance by instance, their labels and, if only other views count, their views."""
+    def _comparison(self, labels: Any, y_pred: Any, candidates: Candidates | None) -> Comparison:
+        """Embeddings `(B * V, D)`, sample by sample, their labels and, if only other views count, their views."""
+        views = 1 if len(y_pred.shape) == 2 else y_pred.shape[1]
         anchors = ops.reshape(y_pred, (-1, y_pred.shape[-1]))
         view = ops.arange(ops.shape(anchors)[0], dtype="int32") % views if self.cross_view_only else None
-        return anchors, ops.repeat(labels, views), view
+        return Comparison(anchors, ops.repeat(labels, views), views, view, candidates)
+
+    def _losses(self, comparison: Comparison) -> AnchorLosses:
+        """The losses by `losses_of_pairs`: all at once, or of some anchors at a time."""
+
+        def of_rows(cosines: Any, pairs: Pairs, variables: Logits) -> list[Any]:
+            losses = variables.run(self.losses_of_pairs, cosines, pairs)
+            return [losses, tf.cast(tf.reduce_any(pairs.positive, 1), cosines.dtype)]
+
+        variables, block = Logits(tf.identity, holder=self), self._block(comparison)
+        if block is None or not variables.explains(
+            self.losses_of_pairs, tf.zeros([1, 1]), Pairs(*[tf.ones([1, 1], "bool")] * 2)
+        ):
+            losses, valid = of_rows(comparison.cosines(), comparison.pairs(), variables)
+        else:
+            losses, valid = map_rows(of_rows, comparison, variables, outputs=2, block=block)
+        return AnchorLosses(ops.where(valid > 0, losses, 0.0), valid > 0)
+
+    def _block(self, comparison: Comparison) -> int | None:
+        """The edge of the tiles, or None for the dense form."""
+        return choose_block(self.block_size, *comparison.size)
 
     def _check(self, labels: Any, y_pred: Any) -> None:
         check_embeddings(y_pred)
@@ -198,7 +200,12 @@ class EmbeddingLoss(keras.losses.Loss):
         return "a positive"
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "dtype": self.dtype, "cross_view_only": self.cross_view_only}
+        return {
+            **super().get_config(),
+            "dtype": self.dtype,
+            "cross_view_only": self.cross_view_only,
+            "block_size": self.block_size,
+        }
 
 
 def check_embeddings(y_pred: Any) -> None:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import keras
 
 from keras_tfcl._keras_compat import leave_out_of_weight_decay
-
-# Objects of these packages are values, or too large to search; none of them holds a layer that a loss would train.
-_NOT_SEARCHED = ("builtins", "numpy", "tensorflow", "types")
+from keras_tfcl.ops.held import layers_and_variables
 
 
 def layers_of_loss(loss: Any) -> list[keras.Layer]:
@@ -25,7 +22,7 @@ def layers_of_loss(loss: Any) -> list[keras.Layer]:
     Returns:
         Each layer once, in the order of the attributes, so that a loaded loss gives the same order.
     """
-    found = _search(loss, set())
+    found = layers_and_variables(loss)
     layers = [part for part in found if isinstance(part, keras.Layer)]
     in_layers = {id(variable) for layer in layers for variable in layer.variables}
     alone = [part for part in found if not isinstance(part, keras.Layer) and id(part) not in in_layers]
@@ -57,24 +54,3 @@ class LossVariables(keras.layers.Layer):
         super().__init__(name="loss_variables")
         self.held = list(variables)
         self.built = True
-
-
-def _search(value: Any, seen: set[int]) -> list[Any]:
-    """Layers and variables in a value, from outside to inside."""
-    if id(value) in seen:
-        return []
-    seen.add(id(value))
-    if isinstance(value, (keras.Layer, keras.Variable)):
-        return [value]
-    return [found for part in _parts(value) for found in _search(part, seen)]
-
-
-def _parts(value: Any) -> list[Any]:
-    if isinstance(value, Mapping):
-        return list(value.values())
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return list(value)
-    if isinstance(value, type) or type(value).__module__.split(".")[0] in _NOT_SEARCHED:
-        return []
-    slots = [name for cls in type(value).__mro__ for name in getattr(cls, "__slots__", ())]
-    return [*getattr(value, "__dict__", {}).values(), *(getattr(value, name, None) for name in slots)]

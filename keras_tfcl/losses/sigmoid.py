@@ -5,11 +5,15 @@ from numbers import Real
 from typing import Any
 
 import keras
+import tensorflow as tf
 from keras import ops
 
 from keras_tfcl.losses.embedding_loss import EmbeddingLoss
+from keras_tfcl.ops.comparison import Comparison
+from keras_tfcl.ops.info_nce import AnchorLosses
 from keras_tfcl.ops.masks import Pairs
 from keras_tfcl.ops.pair_sums import sigmoid_losses
+from keras_tfcl.ops.pairwise import Count, Logits, Softplus, reduce_pairs
 from keras_tfcl.validation import positive_number
 
 
@@ -32,7 +36,7 @@ class SigmoidContrastiveLoss(EmbeddingLoss):
         scale: positive number, at the start. Defaults to 10.
         bias: finite number, at the start. Defaults to -10, since nearly all pairs are negatives.
         learnable: train the two, the scale by its logarithm. Defaults to True.
-        cross_view_only, reduction, name, dtype: of `ContrastiveLoss`.
+        cross_view_only, reduction, name, dtype, block_size: of `ContrastiveLoss`.
 
     Raises:
         ValueError: if `scale` is not positive and finite or `bias` not finite; and as `ContrastiveLoss`.
@@ -56,8 +60,9 @@ class SigmoidContrastiveLoss(EmbeddingLoss):
         reduction: str | None = "sum_over_batch_size",
         name: str = "sigmoid_contrastive",
         dtype: Any = None,
+        block_size: str | int = "auto",
     ) -> None:
-        super().__init__(cross_view_only, reduction, name, dtype)
+        super().__init__(cross_view_only, reduction, name, dtype, block_size)
         if not isinstance(bias, Real) or isinstance(bias, bool) or not math.isfinite(bias):
             raise ValueError(f"`bias` must be a finite number. Received: bias={bias!r}. SigLIP starts at -10.")
         self.scale = positive_number("scale", scale, "SigLIP starts at 10.")
@@ -67,6 +72,14 @@ class SigmoidContrastiveLoss(EmbeddingLoss):
 
     def losses_of_pairs(self, similarity: Any, pairs: Pairs) -> Any:
         return sigmoid_losses(self.logits(similarity), pairs)
+
+    def _losses(self, comparison: Comparison) -> AnchorLosses:
+        block = self._block(comparison)
+        if block is None:
+            return super()._losses(comparison)
+        reducers = [Softplus(), Count("positive")]
+        losses, count = reduce_pairs(comparison, reducers, Logits(self.logits), block=block).joined()
+        return AnchorLosses(tf.where(count > 0, losses, 0.0), count > 0)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "scale": self.scale, "bias": self.bias, "learnable": self.learnable}

@@ -3,12 +3,16 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from keras_tfcl import negatives as negatives_module
 from keras_tfcl.losses.embedding_loss import EmbeddingLoss
-from keras_tfcl.negatives import Negatives, WithoutNearDuplicates
+from keras_tfcl.negatives import WithoutNearDuplicates
+from keras_tfcl.ops.comparison import Comparison
+from keras_tfcl.ops.info_nce import AnchorLosses
 from keras_tfcl.ops.masks import Pairs
 from keras_tfcl.ops.pair_sums import simple_losses
+from keras_tfcl.ops.pairwise import Count, Logits, Sum, reduce_pairs
 from keras_tfcl.validation import positive_number
 
 
@@ -30,7 +34,7 @@ class SimpleContrastiveLoss(EmbeddingLoss):
         weight: positive number. Defaults to None, 1 / M with M the number of the anchor's negatives that count: the
             mean over them. (The paper does not give its weight.)
         negatives: `"all"`, or a choice among them such as `HardNegatives(top_k=64)`. Defaults to `"all"`.
-        cross_view_only, reduction, name, dtype: of `ContrastiveLoss`.
+        cross_view_only, reduction, name, dtype, block_size: of `ContrastiveLoss`.
 
     Raises:
         ValueError: if `weight` is not positive and finite, or `negatives` weighs instead of choosing
@@ -54,18 +58,32 @@ class SimpleContrastiveLoss(EmbeddingLoss):
         reduction: str | None = "sum_over_batch_size",
         name: str = "simple_contrastive",
         dtype: Any = None,
+        block_size: str | int = "auto",
     ) -> None:
-        super().__init__(cross_view_only, reduction, name, dtype)
+        super().__init__(cross_view_only, reduction, name, dtype, block_size)
         self.weight = None if weight is None else positive_number("weight", weight, "None takes 1 / negatives.")
         self.negatives = negatives_module.get(negatives)
-        chooser = self.negatives
-        while isinstance(chooser, WithoutNearDuplicates):  # it hands its `log_sum` on
-            chooser = chooser.negatives
-        if type(chooser).log_sum is not Negatives.log_sum:
+        if self.negatives.weighs:
+            chosen = self.negatives
+            while isinstance(chosen, WithoutNearDuplicates):  # which weighs as what it guards does
+                chosen = chosen.negatives
             raise ValueError(
                 "`negatives` of SimpleContrastiveLoss must choose, as 'all' and HardNegatives do: it sums cosines, and "
-                f"has no exponentials to weigh. Received: negatives={type(chooser).__name__}."
+                f"has no exponentials to weigh. Received: negatives={type(chosen).__name__}."
             )
+
+    def _losses(self, comparison: Comparison) -> AnchorLosses:
+        block = self._block(comparison)
+        if block is None or self.negatives.whole_rows:
+            return super()._losses(comparison)
+        reducers = [Sum("positive"), Count("positive"), Sum("negative"), Count("negative")]
+        choice = {"allows": self.negatives.allows, "hardest": self.negatives.hardest}
+        attraction, positives, repulsion, negatives = reduce_pairs(
+            comparison, reducers, Logits(tf.identity), block=block, **choice
+        ).joined()
+        weight = 1.0 / tf.maximum(negatives, 1.0) if self.weight is None else self.weight
+        losses = weight * repulsion - attraction / tf.maximum(positives, 1.0)
+        return AnchorLosses(tf.where(positives > 0, losses, 0.0), positives > 0)
 
     def losses_of_pairs(self, similarity: Any, pairs: Pairs) -> Any:
         kept = self.negatives.keep(keras.ops.stop_gradient(similarity), pairs.negative)

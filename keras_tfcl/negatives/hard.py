@@ -5,8 +5,7 @@ from typing import Any
 import keras
 
 from keras_tfcl.negatives.negatives import Negatives
-from keras_tfcl.ops.hard import hardest
-from keras_tfcl.ops.tiled import NegativesForm
+from keras_tfcl.ops.hard import number_of_hardest
 from keras_tfcl.validation import fraction, positive_integer
 
 DEFAULT_ALPHA = 0.1
@@ -46,15 +45,9 @@ class HardNegatives(Negatives):
         self.alpha = alpha
         self.top_k = top_k
 
-    def keep(self, similarity: Any, mask: Any) -> Any:
-        return hardest(similarity, mask, alpha=self._alpha, top_k=self.top_k)
-
-    def tile_form(self) -> NegativesForm:
-        return NegativesForm(alpha=self._alpha, top_k=self.top_k)
-
-    @property
-    def _alpha(self) -> float | None:
-        return DEFAULT_ALPHA if self.alpha is None and self.top_k is None else self.alpha
+    def hardest(self, count: Any) -> Any:
+        alpha = DEFAULT_ALPHA if self.alpha is None and self.top_k is None else self.alpha
+        return number_of_hardest(count, alpha=alpha, top_k=self.top_k)
 
     def get_config(self) -> dict[str, Any]:
         return {"alpha": self.alpha, "top_k": self.top_k}

@@ -1,14 +1,14 @@
-"""The interface of a choice of negatives: which of them enter an anchor's denominator."""
+"""The interface of a choice of negatives: which of them enter an anchor's denominator, and how."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 
-from keras_tfcl.ops.logsumexp import masked_logsumexp
+from keras_tfcl.ops.hard import keep_nearest
 from keras_tfcl.ops.masks import Pairs
-from keras_tfcl.ops.tiled import NegativesForm
+from keras_tfcl.ops.reweighted import powered_log_sum
 
 
 @keras.saving.register_keras_serializable(package="keras_tfcl")
@@ -29,7 +29,34 @@ class Negatives:
     ...     def get_config(self):
     ...         return {"limit": self.limit}
     >>> loss = keras_tfcl.ContrastiveLoss(0.1, negatives=NotTooSimilar())
+
+    Both see all the candidates of an anchor; large batches are computed for some anchors at a time. A choice that needs
+    less is faster, because it is computed in tiles: define `allows` (pair by pair) or `hardest` (by rank) instead of
+    `keep`, and `powers` with `from_log_sums` instead of `log_sum`.
+
+    Attributes:
+        allows: `allows(similarity)`, elementwise on cosines of any shape: which negatives may count. None: all.
+        hardest: `hardest(count)`, int32 to int32: how many of `count` negatives count, the nearest of them. None: all.
+        powers: the sums over negatives that `from_log_sums` is given: `(power, slope)` of each, `exp(power * logit)`
+            with the gradient of `exp(slope * logit)`.
+        whole_rows: whether `keep` or `log_sum` must see all the candidates of an anchor. Set by a subclass that
+            overrides one of them.
+        weighs: whether negatives are weighed, and not only chosen. Set by a subclass that overrides `log_sum`.
     """
+
+    allows: Any = None
+    hardest: Any = None
+    powers: tuple[tuple[float, float], ...] = ((1.0, 1.0),)
+    whole_rows: ClassVar[bool] = False
+    weighs: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        own = vars(cls)
+        if "whole_rows" not in own and ("keep" in own or "log_sum" in own):
+            cls.whole_rows = True
+        if "weighs" not in own and ("log_sum" in own or "from_log_sums" in own):
+            cls.weighs = True
 
     def keep(self, similarity: Any, mask: Any) -> Any:
         """Chooses the negatives that count.
@@ -41,7 +68,9 @@ class Negatives:
         Returns:
             bool `(A, C)`, True nowhere that `mask` is not.
         """
-        return mask
+        if self.allows is not None:
+            mask = keras.ops.logical_and(mask, self.allows(similarity))
+        return mask if self.hardest is None else keep_nearest(similarity, mask, self.hardest)
 
     def log_sum(self, logits: Any, pairs: Pairs, lowest: Any) -> Any:
         """Log of what the chosen negatives add to the denominator; override it to weigh them.
@@ -54,11 +83,21 @@ class Negatives:
         Returns:
             `(A,)`; what it holds for an anchor without negatives does not matter.
         """
-        return masked_logsumexp(logits, pairs.negative)
+        return powered_log_sum(logits, pairs, lowest, self.powers, self.from_log_sums)
 
-    def tile_form(self) -> NegativesForm | None:
-        """Returns the choice as `keras_tfcl.ops.tiled` knows it; not asked of a class with a `keep` of its own."""
-        return NegativesForm()
+    def from_log_sums(self, log_sums: list[Any], log_positive: Any, log_count: Any, lowest: Any) -> Any:
+        """The same from sums; override it to weigh the negatives by powers of their exponentials.
+
+        Args:
+            log_sums: `(A,)` of each of `powers`: `log(sum over the kept negatives of exp(power * logit))`.
+            log_positive: `(A,)`, log of the mean of the positives' exponentials.
+            log_count: `(A,)`, log of the number of kept negatives.
+            lowest: scalar, the logit at cosine -1.
+
+        Returns:
+            `(A,)`.
+        """
+        return log_sums[0]
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""

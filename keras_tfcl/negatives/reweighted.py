@@ -6,9 +6,7 @@ from typing import Any
 import keras
 
 from keras_tfcl.negatives.negatives import Negatives
-from keras_tfcl.ops.masks import Pairs
-from keras_tfcl.ops.reweighted import reweighted_log_sum
-from keras_tfcl.ops.tiled import NegativesForm
+from keras_tfcl.ops.reweighted import reweighted_from_log_sums, reweighting_powers
 
 
 @keras.saving.register_keras_serializable(package="keras_tfcl")
@@ -50,11 +48,12 @@ class ReweightedNegatives(Negatives):
         self.tau_plus = float(tau_plus)
         self.detach = detach
 
-    def log_sum(self, logits: Any, pairs: Pairs, lowest: Any) -> Any:
-        return reweighted_log_sum(logits, pairs, lowest, beta=self.beta, tau_plus=self.tau_plus, detach=self.detach)
+    @property
+    def powers(self) -> tuple[tuple[float, float], ...]:
+        return reweighting_powers(self.beta, self.detach)
 
-    def tile_form(self) -> NegativesForm:
-        return NegativesForm(beta=self.beta, tau_plus=self.tau_plus, detach=self.detach)
+    def from_log_sums(self, log_sums: list[Any], log_positive: Any, log_count: Any, lowest: Any) -> Any:
+        return reweighted_from_log_sums(log_sums, log_positive, log_count, lowest, tau_plus=self.tau_plus)
 
     def get_config(self) -> dict[str, Any]:
         return {"beta": self.beta, "tau_plus": self.tau_plus, "detach": self.detach}

@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+from keras import ops
 
 from keras_tfcl.negatives.negatives import Negatives
 from keras_tfcl.negatives.resolve import get
@@ -17,8 +18,7 @@ class WithoutNearDuplicates(Negatives):
     A negative counts only if its cosine is below `1 - margin`; among those that are left, `negatives` chooses or
     weighs as it would without the guard, so `HardNegatives(top_k=64)` keeps the 64 hardest of them. Off unless you ask
     for it: early in training, or after a collapse, embeddings are alike without being duplicates, and the guard would
-    take their repulsion away. Candidates with the anchor's own id never are negatives, guard or not. All
-    pairs are computed at once, never in tiles.
+    take their repulsion away. Candidates with the anchor's own label never are negatives, guard or not.
 
     Args:
         margin: number in (0, 2). Defaults to 0.05: cosines of 0.95 and more are left out.
@@ -39,8 +39,31 @@ class WithoutNearDuplicates(Negatives):
             raise ValueError(f"`margin` must be a number in (0, 2). Received: margin={margin!r}. Use 0.05.")
         self.negatives = get(negatives)
 
+    def allows(self, similarity: Any) -> Any:
+        far = similarity < 1.0 - self.margin
+        return far if self.negatives.allows is None else ops.logical_and(far, self.negatives.allows(similarity))
+
+    @property
+    def hardest(self) -> Any:
+        return self.negatives.hardest
+
+    @property
+    def powers(self) -> tuple[tuple[float, float], ...]:
+        return self.negatives.powers
+
+    @property
+    def whole_rows(self) -> bool:
+        return self.negatives.whole_rows
+
+    @property
+    def weighs(self) -> bool:
+        return self.negatives.weighs
+
+    def from_log_sums(self, log_sums: list[Any], log_positive: Any, log_count: Any, lowest: Any) -> Any:
+        return self.negatives.from_log_sums(log_sums, log_positive, log_count, lowest)
+
     def keep(self, similarity: Any, mask: Any) -> Any:
-        return self.negatives.keep(similarity, keras.ops.logical_and(mask, similarity < 1.0 - self.margin))
+        return self.negatives.keep(similarity, ops.logical_and(mask, similarity < 1.0 - self.margin))
 
     def log_sum(self, logits: Any, pairs: Pairs, lowest: Any) -> Any:
         return self.negatives.log_sum(logits, pairs, lowest)

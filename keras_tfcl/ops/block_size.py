@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import tensorflow as tf
+
+from keras_tfcl._keras_compat import gpu_memory
 from keras_tfcl.validation import positive_integer
 
 DENSE_UP_TO = 256
 ONE_TILE_UP_TO = 2048
 BLOCK = 512
+MATRICES = 3  # of float32 that a tile takes at a time on an accelerator: cosines, their slopes, a mask or weights
+SHARE = 1 / 8  # of an accelerator's memory for them
+ACCELERATOR_BLOCKS = (8192, 4096, 2048)
 
 
 def check_block_size(block_size: Any) -> str | int:
@@ -21,21 +27,51 @@ def check_block_size(block_size: Any) -> str | int:
 def choose_block(block_size: str | int, rows: int | None, columns: int | None) -> int | None:
     """The edge of the tiles for `rows` anchors and `columns` candidates (None: not known yet), or None for dense.
 
-    `"auto"`: dense up to 256 rows and columns, where it costs little and its float64 buys digits; one tile up to 2048,
-    whose 16 MB are cheap; beyond, tiles of 512, which stay in cache.
+    `"auto"` plans for the device that the step runs on: see `plan_block`.
 
     Example:
 
-    >>> choose_block("auto", 4096, 4096)
-    512
+    >>> choose_block(64, 4096, 4096)
+    64
     """
     if block_size == "dense":
         return None
     if block_size != "auto":
         return block_size
-    if rows is None or columns is None:
-        return BLOCK
-    largest = max(rows, columns)
-    if largest <= DENSE_UP_TO:
+    return plan_block(None if rows is None or columns is None else max(rows, columns), accelerator_memory())
+
+
+def plan_block(largest: int | None, memory: int | None = None) -> int | None:
+    """The edge of the tiles that `"auto"` takes, None for dense.
+
+    On a CPU: dense up to 256 embeddings, where it costs little and its float64 buys digits; one tile up to 2048, whose
+    16 MB are cheap; beyond, tiles of 512, which stay in cache. On an accelerator, where each tile is a handful of
+    kernels to launch: one tile while three float32 matrices fit into an eighth of its memory; beyond, the largest of
+    8192, 4096 and 2048 of which they do. Never dense, since that is float64.
+
+    Args:
+        largest: the number of anchors or of candidates, whichever is larger. None: not known yet.
+        memory: of the accelerator, in bytes. None: on a CPU.
+
+    Example:
+
+    >>> plan_block(8192), plan_block(8192, memory=16 * 2**30), plan_block(65536, memory=16 * 2**30)
+    (512, 8192, 8192)
+    """
+    if memory is None:
+        if largest is None:
+            return BLOCK
+        if largest <= DENSE_UP_TO:
+            return None
+        return largest if largest <= ONE_TILE_UP_TO else BLOCK
+    limit = memory * SHARE / (4 * MATRICES)
+    if largest is not None and largest**2 <= limit:
+        return largest
+    return next((edge for edge in ACCELERATOR_BLOCKS if edge**2 <= limit), ACCELERATOR_BLOCKS[-1])
+
+
+def accelerator_memory() -> int | None:
+    """Bytes of memory of the GPU that operations are placed on, None on a CPU."""
+    if not tf.config.list_logical_devices("GPU") or "CPU" in tf.zeros([]).device.upper():
         return None
-    return largest if largest <= ONE_TILE_UP_TO else BLOCK
+    return gpu_memory()

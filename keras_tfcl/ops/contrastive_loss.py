@@ -6,14 +6,17 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 from keras import ops
 
-from keras_tfcl.ops import tiled
 from keras_tfcl.ops.block_size import check_block_size, choose_block
-from keras_tfcl.ops.info_nce import ChoosesNegatives, info_nce
-from keras_tfcl.ops.masks import as_labels, pair_masks
+from keras_tfcl.ops.candidates import Candidates
+from keras_tfcl.ops.comparison import Comparison
+from keras_tfcl.ops.info_nce import ChoosesNegatives, statistics
+from keras_tfcl.ops.masks import as_labels
 
 
+@tf.autograph.experimental.do_not_convert  # there is nothing to convert, and reading the sources takes seconds
 def contrastive_loss(
     anchors: Any,
     candidates: Any = None,
@@ -47,7 +50,8 @@ def contrastive_loss(
         candidates: embeddings `(C, D)`. Defaults to the anchors themselves, self-pairs excluded.
         anchor_labels: integer `(A,)`: who is whose positive.
         candidate_labels: integer `(C,)`; needed exactly when `candidates` is given.
-        scaling: a temperature, `"arctanh"`, or any function of the cosines such as a `keras_tfcl.Scaling`.
+        scaling: a temperature (a number, or a scalar tensor that gets its gradient), `"arctanh"`, or any elementwise
+            function of the cosines such as a `keras_tfcl.Scaling`.
         negatives: `"all"` or a `keras_tfcl.Negatives`.
         decoupled: leave the positives out of the denominator (Yeh et al. 2022, arXiv 2110.06848).
         self_index: integer `(A,)`: where each anchor stands among the candidates (-1: nowhere), so that it is not
@@ -56,7 +60,8 @@ def contrastive_loss(
             Without `candidates` the anchors' suffice, with them both are needed.
         candidate_mask: bool `(C,)`: if given, only candidates where it is True are compared. Goes with `candidates`.
         block_size: edge of the tiles; `"dense"` for no tiles; or `"auto"`, the default, which decides by A and C.
-            `DynamicTemperature`, `WithoutNearDuplicates`, and a `Scaling` or `Negatives` of your own are always dense.
+            A function that is differentiated by tensors or variables that it reads is always dense, unless it is a
+            `keras_tfcl.Scaling` that holds them as Keras variables.
 
     Returns:
         `(A,)`, float64 if dense, differentiable in anchors and candidates.
@@ -91,25 +96,21 @@ def contrastive_loss(
     _check_shapes("anchors", anchors, anchor_labels=anchor_labels, self_index=self_index, anchor_views=anchor_views)
     of_candidates = {"candidate_views": candidate_views, "candidate_mask": candidate_mask}
     _check_shapes("candidates", candidates, candidate_labels=candidate_labels, **of_candidates)
-    block = choose_block(check_block_size(block_size), anchors.shape[0], candidates.shape[0])
-    forms = tiled.tile_forms(scaling, negatives)
-    if block is not None and forms is not None:
-        choices = {"form": forms[0], "negatives": forms[1], "block": block, "decoupled": decoupled}
-        if alone:
-            return tiled.self_info_nce(anchors, anchor_labels, view=anchor_views, **choices).loss
-        return tiled.cross_info_nce(
-            anchors, candidates, anchor_labels, candidate_labels, self_index=self_index, anchor_views=anchor_views,
-            candidate_views=candidate_views, candidate_mask=candidate_mask, **choices,
-        ).loss  # fmt: skip
-    pairs = pair_masks(
-        anchor_labels,
-        candidate_labels,
-        self_index=ops.arange(ops.shape(anchors)[0], dtype="int32") if alone else self_index,
-        anchor_views=anchor_views,
-        candidate_views=anchor_views if alone else candidate_views,
-        candidate_mask=candidate_mask,
-    )
-    return info_nce(anchors, candidates, pairs, scaling=scaling, negatives=negatives, decoupled=decoupled).loss
+    if alone:
+        comparison = Comparison(anchors, anchor_labels, view=_integers(anchor_views))
+    else:
+        views = _integers(candidate_views)
+        valid = None if candidate_mask is None else ops.convert_to_tensor(candidate_mask, "bool")
+        others = Candidates(candidates, candidate_labels, _integers(self_index), views, valid)
+        comparison = Comparison(anchors, anchor_labels, view=_integers(anchor_views), candidates=others)
+    block = choose_block(check_block_size(block_size), *comparison.size)
+    choices = {"scaling": scaling, "negatives": negatives, "decoupled": decoupled, "block": block}
+    losses = statistics(comparison, **choices).losses(decoupled).loss
+    return comparison.nan_unless_finite(losses)
+
+
+def _integers(values: Any) -> Any:
+    return None if values is None else ops.cast(values, "int32")
 
 
 def _check_alone(**of_candidates: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -35,12 +36,20 @@ def hardest(similarity: Any, mask: Any, *, alpha: float | None = None, top_k: in
 
     Reference: Wang and Liu 2021, arXiv 2012.09740, eq. 8.
     """
+    return keep_nearest(similarity, mask, lambda count: number_of_hardest(count, alpha=alpha, top_k=top_k))
+
+
+def number_of_hardest(count: Any, *, alpha: float | None = None, top_k: int | None = None) -> Any:
+    """k, int32, of `count` negatives, int32: `ceil(alpha * count)` or `top_k`, at most `count`."""
+    if top_k is not None:
+        return ops.minimum(top_k, count)
+    return ops.cast(ops.ceil(alpha * ops.cast(count, "float64")), "int32")
+
+
+def keep_nearest(similarity: Any, mask: Any, number: Callable[[Any], Any]) -> Any:
+    """Marks each anchor's k nearest candidates of a mask `(A, C)`, ties included; `number` gives k of how many."""
     similarity = ops.stop_gradient(ops.convert_to_tensor(similarity))
-    count = ops.sum(ops.cast(mask, "int32"), axis=1)  # (A,)
-    if top_k is None:
-        k = ops.cast(ops.ceil(alpha * ops.cast(count, "float64")), "int32")
-    else:
-        k = ops.minimum(top_k, count)
+    k = number(ops.sum(ops.cast(mask, "int32"), axis=1))  # (A,)
     # A cosine is never below -1: -2 sorts whatever is no negative to the end.
     ranked = -ops.sort(ops.where(mask, -similarity, 2.0), axis=1)  # (A, C), descending
     kth = ops.take_along_axis(ranked, ops.expand_dims(ops.maximum(k - 1, 0), 1), axis=1)  # (A, 1)

@@ -1,17 +1,27 @@
-"""InfoNCE in its general form, over all pairs of anchors and candidates at once."""
+"""InfoNCE in its general form: a formula of four numbers for each anchor, which are reduced from its pairs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
+import tensorflow as tf
 from keras import ops
 
+from keras_tfcl.ops.comparison import Comparison
 from keras_tfcl.ops.logsumexp import masked_logsumexp
 from keras_tfcl.ops.masks import Pairs
-from keras_tfcl.ops.scaling import arctanh_logits, temperature_logits
-from keras_tfcl.ops.similarity import cosine_similarity
-from keras_tfcl.validation import positive_number
+from keras_tfcl.ops.pairwise import (
+    NOTHING,
+    Count,
+    Logits,
+    LogSumExp,
+    Numbers,
+    Sum,
+    logits_by_number,
+    map_rows,
+    reduce_pairs,
+)
 
 
 class ChoosesNegatives(Protocol):
@@ -29,35 +39,130 @@ class AnchorLosses(NamedTuple):
     valid: Any
 
 
-def info_nce(
-    anchors: Any,
-    candidates: Any,
-    pairs: Pairs,
+class Statistics(NamedTuple):
+    """What the loss of an anchor is made of, `(A,)` each; logs of nothing are `NOTHING`.
+
+    The denominator is the sum of `rest` and `known`: of the negatives and the positives, or, where positives are known
+    with more digits than others, of these and all others.
+
+    Attributes:
+        rest, known: log-sums.
+        mean_positive: mean logit of the positives.
+        positives: their number.
+    """
+
+    rest: Any
+    known: Any
+    mean_positive: Any
+    positives: Any
+
+    def losses(self, decoupled: bool = False, weight: Any = 1.0) -> AnchorLosses:
+        """InfoNCE, or `rest - weight * mean_positive` if decoupled (`rest` must then be the negatives')."""
+        valid = self.positives > 0
+        if decoupled:
+            valid &= (self.rest > NOTHING / 2) | tf.math.is_nan(self.rest)
+            loss = tf.where(valid, self.rest, 0.0) - weight * self.mean_positive
+        else:
+            # With one positive the last two cancel exactly: a small loss has as many digits as a large one.
+            known = tf.where(valid, self.known, 0.0)
+            loss = tf.nn.softplus(self.rest - known) + (known - self.mean_positive)
+        return AnchorLosses(tf.where(valid, loss, 0.0), valid)
+
+
+def statistics(
+    comparison: Comparison,
     *,
     scaling: float | str | Callable[[Any], Any],
     negatives: str | ChoosesNegatives = "all",
     decoupled: bool = False,
-) -> AnchorLosses:
-    """`contrastive_loss` for pairs that are already split into positives and negatives.
+    block: int | None = None,
+) -> Statistics:
+    """The statistics of all anchors.
 
-    NaN or Inf in any embedding makes every loss NaN: a choice of negatives cannot hide it.
+    Args:
+        comparison: who is compared with whom.
+        scaling: a temperature, `"arctanh"`, or a function of cosines.
+        negatives: `"all"` or a `keras_tfcl.Negatives`.
+        decoupled: whether they are for a decoupled loss.
+        block: edge of the tiles. None: all pairs at once, in float64.
     """
-    # float64: at a temperature of 0.001, or beside the pole of arctanh, float32 cosines carry too few digits. These
-    # products are small beside an encoder's; half precision would be lost entirely.
-    among_themselves = candidates is anchors  # cast once: two half-precision gradients would be rounded twice
-    anchors = ops.cast(anchors, "float64")
-    candidates = anchors if among_themselves else ops.cast(candidates, "float64")
-    similarity = cosine_similarity(anchors, candidates)  # (A, C)
-    logits = scale_similarity(similarity, scaling)
-    if negatives == "all":
-        losses = info_nce_from_logits(logits, pairs, decoupled=decoupled)
+    logits = Logits(scaling, holder=negatives)
+    whole = negatives != "all" and getattr(negatives, "whole_rows", True)
+    if block is None or not logits.streams or (whole and not _streams(negatives, logits)):
+        # float64: at a temperature of 0.001, or beside the pole of arctanh, float32 cosines carry too few digits. These
+        # products are small beside an encoder's; half precision would be lost entirely.
+        result = _of_rows(comparison.cosines(), comparison.pairs(), logits, negatives)
+    elif whole:
+        rows = lambda *row: list(_of_rows(*row, negatives))  # noqa: E731
+        result = [tf.cast(x, "float64") for x in map_rows(rows, comparison, logits, outputs=4, block=block)]
     else:
-        pairs = Pairs(pairs.positive, negatives.keep(ops.stop_gradient(similarity), pairs.negative))
-        lowest = scale_similarity(ops.cast(-1.0, "float64"), scaling)
-        log_negatives = negatives.log_sum(logits, pairs, lowest)
-        losses = info_nce_from_logits(logits, pairs, log_negatives=log_negatives, decoupled=decoupled)
-    finite = ops.logical_and(ops.all(ops.isfinite(anchors)), ops.all(ops.isfinite(candidates)))
-    return AnchorLosses(ops.where(finite, losses.loss, float("nan")), losses.valid)
+        result = _streamed(comparison, logits, None if negatives == "all" else negatives, decoupled, block)
+    return Statistics(*result)
+
+
+def _streams(negatives: ChoosesNegatives, logits: Logits) -> bool:
+    """Whether all that a choice of negatives is differentiated by is known."""
+
+    def alone() -> Any:
+        one, mask = tf.zeros([1, 1]), tf.ones([1, 1], "bool")
+        return negatives.keep(one, mask), negatives.log_sum(one, Pairs(mask, mask), one[0, 0])
+
+    return logits.explains(alone)
+
+
+def _of_rows(cosines: Any, pairs: Pairs, logits: Logits, negatives: str | ChoosesNegatives) -> Statistics:
+    """From whole rows of cosines `(A, C)`."""
+    scaled = logits(cosines)
+    if negatives == "all":
+        log_negative = masked_logsumexp(scaled, pairs.negative)
+    else:
+        kept = logits.run(negatives.keep, tf.stop_gradient(cosines), pairs.negative)
+        pairs = Pairs(pairs.positive, kept)
+        log_negative = logits.run(negatives.log_sum, scaled, pairs, logits(tf.constant(-1.0, cosines.dtype)))
+    positives = tf.reduce_sum(tf.cast(pairs.positive, scaled.dtype), 1)
+    some = positives > 0, tf.reduce_any(pairs.negative, 1)
+    return Statistics(
+        tf.where(some[1], log_negative, NOTHING),
+        tf.where(some[0], masked_logsumexp(scaled, pairs.positive), NOTHING),
+        tf.reduce_sum(tf.where(pairs.positive, scaled, 0.0), 1) / tf.maximum(positives, 1.0),
+        positives,
+    )
+
+
+def _streamed(comparison: Comparison, logits: Logits, negatives: Any, decoupled: bool, block: int) -> Statistics:
+    """From tiles."""
+    powers = ((1.0, 1.0),) if negatives is None else negatives.powers
+    weighs = negatives is not None and negatives.weighs
+    views_known = comparison.candidates is None and comparison.views > 1
+    reducers = [Sum("positive"), Count("positive")]
+    # One exponential serves positives and negatives alike if the known views outside the tiles keep the digits.
+    together = views_known and not decoupled and not weighs
+    if together:
+        reducers += [LogSumExp("all")]
+    else:
+        reducers += [LogSumExp("positive"), *(LogSumExp("negative", *power) for power in powers)]
+        reducers += [Count("negative")] if weighs else []
+    if not views_known:
+        reducers += [Numbers("positive")]
+    choice = {} if negatives is None else {"allows": negatives.allows, "hardest": negatives.hardest}
+    reduced = reduce_pairs(comparison, reducers, logits, block=block, **choice)
+    total, count, *logs = reduced.joined()
+    if together:
+        return Statistics(reduced.results[2], tf.reduce_logsumexp(reduced.known, 1), total / count, count)
+    known = logs[0]
+    if not views_known:  # where there is one positive, it is compared once more, by distance
+        only = logits_by_number(reduced, logits, tf.cast(tf.where(count == 1, logs[-1], 0.0), "int32"))
+        total, known = tf.where(count == 1, only, total), tf.where(count == 1, only, known)
+    count_or_one = tf.maximum(count, 1.0)
+    rest = logs[1]
+    if weighs:
+        number = tf.maximum(logs[1 + len(powers)], 1.0)
+        lowest = logits(tf.constant(-1.0, "float64"))
+        weighed = negatives.from_log_sums(
+            logs[1 : 1 + len(powers)], known - tf.math.log(count_or_one), tf.math.log(number), lowest
+        )
+        rest = tf.where(rest > NOTHING / 2, weighed, NOTHING)
+    return Statistics(rest, known, total / count_or_one, count)
 
 
 def info_nce_from_logits(
@@ -74,24 +179,9 @@ def info_nce_from_logits(
     array([0.6931])
     """
     count = ops.sum(ops.cast(pairs.positive, logits.dtype), axis=1)  # (A,)
-    has_negative = ops.any(pairs.negative, axis=1)
     if log_negatives is None:
         log_negatives = masked_logsumexp(logits, pairs.negative)
-    if decoupled:
-        log_denominator, valid = log_negatives, ops.logical_and(count > 0, has_negative)
-    else:
-        both = ops.stack([masked_logsumexp(logits, pairs.positive), log_negatives], axis=1)  # (A, 2)
-        log_denominator = masked_logsumexp(both, ops.stack([count > 0, has_negative], axis=1))
-        valid = count > 0
-    positive_sum = ops.sum(ops.where(pairs.positive, logits, 0.0), axis=1)
-    loss = log_denominator - positive_sum / ops.maximum(count, 1.0)
-    return AnchorLosses(ops.where(valid, loss, 0.0), valid)
-
-
-def scale_similarity(similarity: Any, scaling: float | str | Callable[[Any], Any]) -> Any:
-    """Cosines to logits by a temperature, `"arctanh"`, or a function."""
-    if callable(scaling):
-        return scaling(similarity)
-    if scaling == "arctanh":
-        return arctanh_logits(similarity)
-    return temperature_logits(similarity, positive_number("scaling", scaling, "Or pass 'arctanh'."))
+    rest = ops.where(ops.any(pairs.negative, axis=1), log_negatives, NOTHING)
+    known = ops.where(count > 0, masked_logsumexp(logits, pairs.positive), NOTHING)
+    mean = ops.sum(ops.where(pairs.positive, logits, 0.0), axis=1) / ops.maximum(count, 1.0)
+    return Statistics(rest, known, mean, count).losses(decoupled)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from keras import ops
@@ -34,15 +36,40 @@ def reweighted_log_sum(
 
     References: Robinson et al. 2021 (HCL), arXiv 2010.04592; Chuang et al. 2020 (Debiased), arXiv 2007.00224.
     """
-    count = ops.cast(ops.maximum(ops.sum(ops.cast(pairs.negative, "int32"), axis=1), 1), logits.dtype)  # (A,) = M
-    weight_logits = beta * (ops.stop_gradient(logits) if detach else logits)
-    weighted = masked_logsumexp(logits + weight_logits, pairs.negative)
-    log_ratio = ops.log(count) + weighted - masked_logsumexp(weight_logits, pairs.negative)
+    from_log_sums = partial(reweighted_from_log_sums, tau_plus=tau_plus)
+    return powered_log_sum(logits, pairs, lowest, reweighting_powers(beta, detach), from_log_sums)
+
+
+def reweighting_powers(beta: float, detach: bool = False) -> tuple[tuple[float, float], ...]:
+    """The sums that reweighting takes, as `keras_tfcl.Negatives.powers`: of `v_j exp(l_j)`, and of `v_j`."""
+    if beta == 0:
+        return ((1.0, 1.0),)
+    return ((1.0 + beta, 1.0), (beta, 0.0)) if detach else ((1.0 + beta, 1.0 + beta), (beta, beta))
+
+
+def reweighted_from_log_sums(
+    log_sums: list[Any], log_positive: Any, log_count: Any, lowest: Any, *, tau_plus: float
+) -> Any:
+    """`reweighted_log_sum` from the sums of `reweighting_powers`; see `keras_tfcl.Negatives.from_log_sums`."""
+    log_negative = log_sums[0] if len(log_sums) == 1 else log_count + log_sums[0] - log_sums[1]
     if tau_plus == 0:
-        return log_ratio
-    positives = ops.maximum(ops.sum(ops.cast(pairs.positive, logits.dtype), axis=1), 1.0)
+        return log_negative
+    return corrected_log_sum(log_negative, log_positive, log_count, log_count + lowest, tau_plus)
+
+
+def powered_log_sum(
+    logits: Any,
+    pairs: Pairs,
+    lowest: Any,
+    powers: tuple[tuple[float, float], ...],
+    from_log_sums: Callable[[list[Any], Any, Any, Any], Any],
+) -> Any:
+    """`from_log_sums` of whole rows of logits `(A, C)`: see `keras_tfcl.Negatives`."""
+    fixed = ops.stop_gradient(logits)
+    sums = [masked_logsumexp(slope * logits + (power - slope) * fixed, pairs.negative) for power, slope in powers]
+    positives, negatives = (ops.maximum(ops.sum(ops.cast(mask, logits.dtype), axis=1), 1.0) for mask in pairs)
     log_positive = masked_logsumexp(logits, pairs.positive) - ops.log(positives)
-    return corrected_log_sum(log_ratio, log_positive, ops.log(count), ops.log(count) + lowest, tau_plus)
+    return from_log_sums(sums, log_positive, ops.log(negatives), lowest)
 
 
 def corrected_log_sum(log_negative: Any, log_positive: Any, log_count: Any, floor: Any, tau_plus: float) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from keras import ops
@@ -57,7 +58,33 @@ def arctanh_logits(similarity: Any, scale: float = 2.0) -> Any:
     Reference: Kim and Kim 2025, "Temperature-Free Loss Function for Contrastive Learning", arXiv 2501.17683. The shift
     at the poles is ours.
     """
+    numerator, denominator = _odds(similarity)
+    return (scale / 2.0) * (ops.log(numerator) - ops.log(denominator))
+
+
+def arctanh_exp(similarity: Any, scale: float, shift: float = 0.0) -> Any:
+    """`exp(arctanh_logits(similarity, scale) + shift)`, rational for scale 2 and 4.
+
+    Example:
+
+    >>> arctanh_exp(np.array([0.0, 0.5], "float32"), 2.0).numpy().round(3)
+    array([1., 3.], dtype=float32)
+    """
+    numerator, denominator = _odds(similarity)
+    odds, exponent = numerator / denominator, scale / 2.0
+    if exponent == 0.5:
+        power = ops.sqrt(odds)
+    elif exponent in (1.0, 2.0):
+        power = odds if exponent == 1.0 else odds * odds
+    else:
+        power = ops.exp(exponent * ops.log(odds))
+    return power if shift == 0 else power * math.exp(shift)
+
+
+def _odds(similarity: Any) -> tuple[Any, Any]:
+    """`1 + s + e` and `1 - s + e`."""
     s = at_least_float32(similarity)
     # Straight through: the value is clamped to [-1, 1], the gradient is not.
     s = s - ops.stop_gradient(s - ops.clip(s, -1.0, 1.0))
-    return (scale / 2.0) * (ops.log((1.0 + POLE_SHIFT) + s) - ops.log((1.0 + POLE_SHIFT) - s))
+    # In this order: 1 + e is rounded by 5 % of e in float32, while 1 - s is exact near the pole.
+    return (1.0 + s) + POLE_SHIFT, (1.0 - s) + POLE_SHIFT

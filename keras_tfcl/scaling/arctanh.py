@@ -1,11 +1,11 @@
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import keras
 
-from keras_tfcl.ops.scaling import arctanh_logits
-from keras_tfcl.ops.tiled import ArctanhForm
+from keras_tfcl.ops.scaling import POLE_SHIFT, arctanh_exp, arctanh_logits
 from keras_tfcl.scaling.scaling import Scaling
 from keras_tfcl.validation import positive_number
 
@@ -37,8 +37,12 @@ class Arctanh(Scaling):
     def __call__(self, similarity: Any) -> Any:
         return arctanh_logits(similarity, self.scale)
 
-    def tile_form(self) -> ArctanhForm:
-        return ArctanhForm(self.scale)
+    def exp(self, similarity: Any, power: float, shift: float) -> Any:
+        return arctanh_exp(similarity, self.scale * power, shift)
+
+    def logit_range(self) -> tuple[float, float]:
+        highest = self.scale / 2 * math.log(2 / POLE_SHIFT + 1)
+        return -highest, highest
 
     def get_config(self) -> dict[str, Any]:
         return {"scale": self.scale}

@@ -16,8 +16,7 @@ class DynamicTemperature(Scaling):
     """A temperature for each pair, from its cosine (DySTreSS): `logit = s / t(s)`.
 
     Formula: `t(s) = minimum + (maximum - minimum) * (1 + cos(pi * (1 + s))) / 2`: `minimum` at s = 0, `maximum` at
-    s = +-1, so that near-duplicates, often false negatives, are pushed less. No gradient flows through t. All pairs
-    are computed at once, never in tiles.
+    s = +-1, so that near-duplicates, often false negatives, are pushed less. No gradient flows through t.
 
     Args:
         minimum: positive number. Defaults to 0.1, the authors' for ImageNet (0.07 for CIFAR).

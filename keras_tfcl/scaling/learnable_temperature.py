@@ -6,7 +6,6 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_tfcl.ops.tiled import TemperatureForm
 from keras_tfcl.scaling.scaling import Scaling
 from keras_tfcl.validation import positive_number
 
@@ -65,8 +64,8 @@ class LearnableTemperature(keras.layers.Layer, Scaling):
     def call(self, similarity: Any) -> Any:
         return similarity * ops.exp(ops.cast(self.log_scale, similarity.dtype))
 
-    def tile_form(self) -> TemperatureForm:
-        return TemperatureForm(ops.exp(ops.convert_to_tensor(self.log_scale)), largest=self.maximum_scale)
+    def logit_range(self) -> tuple[float, float]:
+        return -self.maximum_scale, self.maximum_scale
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         return input_shape

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
+
+from keras import ops
+
+from keras_tfcl.ops.held import variables_of
+from keras_tfcl.ops.pairwise.logits import sampled_range
 
 
 class Scaling:
@@ -22,15 +28,34 @@ class Scaling:
     ...     def get_config(self):
     ...         return {"strength": self.strength}
     >>> loss = keras_tfcl.ContrastiveLoss(Cubic())
+
+    That is all: its derivative is found by automatic differentiation, in the dense form and in tiles alike. Keras
+    variables and layers that it holds as attributes are trained with the model.
     """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        # A class that redefines the logits must not inherit what was made for other logits.
+        super().__init_subclass__(**kwargs)
+        own = vars(cls)
+        if "__call__" in own or "call" in own:
+            for name in ("exp", "logit_range"):
+                if name not in own:
+                    setattr(cls, name, vars(Scaling)[name])
 
     def __call__(self, similarity: Any) -> Any:
         """Returns the logits of `similarity`, a tensor of cosines; same shape, same dtype."""
         raise NotImplementedError(f"{type(self).__name__} must define `__call__(similarity)` and return logits.")
 
-    def tile_form(self) -> Any:
-        """Returns the scaling as `keras_tfcl.ops.tiled` knows it; None, the default, has all pairs computed at once."""
-        return None
+    def exp(self, similarity: Any, power: float, shift: float) -> Any:
+        """Returns `exp(power * logit + shift)`; override it where that is had without an exponential."""
+        return ops.exp(power * self(similarity) + shift)
+
+    def logit_range(self) -> tuple[float, float]:
+        """Returns the lowest and the highest logit, from -inf to inf if they may change while training.
+
+        The tiles use one exponential a pair where the range is at most 112 wide, and two where it is wider.
+        """
+        return (-math.inf, math.inf) if variables_of(self) else sampled_range(self)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""

@@ -1,12 +1,10 @@
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import keras
 from keras import ops
 
-from keras_tfcl.ops.tiled import TemperatureForm
 from keras_tfcl.scaling.scaling import Scaling
 from keras_tfcl.validation import positive_number
 
@@ -53,9 +51,6 @@ class ScheduledTemperature(keras.layers.Layer, Scaling):
     def call(self, similarity: Any) -> Any:
         similarity = ops.convert_to_tensor(similarity)
         return similarity / ops.cast(self.temperature, similarity.dtype)
-
-    def tile_form(self) -> TemperatureForm:
-        return TemperatureForm(1.0 / ops.cast(self.temperature, "float64"), largest=math.inf)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         return input_shape

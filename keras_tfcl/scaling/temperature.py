@@ -5,7 +5,6 @@ from typing import Any
 import keras
 
 from keras_tfcl.ops.scaling import temperature_logits
-from keras_tfcl.ops.tiled import TemperatureForm
 from keras_tfcl.scaling.scaling import Scaling
 from keras_tfcl.validation import positive_number
 
@@ -36,8 +35,8 @@ class Temperature(Scaling):
     def __call__(self, similarity: Any) -> Any:
         return temperature_logits(similarity, self.temperature)
 
-    def tile_form(self) -> TemperatureForm:
-        return TemperatureForm(1.0 / self.temperature)
+    def logit_range(self) -> tuple[float, float]:
+        return -1 / self.temperature, 1 / self.temperature
 
     def get_config(self) -> dict[str, Any]:
         return {"temperature": self.temperature}

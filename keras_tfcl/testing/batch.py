@@ -52,14 +52,18 @@ def reduced(loss: keras.losses.Loss) -> keras.losses.Loss:
     return variant(loss, reduction="sum_over_batch_size") if loss.reduction in (None, "none") else loss
 
 
-def value_and_gradient(loss: Any, labels: Any, embeddings: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Of the loss in eager mode, as float64 NumPy; without its warnings about batches without positives."""
+def value_and_gradient(loss: Any, labels: Any, embeddings: Any, *more: Any) -> tuple[np.ndarray, ...]:
+    """Of the loss in eager mode, as float64 NumPy; without its warnings about batches without positives.
+
+    The gradients by `more`, variables, follow that by the embeddings.
+    """
     x = tf.convert_to_tensor(embeddings)
     with warnings.catch_warnings(), tf.GradientTape() as tape:
         warnings.simplefilter("ignore")
         tape.watch(x)
         value = loss(labels, x)
-    return _float64(value), _float64(tape.gradient(value, x))
+    gradient, *others = tape.gradient(value, [x, *more])
+    return _float64(value), _float64(gradient), *(0.0 if other is None else _float64(other) for other in others)
 
 
 def require(condition: Any, message: str) -> None:

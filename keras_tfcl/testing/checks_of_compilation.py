@@ -56,14 +56,22 @@ def check_gpu_lowering(loss: keras.losses.Loss, batch: Batch) -> None:
 
 
 def check_block_size(loss: keras.losses.Loss, batch: Batch) -> None:
-    """A loss with tiles (`block_size`) gives the dense form's value and gradient."""
+    """A loss with tiles (`block_size`) gives the dense form's value and gradients, those of its variables too."""
     if "block_size" not in loss.get_config():
         raise SkipTest("the loss has no block_size")
-    value, gradient = value_and_gradient(variant(loss, block_size="dense"), *batch)
+    value, gradient, *slopes = _tiled(loss, "dense", batch)
     for block_size in (4, 128):
-        tiled, slope = value_and_gradient(variant(loss, block_size=block_size), *batch)
+        tiled, slope, *of_variables = _tiled(loss, block_size, batch)
         require_close(tiled, value, f"block_size={block_size} and the dense form differ in value.")
         require_close(slope, gradient, f"block_size={block_size} and the dense form differ in gradient.")
+        for ours, theirs in zip(of_variables, slopes, strict=True):
+            require_close(ours, theirs, f"block_size={block_size} and the dense form differ in a variable's gradient.")
+
+
+def _tiled(loss: keras.losses.Loss, block_size: str | int, batch: Batch) -> tuple[np.ndarray, ...]:
+    loss = variant(loss, block_size=block_size)
+    trained = [variable.value for variable in variables_of_loss(loss) if variable.trainable]
+    return value_and_gradient(loss, *batch, *trained)
 
 
 def check_variables(loss: keras.losses.Loss, batch: Batch) -> None:

@@ -3,9 +3,11 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import keras_tfcl
-from keras_tfcl.ops.block_size import choose_block
+from keras_tfcl.ops import block_size as plans
+from keras_tfcl.ops.block_size import choose_block, plan_block
 
 Z = np.random.default_rng(0).normal(size=(10, 2, 4)).astype("float32")
 LABELS = np.arange(10)
@@ -36,23 +38,54 @@ def test_auto_is_dense_when_small_and_tiles_when_large_or_unknown():
     assert choose_block(7, 64, 64) == 7
 
 
-class Cubic(keras_tfcl.Scaling):
-    def __call__(self, similarity):
-        return 5.0 * (similarity + similarity**3)
+@pytest.mark.parametrize("gib", [8, 16, 40, 80, 192])
+def test_a_gpu_gets_one_tile_while_three_matrices_fit_in_an_eighth_of_its_memory(gib):
+    memory = gib * 2**30
+    one_tile = int((memory / 8 / 12) ** 0.5)
+    assert plan_block(one_tile, memory) == one_tile
+    assert plan_block(2, memory) == 2  # never dense: that is float64
+    for largest in (one_tile + 1, 10 * one_tile, None):
+        block = plan_block(largest, memory)
+        assert block in (2048, 4096, 8192)
+        assert 12 * block**2 <= memory / 8
+        assert block == 8192 or 12 * (2 * block) ** 2 > memory / 8
 
 
-class Halved(keras_tfcl.Temperature):
-    def __call__(self, similarity):
-        return 0.5 * super().__call__(similarity)
+def test_a_small_gpu_still_gets_tiles_of_2048():
+    assert plan_block(10**5, 2**28) == 2048
 
 
-class NotTooSimilar(keras_tfcl.Negatives):
-    def keep(self, similarity, mask):
-        return mask & (similarity < 0.5)
+def test_auto_asks_for_the_device(monkeypatch):
+    monkeypatch.setattr(plans, "accelerator_memory", lambda: 16 * 2**30)
+    assert choose_block("auto", 8192, 100) == 8192
+    monkeypatch.setattr(plans, "accelerator_memory", lambda: None)
+    assert choose_block("auto", 8192, 100) == 512
 
 
-@pytest.mark.parametrize("scaling", [Cubic(), Halved(0.1), 0.1])
-@pytest.mark.parametrize("negatives", ["all", NotTooSimilar()])
-def test_what_the_kernel_does_not_know_falls_back_to_the_dense_form(scaling, negatives):
-    tiled, dense = (keras_tfcl.ContrastiveLoss(scaling, negatives, block_size=size) for size in (4, "dense"))
-    assert float(tiled(LABELS, Z)) == pytest.approx(float(dense(LABELS, Z)), rel=1e-5)
+@pytest.mark.parametrize("negatives", ["all", keras_tfcl.HardNegatives(top_k=3)])
+def test_no_gradient_is_lost_of_tensors_that_a_function_reads(negatives):
+    gradients = []
+    for block_size in ("dense", 4):
+        t = tf.constant(0.3, "float64")
+        with tf.GradientTape() as tape:
+            tape.watch(t)
+            scaling = lambda s: s / tf.cast(t, s.dtype)  # noqa: B023, E731
+            losses = keras_tfcl.ops.contrastive_loss(
+                Z[:, 0], anchor_labels=LABELS // 2, scaling=scaling, negatives=negatives, block_size=block_size
+            )
+        gradients.append(float(tape.gradient(losses, t)))
+    assert gradients[1] == pytest.approx(gradients[0], rel=1e-6)
+    assert abs(gradients[0]) > 0.1
+
+
+def test_a_tensor_as_temperature_gets_its_gradient_in_tiles():
+    gradients = []
+    for block_size in ("dense", 4):
+        t = tf.Variable(0.3)
+        with tf.GradientTape() as tape:
+            losses = keras_tfcl.ops.contrastive_loss(
+                Z[:, 0], anchor_labels=LABELS // 2, scaling=t, block_size=block_size
+            )
+        gradients.append(float(tape.gradient(losses, t)))
+    assert gradients[1] == pytest.approx(gradients[0], rel=1e-5)
+    assert abs(gradients[0]) > 0.1

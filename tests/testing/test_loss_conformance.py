@@ -1,10 +1,26 @@
 """Every public loss, held to the conformance suite; the slow tests hold the whole grid of choices to it."""
 
+import keras
 import numpy as np
 import pytest
 
 import keras_tfcl
 from keras_tfcl.testing import parametrize_with_checks
+
+
+@keras.saving.register_keras_serializable(package="tests.conformance")
+class Cubic(keras_tfcl.Scaling):
+    """A scaling of a user's own, in as few lines as it takes."""
+
+    def __init__(self, strength=2.0):
+        self.strength = strength
+
+    def __call__(self, similarity):
+        return self.strength * (similarity + similarity**3)
+
+    def get_config(self):
+        return {"strength": self.strength}
+
 
 STOPS = "its gradient is stopped on purpose: "
 # What depends on how a scaling and a choice of negatives work together; the rest depends on one of them.
@@ -31,6 +47,7 @@ PUBLIC = {
     "dclw": keras_tfcl.DecoupledInfoNCE(0.2, sigma=0.5),
     "simple": keras_tfcl.SimpleContrastiveLoss(negatives=keras_tfcl.HardNegatives(alpha=0.5)),
     "sigmoid": keras_tfcl.SigmoidContrastiveLoss(),
+    "own_scaling": keras_tfcl.ContrastiveLoss(Cubic(), block_size=5),
     "learnable_reweighted": keras_tfcl.ContrastiveLoss(
         keras_tfcl.LearnableTemperature(0.3), keras_tfcl.ReweightedNegatives(1.0, 0.05)
     ),

@@ -1,0 +1,187 @@
+"""The cosine from which an anchor's negatives are hard: selected in strips of anchors, without sorting N x N."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from keras_tfcl.ops.pairwise.logits import Logits
+from keras_tfcl.ops.pairwise.reducers import Reducer
+from keras_tfcl.ops.pairwise.tile import Allows, Blocks, Tile, pairs_of
+
+Hardest = Callable[[tf.Tensor], tf.Tensor] | None
+
+# Two copies of one embedding can differ in the last bits of their cosines, and the tiles compute each cosine anew:
+# cosines closer than this count as tied.
+TIE = {tf.float32: 3e-7, tf.float64: 1e-12}
+STRIP = 128  # anchors at a time: a strip is no larger than embeddings of this many features
+ABSENT = -2.0  # below every cosine
+LARGEST = 1.01  # beyond every cosine, however it is rounded
+PACK = 2**15  # two counts below it share an int32
+PASSES = 64
+
+
+def sum_over_strips(
+    reducers: list[Reducer],
+    scaling: Logits,
+    allows: Allows,
+    hardest: Callable[[tf.Tensor], tf.Tensor],
+    anchors: Blocks,
+    candidates: Blocks,
+) -> tuple[list[tf.Tensor], tf.Tensor]:
+    """The thresholds of all anchors, and what the reducers hold for them, from the same strips.
+
+    Args:
+        reducers, scaling, allows: as for `sum_over_tiles`.
+        hardest: k, int32, from numbers of negatives, int32.
+        anchors, candidates: in blocks.
+
+    Returns:
+        `(T, B)` of each reducer, and the threshold of each anchor `(T, B)`: the k-th largest cosine of it and its
+        negatives, less the tolerance of a tie. Without gradients.
+    """
+    z, c = (tf.reshape(x.units, [-1, x.units.shape[-1]]) for x in (anchors, candidates))
+    flat = lambda x: tf.reshape(x, [-1])  # noqa: E731
+    mine, others = anchors.side.each(flat), candidates.side.each(flat)
+    count = tf.shape(z)[0]
+    height = tf.minimum(STRIP, count)
+    # Moments of each anchor's cosines, in closed form: where the search starts.
+    mean = tf.linalg.matvec(z, tf.reduce_mean(c, 0))
+    second = tf.matmul(c, c, transpose_a=True) / tf.cast(tf.shape(c)[0], c.dtype)
+    variance = tf.reduce_sum(tf.matmul(z, second) * z, 1) - mean * mean
+    deviation = tf.sqrt(tf.maximum(variance, 1e-12))
+    parts = eighths(c.shape[0])
+
+    def strip(start: Any, thresholds: tf.Tensor, *held: tf.Tensor) -> tuple[Any, ...]:
+        index = tf.minimum(start, count - height) + tf.range(height)  # the last strip overlaps the one before it
+        cosines = tf.matmul(c, tf.gather(z, index), transpose_b=True)  # (C, strip): sums along the first axis are fast
+        now = mine.each(lambda x: tf.gather(x, index))
+        compared, same = pairs_of(others, now)
+        negative = compared & ~same if allows is None else compared & ~same & scaling.run(allows, cosines)
+        number = _sum(lambda x: tf.cast(x, "int32"), negative)
+        among = tf.where(negative, cosines, tf.cast(ABSENT, cosines.dtype))
+        k = tf.maximum(hardest(number), 1)
+        found = kth_largest(among, number, k, tf.gather(mean, index), tf.gather(deviation, index))
+        now = now._replace(threshold=found - TIE[z.dtype])
+        tiles = [Tile(cut(cosines), others.each(cut), now, scaling, allows, (first, 0)) for first, cut in parts]
+        put = [
+            tf.tensor_scatter_nd_update(old, index[:, None], reducer.reduce_all(tiles))
+            for old, reducer in zip(held, reducers, strict=True)
+        ]
+        return (start + height, tf.tensor_scatter_nd_update(thresholds, index[:, None], now.threshold), *put)
+
+    state = (tf.constant(0), *[tf.zeros_like(z[:, 0])] * (1 + len(reducers)))
+    results = tf.while_loop(lambda start, *_: start < count, strip, state, parallel_iterations=1)[1:]
+    thresholds, *held = (tf.reshape(x, tf.shape(anchors.side.skip)) for x in results)
+    return held, thresholds
+
+
+def kth_largest(
+    cosines: tf.Tensor, number: tf.Tensor, k: tf.Tensor, mean: tf.Tensor, deviation: tf.Tensor
+) -> tf.Tensor:
+    """The k-th largest of each column: its bracket is narrowed by counts of how many reach two trial values at a time.
+
+    A search ends where a count singles the value out, or where what is left in the bracket counts as tied. It starts
+    at the quantile of a normal distribution, and then interpolates on the counts; where that is slow, it takes thirds.
+
+    Args:
+        cosines: `(C, R)`, float32 or float64, from -1 to 1 but for rounding; smaller ones are passed over.
+        number: int32 `(R,)`, how many are not passed over.
+        k: int32 `(R,)`, from 1 to `number`.
+        mean, deviation: `(R,)`, about those of each column.
+
+    Returns:
+        `(R,)`; where `number` is 0 it does not matter.
+    """
+    dtype = cosines.dtype
+    third = tf.constant(1 / 3, dtype)
+    k, number = tf.cast(k, dtype), tf.cast(number, dtype)  # exact up to 2^24
+
+    def settled(low: Any, high: Any, reach_low: Any, reach_high: Any) -> tf.Tensor:
+        narrow = (high - low <= TIE[dtype] / 8) | (tf.math.nextafter(low, high) >= high)
+        return (reach_low == k) | (reach_high == k - 1) | narrow
+
+    def narrower(i: Any, low: Any, high: Any, reach_low: Any, reach_high: Any, first: Any, second: Any) -> tuple:
+        width = high - low
+        for trial, reach in zip((first, second), _reach(cosines, first, second), strict=True):  # first <= second
+            up, down = (reach >= k) & (trial > low), (reach < k) & (trial < high)
+            low, reach_low = tf.where(up, trial, low), tf.where(up, reach, reach_low)
+            high, reach_high = tf.where(down, trial, high), tf.where(down, reach, reach_high)
+        inside, below = reach_low - reach_high, reach_low - k  # how many are in the bracket, how many of them too low
+        middle = (below + 0.5) / (inside + 1.0)
+        margin = (0.1 + 0.6 * tf.sqrt(below * tf.maximum(inside - below, 0.0) / inside)) / (inside + 1.0)
+        slow = high - low > 0.25 * width
+        shares = tf.where(slow, third, middle - margin), tf.where(slow, 2.0 * third, middle + margin)
+        least = tf.math.nextafter(low, high)
+        first = tf.clip_by_value(low + tf.maximum(shares[0], 0.02) * (high - low), least, high)
+        second = tf.clip_by_value(low + tf.minimum(shares[1], 0.98) * (high - low), least, high)
+        return i + 1, low, high, reach_low, reach_high, first, second
+
+    share = tf.clip_by_value(k / tf.maximum(number, 1.0), 1e-4, 1 - 1e-4)
+    quantile = -tf.math.ndtri(share)
+    density = tf.exp(-quantile * quantile / 2) / math.sqrt(2 * math.pi)
+    spread = 2.5 * tf.sqrt(share * (1 - share) / tf.maximum(number, 1.0)) / density
+    trials = (tf.clip_by_value(mean + deviation * x, -1.0, 1.0) for x in (quantile - spread, quantile + spread))
+    ends = tf.fill(tf.shape(k), tf.cast(-LARGEST, dtype)), tf.fill(tf.shape(k), tf.cast(LARGEST, dtype))
+    state = (tf.constant(0), *ends, number, tf.zeros_like(k), *trials)
+    _, low, high, reach_low, reach_high, *_ = tf.while_loop(
+        lambda i, low, high, reach_low, reach_high, *_: (
+            (i < PASSES) & ~tf.reduce_all(settled(low, high, reach_low, reach_high))
+        ),
+        narrower,
+        state,
+        parallel_iterations=1,
+    )
+    # The value is the largest below `high`, or else the smallest from `low` on.
+    from_above = (reach_high == k - 1) & (reach_low != k)
+    sign = tf.where(from_above, tf.ones((), dtype), -1.0)
+    bound = tf.where(from_above, high, tf.math.nextafter(-low, tf.cast(4.0, dtype)))
+
+    def signed(x: tf.Tensor) -> tf.Tensor:
+        y = x * sign
+        return tf.where((y < bound) & (x >= -1.5), y, tf.cast(-4.0, dtype))
+
+    return sign * _fold(signed, cosines, tf.maximum, tf.reduce_max)
+
+
+def _reach(cosines: tf.Tensor, first: tf.Tensor, second: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """How many of each column reach two values."""
+    count = cosines.shape[0]
+    if count is None:
+        reach = [_sum(lambda x, t=t: tf.cast(x >= t, "int32"), cosines) for t in (first, second)]
+        return tuple(tf.cast(x, cosines.dtype) for x in reach)
+    parts = -(-count // (PACK - 1))
+    sizes = [count // parts + (n < count % parts) for n in range(parts)]
+    packed = [
+        _sum(lambda x: tf.cast(x >= first, "int32") + PACK * tf.cast(x >= second, "int32"), part)
+        for part in (tf.split(cosines, sizes) if parts > 1 else [cosines])
+    ]
+    totals = tf.add_n([x % PACK for x in packed]), tf.add_n([x // PACK for x in packed])
+    return tuple(tf.cast(x, cosines.dtype) for x in totals)
+
+
+def _sum(function: Callable[[tf.Tensor], tf.Tensor], x: tf.Tensor) -> tf.Tensor:
+    return _fold(function, x, tf.add, tf.reduce_sum)
+
+
+def _fold(function: Callable, x: tf.Tensor, join: Callable, reduce: Callable) -> tf.Tensor:
+    """Reduces `function(x)` over the first axis.
+
+    XLA writes the operand of a reduction to memory; elementwise operations on eight slices it fuses: twice as fast.
+    """
+    parts = [function(cut(x)) for _, cut in eighths(x.shape[0])]
+    while len(parts) > 1:
+        parts = [join(*parts[n : n + 2]) for n in range(0, len(parts), 2)]
+    return reduce(parts[0], 0)
+
+
+def eighths(count: int | None) -> list[tuple[int, Callable[[tf.Tensor], tf.Tensor]]]:
+    """Eight equal slices of a first axis, if it is known and there are: the start of each and how to cut it."""
+    ways = 1 if count is None else math.gcd(count, 8)
+    if ways == 1:
+        return [(0, tf.identity)]
+    size = count // ways
+    return [(n * size, lambda x, n=n: x[n * size : (n + 1) * size]) for n in range(ways)]

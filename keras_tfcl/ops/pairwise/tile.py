@@ -1,0 +1,121 @@
+"""One tile of the matrix of pairs: its cosines and logits, and who is positive, negative or absent in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from keras_tfcl.ops.pairwise.logits import Logits
+
+# A function of cosines: which negatives may count. None: all.
+Allows = Callable[[tf.Tensor], tf.Tensor] | None
+
+
+class Side(NamedTuple):
+    """What a tile must know of the embeddings of one side, `(N,)` each, or in blocks `(T, B)`.
+
+    Attributes:
+        labels: integer; pairs of equal labels are positives, all others negatives.
+        skip: int32; pairs of equal numbers are absent: an embedding with itself, and views that are compared elsewhere.
+        views: int32; pairs of equal views are absent. None: views do not matter.
+        valid: bool; pairs with an embedding that is not valid are absent. None: all are valid.
+        threshold: the cosine from which a negative counts. None: all of them do.
+    """
+
+    labels: tf.Tensor
+    skip: tf.Tensor
+    views: tf.Tensor | None = None
+    valid: tf.Tensor | None = None
+    threshold: tf.Tensor | None = None
+
+    def each(self, function: Callable[[tf.Tensor], tf.Tensor]) -> Side:
+        """The same with `function` of every part."""
+        return Side(*(None if x is None else function(x) for x in self))
+
+
+class Blocks(NamedTuple):
+    """Unit embeddings `(T, B, D)` and their side, `(T, B)` each."""
+
+    units: tf.Tensor
+    side: Side
+
+    @property
+    def count(self) -> Any:
+        """T, a number where it is known."""
+        return tf.shape(self.units)[0] if self.units.shape[0] is None else self.units.shape[0]
+
+
+class Tile:
+    """The pairs of a block of rows and a block of columns.
+
+    Args:
+        cosines: `(R, C)`.
+        rows, columns: the sides, `(R,)` and `(C,)`.
+        scaling: from cosines to logits.
+        allows: a function of cosines: which negatives may count. None: all.
+        first: the numbers of the first row and of the first column.
+    """
+
+    def __init__(
+        self,
+        cosines: tf.Tensor,
+        rows: Side,
+        columns: Side,
+        scaling: Logits,
+        allows: Allows = None,
+        first: tuple[tf.Tensor | int, tf.Tensor | int] = (0, 0),
+    ) -> None:
+        self.scaling, self.first = scaling, first
+        compared, same = pairs_of(rows, columns)
+        # Absent pairs, such as an embedding with itself, are kept from the poles of a scaling.
+        self.cosines = tf.where(compared, cosines, 0.0)
+        self.logits = scaling(self.cosines)
+        allowed = None if allows is None else scaling.run(allows, cosines)
+        self.positive = compared & same
+
+        def masks(reached: tf.Tensor | None) -> dict[str, tf.Tensor]:
+            chosen = reached if allowed is None else allowed if reached is None else allowed & reached
+            if chosen is None:
+                return {"positive": self.positive, "negative": compared & ~same, "all": compared}
+            return {
+                "positive": self.positive,
+                "negative": compared & ~same & chosen,
+                "all": compared & (same | chosen),
+            }
+
+        # By axis: along axis 1 rows are summed up, along axis 0 columns, each with thresholds of their own.
+        thresholds = (
+            None if columns.threshold is None else columns.threshold[None],
+            None if rows.threshold is None else rows.threshold[:, None],
+        )
+        if thresholds == (None, None):
+            self._masks = [masks(None)] * 2
+        else:
+            self._masks = [masks(None if x is None else cosines >= x) for x in thresholds]
+
+    def mask(self, over: str, axis: int) -> tf.Tensor:
+        """The `"positive"`, `"negative"` or `"all"` (both) pairs, for sums along `axis`."""
+        return self._masks[axis][over]
+
+    def numbers(self, axis: int) -> tf.Tensor:
+        """The numbers of the embeddings along `axis`, as floats: exact up to 2^24."""
+        numbers = self.first[axis] + tf.range(tf.shape(self.cosines)[axis])
+        return tf.expand_dims(tf.cast(numbers, self.cosines.dtype), 1 - axis)
+
+    def exp(self, power: float, shift: float) -> tf.Tensor:
+        """`exp(power * logit + shift)`."""
+        return self.scaling.exp(self.cosines, power, shift)
+
+
+def pairs_of(rows: Side, columns: Side) -> tuple[tf.Tensor, tf.Tensor]:
+    """The pairs that are not absent, and those of equal labels."""
+    rows, columns = rows.each(lambda x: x[:, None]), columns.each(lambda x: x[None])
+    compared = rows.skip != columns.skip
+    if rows.views is not None:
+        compared &= rows.views != columns.views
+    for side in (rows, columns):
+        if side.valid is not None:
+            compared &= side.valid
+    return compared, rows.labels == columns.labels
