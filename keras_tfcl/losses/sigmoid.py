@@ -37,6 +37,7 @@ class SigmoidContrastiveLoss(EmbeddingLoss):
         bias: finite number, at the start. Defaults to -10, since nearly all pairs are negatives.
         learnable: train the two, the scale by its logarithm. Defaults to True.
         cross_view_only, reduction, name, dtype, block_size: of `ContrastiveLoss`.
+        **kwargs: `roles`, `symmetric`, `ignore_class`, `unlabelled_class`, `same_label` of `ContrastiveLoss`.
 
     Raises:
         ValueError: if `scale` is not positive and finite or `bias` not finite; and as `ContrastiveLoss`.
@@ -61,8 +62,9 @@ class SigmoidContrastiveLoss(EmbeddingLoss):
         name: str = "sigmoid_contrastive",
         dtype: Any = None,
         block_size: str | int = "auto",
+        **kwargs: Any,
     ) -> None:
-        super().__init__(cross_view_only, reduction, name, dtype, block_size)
+        super().__init__(cross_view_only, reduction, name, dtype, block_size, **kwargs)
         if not isinstance(bias, Real) or isinstance(bias, bool) or not math.isfinite(bias):
             raise ValueError(f"`bias` must be a finite number. Received: bias={bias!r}. SigLIP starts at -10.")
         self.scale = positive_number("scale", scale, "SigLIP starts at 10.")
