@@ -141,8 +141,8 @@ def name_losses(classes: Mapping[str, type[keras.losses.Loss]]) -> None:
 def gpu_memory() -> int:
     """The bytes that TensorFlow may use of the smallest GPU.
 
-    `tensorflow.python.client.device_lib`: no public name tells a GPU's memory before it is used. Seen in TensorFlow
-    2.21.
+    `tensorflow.python.client`: no public name tells a GPU's memory before it is used. Seen in Keras 3.15 with
+    TensorFlow 2.21.
     """
     from tensorflow.python.client import device_lib
 

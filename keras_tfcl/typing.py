@@ -5,7 +5,8 @@ Keras and TensorFlow ship no types of their own, so that a type checker takes bo
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Protocol, TypeAlias
 
 import keras
 import numpy as np
@@ -15,3 +16,25 @@ import tensorflow as tf
 Tensor: TypeAlias = tf.Tensor | keras.KerasTensor
 # What `keras.ops.convert_to_tensor` takes: a tensor, an array, a variable, or nested lists of numbers.
 TensorLike: TypeAlias = Tensor | tf.Variable | keras.Variable | np.typing.ArrayLike
+# Tensors in tuples, lists and dictionaries, as models of several inputs take them: Keras' nested structures.
+Structure: TypeAlias = TensorLike | Sequence["Structure"] | Mapping[str, "Structure"]
+# What brings batches, each x, (x, y) or (x, y, sample_weight).
+BatchSource: TypeAlias = tf.data.Dataset | keras.utils.PyDataset | Iterator[Structure]
+# What `fit` takes: samples, or what brings batches of them.
+DataSource: TypeAlias = Structure | BatchSource
+# A Keras layer or a function from a batch to a batch of random views.
+Augmenter: TypeAlias = Callable[..., Structure]
+# Samples with their labels: a pair, or a data set of pairs.
+LabelledData: TypeAlias = tuple[Structure, np.typing.ArrayLike] | tf.data.Dataset
+# What `get_config` returns: numbers, strings, and lists and dictionaries of them.
+Config: TypeAlias = dict[str, object]
+# What Keras hands to callbacks: the means of an epoch or a batch by name.
+Logs: TypeAlias = dict[str, float]
+
+
+class WeightStore(Protocol):
+    """What Keras gives a layer to save its variables in, and to load them from."""
+
+    def __getitem__(self, name: str) -> TensorLike: ...
+    def __setitem__(self, name: str, value: TensorLike) -> None: ...
+    def keys(self) -> Iterable[str]: ...

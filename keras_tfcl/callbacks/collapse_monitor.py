@@ -2,13 +2,12 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
-from typing import Any
 
 import keras
 
 from keras_tfcl import evaluation
 from keras_tfcl.evaluation.embedding import check_views_can_be_made
+from keras_tfcl.typing import Augmenter, Logs, Structure
 from keras_tfcl.validation import positive_integer
 
 LOGGED = ("effective_rank", "positive_cosine", "negative_cosine", "saturated", "hardest_share")
@@ -56,9 +55,9 @@ class CollapseMonitor(keras.callbacks.Callback):
 
     def __init__(
         self,
-        x: Any,
+        x: Structure,
         max_samples: int = 1024,
-        augmenter: Callable[..., Any] | None = None,
+        augmenter: Augmenter | None = None,
         every: int = 1,
         batch_size: int = 256,
     ) -> None:
@@ -74,10 +73,10 @@ class CollapseMonitor(keras.callbacks.Callback):
         if count < 2:
             raise ValueError(f"`x` must hold at least two samples. Received: {count}. Pass some hundreds.")
 
-    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+    def on_train_begin(self, logs: Logs | None = None) -> None:
         check_views_can_be_made(self.model, self.x, self.augmenter)
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         if (epoch + 1) % self.every:
             return
         before = {diagnosis.name for diagnosis in self.diagnoses}

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from typing import Any
 
 import keras
 import numpy as np
@@ -11,6 +10,7 @@ from numpy.typing import ArrayLike
 
 from keras_tfcl import evaluation
 from keras_tfcl.callbacks.image_grid import are_images, check_value_range, image_grid
+from keras_tfcl.typing import Logs
 from keras_tfcl.validation import positive_integer
 
 
@@ -74,21 +74,21 @@ class EmbeddingImages(keras.callbacks.Callback):
         self.neighbours = positive_integer("neighbours", neighbours, "Use neighbours=8.")
         self.every = positive_integer("every", every, "Use every=1.")
 
-    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+    def on_train_begin(self, logs: Logs | None = None) -> None:
         self._writer = tf.summary.create_file_writer(self.log_dir, filename_suffix=".images")
         if getattr(self.model, "augmenter", None) is not None:
             views = evaluation.make_views(self.model.augmenter, self.x[: self.queries], self.neighbours)
             resized = [tf.image.resize(view, self.x.shape[1:3]) for view in views]  # changes only cropped views
             self._write("views", np.stack([self.x[: self.queries], *resized], axis=1), 0)
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         if (epoch + 1) % self.every == 0:
             embeddings = evaluation.embed(self.model, self.x)
             nearest = evaluation.nearest_neighbours(embeddings, self.queries, self.neighbours)
             queries = np.arange(len(nearest))[:, None]
             self._write("nearest_neighbours", self.x[np.concatenate([queries, nearest], axis=1)], epoch)
 
-    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+    def on_train_end(self, logs: Logs | None = None) -> None:
         self._writer.close()
 
     def _write(self, name: str, images: np.ndarray, epoch: int) -> None:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
@@ -12,6 +11,7 @@ from numpy.typing import ArrayLike
 from keras_tfcl import evaluation
 from keras_tfcl.atomic_write import write_atomically
 from keras_tfcl.callbacks.image_grid import are_images, check_value_range, sprite
+from keras_tfcl.typing import Logs, Structure
 from keras_tfcl.validation import positive_integer
 
 
@@ -50,7 +50,7 @@ class EmbeddingProjector(keras.callbacks.Callback):
     def __init__(
         self,
         log_dir: str | os.PathLike[str],
-        x: Any,
+        x: Structure,
         labels: ArrayLike | None = None,
         max_samples: int = 2000,
         every: int | None = None,
@@ -73,11 +73,11 @@ class EmbeddingProjector(keras.callbacks.Callback):
             check_value_range(self.x, value_range)
         self.value_range = value_range
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         if self.every and (epoch + 1) % self.every == 0:
             self.write()
 
-    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+    def on_train_end(self, logs: Logs | None = None) -> None:
         self.write()
 
     def write(self) -> None:
@@ -94,5 +94,5 @@ class EmbeddingProjector(keras.callbacks.Callback):
         write_atomically(self.log_dir / "projector_config.pbtxt", f"embeddings {{ {config} }}\n".encode())
 
 
-def _one_line(label: Any) -> str:
+def _one_line(label: object) -> str:
     return " ".join(str(label).split())  # a tab or a line break would end the entry

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TypeGuard
 
 import numpy as np
 import tensorflow as tf
@@ -12,9 +12,9 @@ from numpy.typing import ArrayLike
 LARGEST_SPRITE = 8192  # pixels a side; TensorBoard shows no larger one
 
 
-def are_images(x: Any) -> bool:
+def are_images(x: object) -> TypeGuard[np.ndarray]:
     """Whether x has the shape of grey or colour images, `(N, H, W, 1 or 3)`."""
-    return getattr(x, "ndim", 0) == 4 and x.shape[-1] in (1, 3)
+    return getattr(x, "ndim", 0) == 4 and x.shape[-1] in (1, 3)  # type: ignore[attr-defined]  # it has `ndim`
 
 
 def check_value_range(x: np.ndarray, value_range: tuple[float, float]) -> None:

@@ -1,12 +1,11 @@
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from keras_tfcl import evaluation
 from keras_tfcl.callbacks.labelled_evaluation import LabelledEvaluation
 from keras_tfcl.evaluation.checks import require_scikit_learn
+from keras_tfcl.typing import LabelledData
 from keras_tfcl.validation import positive_integer
 
 
@@ -49,8 +48,8 @@ class KNNEvaluation(LabelledEvaluation):
 
     def __init__(
         self,
-        train: Any,
-        val: Any,
+        train: LabelledData,
+        val: LabelledData,
         k: int = 20,
         batch_size: int = 256,
         every: int = 1,

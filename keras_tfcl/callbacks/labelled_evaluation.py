@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_tfcl.typing import LabelledData, Logs, Structure
 from keras_tfcl.validation import positive_integer
 
 
@@ -15,7 +14,7 @@ class LabelledEvaluation(keras.callbacks.Callback):
     A subclass computes the accuracy in `score`. See `KNNEvaluation` for the arguments.
     """
 
-    def __init__(self, train: Any, val: Any, batch_size: int, every: int, name: str) -> None:
+    def __init__(self, train: LabelledData, val: LabelledData, batch_size: int, every: int, name: str) -> None:
         super().__init__()
         self.batch_size = positive_integer("batch_size", batch_size, "Use batch_size=256.")
         self.every = positive_integer("every", every, "Use every=1 to evaluate after each epoch.")
@@ -23,7 +22,7 @@ class LabelledEvaluation(keras.callbacks.Callback):
         self.train_x, self.train_labels = labelled_set("train", train)
         self.val_x, self.val_labels = labelled_set("val", val)
 
-    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+    def on_train_begin(self, logs: Logs | None = None) -> None:
         count = len(getattr(self.model, "encoders", (self.model,)))
         if count > 1:
             raise ValueError(
@@ -31,7 +30,7 @@ class LabelledEvaluation(keras.callbacks.Callback):
                 "model.encoders[0].predict(x), and call keras_tfcl.evaluation.knn_accuracy or linear_accuracy."
             )
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         if (epoch + 1) % self.every == 0 and logs is not None:
             logs[self.name] = self.evaluate()
 
@@ -45,7 +44,7 @@ class LabelledEvaluation(keras.callbacks.Callback):
         raise NotImplementedError(f"{type(self).__name__} must define `score(train_embeddings, val_embeddings)`.")
 
 
-def labelled_set(name: str, data: Any) -> tuple[Any, np.ndarray]:
+def labelled_set(name: str, data: object) -> tuple[Structure, np.ndarray]:
     """Checks `(x, labels)`; a dataset is read into arrays once, so that shuffling cannot separate x from its labels."""
     if isinstance(data, tf.data.Dataset):
         data = _read(name, data)
@@ -64,7 +63,7 @@ def labelled_set(name: str, data: Any) -> tuple[Any, np.ndarray]:
     return x, labels
 
 
-def _read(name: str, dataset: tf.data.Dataset) -> tuple[Any, np.ndarray]:
+def _read(name: str, dataset: tf.data.Dataset) -> tuple[Structure, np.ndarray]:
     spec = dataset.element_spec
     if not isinstance(spec, tuple) or len(spec) != 2:
         raise ValueError(

@@ -1,12 +1,11 @@
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from keras_tfcl import evaluation
 from keras_tfcl.callbacks.labelled_evaluation import LabelledEvaluation
 from keras_tfcl.evaluation.checks import require_scikit_learn
+from keras_tfcl.typing import LabelledData
 from keras_tfcl.validation import positive_number
 
 
@@ -45,8 +44,8 @@ class LinearProbe(LabelledEvaluation):
 
     def __init__(
         self,
-        train: Any,
-        val: Any,
+        train: LabelledData,
+        val: LabelledData,
         regularization: float = 1.0,
         batch_size: int = 256,
         every: int = 1,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import keras
 import tensorflow as tf
 from keras import ops
+
+from keras_tfcl.typing import Logs, Structure, Tensor
 
 
 class StopOnNonFinite(keras.callbacks.Callback):
@@ -47,14 +49,14 @@ class StopOnNonFinite(keras.callbacks.Callback):
         super().__init__()
         self._epoch = 0
 
-    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+    def on_train_begin(self, logs: Logs | None = None) -> None:
         if hasattr(self.model, "first_failure"):
             self.model.first_failure.forget()
 
-    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         self._epoch = epoch
 
-    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         loss = (logs or {}).get("loss", 0.0)
         if not math.isfinite(loss):
             last = batch + 1
@@ -64,7 +66,7 @@ class StopOnNonFinite(keras.callbacks.Callback):
                 f"The loss became {loss} in epoch {self._epoch + 1}, {where}{self._reason()} {_continue(self._epoch)}"
             )
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         floats = [v for v in self.model.weights if "float" in v.dtype]
         ruined = [v.path for v in floats if not bool(ops.all(ops.isfinite(v)))]
         if ruined:
@@ -118,7 +120,7 @@ class FirstFailure:
         note = Failure(*(int(number) for number in self._note.numpy()))
         return None if note.samples < 0 else note
 
-    def checked_loss(self, loss: Any, x: Any, embeddings: Any, step: Any) -> Any:
+    def checked_loss(self, loss: Tensor, x: Structure, embeddings: Tensor, step: int | Tensor) -> Tensor:
         """The loss of a training step; NaN where an input holds NaN or Inf.
 
         Args:
@@ -128,7 +130,7 @@ class FirstFailure:
             step: number of optimizer steps so far.
         """
 
-        def look_closer() -> Any:
+        def look_closer() -> Tensor:
             bad_inputs, bad_embeddings = _bad_rows(x), _bad_rows(embeddings)
             result = tf.where(tf.reduce_any(bad_inputs), tf.constant(float("nan"), loss.dtype), loss)
             # With several replicas each has rows of its own, and none knows the row of the batch.
@@ -142,23 +144,23 @@ class FirstFailure:
         return tf.cond(_seems_finite(x) & tf.math.is_finite(loss), lambda: loss, look_closer)
 
 
-def _seems_finite(x: Any) -> Any:
+def _seems_finite(x: Structure) -> Tensor:
     """Whether all sums are finite: one pass over the inputs. Sums of large numbers may overflow, though."""
     sums = [tf.reduce_sum(tf.cast(t, "float32") if t.dtype.size < 4 else t) for t in _floats(x)]
     return tf.reduce_all([tf.constant(True), *map(tf.math.is_finite, sums)])
 
 
-def _floats(values: Any) -> list[Any]:
+def _floats(values: Structure) -> list[Tensor]:
     return [t for t in map(tf.convert_to_tensor, keras.tree.flatten(values)) if t.dtype.is_floating]
 
 
-def _bad_rows(values: Any) -> Any:
+def _bad_rows(values: Structure) -> Tensor:
     """bool (B,): whether a row of any of the tensors holds NaN or Inf."""
     bad = [tf.reduce_any(~tf.math.is_finite(t), axis=range(1, len(t.shape))) for t in _floats(values)]
     return tf.reduce_any(tf.stack(bad), axis=0) if bad else tf.constant([False])
 
 
-def _summary(bad: Any) -> tuple[Any, Any]:
+def _summary(bad: Tensor) -> tuple[Tensor, Tensor]:
     """How many, and the index of the first or -1."""
     first = tf.argmax(tf.cast(bad, "int32"), output_type="int64")
     return tf.math.count_nonzero(bad), tf.where(tf.reduce_any(bad), first, tf.constant(-1, "int64"))

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import keras
 
 from keras_tfcl.scaling import ScheduledTemperature
+from keras_tfcl.typing import Logs
 from keras_tfcl.validation import positive_number
 
 
@@ -60,7 +60,7 @@ class TemperatureSchedule(keras.callbacks.Callback):
     [0.5, 0.4999]
     """
 
-    def __init__(self, schedule: Callable[[int], Any] = cosine_temperature) -> None:
+    def __init__(self, schedule: Callable[[int], float] = cosine_temperature) -> None:
         super().__init__()
         if not callable(schedule):
             raise ValueError(
@@ -69,7 +69,7 @@ class TemperatureSchedule(keras.callbacks.Callback):
             )
         self.schedule = schedule
 
-    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+    def on_train_begin(self, logs: Logs | None = None) -> None:
         scaling = getattr(self.model.loss, "scaling", None)
         if not isinstance(scaling, ScheduledTemperature):
             raise ValueError(
@@ -78,12 +78,12 @@ class TemperatureSchedule(keras.callbacks.Callback):
                 "Use loss=ContrastiveLoss(ScheduledTemperature())."
             )
 
-    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         value = float(self.schedule(epoch))
         self.model.loss.scaling.temperature.assign(
             positive_number("temperature", value, f"The schedule returned it for epoch {epoch}: change `schedule`.")
         )
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         if logs is not None:
             logs["temperature"] = float(self.model.loss.scaling.temperature)

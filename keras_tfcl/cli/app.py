@@ -10,7 +10,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated, TextIO
 
 import typer
 
@@ -98,7 +98,14 @@ def _fail(error: Exception, code: int, as_json: bool) -> int:
 def _one_line_warnings() -> Iterator[None]:
     """Show the library's own warnings, each in one line, and none of other packages."""
 
-    def show(message: Warning | str, category: type[Warning], *rest: Any) -> None:
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
         print(f"warning: {in_one_line(message)}", file=sys.stderr)
 
     with warnings.catch_warnings():

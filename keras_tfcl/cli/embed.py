@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from keras_tfcl.cli.options import (
+    AUTO,
     AsJson,
     OnnxFile,
     Provider,
@@ -29,7 +30,7 @@ def embed(
         list[Path], typer.Argument(exists=True, help="One .npy or .npz file, or images and folders of images.")
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The .npy, .npz or .parquet file to write.")],
-    provider: Provider = (),
+    provider: Provider = AUTO,
     strict: Strict = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows per run, and images in memory.")] = 64,
     threads: Threads = None,

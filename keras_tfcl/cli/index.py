@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import typer
 
-from keras_tfcl.cli.options import AsJson, OnnxFile, Provider, in_one_line, providers_of, read_input
+from keras_tfcl.cli.options import AUTO, AsJson, OnnxFile, Provider, in_one_line, providers_of, read_input
 from keras_tfcl.export.errors import InputError
 from keras_tfcl.export.runtime.encoder import OnnxEncoder
 from keras_tfcl.export.runtime.index import Index
@@ -34,7 +34,7 @@ def build(
         bool, typer.Option("--graph", help="Build an approximate index too, and report its recall.")
     ] = False,
     on_error: OnError = "stop",
-    provider: Provider = (),
+    provider: Provider = AUTO,
     as_json: AsJson = False,
 ) -> None:
     """Embed inputs and write an index of them. Images are named by their path below the folder that is given.
@@ -55,7 +55,7 @@ def add(
     path: IndexFile,
     inputs: Inputs,
     on_error: OnError = "stop",
-    provider: Provider = (),
+    provider: Provider = AUTO,
     as_json: AsJson = False,
 ) -> None:
     """Add inputs to an index; what has the name of an entry replaces it. A graph is built again.
@@ -78,7 +78,7 @@ def search(
     inputs: Inputs,
     k: Annotated[int, typer.Option("-k", min=1, help="How many entries to find.")] = 10,
     exact: Annotated[bool, typer.Option("--exact", help="Compare with every entry, in full precision.")] = False,
-    provider: Provider = (),
+    provider: Provider = AUTO,
     as_json: AsJson = False,
 ) -> None:
     """Find the entries of an index that are nearest to each input.
@@ -127,7 +127,7 @@ def _name(path: Path, inputs: list[Path]) -> str:
     return path.relative_to(folder).as_posix() if folder else path.name
 
 
-def _count(rows: Any) -> int:
+def _count(rows: np.ndarray | dict[str, np.ndarray]) -> int:
     if isinstance(rows, dict):
         counts = {len(array) for array in rows.values()}
         if len(counts) != 1:

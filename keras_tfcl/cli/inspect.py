@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from keras_tfcl.cli.options import AsJson, OnnxFile
 from keras_tfcl.export.runtime.encoder import OnnxEncoder
@@ -26,7 +26,7 @@ def inspect(file: OnnxFile, as_json: AsJson = False) -> None:
         print(f"{name:<10} {value}" if not isinstance(value, dict) else f"{name}\n{_indented(value)}".rstrip())
 
 
-def describe(path: Path) -> dict[str, Any]:
+def describe(path: Path) -> dict[str, object]:
     """Return what can be said about an exported file without running it."""
     encoder = OnnxEncoder(path, providers="cpu")
     with path.open("rb") as content:
@@ -42,5 +42,5 @@ def describe(path: Path) -> dict[str, Any]:
     }
 
 
-def _indented(value: dict[str, Any]) -> str:
+def _indented(value: Mapping[str, object]) -> str:
     return "\n".join(f"  {name:<15} {json.dumps(item)}" for name, item in value.items())

@@ -8,15 +8,18 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TextIO
 
 from keras_tfcl.export.errors import ModelFileError
 from keras_tfcl.export.runtime.requirements import require
 
+if TYPE_CHECKING:
+    import keras
+
 _WITH_CLASSES = ("layers", "losses", "metrics", "models")
 
 
-def load_model(path: Path) -> Any:
+def load_model(path: Path) -> keras.Model:
     """Return the Keras model saved at `path`.
 
     Raises:
@@ -61,7 +64,7 @@ def without_native_logs() -> Iterator[None]:
             sys.stderr = stderr
 
 
-def _writes_to_descriptor_2(stream: Any) -> bool:
+def _writes_to_descriptor_2(stream: TextIO) -> bool:
     try:
         return stream.fileno() == 2
     except (AttributeError, OSError):  # replaced by an object that is no file, as tests do

@@ -6,7 +6,7 @@ import json
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Protocol
 
 import numpy as np
 import typer
@@ -24,6 +24,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
 Provider = Annotated[
     list[str], typer.Option("--provider", help="cpu, cuda, ...; repeat it in order of preference. [auto]")
 ]
+AUTO: list[str] = []  # what `--provider` is by default
 Strict = Annotated[bool, typer.Option("--strict", help="Fail where a provider asked for does not run the model.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads inside one run. [onnxruntime's choice]")]
 Samples = Annotated[
@@ -31,7 +32,13 @@ Samples = Annotated[
 ]
 
 
-def show(report: Any, as_json: bool, ok: bool = True) -> None:
+class Report(Protocol):
+    """A report: text by `str`, numbers and text for JSON by `to_dict`."""
+
+    def to_dict(self) -> dict[str, object]: ...
+
+
+def show(report: Report, as_json: bool, ok: bool = True) -> None:
     """Print a report: its text, or its `to_dict()` as JSON with `ok`, False for an exit code of 1."""
     print(json.dumps(report.to_dict() | {"ok": ok}) if as_json else report)
 

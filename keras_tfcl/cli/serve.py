@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from keras_tfcl.cli.options import OnnxFile, Provider, Strict, Threads, providers_of
+from keras_tfcl.cli.options import AUTO, OnnxFile, Provider, Strict, Threads, providers_of
 from keras_tfcl.export.runtime.encoder import OnnxEncoder
 from keras_tfcl.export.runtime.index import Index
 from keras_tfcl.export.runtime.requirements import require
@@ -19,7 +19,7 @@ def serve(
     images: Annotated[Path | None, typer.Option(exists=True, help="Folder of images that the page may show.")] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65_535, help="0: any free port.")] = 8000,
-    provider: Provider = (),
+    provider: Provider = AUTO,
     strict: Strict = False,
     threads: Threads = None,
     max_batch_size: Annotated[int, typer.Option(min=1, help="Most rows in one run.")] = 64,

@@ -14,6 +14,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 import keras_tfcl
 from keras_tfcl.atomic_write import write_atomically
@@ -22,6 +23,7 @@ from keras_tfcl.data.image_source import ImageFiles
 from keras_tfcl.diagnostics import write_report
 from keras_tfcl.export import export_onnx
 from keras_tfcl.models.backbone import SMALL, build_backbone
+from keras_tfcl.typing import Logs
 
 SAMPLES = 1024  # images in the report and in the picture of neighbours
 PROJECTION = 128
@@ -91,12 +93,13 @@ def train(settings: Settings, folder: Path, quiet: bool = False) -> Result:
             f"learning rate {settings.learning_rate:.2g}, {settings.epochs} epochs"
         )
     keras.utils.set_random_seed(settings.seed)
-    views = image_views(settings.source, settings.batch_size, settings.image_size, seed=settings.seed)
+    batch_size: int = settings.batch_size  # type: ignore[assignment]  # `completed` has chosen it
+    views = image_views(settings.source, batch_size, settings.image_size, seed=settings.seed)
     model = _model(settings, steps=settings.epochs * len(views))
     callbacks = [
         keras.callbacks.BackupAndRestore(os.fspath(folder / "backup"), delete_checkpoint=False),
         keras.callbacks.CSVLogger(os.fspath(folder / "history.csv"), append=True),
-        *([] if quiet else [Progress(settings.batch_size, settings.epochs)]),
+        *([] if quiet else [Progress(batch_size, settings.epochs)]),
     ]
     model.fit(views, epochs=settings.epochs, callbacks=callbacks, verbose=0)
     return _finish(model, settings, folder, plain, views)
@@ -112,7 +115,8 @@ def _model(settings: Settings, steps: int) -> keras_tfcl.ContrastiveModel:
     schedule = keras.optimizers.schedules.CosineDecay(
         0.0, max(steps - warm_up, 1), warmup_target=settings.learning_rate, warmup_steps=warm_up
     )
-    loss = keras_tfcl.ArctanhInfoNCE() if settings.loss == "arctanh" else keras_tfcl.InfoNCE(settings.temperature)
+    temperature: float = settings.temperature  # type: ignore[assignment]  # `completed` has chosen it for InfoNCE
+    loss = keras_tfcl.ArctanhInfoNCE() if settings.loss == "arctanh" else keras_tfcl.InfoNCE(temperature)
     model.compile(
         keras.optimizers.AdamW(schedule, weight_decay=1e-4),
         loss=loss,
@@ -129,13 +133,13 @@ class Progress(keras.callbacks.Callback):
         self._batch_size, self._epochs = batch_size, epochs
         self._started, self._batches = 0.0, 0
 
-    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         self._started, self._batches = time.perf_counter(), 0
 
-    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         self._batches += 1
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         seconds = time.perf_counter() - self._started
         left = seconds * (self._epochs - epoch - 1)
         said = ", ".join(f"{name} {value:.4f}" for name, value in (logs or {}).items())
@@ -146,7 +150,7 @@ class Progress(keras.callbacks.Callback):
 def _record(settings: Settings, files: ImageFiles, folder: Path) -> None:
     """Writes run.json, or checks that the run in the folder is the one that is asked for."""
     path = folder / "run.json"
-    asked = {"settings": dataclasses.asdict(settings), "data": _hash(files)}
+    asked: dict[str, Any] = {"settings": dataclasses.asdict(settings), "data": _hash(files)}
     if path.exists():
         recorded = json.loads(path.read_text())
         before, now = recorded["settings"], asked["settings"]
@@ -171,7 +175,9 @@ def _hash(files: ImageFiles) -> str:
     return digest.hexdigest()
 
 
-def _finish(model: Any, settings: Settings, folder: Path, plain: Any, views: Any) -> Result:
+def _finish(
+    model: keras_tfcl.ContrastiveModel, settings: Settings, folder: Path, plain: tf.data.Dataset, views: tf.data.Dataset
+) -> Result:
     model.save(folder / "model.keras")
     images = _some_images(plain)
     report = export_onnx(
@@ -200,14 +206,14 @@ def _finish(model: Any, settings: Settings, folder: Path, plain: Any, views: Any
     )
 
 
-def _some_images(plain: Any) -> np.ndarray:
+def _some_images(plain: tf.data.Dataset) -> np.ndarray:
     """Images from all over the source, at most `SAMPLES`."""
     every = max(len(plain) * 64 // SAMPLES, 1)
     images = [batch[::every] for batch in plain.as_numpy_iterator()]
     return np.concatenate(images)[:SAMPLES]
 
 
-def _knn(model: Any, settings: Settings) -> float:
+def _knn(model: keras_tfcl.ContrastiveModel, settings: Settings) -> float:
     """Accuracy on every fifth image by the nearest neighbours among the others, up to 20 of them."""
     data = image_batches(settings.source, 64, settings.image_size, labels=True)
     embeddings = model.predict(data.map(lambda x, y: x), verbose=0)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from keras_tfcl.cli.keras_file import load_model, without_native_logs
-from keras_tfcl.cli.options import AsJson, OnnxFile, Provider, providers_of, read_rows, show
+from keras_tfcl.cli.options import AUTO, AsJson, OnnxFile, Provider, providers_of, read_rows, show
 from keras_tfcl.export.errors import ParityError
 from keras_tfcl.export.runtime.golden_inputs import check_probes
 from keras_tfcl.export.verify import verify_onnx
@@ -23,7 +23,7 @@ def verify(
         Path | None,
         typer.Option(exists=True, dir_okay=False, help="With --model: rows of real input, a .npy or .npz file."),
     ] = None,
-    provider: Provider = (),
+    provider: Provider = AUTO,
     as_json: AsJson = False,
 ) -> None:
     """Prove on this machine that a file gives the embeddings it gave when it was exported.

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import tensorflow as tf
+from numpy.typing import ArrayLike
 
 from keras_tfcl.data.epoch_steps import EpochSteps
+from keras_tfcl.typing import Structure
 from keras_tfcl.validation import positive_integer
 
 
-def balanced_batches(x: Any, y: Any, classes: int, per_class: int, seed: int = 0) -> tf.data.Dataset:
+def balanced_batches(
+    x: Structure | tf.data.Dataset, y: ArrayLike | None, classes: int, per_class: int, seed: int = 0
+) -> tf.data.Dataset:
     """Batches of `per_class` samples of each of `classes` classes, for supervised contrastive losses.
 
     Where there are many classes, the samples of a random batch seldom share one, and then have no positive: of 1,000
@@ -110,7 +112,7 @@ def _order(members: list[np.ndarray], classes: int, per_class: int, count: int, 
     return batches.reshape(count, -1)
 
 
-def _read(dataset: tf.data.Dataset, y: Any) -> tuple[Any, np.ndarray]:
+def _read(dataset: tf.data.Dataset, y: ArrayLike | None) -> tuple[Structure, np.ndarray]:
     """The samples and labels of a data set as arrays."""
     if y is not None or not isinstance(dataset.element_spec, tuple) or len(dataset.element_spec) != 2:
         raise ValueError(

@@ -6,12 +6,15 @@ import contextlib
 import importlib
 import io
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import tensorflow as tf
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 # Formats that Pillow decodes by itself; others would start programs.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
@@ -30,7 +33,7 @@ class Window(NamedTuple):
     width: int
 
 
-def decode_crops(encoded: bytes, windows: Any, size: tuple[int, int]) -> np.ndarray:
+def decode_crops(encoded: bytes, windows: Callable[[int, int], list[Window]], size: tuple[int, int]) -> np.ndarray:
     """Returns crops of an encoded image, each resized to `size`.
 
     A JPEG file that needs no turning is decoded only inside each window; every other image is decoded once.
@@ -90,7 +93,7 @@ def random_window(
     return centred_window(height, width, (1000, max(round(1000 * proportions), 1)))
 
 
-def to_rgb(image: Any) -> Any:
+def to_rgb(image: Image.Image) -> Image.Image:
     """A Pillow image of any mode in RGB; 16 bits a channel are scaled to 8, transparency is dropped."""
     if image.mode.startswith("I"):  # 16 or 32 bits of grey
         values = np.asarray(image, "float64")
@@ -106,7 +109,7 @@ def to_rgb(image: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _opened(encoded: bytes) -> Iterator[Any]:
+def _opened(encoded: bytes) -> Iterator[Image.Image]:
     """The Pillow image of some bytes; what goes wrong while it is open becomes a ValueError with the reason."""
     try:
         with _pillow("Image").open(io.BytesIO(encoded), formats=FORMATS) as image:
@@ -123,13 +126,13 @@ def _opened(encoded: bytes) -> Iterator[Any]:
         raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
-def _is_plain_jpeg(image: Any, encoded: bytes) -> bool:
+def _is_plain_jpeg(image: Image.Image, encoded: bytes) -> bool:
     """Whether each window can be decoded alone: upright, and not truncated, which a window might not notice."""
     upright = image.format == "JPEG" and image.getexif().get(ORIENTATION, 1) == 1
     return upright and image.mode in ("RGB", "L") and END_OF_JPEG in encoded[-1024:]
 
 
-def _upright(image: Any) -> Any:
+def _upright(image: Image.Image) -> Image.Image:
     return to_rgb(_pillow("ImageOps").exif_transpose(image))
 
 
@@ -137,7 +140,7 @@ def _jpeg_window(encoded: bytes, window: Window) -> np.ndarray:
     return tf.io.decode_and_crop_jpeg(encoded, window, channels=3, dct_method="INTEGER_ACCURATE").numpy()
 
 
-def _resized(image: Any, box: tuple[int, int, int, int] | None, size: tuple[int, int]) -> np.ndarray:
+def _resized(image: Image.Image, box: tuple[int, int, int, int] | None, size: tuple[int, int]) -> np.ndarray:
     bilinear = _pillow("Image").Resampling.BILINEAR  # antialiased: its support grows with the window
     return np.asarray(image.resize((size[1], size[0]), bilinear, box))
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import random
 import warnings
 from collections.abc import Callable
-from typing import Any
 
 import keras
 import tensorflow as tf
 
 from keras_tfcl._keras_compat import graphs_of_dataset
 from keras_tfcl.ops.seeded_call import seeded_call
+from keras_tfcl.typing import Augmenter, Structure, Tensor
 
 REMEDY = (
     "Use Keras layers such as keras.layers.GaussianNoise(0.1), keras.random with a keras.random.SeedGenerator that is "
@@ -19,7 +19,7 @@ REMEDY = (
 )
 
 
-def repeats_draws(augmenter: Callable[..., Any], x: Any) -> bool:
+def repeats_draws(augmenter: Augmenter, x: Structure) -> bool:
     """Whether an augmenter of stateful `tf.random` operations would repeat its draws in each epoch.
 
     It would under a global seed, as `keras.utils.set_random_seed` sets it: a data set starts each of its epochs with
@@ -66,7 +66,7 @@ def notice_repeated_draws(dataset: tf.data.Dataset) -> None:
         )
 
 
-def draw(augmenter: Callable[..., Any], x: Any, seed: tuple[Any, Any]) -> Any:
+def draw(augmenter: Augmenter, x: Structure, seed: tuple[int | Tensor, int | Tensor]) -> Structure:
     """One view of a batch.
 
     Args:
@@ -89,7 +89,7 @@ def draw(augmenter: Callable[..., Any], x: Any, seed: tuple[Any, Any]) -> Any:
     return augmenter(x, training=True)
 
 
-def reseeded(augmenter: Callable[..., Any], *key: int) -> Callable[[Any], Any]:
+def reseeded(augmenter: Augmenter, *key: int) -> Augmenter:
     """The augmenter as a function to be traced, whose stateful `tf.random` operations follow from the key.
 
     Args:
@@ -99,11 +99,11 @@ def reseeded(augmenter: Callable[..., Any], *key: int) -> Callable[[Any], Any]:
     augmenter = _untraced(augmenter)
     seeds = random.Random(repr(key))
 
-    def augment(x: Any) -> Any:
+    def augment(x: Structure) -> Structure:
         seed = seeds.getrandbits(31)  # of this view
 
         @tf.function  # of its own, since AutoGraph is off where an epoch's data set is made
-        def seeded(x: Any) -> Any:
+        def seeded(x: Structure) -> Structure:
             tf.compat.v1.set_random_seed(seed)  # of the graph that is being traced, and of no other
             return _call(augmenter, x)
 
@@ -115,7 +115,7 @@ def reseeded(augmenter: Callable[..., Any], *key: int) -> Callable[[Any], Any]:
 def made_anew(make: Callable[[int], tf.data.Dataset], step: Callable[[], int]) -> tf.data.Dataset:
     """The data set `make(step())`, made anew each time an epoch starts."""
 
-    def epoch(_: Any) -> tf.data.Dataset:
+    def epoch(_: Tensor) -> tf.data.Dataset:
         made = tf.py_function(lambda: tf.data.experimental.to_variant(make(int(step()))), [], tf.variant)
         return tf.data.experimental.from_variant(made, spec)
 
@@ -123,12 +123,12 @@ def made_anew(make: Callable[[int], tf.data.Dataset], step: Callable[[], int]) -
     return tf.data.Dataset.from_tensors(0).flat_map(epoch)
 
 
-def _traced(augmenter: Callable[..., Any], x: Any) -> tuple[list[Any], int | None]:
+def _traced(augmenter: Augmenter, x: Structure) -> tuple[list[tf.compat.v1.NodeDef], int | None]:
     """The operations of an augmenter and of all functions in it, without a global seed; and what that seed is."""
     augmenter = _untraced(augmenter)
     global_seed = None
 
-    def trace(x: Any) -> Any:
+    def trace(x: Structure) -> Structure:
         nonlocal global_seed
         global_seed = tf.compat.v1.get_default_graph().seed
         tf.compat.v1.set_random_seed(None)
@@ -137,16 +137,16 @@ def _traced(augmenter: Callable[..., Any], x: Any) -> tuple[list[Any], int | Non
     return _nodes(tf.function(trace).get_concrete_function(x).graph.as_graph_def()), global_seed
 
 
-def _nodes(graph: tf.compat.v1.GraphDef) -> list[Any]:
+def _nodes(graph: tf.compat.v1.GraphDef) -> list[tf.compat.v1.NodeDef]:
     """The operations of a graph, and of all functions that it calls."""
     return [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
 
 
-def _call(augmenter: Callable[..., Any], x: Any) -> Any:
+def _call(augmenter: Augmenter, x: Structure) -> Structure:
     return augmenter(x, training=True) if isinstance(augmenter, keras.Layer) else augmenter(x)
 
 
-def _untraced(augmenter: Callable[..., Any]) -> Callable[..., Any]:
+def _untraced(augmenter: Augmenter) -> Augmenter:
     """The Python function of a `tf.function`, which would keep the seeds that it was first traced with."""
     return getattr(augmenter, "python_function", augmenter)
 
@@ -155,18 +155,18 @@ def _is_generator_state(variable: keras.Variable) -> bool:
     return tuple(variable.shape) == (2,) and variable.dtype.startswith(("int", "uint"))
 
 
-def _is_random(node: Any) -> bool:
+def _is_random(node: tf.compat.v1.NodeDef) -> bool:
     """Whether a node is a stateful random operation: they alone have two seeds as attributes."""
     return "seed" in node.attr and "seed2" in node.attr
 
 
-def _is_seeded(node: Any) -> bool:
+def _is_seeded(node: tf.compat.v1.NodeDef) -> bool:
     return _is_random(node) and bool(node.attr["seed"].i or node.attr["seed2"].i)
 
 
-def _constants(nodes: list[Any]) -> list[bytes]:
+def _constants(nodes: list[tf.compat.v1.NodeDef]) -> list[bytes]:
     return sorted(node.attr["value"].SerializeToString(deterministic=True) for node in nodes if node.op == "Const")
 
 
-def _name(augmenter: Callable[..., Any]) -> str:
+def _name(augmenter: Augmenter) -> str:
     return f"`{getattr(augmenter, '__name__', type(augmenter).__name__)}`"

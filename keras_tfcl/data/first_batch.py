@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from keras_tfcl.data.draws import REMEDY
+from keras_tfcl.typing import Augmenter, Structure, Tensor
 
 LOOKED_AT = 64  # samples, so that large images cost little
 FEWEST = 4  # samples, below which views may be equal by chance
@@ -25,12 +25,14 @@ class FirstBatch:
         labels_decide: whether samples with equal labels are positives.
     """
 
-    def __init__(self, augmenter: Callable[..., Any] | None, labels_decide: bool) -> None:
+    def __init__(self, augmenter: Augmenter | None, labels_decide: bool) -> None:
         self._augmenter = augmenter
         self._labels_decide = labels_decide
         self._seen = False
 
-    def notice(self, is_first: Any, x: Any, views: tuple, y: Any = None) -> None:
+    def notice(
+        self, is_first: bool | Tensor, x: Structure, views: tuple[Structure, ...], y: Tensor | None = None
+    ) -> None:
         """To be called with each batch, in eager mode or while a data set is traced.
 
         Args:
@@ -39,7 +41,7 @@ class FirstBatch:
             views: tuple of V batches of views.
             y: labels, if any.
         """
-        batch = {"views": views}
+        batch: dict[str, Structure] = {"views": views}
         if not isinstance(x, tuple):
             batch["samples"] = x
         if self._labels_decide and len(views) == 1 and y is not None:
@@ -51,17 +53,19 @@ class FirstBatch:
 
         tf.cond(is_first, lambda: tf.numpy_function(look, tf.nest.flatten(batch), tf.bool), lambda: False)
 
-    def _look(self, views: tuple, samples: Any = None, labels: Any = None) -> None:
+    def _look(
+        self, views: tuple[Structure, ...], samples: Structure | None = None, labels: np.ndarray | None = None
+    ) -> None:
         if self._seen:
             return
         self._seen = True  # Keras may read the first batch twice, to learn its shapes
-        if samples is not None and hasattr(self._augmenter, "check_range"):
+        if samples is not None and self._augmenter is not None and hasattr(self._augmenter, "check_range"):
             self._augmenter.check_range(samples)
         for finding in _findings(samples, views, labels):
             warnings.warn(finding, stacklevel=2)
 
 
-def _findings(samples: Any, views: tuple, labels: Any) -> Iterator[str]:
+def _findings(samples: Structure | None, views: tuple[Structure, ...], labels: np.ndarray | None) -> Iterator[str]:
     samples, views = keras.tree.map_structure(lambda part: None if part is None else part[:LOOKED_AT], (samples, views))
     if _are_equal(views):
         yield (
@@ -82,24 +86,24 @@ def _findings(samples: Any, views: tuple, labels: Any) -> Iterator[str]:
         yield from _few_positives(labels)
 
 
-def _are_equal(views: tuple) -> bool:
+def _are_equal(views: tuple[Structure, ...]) -> bool:
     first, *others = [keras.tree.flatten(view) for view in views]
     enough = len(first[0]) >= FEWEST
     return enough and any(all(map(np.array_equal, first, other)) for other in others)
 
 
-def _come_out_alike(samples: Any, view: Any) -> bool:
+def _come_out_alike(samples: Structure, view: Structure) -> bool:
     return len(_distinct(view)) < len(_distinct(samples)) / 2
 
 
-def _distinct(batch: Any) -> set:
+def _distinct(batch: Structure) -> set[tuple[bytes, ...]]:
     leaves = keras.tree.flatten(batch)
     return {
         tuple(row if isinstance(row, bytes) else row.tobytes() for row in rows) for rows in zip(*leaves, strict=True)
     }
 
 
-def _change_alike(samples: Any, view: Any) -> bool:
+def _change_alike(samples: Structure, view: Structure) -> bool:
     """Whether some array has the same number added to all its samples."""
     before, after = keras.tree.flatten(samples), keras.tree.flatten(view)
     return len(before) == len(after) and any(map(_is_shifted, before, after))

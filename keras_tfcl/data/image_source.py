@@ -122,7 +122,7 @@ def _from_shards(shards: Sequence[Path]) -> ImageFiles:
                     continue
                 key, suffix = member.name.split(".", 1)[0], "." + base.rsplit(".", 1)[-1].lower()
                 if suffix == ".cls":
-                    classes[str(shard), key] = int(archive.extractfile(member).read())
+                    classes[str(shard), key] = int(archive.extractfile(member).read())  # type: ignore[union-attr]  # None only of what is no file
                 elif suffix in EXTENSIONS:
                     paths.append(str(shard))
                     offsets.append(member.offset_data)

@@ -6,7 +6,6 @@ import os
 import threading
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -16,6 +15,7 @@ from keras_tfcl.data.epoch_steps import EpochSteps
 from keras_tfcl.data.image_source import ImageFiles, find_images
 from keras_tfcl.layers import ImageAugmenter
 from keras_tfcl.layers.photo_recipe import photo_layers
+from keras_tfcl.typing import Structure, Tensor
 from keras_tfcl.validation import positive_integer
 
 Source = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -144,7 +144,7 @@ def image_views(
     images = len(reader.files)
     used = images // batch * batch
 
-    def load(first: int, position: int, index: int) -> tuple[np.ndarray, int]:
+    def load(first: int, position: int, index: int) -> tuple[np.ndarray, np.int64]:
         """Crops of an image; of another one, drawn at random, in place of an image that cannot be read."""
         rng = np.random.default_rng([seed, first, position])
 
@@ -156,7 +156,7 @@ def image_views(
             if crops is not None:
                 reader.count_one()
                 return crops, np.int64(index)
-            index = rng.integers(images)
+            index = int(rng.integers(images))
         raise ValueError(
             f"`source` must hold readable images. Received: {len(reader.skipped)} that cannot be read, such as "
             f"{next(iter(reader.skipped.items()))}. Check the files."
@@ -167,7 +167,7 @@ def image_views(
         """Each crop alone: an image stays in the processor's cache, and what it does not draw is not computed."""
         return augmenter.augment(crop[None], tf.stack([seed, number]))[0]
 
-    def element(first: tf.Tensor, position: tf.Tensor, index: tf.Tensor) -> Any:
+    def element(first: tf.Tensor, position: tf.Tensor, index: tf.Tensor) -> Structure:
         crops, index = tf.numpy_function(load, (first, position, index), (tf.uint8, tf.int64))
         crops, number = tf.ensure_shape(crops, shape), (first * images + position) * count
         changed = tuple(change(crops[view], number + view) for view in range(count))
@@ -219,7 +219,7 @@ def image_batches(
         pixels, readable = tf.numpy_function(load, (index,), (tf.uint8, tf.bool))
         return index, tf.ensure_shape(pixels, shape), tf.ensure_shape(readable, ())
 
-    def readable_only(index: tf.Tensor, pixels: tf.Tensor, readable: tf.Tensor) -> Any:
+    def readable_only(index: tf.Tensor, pixels: tf.Tensor, readable: tf.Tensor) -> Structure:
         pixels, index = tf.cast(tf.boolean_mask(pixels, readable), "float32"), tf.boolean_mask(index, readable)
         return (pixels, tf.gather(reader.files.classes, index)) if labels else pixels
 
@@ -246,7 +246,7 @@ def _stream(
     count: int,
     epoch: Callable[[tf.Tensor], tf.data.Dataset],
     batch_size: int,
-    finish: Callable[..., Any] | None = None,
+    finish: Callable[[Tensor, Tensor, Tensor], Structure] | None = None,
 ) -> tf.data.Dataset:
     """Batches of `count` elements, with the attributes `reader` and `steps`."""
     steps = EpochSteps()

@@ -5,12 +5,16 @@ from __future__ import annotations
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 import tensorflow as tf
 
 from keras_tfcl.validation import positive_integer
+
+if TYPE_CHECKING:
+    import tensorflow_datasets as tfds
 
 KINDS = ("digits", "grey", "photos")
 CHARACTERS = ("mnist", "emnist", "kmnist", "binarized_mnist", "mnist_corrupted", "omniglot", "cmaterdb", "svhn_cropped")
@@ -126,7 +130,7 @@ def _mnist5k() -> Split:
     return table[:, :-1].reshape(-1, 28, 28, 1), table[:, -1].astype("int64")
 
 
-def _tfds() -> Any:
+def _tfds() -> ModuleType:
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
@@ -136,7 +140,7 @@ def _tfds() -> Any:
     return tfds
 
 
-def _registered_builder(name: str) -> Any:
+def _registered_builder(name: str) -> tfds.core.DatasetBuilder:
     tfds = _tfds()
     try:
         builder = tfds.builder(name)
@@ -155,7 +159,9 @@ def _registered_builder(name: str) -> Any:
     return builder
 
 
-def _from_builder(name: str, builder: Any, size: tuple[int, int] | None) -> tuple[list[Split], tuple[str, ...]]:
+def _from_builder(
+    name: str, builder: tfds.core.DatasetBuilder, size: tuple[int, int] | None
+) -> tuple[list[Split], tuple[str, ...]]:
     features, available = builder.info.features, builder.info.splits
     if builder.info.supervised_keys != ("image", "label") or features["image"].dtype != np.uint8:
         raise ValueError(f"`{name}` must be a set of uint8 images with one label each. Received: {features}.")

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_tfcl.typing import BatchSource, Structure, Tensor, TensorLike
 
-def brings_batches(x: Any) -> bool:
+
+def brings_batches(x: object) -> bool:
     """Whether x is a source of batches, not an array or a structure of arrays."""
     return isinstance(x, (tf.data.Dataset, keras.utils.PyDataset, Iterator))
 
 
-def checked_source(x: Any, y: Any = None, sample_weight: Any = None) -> Any:
+def checked_source(x: BatchSource, y: object = None, sample_weight: object = None) -> BatchSource:
     """A source of batches as it is.
 
     Raises:
@@ -37,7 +38,7 @@ def checked_source(x: Any, y: Any = None, sample_weight: Any = None) -> Any:
     return x
 
 
-def as_samples(x: Any, name: str = "x") -> Any:
+def as_samples(x: Structure, name: str = "x") -> Structure:
     """x as arrays and tensors, one sample a row.
 
     Args:
@@ -63,7 +64,7 @@ def as_samples(x: Any, name: str = "x") -> Any:
     return _as_array(x, name, "one sample a row")
 
 
-def as_targets(values: Any, name: str = "y") -> Any:
+def as_targets(values: Structure | None, name: str = "y") -> Structure | None:
     """Labels or weights as arrays or tensors, one a row; lists are taken as arrays. None stays None.
 
     Raises:
@@ -91,7 +92,7 @@ def as_targets(values: Any, name: str = "y") -> Any:
     return values
 
 
-def row_count(arrays: Any) -> int:
+def row_count(arrays: Structure) -> int:
     """The number of samples that all arrays share.
 
     Raises:
@@ -105,7 +106,7 @@ def row_count(arrays: Any) -> int:
     return lengths[0]
 
 
-def _as_array(values: Any, name: str, content: str) -> Any:
+def _as_array(values: TensorLike, name: str, content: str) -> Tensor | np.ndarray:
     if hasattr(values, "to_numpy"):  # a pandas or polars data frame or column
         values = values.to_numpy()
     shape = getattr(values, "shape", None)
@@ -128,7 +129,7 @@ def _strings(values: np.ndarray, name: str) -> tf.Tensor:
     return tf.convert_to_tensor(values.astype(object))
 
 
-def _refuse_sparse_and_ragged(values: Any, owner: str) -> None:
+def _refuse_sparse_and_ragged(values: object, owner: str) -> None:
     if isinstance(values, (tf.SparseTensor, tf.SparseTensorSpec)):
         kind, remedy = "a tf.SparseTensor", "Pass tf.sparse.to_dense(x)"
     elif isinstance(values, (tf.RaggedTensor, tf.RaggedTensorSpec)):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import keras
 import numpy as np
@@ -14,6 +14,7 @@ import tensorflow as tf
 from keras_tfcl.data.draws import draw, made_anew, notice_repeated_draws, repeats_draws, reseeded
 from keras_tfcl.data.first_batch import FirstBatch
 from keras_tfcl.data.inputs import as_samples, as_targets, brings_batches, checked_source, row_count
+from keras_tfcl.typing import Augmenter, BatchSource, DataSource, Structure, Tensor
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class ViewPipeline:
         labels_decide: samples with equal labels are positives, so that a batch needs some. Defaults to False.
     """
 
-    augmenter: Callable[..., Any] | None
+    augmenter: Augmenter | None
     views: int
     seed: int
     paired: bool = False
@@ -47,15 +48,15 @@ class ViewPipeline:
 
     def batches(
         self,
-        x: Any,
-        y: Any = None,
-        sample_weight: Any = None,
+        x: DataSource,
+        y: Structure | None = None,
+        sample_weight: Structure | None = None,
         *,
         batch_size: int | None = None,
         shuffle: bool = True,
         training: bool = True,
         step: Callable[[], int] = lambda: 0,
-    ) -> Any:
+    ) -> BatchSource:
         """Returns a tf.data.Dataset (for a PyDataset or generator: a generator's dataset) of batches of views.
 
         Args:
@@ -73,7 +74,7 @@ class ViewPipeline:
         if isinstance(x, tf.data.Dataset):
             if hasattr(x, "steps"):  # of `image_views` or `balanced_batches`: a resumed run sees the same batches
                 x.steps.first_step = step
-            x = checked_source(x, y, sample_weight)
+            checked_source(x, y, sample_weight)
             if training:
                 notice_repeated_draws(x)
             return self._augmented(x, x.cardinality(), step, training)
@@ -86,7 +87,9 @@ class ViewPipeline:
             check_batch_size(batch_size, row_count(arrays))
         return self._array_batches(arrays, batch_size or 32, shuffle and training, training, step)
 
-    def one_batch(self, x: Any, y: Any = None, sample_weight: Any = None, step: int = 0) -> tuple:
+    def one_batch(
+        self, x: Structure, y: Structure | None = None, sample_weight: Structure | None = None, step: int = 0
+    ) -> tuple[tuple[Structure, ...], Tensor | None, Tensor | None]:
         """The views, y and sample_weight (None if not given) of a single batch, as those of a training step.
 
         Args:
@@ -104,7 +107,9 @@ class ViewPipeline:
             arrays = tf.nest.map_structure(tf.convert_to_tensor, arrays)
         return keras.utils.unpack_x_y_sample_weight(self._checked_batch(arrays, step, False, None))
 
-    def _array_batches(self, arrays: Any, batch_size: int, shuffle: bool, training: bool, step: Callable) -> Any:
+    def _array_batches(
+        self, arrays: Structure, batch_size: int, shuffle: bool, training: bool, step: Callable[[], int]
+    ) -> tf.data.Dataset:
         rows = row_count(arrays)
         drop = training and rows >= batch_size
         count = rows // batch_size if drop else -(-rows // batch_size)
@@ -124,7 +129,9 @@ class ViewPipeline:
         )
         return self._augmented(batches, count, step, training)
 
-    def _augmented(self, batches: tf.data.Dataset, count: Any, step: Callable, training: bool) -> tf.data.Dataset:
+    def _augmented(
+        self, batches: tf.data.Dataset, count: int | Tensor, step: Callable[[], int], training: bool
+    ) -> tf.data.Dataset:
         x = keras.utils.unpack_x_y_sample_weight(batches.element_spec)[0]
         self._check_views_can_be_made(x)
         look = FirstBatch(self.augmenter, self.labels_decide) if training else None
@@ -135,14 +142,14 @@ class ViewPipeline:
                 lambda number, batch: pipeline._batch(batch, number, number == first, look), num_parallel_calls=parallel
             )
 
-        def reseeded_epoch(start: int) -> tf.data.Dataset:
+        def reseeded_epoch(augmenter: Augmenter, start: int) -> tf.data.Dataset:
             # One batch at a time: in parallel it would be left to chance which batch gets which draw.
-            augmenter = reseeded(self.augmenter, self.seed, start)
-            return numbered(tf.data.Dataset.counter(start), dataclasses.replace(self, augmenter=augmenter), None)
+            pipeline = dataclasses.replace(self, augmenter=reseeded(augmenter, self.seed, start))
+            return numbered(tf.data.Dataset.counter(start), pipeline, None)
 
-        plain = not isinstance(x, tuple) and self.augmenter is not None and not hasattr(self.augmenter, "augment")
-        if plain and repeats_draws(self.augmenter, x):
-            dataset = made_anew(reseeded_epoch, step)
+        augmenter = None if isinstance(x, tuple) or hasattr(self.augmenter, "augment") else self.augmenter
+        if augmenter is not None and repeats_draws(augmenter, x):
+            dataset = made_anew(partial(reseeded_epoch, augmenter), step)
         else:
             numbers = _steps(step).flat_map(lambda start: tf.data.Dataset.counter(start))
             dataset = numbered(numbers, self, tf.data.AUTOTUNE)
@@ -151,34 +158,40 @@ class ViewPipeline:
             dataset = dataset.apply(tf.data.experimental.assert_cardinality(int(count)))
         return dataset.prefetch(tf.data.AUTOTUNE)
 
-    def _of_iterator(self, elements: Iterator, step: Callable, training: bool) -> Iterator:
+    def _of_iterator(
+        self, elements: Iterator[Structure], step: Callable[[], int], training: bool
+    ) -> Iterator[tuple[Structure, ...]]:
         first = step()  # once: it moves on while Keras reads ahead in a thread
         look = FirstBatch(self.augmenter, self.labels_decide) if training else None
         for i, element in enumerate(elements):
             yield self._checked_batch(element, first + i, i == 0, look)
 
-    def _checked_batch(self, batch: Any, number: int, is_first: bool, look: FirstBatch | None) -> tuple:
+    def _checked_batch(
+        self, batch: Structure, number: int, is_first: bool, look: FirstBatch | None
+    ) -> tuple[Structure, ...]:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
         x = as_samples(x, "an element of x")
         self._check_views_can_be_made(x)
         made = self._batch(_pack(x, y, sample_weight), number, is_first, look)
-        self._check_shapes(made[0])
+        self._check_shapes(made[0])  # type: ignore[arg-type]  # the tuple of views
         return made
 
-    def _batch(self, batch: Any, number: Any, is_first: Any, look: FirstBatch | None) -> tuple:
+    def _batch(
+        self, batch: Structure, number: int | Tensor, is_first: bool | Tensor, look: FirstBatch | None
+    ) -> tuple[Structure, ...]:
         """`((view_1, ..., view_V), y, sample_weight)` of one batch, without y and sample_weight where not given."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
         views = x if isinstance(x, tuple) else tuple(self._view(x, number, view) for view in range(self.views))
         if look is not None and not self.paired:
             look.notice(is_first, x, views, y)
-        return _pack(views, y, sample_weight)
+        return _pack(views, y, sample_weight)  # type: ignore[return-value]  # with a tuple in front Keras packs a tuple
 
-    def _view(self, x: Any, number: Any, view: int) -> Any:
+    def _view(self, x: Structure, number: int | Tensor, view: int) -> Structure:
         if self.augmenter is None:
             return x
         return draw(self.augmenter, x, (self.seed, tf.cast(number, "int64") * self.views + view))
 
-    def _check_views_can_be_made(self, x: Any) -> None:
+    def _check_views_can_be_made(self, x: Structure) -> None:
         if isinstance(x, tuple):
             return
         if self.paired:
@@ -194,7 +207,7 @@ class ViewPipeline:
                 "((view_1, view_2),) or ((view_1, view_2), y)."
             )
 
-    def _check_shapes(self, views: tuple) -> None:
+    def _check_shapes(self, views: Iterable[Structure]) -> None:
         shapes = [tf.nest.map_structure(lambda v: tuple(v.shape), view) for view in views]
         if not self.paired and any(shape != shapes[0] for shape in shapes[1:]):
             raise ValueError(f"The views of a sample must have one shape. Received: {shapes}. Crop or resize them.")
@@ -203,7 +216,9 @@ class ViewPipeline:
 class _AugmentedPyDataset(keras.utils.PyDataset):
     """Augments the batches of another PyDataset, in its workers."""
 
-    def __init__(self, dataset: keras.utils.PyDataset, pipeline: ViewPipeline, step: Callable, training: bool) -> None:
+    def __init__(
+        self, dataset: keras.utils.PyDataset, pipeline: ViewPipeline, step: Callable[[], int], training: bool
+    ) -> None:
         # TensorFlow hangs in a forked process: its workers are threads where there is something to augment.
         processes = dataset.use_multiprocessing and pipeline.augmenter is None
         super().__init__(dataset.workers, processes, dataset.max_queue_size)
@@ -215,7 +230,7 @@ class _AugmentedPyDataset(keras.utils.PyDataset):
     def num_batches(self) -> int | None:
         return self._dataset.num_batches
 
-    def __getitem__(self, index: int) -> tuple:
+    def __getitem__(self, index: int) -> tuple[Structure, ...]:
         batch, number = self._dataset[index], self._first_step + index
         if self.use_multiprocessing:  # without TensorFlow
             self._pipeline._check_views_can_be_made(keras.utils.unpack_x_y_sample_weight(batch)[0])
@@ -245,7 +260,7 @@ def check_batch_size(batch_size: int, rows: int) -> None:
         )
 
 
-def _pack(x: Any, y: Any, sample_weight: Any) -> Any:
+def _pack(x: Structure, y: Structure | None, sample_weight: Structure | None) -> Structure:
     if y is None and sample_weight is not None:
         raise ValueError("`sample_weight` goes with y. Received: sample_weight and no y. Pass y too: labels, or zeros.")
     return keras.utils.pack_x_y_sample_weight(x, y, sample_weight)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import keras
 import numpy as np
+from numpy.typing import ArrayLike
 
 from keras_tfcl.diagnostics.embeddings import MAX_SAMPLES, ModelEmbeddings, model_embeddings
 from keras_tfcl.diagnostics.geometry import Spread, uniformity_tolerance
 from keras_tfcl.evaluation import Diagnosis, Health, diagnose, embedding_health, uniform_sphere
 from keras_tfcl.scaling import Arctanh, Scaling
+from keras_tfcl.typing import Augmenter, Structure
 
 CLUSTERED = 0.75  # of the uniform sphere's uniformity; Wang and Liu's table has 0.75 at temperature 1
 UNIFORM = 0.95  # the same table has 0.98 at temperature 0.07, where accuracy fell
@@ -40,7 +40,10 @@ class Suggestion:
 
 
 def suggest_loss(
-    model: keras.Model, data: Any, augmenter: Callable[..., Any] | None = None, max_samples: int = MAX_SAMPLES
+    model: keras.Model,
+    data: Structure | tuple[Structure, ArrayLike],
+    augmenter: Augmenter | None = None,
+    max_samples: int = MAX_SAMPLES,
 ) -> Suggestion:
     """Evaluates a trained model's embeddings and says which loss to try next, with the numbers that led to it.
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import keras
 import numpy as np
+from numpy.typing import ArrayLike
 
 from keras_tfcl import evaluation
 from keras_tfcl.models import ContrastiveModel
 from keras_tfcl.scaling import Scaling
+from keras_tfcl.typing import Augmenter, Structure
 from keras_tfcl.validation import positive_integer
 
 MAX_SAMPLES = 1024
@@ -44,7 +44,10 @@ class ModelEmbeddings:
 
 
 def model_embeddings(
-    model: keras.Model, data: Any, augmenter: Callable[..., Any] | None = None, max_samples: int = MAX_SAMPLES
+    model: keras.Model,
+    data: Structure | tuple[Structure, ArrayLike],
+    augmenter: Augmenter | None = None,
+    max_samples: int = MAX_SAMPLES,
 ) -> ModelEmbeddings:
     """Embeds at most `max_samples` samples, drawn with a fixed seed.
 
@@ -77,7 +80,7 @@ def model_embeddings(
     )
 
 
-def _check(x: Any, labels: np.ndarray | None, augmenter: Callable[..., Any] | None) -> None:
+def _check(x: Structure, labels: np.ndarray | None, augmenter: Augmenter | None) -> None:
     if isinstance(x, tuple):
         raise ValueError(
             "`data` must be samples, or (samples, labels): unaltered samples of one encoder. Received: a tuple of "

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
+from numpy.typing import ArrayLike
 
 from keras_tfcl import evaluation
 from keras_tfcl.atomic_write import write_atomically
@@ -30,18 +30,21 @@ from keras_tfcl.diagnostics.similarities import (
     similarity_profile,
 )
 from keras_tfcl.evaluation.checks import unit_vectors
+from keras_tfcl.typing import Augmenter, Structure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+    from keras_tfcl.scaling import Scaling
 
 COLOURS = {"Healthy": "#2e7d32", "Needs attention": "#b26a00", "Collapsed": "#b71c1c", "Diverged": "#b71c1c"}
 
 
 def write_report(
     model: keras.Model,
-    data: Any,
+    data: Structure | tuple[Structure, ArrayLike],
     path: str | os.PathLike[str],
-    augmenter: Callable[..., Any] | None = None,
+    augmenter: Augmenter | None = None,
     title: str | None = None,
     max_samples: int = MAX_SAMPLES,
 ) -> str:
@@ -180,7 +183,7 @@ def _loss_panels(embeddings: ModelEmbeddings) -> list[Panel]:
     ]
 
 
-def _distinct(scalings: list[Any]) -> list[Any]:
+def _distinct(scalings: list[float | str | Scaling]) -> list[float | str | Scaling]:
     return list({scaling_name(scaling): scaling for scaling in scalings}.values())
 
 

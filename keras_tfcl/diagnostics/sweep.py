@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
@@ -17,6 +17,7 @@ from keras_tfcl.diagnostics.similarities import similarity_profile
 from keras_tfcl.diagnostics.table import Row, run_table
 from keras_tfcl.losses import InfoNCE
 from keras_tfcl.models import ContrastiveModel
+from keras_tfcl.typing import Structure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,7 +27,7 @@ NEAREST = 10
 PROFILE_SAMPLES = 2048  # the nearest negatives of the similarity profile depend on their number
 
 
-def embedding_statistics(model: keras.Model, x: Any, labels: ArrayLike | None = None) -> dict[str, float]:
+def embedding_statistics(model: keras.Model, x: Structure, labels: ArrayLike | None = None) -> dict[str, float]:
     """What the loss did to the embeddings: the numbers behind figures 4 to 8 of Wang and Liu, as one flat row.
 
     Args:
@@ -54,8 +55,8 @@ def embedding_statistics(model: keras.Model, x: Any, labels: ArrayLike | None = 
 
 def temperature_sweep(
     make_model: Callable[[keras.losses.Loss], ContrastiveModel],
-    x: Any,
-    held_out: tuple[Any, ArrayLike],
+    x: Structure,
+    held_out: tuple[Structure, ArrayLike],
     path: str | os.PathLike[str],
     temperatures: Sequence[float] = TEMPERATURES,
     seeds: Sequence[int] = (0,),

@@ -18,8 +18,8 @@ def run_table(
     path: str | os.PathLike[str],
     settings: Sequence[str],
     seeds: Sequence[int],
-    run: Callable[[str, int], Mapping[str, Any]],
-    constants: Mapping[str, Any] | None = None,
+    run: Callable[[str, int], Mapping[str, object]],
+    constants: Mapping[str, object] | None = None,
 ) -> list[Row]:
     """Runs every setting with every seed, one row of a CSV file each; rows already in the file are not repeated.
 
@@ -69,7 +69,7 @@ def read_table(path: str | os.PathLike[str]) -> list[Row]:
         return [_typed(row) for row in csv.DictReader(file)]
 
 
-def write_table(path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]]) -> None:
+def write_table(path: str | os.PathLike[str], rows: Sequence[Mapping[str, object]]) -> None:
     """Writes rows of equal columns to a CSV file, which is replaced as a whole."""
     columns = list(rows[0])
     for row in rows:
@@ -82,11 +82,11 @@ def write_table(path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]])
     write_atomically(path, text.getvalue().encode())
 
 
-def _typed(row: Mapping[str, Any]) -> Row:
+def _typed(row: Mapping[str, object]) -> Row:
     return {name: value if name == "setting" else _number(value) for name, value in row.items()}
 
 
-def _number(value: Any) -> Any:
+def _number(value: object) -> object:
     for kind in (int, float):
         try:
             return kind(str(value))
@@ -95,7 +95,7 @@ def _number(value: Any) -> Any:
     return value
 
 
-def _check_constants(path: Path, row: Row, constants: Mapping[str, Any]) -> None:
+def _check_constants(path: Path, row: Row, constants: Mapping[str, object]) -> None:
     for name, value in constants.items():
         if row.get(name) != _number(value):
             raise ValueError(

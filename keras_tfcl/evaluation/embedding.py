@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
+from typing import TypeVar
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from keras_tfcl.data.draws import draw
+from keras_tfcl.typing import Augmenter, Structure
+
+Samples = TypeVar("Samples", bound=Structure)
 
 
-def embed(model: keras.Model, x: Any, batch_size: int = 256) -> np.ndarray:
+def embed(model: keras.Model, x: Structure, batch_size: int = 256) -> np.ndarray:
     """Embeds unaltered samples as the loss would see them: with the projector of a `ContrastiveModel`.
 
     Args:
@@ -34,8 +37,8 @@ def embed(model: keras.Model, x: Any, batch_size: int = 256) -> np.ndarray:
 
 def embed_views(
     model: keras.Model,
-    x: Any,
-    augmenter: Callable[..., Any] | None = None,
+    x: Structure,
+    augmenter: Augmenter | None = None,
     views: int = 2,
     seed: int = 0,
     batch_size: int = 256,
@@ -77,7 +80,7 @@ def embed_views(
     )
 
 
-def check_views_can_be_made(model: keras.Model, x: Any, augmenter: Callable[..., Any] | None = None) -> None:
+def check_views_can_be_made(model: keras.Model, x: Structure, augmenter: Augmenter | None = None) -> None:
     """Raises ValueError for samples that are not ready-made views where there is no augmenter."""
     if not isinstance(x, tuple) and augmenter is None and getattr(model, "augmenter", None) is None:
         raise ValueError(
@@ -88,8 +91,8 @@ def check_views_can_be_made(model: keras.Model, x: Any, augmenter: Callable[...,
 
 
 def make_views(
-    augmenter: Callable[..., Any], batch: Any, views: int = 2, seed: tuple[int, int] = (0, 0)
-) -> tuple[Any, ...]:
+    augmenter: Augmenter, batch: Structure, views: int = 2, seed: tuple[int, int] = (0, 0)
+) -> tuple[Structure, ...]:
     """Makes random views of a batch.
 
     Args:
@@ -111,12 +114,12 @@ def make_views(
     return tuple(draw(augmenter, batch, (seed[0], seed[1] + view)) for view in range(views))
 
 
-def _batches(x: Any, batch_size: int) -> Iterator[tuple[int, Any]]:
+def _batches(x: Samples, batch_size: int) -> Iterator[tuple[int, Samples]]:
     for start in range(0, len(keras.tree.flatten(x)[0]), batch_size):
         yield start, keras.tree.map_structure(lambda part, at=start: part[at : at + batch_size], x)
 
 
-def _embed(model: keras.Model, views: tuple[Any, ...]) -> np.ndarray:
+def _embed(model: keras.Model, views: tuple[Structure, ...]) -> np.ndarray:
     """`(B, V, D)`."""
     views = keras.tree.map_structure(tf.convert_to_tensor, views)
     if hasattr(model, "encoders"):  # a ContrastiveModel projects a tuple of views

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_tfcl.typing import Structure
 from keras_tfcl.validation import positive_integer
 
 
@@ -45,7 +45,7 @@ def set_batch_norm_momentum(model: keras.Layer, momentum: float) -> int:
     return len(layers)
 
 
-def recalibrate_batch_norm(model: keras.Model, x: Any, batch_size: int = 32) -> int:
+def recalibrate_batch_norm(model: keras.Model, x: Structure | tf.data.Dataset, batch_size: int = 32) -> int:
     """Computes the moving statistics of every `BatchNormalization` anew, as plain averages over batches of x.
 
     After a short run, or one whose last steps changed the weights a lot, moving averages lag behind the weights.
@@ -91,7 +91,7 @@ def recalibrate_batch_norm(model: keras.Model, x: Any, batch_size: int = 32) -> 
     return len(layers)
 
 
-def _batches(x: Any, batch_size: int) -> Iterator[Any]:
+def _batches(x: Structure | tf.data.Dataset, batch_size: int) -> Iterator[Structure]:
     if isinstance(x, tf.data.Dataset):
         for element in x:
             yield keras.utils.unpack_x_y_sample_weight(element)[0]
@@ -106,7 +106,7 @@ def _batch_norms(layer: keras.Layer) -> list[keras.layers.BatchNormalization]:
     """Every batch normalisation below a layer, each once."""
     found: dict[int, keras.Layer] = {}
 
-    def walk(part: Any) -> None:
+    def walk(part: object) -> None:
         if not isinstance(part, keras.Layer) or id(part) in found:
             return
         found[id(part)] = part

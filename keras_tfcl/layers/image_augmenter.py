@@ -11,8 +11,10 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from numpy.typing import ArrayLike
 
 from keras_tfcl.ops.seeded_call import seeded_call
+from keras_tfcl.typing import Config, Tensor, TensorLike
 
 
 @keras.saving.register_keras_serializable(package="keras_tfcl")
@@ -57,7 +59,7 @@ class ImageAugmenter(keras.layers.Layer):
     """
 
     def __init__(
-        self, layers: Sequence[keras.layers.Layer], value_range: tuple[float, float] = (0, 255), **kwargs: Any
+        self, layers: Sequence[keras.layers.Layer], value_range: tuple[float, float] = (0, 255), **kwargs: object
     ) -> None:
         super().__init__(**{"dtype": "float32", **kwargs})
         self.layers = _checked_layers(layers)
@@ -72,11 +74,11 @@ class ImageAugmenter(keras.layers.Layer):
             _check_state(layer)
             shape = layer.compute_output_shape(shape)
 
-    def call(self, images: Any, training: bool = False) -> Any:
+    def call(self, images: TensorLike, training: bool = False) -> Tensor:
         images = self._as_float_images(images)
         return self._apply(images) if training else images
 
-    def augment(self, images: Any, seed: Any) -> Any:
+    def augment(self, images: TensorLike, seed: TensorLike) -> Tensor:
         """Random views of `images` as a pure function of `seed`.
 
         Args:
@@ -98,7 +100,7 @@ class ImageAugmenter(keras.layers.Layer):
             )
         return images
 
-    def check_range(self, images: Any) -> str | None:
+    def check_range(self, images: ArrayLike) -> str | None:
         """Warns once, and returns the warning, if the values of images can't be meant to be those of `value_range`.
 
         Args:
@@ -124,7 +126,7 @@ class ImageAugmenter(keras.layers.Layer):
             warnings.warn(problem, stacklevel=2)
         return problem
 
-    def _as_float_images(self, images: Any) -> tf.Tensor:
+    def _as_float_images(self, images: TensorLike) -> tf.Tensor:
         images = tf.convert_to_tensor(images)
         if images.shape.rank != 4:
             raise ValueError(
@@ -135,7 +137,7 @@ class ImageAugmenter(keras.layers.Layer):
             self.check_range(images)
         return tf.cast(images, "float32")
 
-    def _apply(self, images: Any) -> Any:
+    def _apply(self, images: Tensor) -> Tensor:
         low, high = self.value_range
         rescales = self.value_range != (0, 255)
         if rescales:
@@ -154,7 +156,7 @@ class ImageAugmenter(keras.layers.Layer):
             shape = layer.compute_output_shape(shape)
         return shape
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         layers = [keras.saving.serialize_keras_object(layer) for layer in self.layers]
         return {**super().get_config(), "layers": layers, "value_range": self.value_range}
 
@@ -187,7 +189,7 @@ def _check_state(layer: keras.layers.Layer) -> None:
         )
 
 
-def _checked_range(value_range: Any) -> tuple[float, float]:
+def _checked_range(value_range: tuple[float, float]) -> tuple[float, float]:
     try:
         low, high = value_range
         rises = math.isfinite(high - low) and low < high
@@ -201,7 +203,7 @@ def _checked_range(value_range: Any) -> tuple[float, float]:
     return low, high
 
 
-def _as_seed(seed: Any) -> tf.Tensor:
+def _as_seed(seed: TensorLike) -> tf.Tensor:
     seed = tf.convert_to_tensor(seed)
     if not seed.dtype.is_integer or not seed.shape.is_compatible_with((2,)):
         raise ValueError(

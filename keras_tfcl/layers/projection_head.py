@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import keras
 
+from keras_tfcl.typing import Config, Tensor
 from keras_tfcl.validation import positive_integer
 
 
@@ -47,9 +47,9 @@ class ProjectionHead(keras.layers.Layer):
     def __init__(
         self,
         units: Sequence[int] = (256, 128),
-        activation: str | Callable[[Any], Any] = "relu",
+        activation: str | Callable[[Tensor], Tensor] = "relu",
         batch_norm: bool = True,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> None:
         super().__init__(**kwargs)
         self.units = _checked_units(units)
@@ -85,7 +85,7 @@ class ProjectionHead(keras.layers.Layer):
             stage.build(shape)
             shape = stage.compute_output_shape(shape)
 
-    def call(self, inputs: Any, training: bool | None = None) -> Any:
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         for stage in self.stages:
             normalises = isinstance(stage, keras.layers.BatchNormalization)
             inputs = stage(inputs, training=training) if normalises else stage(inputs)
@@ -94,7 +94,7 @@ class ProjectionHead(keras.layers.Layer):
     def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
         return (input_shape[0], self.units[-1])
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "units": self.units,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import keras
 import tensorflow as tf
 
 from keras_tfcl.layers.color import adjust_brightness, adjust_contrast, adjust_hue, adjust_saturation
+from keras_tfcl.typing import Config, Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_tfcl")
@@ -55,7 +55,7 @@ class RandomColorJitter(keras.layers.Layer):
         probability: float = 0.8,
         value_range: Sequence[float] = (0, 255),
         seed: int | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> None:
         super().__init__(**kwargs)
         limits = {"brightness": brightness, "contrast": contrast, "saturation": saturation}
@@ -75,7 +75,7 @@ class RandomColorJitter(keras.layers.Layer):
         self.seed = seed
         self.generator = keras.random.SeedGenerator(seed)
 
-    def call(self, images: Any, training: bool = True) -> Any:
+    def call(self, images: Tensor, training: bool = True) -> Tensor:
         return self._changed(images) if training else images
 
     def _changed(self, images: tf.Tensor) -> tf.Tensor:
@@ -106,7 +106,7 @@ class RandomColorJitter(keras.layers.Layer):
     def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
         return tuple(input_shape)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "brightness": self.brightness,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 import tensorflow as tf
+
+from keras_tfcl.typing import Config, Tensor
 
 
 def gaussian_blur(images: tf.Tensor, sigma: tf.Tensor, kernel_size: int) -> tf.Tensor:
@@ -89,7 +90,7 @@ class RandomGaussianBlur(keras.layers.Layer):
         kernel_size: int | None = None,
         sigma: Sequence[float] = (0.1, 2.0),
         seed: int | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> None:
         super().__init__(**kwargs)
         if not 0 <= probability <= 1:
@@ -104,7 +105,7 @@ class RandomGaussianBlur(keras.layers.Layer):
         self.seed = seed
         self.generator = keras.random.SeedGenerator(seed)
 
-    def call(self, images: Any, training: bool = True) -> Any:
+    def call(self, images: Tensor, training: bool = True) -> Tensor:
         return self._blurred(images) if training else images
 
     def _blurred(self, images: tf.Tensor) -> tf.Tensor:
@@ -129,7 +130,7 @@ class RandomGaussianBlur(keras.layers.Layer):
     def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
         return tuple(input_shape)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "probability": self.probability,

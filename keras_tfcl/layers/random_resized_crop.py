@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 import tensorflow as tf
+
+from keras_tfcl.typing import Config, Tensor
 
 ATTEMPTS = 10  # as torchvision; then the largest centred window whose proportions are allowed
 
@@ -53,7 +54,7 @@ class RandomResizedCrop(keras.layers.Layer):
         scale: Sequence[float] = (0.08, 1.0),
         ratio: Sequence[float] = (3 / 4, 4 / 3),
         seed: int | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> None:
         super().__init__(**kwargs)
         if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
@@ -65,14 +66,14 @@ class RandomResizedCrop(keras.layers.Layer):
         self.seed = seed
         self.generator = keras.random.SeedGenerator(seed)
 
-    def call(self, images: Any, training: bool = True) -> Any:
+    def call(self, images: Tensor, training: bool = True) -> Tensor:
         count = tf.shape(images)[0]
         whole = tf.tile([[0.0, 0.0, 1.0, 1.0]], (count, 1))
         windows = self._windows(count, *images.shape[1:3]) if training else whole
         crops = crop_and_resize(tf.cast(images, "float32"), windows, (self.height, self.width))
         return tf.cast(crops, self.compute_dtype)
 
-    def _windows(self, count: Any, height: int, width: int) -> tf.Tensor:
+    def _windows(self, count: int | Tensor, height: int, width: int) -> tf.Tensor:
         """Random windows `(B, 4)` as shares of the image: top, left, bottom, right."""
         area, shape = (keras.random.uniform((count, ATTEMPTS), seed=self.generator) for _ in range(2))
         area = float(height * width) * (self.scale[0] + (self.scale[1] - self.scale[0]) * area)
@@ -97,7 +98,7 @@ class RandomResizedCrop(keras.layers.Layer):
     def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
         return input_shape[0], self.height, self.width, input_shape[-1]
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "height": self.height,

@@ -1,11 +1,9 @@
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 
 from keras_tfcl import evaluation
-from keras_tfcl.typing import TensorLike
+from keras_tfcl.typing import Config, TensorLike
 from keras_tfcl.validation import positive_number
 
 
@@ -46,12 +44,14 @@ class Alignment(keras.metrics.Mean):
 
     positives_by_label = True
 
-    def __init__(self, alpha: float = 2.0, name: str = "alignment", dtype: Any = None) -> None:
+    def __init__(
+        self, alpha: float = 2.0, name: str = "alignment", dtype: str | keras.dtype_policies.DTypePolicy | None = None
+    ) -> None:
         super().__init__(name=name, dtype=dtype)
         self.alpha = positive_number("alpha", alpha, "Use alpha=2.0, the squared distance.")
 
     def update_state(self, y_true: TensorLike, y_pred: TensorLike, sample_weight: TensorLike | None = None) -> None:
         super().update_state(*evaluation.alignment(y_true, y_pred, sample_weight, self.alpha))
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {**super().get_config(), "alpha": self.alpha}

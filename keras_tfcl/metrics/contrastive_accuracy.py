@@ -1,11 +1,9 @@
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 
 from keras_tfcl import evaluation
-from keras_tfcl.typing import TensorLike
+from keras_tfcl.typing import Config, TensorLike
 from keras_tfcl.validation import positive_integer
 
 
@@ -43,12 +41,17 @@ class ContrastiveAccuracy(keras.metrics.Mean):
 
     positives_by_label = True
 
-    def __init__(self, k: int = 1, name: str = "contrastive_accuracy", dtype: Any = None) -> None:
+    def __init__(
+        self,
+        k: int = 1,
+        name: str = "contrastive_accuracy",
+        dtype: str | keras.dtype_policies.DTypePolicy | None = None,
+    ) -> None:
         super().__init__(name=name, dtype=dtype)
         self.k = positive_integer("k", k, "Use k=1 for the nearest neighbour alone.")
 
     def update_state(self, y_true: TensorLike, y_pred: TensorLike, sample_weight: TensorLike | None = None) -> None:
         super().update_state(*evaluation.contrastive_accuracy(y_true, y_pred, sample_weight, self.k))
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {**super().get_config(), "k": self.k}

@@ -1,14 +1,12 @@
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 import tensorflow as tf
 from keras import ops
 
 from keras_tfcl.evaluation.geometry import rank_of_covariance
 from keras_tfcl.evaluation.pairs import flatten_views
-from keras_tfcl.typing import TensorLike
+from keras_tfcl.typing import Config, TensorLike
 from keras_tfcl.validation import positive_integer
 
 
@@ -51,32 +49,36 @@ class EffectiveRank(keras.Metric):
 
     positives_by_label = False
 
-    def __init__(self, dimension: int | None = None, name: str = "effective_rank", dtype: Any = "float64") -> None:
+    def __init__(
+        self,
+        dimension: int | None = None,
+        name: str = "effective_rank",
+        dtype: str | keras.dtype_policies.DTypePolicy | None = "float64",
+    ) -> None:
         super().__init__(name=name, dtype=dtype)
         self.dimension = dimension
         self.count = self._sum("count", ())
-        self.total: Any = None  # variables, made when the size of the embeddings is known
-        self.moment: Any = None
+        self.total: keras.Variable | None = None  # variables, made when the size of the embeddings is known
+        self.moment: keras.Variable | None = None
         if dimension is not None:
-            self._add_moments(positive_integer("dimension", dimension, "It is the size of the embeddings."))
+            self._moments(positive_integer("dimension", dimension, "It is the size of the embeddings."))
 
     def update_state(self, y_true: TensorLike, y_pred: TensorLike, sample_weight: TensorLike | None = None) -> None:
         embeddings, _, weight = flatten_views(y_pred, sample_weight)
         embeddings, weight = ops.cast(embeddings, self.dtype), ops.cast(weight, self.dtype)
-        if self.moment is None:
-            self._add_moments(embeddings.shape[1])
-        if embeddings.shape[1] != self.moment.shape[0]:
+        total, moment = self._moments(embeddings.shape[1])
+        if embeddings.shape[1] != moment.shape[0]:
             raise ValueError(
-                f"`y_pred` must hold embeddings of size {self.moment.shape[0]}, as so far. Received: size "
+                f"`y_pred` must hold embeddings of size {moment.shape[0]}, as so far. Received: size "
                 f"{embeddings.shape[1]}. Use one metric for each model."
             )
         weighted = embeddings * ops.expand_dims(weight, 1)
         self.count.assign(self.count + ops.sum(weight))
-        self.total.assign(self.total + ops.sum(weighted, axis=0))
-        self.moment.assign(self.moment + ops.matmul(ops.transpose(embeddings), weighted))
+        total.assign(total + ops.sum(weighted, axis=0))
+        moment.assign(moment + ops.matmul(ops.transpose(embeddings), weighted))
 
     def result(self) -> tf.Tensor:
-        if self.moment is None:
+        if self.total is None or self.moment is None:
             return ops.zeros((), self.dtype)
         count = ops.where(self.count == 0, ops.ones_like(self.count), self.count)
         mean = self.total / count
@@ -86,13 +88,16 @@ class EffectiveRank(keras.Metric):
         for variable in self.variables:
             variable.assign(ops.zeros_like(variable))
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {**super().get_config(), "dimension": self.dimension}
 
-    def _add_moments(self, dimension: int) -> None:
-        with tf.init_scope():  # the first batch may come inside a tf.function
-            self.total = self._sum("total", (dimension,))
-            self.moment = self._sum("moment", (dimension, dimension))
+    def _moments(self, dimension: int) -> tuple[keras.Variable, keras.Variable]:
+        """The sums of embeddings and of their products, made where there are none yet."""
+        if self.total is None or self.moment is None:
+            with tf.init_scope():  # the first batch may come inside a tf.function
+                self.total = self._sum("total", (dimension,))
+                self.moment = self._sum("moment", (dimension, dimension))
+        return self.total, self.moment
 
     def _sum(self, name: str, shape: tuple[int, ...]) -> keras.Variable:
         return self.add_weight(shape=shape, initializer="zeros", dtype=self.dtype, name=name)

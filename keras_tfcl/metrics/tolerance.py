@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 
 from keras_tfcl import evaluation
@@ -44,7 +42,7 @@ class Tolerance(keras.metrics.Mean):
 
     positives_by_label = False
 
-    def __init__(self, name: str = "tolerance", dtype: Any = None) -> None:
+    def __init__(self, name: str = "tolerance", dtype: str | keras.dtype_policies.DTypePolicy | None = None) -> None:
         super().__init__(name=name, dtype=dtype)
 
     def update_state(self, y_true: TensorLike, y_pred: TensorLike, sample_weight: TensorLike | None = None) -> None:

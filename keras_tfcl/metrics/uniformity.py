@@ -1,12 +1,10 @@
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 import tensorflow as tf
 
 from keras_tfcl import evaluation
-from keras_tfcl.typing import TensorLike
+from keras_tfcl.typing import Config, TensorLike
 from keras_tfcl.validation import positive_number
 
 LARGEST_T = 20.0  # exp(-4 t), the smallest value of the kernel, must stay a normal float32
@@ -51,7 +49,9 @@ class Uniformity(keras.metrics.Mean):
 
     positives_by_label = False
 
-    def __init__(self, t: float = 2.0, name: str = "uniformity", dtype: Any = None) -> None:
+    def __init__(
+        self, t: float = 2.0, name: str = "uniformity", dtype: str | keras.dtype_policies.DTypePolicy | None = None
+    ) -> None:
         super().__init__(name=name, dtype=dtype)
         self.t = positive_number("t", t, "Use t=2.0, as in the paper.")
         if self.t > LARGEST_T:
@@ -63,5 +63,5 @@ class Uniformity(keras.metrics.Mean):
     def result(self) -> tf.Tensor:
         return evaluation.uniformity(super().result())
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {**super().get_config(), "t": self.t}

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
-from typing import Any
 
 import keras
+import tensorflow as tf
 
 from keras_tfcl import losses
 from keras_tfcl.ops.replicas import several_workers
+from keras_tfcl.typing import Augmenter, Structure, Tensor
 from keras_tfcl.validation import positive_integer
 
 
 def check_arguments(
-    encoder: Any,
-    projector: Any,
-    augmenter: Any,
-    views: Any,
+    encoder: keras.Model | tuple[keras.Model, ...],
+    projector: keras.Layer | tuple[keras.Layer, ...] | None,
+    augmenter: Augmenter | None,
+    views: int,
     supervised: bool,
-    momentum: Any,
-    queue_size: Any,
-    queue: Any,
-    encoder_batch_size: Any,
+    momentum: object,
+    queue_size: object,
+    queue: str,
+    encoder_batch_size: object,
 ) -> None:
     """Raises ValueError for arguments of `ContrastiveModel` that are out of range or do not go together."""
     _check_memory(momentum, queue_size, queue)
@@ -32,12 +34,14 @@ def check_arguments(
     _check_views(views, len(encoder) if isinstance(encoder, tuple) else 1, augmenter, supervised, queue)
 
 
-def _check_memory(momentum: Any, queue_size: Any, queue: Any) -> None:
-    if momentum is not None and (not isinstance(momentum, Real) or isinstance(momentum, bool) or not 0 <= momentum < 1):
+def _check_memory(momentum: object, queue_size: object, queue: str) -> None:
+    if momentum is not None and (
+        isinstance(momentum, bool) or not isinstance(momentum, Real) or not 0 <= float(momentum) < 1
+    ):
         raise ValueError(
             f"`momentum` must be a number in [0, 1), or None. Received: momentum={momentum!r}. MoCo's is 0.999."
         )
-    if not isinstance(queue_size, Integral) or isinstance(queue_size, bool) or queue_size < 0:
+    if isinstance(queue_size, bool) or not isinstance(queue_size, Integral) or queue_size < 0:
         raise ValueError(
             f"`queue_size` must be an integer of at least 0. Received: queue_size={queue_size!r}. 0 means no queue."
         )
@@ -57,7 +61,9 @@ def _check_memory(momentum: Any, queue_size: Any, queue: Any) -> None:
         )
 
 
-def _check_towers(encoder: Any, projector: Any) -> None:
+def _check_towers(
+    encoder: keras.Model | tuple[keras.Model, ...], projector: keras.Layer | tuple[keras.Layer, ...] | None
+) -> None:
     several = isinstance(encoder, tuple)
     if several and len(encoder) < 2:
         raise ValueError(
@@ -72,7 +78,7 @@ def _check_towers(encoder: Any, projector: Any) -> None:
         )
 
 
-def _check_views(views: Any, encoders: int, augmenter: Any, supervised: bool, queue: str) -> None:
+def _check_views(views: int, encoders: int, augmenter: Augmenter | None, supervised: bool, queue: str) -> None:
     positive_integer("views", views, "Two is usual.")
     if encoders > 1 and (views != encoders or augmenter is not None):
         raise ValueError(
@@ -103,7 +109,9 @@ def checked_seed(seed: int | None) -> int:
     return random.randint(1, 10**9)
 
 
-def checked_loss(loss: Any, with_candidates: bool) -> keras.losses.Loss:
+def checked_loss(
+    loss: str | keras.losses.Loss | Callable[[Tensor, Tensor], Tensor] | Mapping[str, object], with_candidates: bool
+) -> keras.losses.Loss:
     """One loss of the projections; raises ValueError for several, and for what cannot train.
 
     Args:
@@ -136,7 +144,7 @@ def check_compiled(compiled: bool, method: str) -> None:
         raise ValueError(f"`compile` must be called before `{method}`. Received: a model that is not compiled.")
 
 
-def check_class_weight(class_weight: Any, y: Any, sample_weight: Any, queue: str) -> None:
+def check_class_weight(class_weight: Mapping[int, float] | None, y: object, sample_weight: object, queue: str) -> None:
     """Raises ValueError where `class_weight` has no class labels to go by, or no place to go to."""
     if class_weight is None:
         return
@@ -156,7 +164,7 @@ def check_class_weight(class_weight: Any, y: Any, sample_weight: Any, queue: str
         )
 
 
-def check_replicas(replicas: int, built: bool, jit_compile: Any, steps_per_execution: int = 1) -> None:
+def check_replicas(replicas: int, built: bool, jit_compile: bool | str | None, steps_per_execution: int = 1) -> None:
     """Raises ValueError for what cannot be trained on several replicas."""
     if steps_per_execution != 1:
         raise ValueError(
@@ -177,7 +185,7 @@ def check_replicas(replicas: int, built: bool, jit_compile: Any, steps_per_execu
         )
 
 
-def check_labels(y: Any, supervised: bool) -> None:
+def check_labels(y: Structure | None, supervised: bool) -> None:
     """Raises ValueError where labels are to come from y and there is none."""
     if y is not None:
         return
@@ -192,7 +200,7 @@ def check_labels(y: Any, supervised: bool) -> None:
     )
 
 
-def check_no_split(arguments: dict[str, Any]) -> None:
+def check_no_split(arguments: Mapping[str, object]) -> None:
     """Raises ValueError for a `validation_split` among the arguments of `fit`."""
     if arguments.get("validation_split"):
         raise ValueError(
@@ -217,7 +225,7 @@ def check_several_views(views: int, memory_bank: bool = False) -> None:
     )
 
 
-def check_tuple(x: Any, encoders: int) -> None:
+def check_tuple(x: Structure, encoders: int) -> None:
     """Raises ValueError unless x is a tuple of views, with several encoders one for each."""
     if encoders > 1 and (not isinstance(x, tuple) or len(x) != encoders):
         received = f"a tuple of {len(x)}" if isinstance(x, tuple) else "a single input"
@@ -227,7 +235,7 @@ def check_tuple(x: Any, encoders: int) -> None:
         )
 
 
-def check_output(shape: Any, owner: str) -> None:
+def check_output(shape: tf.TensorShape | Sequence[int | None], owner: str) -> None:
     """Raises ValueError unless an output's shape is `(B, F)`."""
     if isinstance(shape, (tuple, list)) and len(shape) == 2 and isinstance(shape[-1], int):
         return

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 import tensorflow as tf
 
 from keras_tfcl.ops.masks import as_labels
+from keras_tfcl.typing import TensorLike
 
 
-def weights_of_classes(y: Any, class_weight: dict[int, float]) -> tf.Tensor:
+def weights_of_classes(y: TensorLike, class_weight: dict[int, float]) -> tf.Tensor:
     """The weight of each sample's class, float32 `(B,)`; 1 for classes that have none.
 
     Args:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 
 from keras_tfcl.models.uneven_replicas import at_least_one_anchor
 from keras_tfcl.ops import replicas
 from keras_tfcl.ops.candidates import Candidates
+from keras_tfcl.typing import Tensor
 
 
 class Comparison:
@@ -19,7 +18,7 @@ class Comparison:
         candidates: of the anchors. None: the batch itself, a symmetric problem that a loss solves in half the time.
     """
 
-    def __init__(self, labels: Any, candidates: Candidates | None) -> None:
+    def __init__(self, labels: Tensor, candidates: Candidates | None) -> None:
         self.labels = labels
         self.candidates = candidates
 
@@ -35,7 +34,7 @@ class ComparedLoss(keras.losses.Loss):
         super().__init__(name=loss.name, reduction=loss.reduction)
         self.loss = loss
 
-    def __call__(self, y_true: Comparison, y_pred: Any, sample_weight: Any = None) -> Any:
+    def __call__(self, y_true: Comparison, y_pred: Tensor, sample_weight: Tensor | None = None) -> Tensor:
         labels, candidates = y_true.labels, y_true.candidates
         if candidates is None:
             return self.loss(labels, y_pred, sample_weight)

@@ -1,10 +1,9 @@
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 
 from keras_tfcl._keras_compat import batches_seen
+from keras_tfcl.typing import Logs
 
 
 class EpochStart(keras.callbacks.Callback):
@@ -14,5 +13,5 @@ class EpochStart(keras.callbacks.Callback):
         super().__init__()
         self.step = batches_seen(optimizer)
 
-    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         self.step = batches_seen(self.model.optimizer)

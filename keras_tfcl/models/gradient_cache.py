@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TypeAlias, TypeVar
 
 import keras
 import tensorflow as tf
 
-Carry = Any
+from keras_tfcl.typing import Structure, Tensor
+
+Carry = TypeVar("Carry")
+Size: TypeAlias = int | Tensor
+# What the passes hand from slice to slice: features, counters, changes of averages; counters, sums of gradients.
+_Forward: TypeAlias = tuple[Tensor, list[Tensor], list[Tensor]]
+_Backward: TypeAlias = tuple[list[Tensor], list[Tensor]]
 
 
-def encode_in_slices(encoder: keras.Model, x: Any, rows: int, training: bool | None = None) -> Any:
+def encode_in_slices(encoder: keras.Model, x: Structure, rows: int, training: bool | None = None) -> Tensor:
     """Gives `encoder(x, training=training)` and its exact gradient, at most `rows` rows of x at a time.
 
     The forward pass keeps the features and nothing else. The backward pass computes each slice once more, now with its
@@ -55,7 +61,7 @@ def encode_in_slices(encoder: keras.Model, x: Any, rows: int, training: bool | N
     slices = _Slices(encoder, x, rows, training)
 
     @tf.custom_gradient
-    def features_of(*weights: Any) -> tuple[Any, Callable[..., list[Any]]]:
+    def features_of(*weights: Tensor) -> tuple[Tensor, Callable[..., list[Tensor]]]:
         # Stopped, or an eager tape would keep what the forward pass is meant to forget.
         return slices.forward([tf.stop_gradient(w) for w in weights]), lambda upstream, *_: slices.backward(
             weights, upstream
@@ -71,7 +77,7 @@ def encode_in_slices(encoder: keras.Model, x: Any, rows: int, training: bool | N
 class _Slices:
     """The passes over the slices, as functions of the weights."""
 
-    def __init__(self, encoder: keras.Model, x: Any, rows: int, training: bool | None) -> None:
+    def __init__(self, encoder: keras.Model, x: Structure, rows: int, training: bool | None) -> None:
         self.encoder, self.rows, self.training = encoder, rows, training
         first = keras.tree.flatten(x)[0]
         self.count = first.shape[0] if first.shape[0] is not None else tf.shape(first)[0]
@@ -87,11 +93,11 @@ class _Slices:
         """The state that a call of the encoder changes."""
         return [*self.counters, *self.averages]
 
-    def forward(self, weights: Sequence[Any]) -> list[Any]:
+    def forward(self, weights: Sequence[Tensor]) -> list[Tensor]:
         """The features (B, F), and the new values of counters and averages."""
         averages = self._start_of(self.averages)
 
-        def step(start: Any, size: Any, carry: Carry) -> Carry:
+        def step(start: Size, size: Size, carry: _Forward) -> _Forward:
             features, counters, changes = carry
             part, counters, updated = self._encode(start, size, weights, counters)
             features = tf.tensor_scatter_nd_update(features, (start + tf.range(size))[:, None], part)
@@ -103,11 +109,11 @@ class _Slices:
         features, counters, changes = self._each(step, (self.no_features, self._start_of(self.counters), zeros))
         return [features, *counters, *[a + c for a, c in zip(averages, changes, strict=True)]]
 
-    def backward(self, weights: Sequence[Any], upstream: Any) -> list[Any]:
+    def backward(self, weights: Sequence[Tensor], upstream: Tensor) -> list[Tensor]:
         """The gradient of every weight."""
         upstream = _at_least(self.rows, upstream)
 
-        def step(start: Any, size: Any, carry: Carry) -> Carry:
+        def step(start: Size, size: Size, carry: _Backward) -> _Backward:
             counters, sums = carry
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(weights)
@@ -117,14 +123,18 @@ class _Slices:
 
         return self._each(step, (self._start_of(self.counters), [tf.zeros_like(w) for w in weights]))[1]
 
-    def _encode(self, start: Any, size: Any, weights: Sequence[Any], counters: list[Any]) -> tuple[Any, list, list]:
+    def _encode(
+        self, start: Size, size: Size, weights: Sequence[Tensor], counters: list[Tensor]
+    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """Features of one slice, and the values of counters and averages after it."""
         keys = [id(variable) for variable in self.counters]
         features, scope = self._run(start, size, weights, self.at_start | dict(zip(keys, counters, strict=True)))
         after = [[scope.get_current_value(v) for v in part] for part in (self.counters, self.averages)]
-        return features, *after
+        return features, after[0], after[1]
 
-    def _run(self, start: Any, size: Any, weights: Sequence[Any], state: dict[int, Any]) -> tuple[Any, Any]:
+    def _run(
+        self, start: Size, size: Size, weights: Sequence[Tensor], state: dict[int, Tensor]
+    ) -> tuple[Tensor, keras.StatelessScope]:
         """Features of one slice, and the scope that caught what would have been written to variables."""
         part = keras.tree.map_structure(lambda t: _rows(t, start, size), self.x)
         known = [*zip(self.weights, weights, strict=True), *((v, state[id(v)]) for v in self.state)]
@@ -133,11 +143,11 @@ class _Slices:
         _check(scope, len(known))
         return features, scope
 
-    def _probe(self) -> Any:
+    def _probe(self) -> Tensor:
         """Finds out what state a slice changes, and returns zeros (B, F) for the features of all of them."""
 
         @tf.function(autograph=False)
-        def slice_of_zeros() -> Any:
+        def slice_of_zeros() -> Tensor:
             weights = [tf.convert_to_tensor(variable.value) for variable in self.weights]
             features, scope = self._run(0, self.rows, weights, self.at_start)
             changed = [v for v in self.state if scope.get_current_value(v) is not self.at_start[id(v)]]
@@ -148,10 +158,10 @@ class _Slices:
         features = slice_of_zeros.get_concrete_function().structured_outputs
         return tf.zeros((self.count, features.shape[-1]), features.dtype)
 
-    def _start_of(self, variables: list[keras.Variable]) -> list[Any]:
+    def _start_of(self, variables: list[keras.Variable]) -> list[Tensor]:
         return [self.at_start[id(variable)] for variable in variables]
 
-    def _each(self, step: Callable[[Any, Any, Carry], Carry], carry: Carry) -> Carry:
+    def _each(self, step: Callable[[Size, Size, Carry], Carry], carry: Carry) -> Carry:
         """Folds `step(start, size, carry)` over the slices, the shorter one last."""
         full = self.count // self.rows
         rest = self.count - full * self.rows
@@ -167,7 +177,7 @@ class _Slices:
         return tf.cond(rest > 0, lambda: step(full * self.rows, rest, carry), lambda: carry)
 
 
-def _at_least(rows: int, x: Any) -> Any:
+def _at_least(rows: int, x: Tensor) -> Tensor:
     """x, with zeros to fill a slice where its rows are not known: XLA compiles slices even where none runs."""
     if x.shape[0] is not None:
         return x
@@ -175,7 +185,7 @@ def _at_least(rows: int, x: Any) -> Any:
     return tf.pad(x, [[0, missing], *[[0, 0]] * (len(x.shape) - 1)])
 
 
-def _rows(x: Any, start: Any, size: Any) -> Any:
+def _rows(x: Tensor, start: Size, size: Size) -> Tensor:
     """`x[start : start + size]`, of a size that XLA sees to be fixed."""
     sizes = tf.concat([[size], tf.shape(x)[1:]], 0)
     part = tf.slice(x, [start, *[0] * (len(x.shape) - 1)], sizes)

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -12,6 +12,7 @@ from keras_tfcl.ops import replicas
 from keras_tfcl.ops.candidates import Candidates
 from keras_tfcl.ops.masks import as_labels
 from keras_tfcl.ops.similarity import l2_normalize
+from keras_tfcl.typing import Structure, Tensor, TensorLike
 
 
 class InstanceBank(keras.layers.Layer):
@@ -30,7 +31,7 @@ class InstanceBank(keras.layers.Layer):
     References: Wu et al. 2018, arXiv 1805.01978 (m = 0.5); Wang and Liu 2021, arXiv 2012.09740.
     """
 
-    def __init__(self, size: int, features: int, momentum: float, **kwargs: Any) -> None:
+    def __init__(self, size: int, features: int, momentum: float, **kwargs: object) -> None:
         super().__init__(**kwargs)
         self.size, self.momentum = size, momentum
         state = {"initializer": "zeros", "trainable": False, "autocast": False}
@@ -38,7 +39,7 @@ class InstanceBank(keras.layers.Layer):
         self.seen = self.add_weight(name="seen", shape=(size,), dtype="bool", **state)
         self.built = True
 
-    def numbers(self, count: int, y: Any) -> np.ndarray:
+    def numbers(self, count: int, y: TensorLike | None) -> np.ndarray:
         """The numbers of an array's samples; raises ValueError if there are too many, or y was given besides."""
         if y is not None:
             raise ValueError(
@@ -52,7 +53,7 @@ class InstanceBank(keras.layers.Layer):
             )
         return np.arange(count)
 
-    def check_numbers(self, y: Any) -> None:
+    def check_numbers(self, y: TensorLike | None) -> None:
         """Raises ValueError for numbers without an entry; in a graph `tf.errors.InvalidArgumentError`."""
         numbers = as_labels(y)
         text = (
@@ -68,7 +69,7 @@ class InstanceBank(keras.layers.Layer):
     def checked(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
         """The same data set, with a check of the numbers of each batch."""
 
-        def check(*batch: Any) -> Any:
+        def check(*batch: Structure) -> Structure:
             y = keras.utils.unpack_x_y_sample_weight(batch)[1]
             if y is not None:
                 self.check_numbers(y)
@@ -76,7 +77,9 @@ class InstanceBank(keras.layers.Layer):
 
         return dataset.map(check)
 
-    def candidates(self, labels: Any, z: Any, views: tuple | None, training: bool) -> Candidates | None:
+    def candidates(
+        self, labels: Tensor, z: Tensor, views: tuple[Structure, ...] | None, training: bool
+    ) -> Candidates | None:
         """The bank as it is compared with a batch, whose labels are instance numbers.
 
         The instances of an evaluation have no entries: their views are compared with one another.
@@ -90,7 +93,7 @@ class InstanceBank(keras.layers.Layer):
             mask=ops.scatter_update(self.seen, batch.slots, ops.ones_like(batch.slots[:, 0], "bool")),
         )
 
-    def update(self, labels: Any, z: Any, candidates: Candidates | None) -> None:
+    def update(self, labels: Tensor, z: Tensor, candidates: Candidates | None) -> None:
         """Moves the entries of a batch's instances, of all replicas."""
         batch = self._batch(labels, z)
         moved = l2_normalize(self.momentum * batch.entries + (1.0 - self.momentum) * batch.current)
@@ -100,7 +103,7 @@ class InstanceBank(keras.layers.Layer):
     def check_batch(self, size: int | None, views: int) -> None:
         """Takes any batch."""
 
-    def _batch(self, numbers: Any, z: Any) -> _Batch:
+    def _batch(self, numbers: Tensor, z: Tensor) -> _Batch:
         current = ops.stop_gradient(l2_normalize(ops.mean(l2_normalize(z), axis=1)))
         current, numbers = replicas.gather(current, numbers)
         known = ops.expand_dims(ops.take(self.seen, numbers, axis=0), 1)
@@ -109,6 +112,6 @@ class InstanceBank(keras.layers.Layer):
 
 
 class _Batch(NamedTuple):
-    slots: Any  # (B, 1), numbers of the instances
-    entries: Any  # (B, D), what the bank holds of them; of new ones what it will
-    current: Any  # (B, D), unit means of their views now
+    slots: Tensor  # (B, 1), numbers of the instances
+    entries: Tensor  # (B, D), what the bank holds of them; of new ones what it will
+    current: Tensor  # (B, D), unit means of their views now

@@ -3,7 +3,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import keras
 from keras import ops
@@ -13,6 +12,7 @@ from keras_tfcl.models.gradient_cache import encode_in_slices
 from keras_tfcl.models.substituted_weights import SubstitutedWeights, check_substitution
 from keras_tfcl.models.towers import project_views
 from keras_tfcl.ops.similarity import l2_normalize
+from keras_tfcl.typing import Structure, Tensor, WeightStore
 
 LORA = "lora_"  # names in a file
 
@@ -42,7 +42,7 @@ class KeyEncoder(keras.layers.Layer):
     """
 
     def __init__(
-        self, networks: Sequence[keras.Model], momentum: float, rows: int | None = None, **kwargs: Any
+        self, networks: Sequence[keras.Model], momentum: float, rows: int | None = None, **kwargs: object
     ) -> None:
         super().__init__(dtype="float32", **kwargs)
         self.autocast = False  # the encoder's layers cast for themselves, by their own policies
@@ -53,11 +53,11 @@ class KeyEncoder(keras.layers.Layer):
             check_substitution(network)
         self.built = True
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: object, **kwargs: object) -> Tensor:
         self._check_same_weights()  # not in `call`, where Keras would add the arguments' values to the message
         return super().__call__(*args, **kwargs)
 
-    def call(self, views: tuple, training: bool | None = None) -> Any:
+    def call(self, views: tuple[Structure, ...], training: bool | None = None) -> Tensor:
         """The keys `(B, V, D)` of V views, L2-normalised."""
         with SubstitutedWeights([(pair.query, pair.key) for pair in self._pairs]) as scope:
             keys = project_views(self._functions(), views, training)
@@ -70,19 +70,19 @@ class KeyEncoder(keras.layers.Layer):
             if pair.query.trainable:
                 pair.key.assign(self.momentum * pair.key + (1.0 - self.momentum) * pair.query)
 
-    def save_own_variables(self, store: Any) -> None:
+    def save_own_variables(self, store: WeightStore) -> None:
         """Writes the copy, and the encoder's LoRA layers as they are: Keras writes them merged, as other weights."""
         super().save_own_variables(store)
         for number, weight in enumerate(self._followed.lora_weights()):
             store[f"{LORA}{number}"] = weight
 
-    def load_own_variables(self, store: Any) -> None:
+    def load_own_variables(self, store: WeightStore) -> None:
         """Reads what was written; the encoder has been loaded by now."""
         for number, weight in enumerate(self._followed.lora_weights()):
             weight.assign(store[f"{LORA}{number}"])
         super().load_own_variables({name: store[name] for name in store.keys() if not name.startswith(LORA)})
 
-    def _functions(self) -> Sequence[Callable[..., Any]]:
+    def _functions(self) -> Sequence[Callable[..., Tensor]]:
         networks = self._followed.networks
         return networks if self.rows is None else [partial(encode_in_slices, n, rows=self.rows) for n in networks]
 

@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 from keras import ops
 
 from keras_tfcl.ops.candidates import Candidates
+from keras_tfcl.typing import Tensor
 
 
 class KeyQueue(keras.layers.Layer):
@@ -22,7 +21,7 @@ class KeyQueue(keras.layers.Layer):
     Reference: He et al. 2020 (MoCo), arXiv 1911.05722.
     """
 
-    def __init__(self, size: int, features: int, **kwargs: Any) -> None:
+    def __init__(self, size: int, features: int, **kwargs: object) -> None:
         super().__init__(**kwargs)
         self.size = size
         state = {"initializer": "zeros", "trainable": False, "autocast": False}
@@ -41,7 +40,7 @@ class KeyQueue(keras.layers.Layer):
             mask=slot < self.stored,
         )
 
-    def push(self, keys: Any, labels: Any) -> None:
+    def push(self, keys: Tensor, labels: Tensor) -> None:
         """Stores keys `(N, D)` with their labels `(N,)` in place of the oldest: those of all replicas, on each."""
         keys, labels = keys[: self.size], ops.cast(labels[: self.size], "int64")
         count = ops.cast(ops.shape(keys)[0], "int64")

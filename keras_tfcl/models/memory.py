@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
 from keras_tfcl.ops import replicas
 from keras_tfcl.ops.candidates import Candidates, batch_candidates
+from keras_tfcl.typing import Structure, Tensor
 
 
 class Memory(Protocol):
     """The interface of `InBatch`, `MomentumKeys` and `InstanceBank`."""
 
-    def candidates(self, labels: Any, z: Any, views: tuple | None, training: bool) -> Candidates | None:
+    def candidates(
+        self, labels: Tensor, z: Tensor, views: tuple[Structure, ...] | None, training: bool
+    ) -> Candidates | None:
         """What a batch is compared with; None: the batch itself and nothing else.
 
         Args:
@@ -21,7 +24,7 @@ class Memory(Protocol):
             training: False in `evaluate` and validation.
         """
 
-    def update(self, labels: Any, z: Any, candidates: Candidates | None) -> None:
+    def update(self, labels: Tensor, z: Tensor, candidates: Candidates | None) -> None:
         """Takes in a batch after the weights were updated. Its arguments are those, and the result, of `candidates`."""
 
     def check_batch(self, size: int | None, views: int) -> None:
@@ -31,11 +34,13 @@ class Memory(Protocol):
 class InBatch:
     """No memory: a batch is compared with itself, on several replicas with the batch of all."""
 
-    def candidates(self, labels: Any, z: Any, views: tuple | None, training: bool) -> Candidates | None:
+    def candidates(
+        self, labels: Tensor, z: Tensor, views: tuple[Structure, ...] | None, training: bool
+    ) -> Candidates | None:
         """None on one device; the embeddings of all replicas on several."""
         return None if replicas.replica_count() == 1 else batch_candidates(labels, z)
 
-    def update(self, labels: Any, z: Any, candidates: Candidates | None) -> None:
+    def update(self, labels: Tensor, z: Tensor, candidates: Candidates | None) -> None:
         """Does nothing."""
 
     def check_batch(self, size: int | None, views: int) -> None:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 from keras import ops
@@ -9,6 +8,7 @@ from keras import ops
 from keras_tfcl.models.key_encoder import KeyEncoder
 from keras_tfcl.models.key_queue import KeyQueue
 from keras_tfcl.ops.candidates import Candidates, batch_candidates
+from keras_tfcl.typing import Structure, Tensor
 
 
 class MomentumKeys(keras.layers.Layer):
@@ -32,7 +32,7 @@ class MomentumKeys(keras.layers.Layer):
         queue_size: int,
         labelled: bool,
         slice_size: int | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> None:
         super().__init__(**kwargs)
         self.labelled = labelled
@@ -40,13 +40,13 @@ class MomentumKeys(keras.layers.Layer):
         self.queue = KeyQueue(queue_size, networks[0].output_shape[-1]) if queue_size else None
         self.built = True
 
-    def candidates(self, labels: Any, z: Any, views: tuple, training: bool) -> Candidates:
+    def candidates(self, labels: Tensor, z: Tensor, views: tuple[Structure, ...], training: bool) -> Candidates:
         """The keys of the batch of all replicas, and behind them those of the queue."""
         keys = self.key_encoder(views, training=training)[: ops.shape(z)[0]]  # (B, V, D)
         batch = batch_candidates(labels, keys)
         return batch if self.queue is None else batch.concat(self.queue.candidates(len(views)))
 
-    def update(self, labels: Any, z: Any, candidates: Candidates) -> None:
+    def update(self, labels: Tensor, z: Tensor, candidates: Candidates) -> None:
         """Moves the key encoder towards the encoder, and the batch's keys into the queue."""
         self.key_encoder.follow()
         if self.queue is not None:

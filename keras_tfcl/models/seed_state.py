@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
+
+from keras_tfcl.typing import TensorLike, WeightStore
 
 PREFIX = "seed_"
 
 
-def save_seeds(model: keras.Model, store: Any) -> None:
+def save_seeds(model: keras.Model, store: WeightStore) -> None:
     """Writes the state of every seed generator of the model's layers (dropout, noise) into a store of Keras' saving."""
     for i, seed in enumerate(_seeds(model)):
         store[f"{PREFIX}{i}"] = seed
 
 
-def load_seeds(model: keras.Model, store: Any) -> dict[str, Any]:
+def load_seeds(model: keras.Model, store: WeightStore) -> dict[str, TensorLike]:
     """Reads back what `save_seeds` wrote, and returns the rest of the store.
 
     A file without seeds, or with those of another number of layers, leaves the model's seeds as they are.

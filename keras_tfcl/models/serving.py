@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from functools import partial
-from typing import Any
 
 import keras
 import numpy as np
@@ -12,6 +11,7 @@ import tensorflow as tf
 
 from keras_tfcl.models.towers import Towers, inputs_of
 from keras_tfcl.ops.similarity import l2_normalize
+from keras_tfcl.typing import Structure
 
 LARGEST_GRAPH = 2**30  # bytes of weights; TensorFlow reads graphs below 2 GiB
 
@@ -30,7 +30,7 @@ def serving_model(towers: Towers) -> keras.Model:
     return keras.Model(inputs[0], features[0]) if len(inputs) == 1 else keras.Model(inputs, features)
 
 
-def export(model: keras.Model, filepath: str | os.PathLike, format: str, **kwargs: Any) -> None:
+def export(model: keras.Model, filepath: str | os.PathLike[str], format: str, **kwargs: object) -> None:
     """Writes a functional model as `keras.Model.export` does.
 
     The weights of a SavedModel, up to 1 GiB, are constants of its graph: nothing can separate the function from them.
@@ -46,7 +46,7 @@ def export(model: keras.Model, filepath: str | os.PathLike, format: str, **kwarg
         return
     weights = [(variable, keras.ops.convert_to_numpy(variable)) for variable in model.variables]
 
-    def serve(inputs: Any) -> Any:
+    def serve(inputs: Structure) -> Structure:
         with keras.StatelessScope([(variable, tf.constant(value)) for variable, value in weights]):
             return model(inputs, training=False)
 
@@ -57,11 +57,11 @@ def export(model: keras.Model, filepath: str | os.PathLike, format: str, **kwarg
     archive.write_out(filepath, verbose=kwargs.get("verbose", True))
 
 
-def _input_like(x: Any, named: bool) -> Any:
+def _input_like(x: keras.KerasTensor, named: bool) -> keras.KerasTensor:
     return keras.Input(batch_shape=x.shape, dtype=x.dtype, sparse=x.sparse, name=x.name if named else None)
 
 
-def _spec(x: Any) -> tf.TensorSpec:
+def _spec(x: keras.KerasTensor) -> tf.TensorSpec:
     return tf.TensorSpec(x.shape, x.dtype, x.name)
 
 

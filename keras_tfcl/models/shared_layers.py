@@ -6,29 +6,33 @@ stand; loaded models are wired again, with the first of them in the place of the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 
 from keras_tfcl._keras_compat import inner_layers, nested_layers
+from keras_tfcl.typing import Config
 
 Address = list[int]  # number of a part, then of a layer in it, of a layer in that, ...
+Part: TypeAlias = keras.Layer | Sequence[keras.Layer] | None
 
 
-def serialize_parts(**parts: Any) -> dict[str, Any]:
+def serialize_parts(**parts: Part) -> Config:
     """The configurations of layers, or tuples of layers, by name, and of which layers they share.
 
     Raises:
         ValueError: if a layer is shared in a way that cannot be restored.
     """
-    configs = {name: keras.saving.serialize_keras_object(part) for name, part in parts.items()}
+    configs: Config = {name: keras.saving.serialize_keras_object(part) for name, part in parts.items()}
     shared = _find_shared(_flat(parts))
     return {**_without_sharing(configs), "shared_layers": shared} if shared else configs
 
 
-def deserialize_parts(config: dict[str, Any], custom_objects: dict[str, Any] | None, *names: str) -> dict[str, Any]:
+def deserialize_parts(
+    config: dict[str, Any], custom_objects: Mapping[str, object] | None, *names: str
+) -> dict[str, Any]:
     """A configuration with the named layers, or tuples of layers, in the place of what `serialize_parts` wrote."""
     parts = {name: keras.saving.deserialize_keras_object(config[name], custom_objects=custom_objects) for name in names}
     shared = config.get("shared_layers", [])
@@ -41,12 +45,12 @@ def deserialize_parts(config: dict[str, Any], custom_objects: dict[str, Any] | N
     return {**{name: value for name, value in config.items() if name != "shared_layers"}, **parts}
 
 
-def _find_shared(parts: list[Any]) -> list[tuple[Address, Address]]:
+def _find_shared(parts: list[keras.Layer]) -> list[tuple[Address, Address]]:
     """Where each shared layer stands first, and where it stands again."""
-    first: dict[int, tuple[Address, Any]] = {}
+    first: dict[int, tuple[Address, keras.Layer | None]] = {}
     shared = []
 
-    def visit(layer: keras.Layer, address: Address, owner: Any) -> None:
+    def visit(layer: keras.Layer, address: Address, owner: keras.Layer | None) -> None:
         # owner: the outermost layer around this one that is no Functional or Sequential model. What is shared inside
         # one owner, its constructor shares again.
         if isinstance(layer, keras.layers.InputLayer):
@@ -109,19 +113,19 @@ def _inner(layer: keras.Layer) -> list[keras.Layer]:
     return layer.layers if _is_wired(layer) else inner_layers(layer)
 
 
-def _at(parts: list[Any], address: Address) -> keras.Layer:
+def _at(parts: list[keras.Layer], address: Address) -> keras.Layer:
     layer = parts[address[0]]
     for number in address[1:]:
         layer = _inner(layer)[number]
     return layer
 
 
-def _flat(parts: dict[str, Any]) -> list[keras.Layer]:
+def _flat(parts: Mapping[str, Part]) -> list[keras.Layer]:
     groups = [part if isinstance(part, (list, tuple)) else [part] for part in parts.values()]
     return [layer for group in groups for layer in group if isinstance(layer, keras.Layer)]
 
 
-def _map_layers(part: Any, wired: dict[int, keras.Layer]) -> Any:
+def _map_layers(part: Part, wired: dict[int, keras.Layer]) -> Part:
     if isinstance(part, (list, tuple)):
         return tuple(_map_layers(layer, wired) for layer in part)
     return wired.get(id(part), part)

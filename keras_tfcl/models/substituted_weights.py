@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from keras_tfcl.models.synthetic_batch import synthetic_batch
+from keras_tfcl.typing import Structure, Tensor
 
 
 class SubstitutedWeights(keras.StatelessScope):
@@ -19,18 +19,18 @@ class SubstitutedWeights(keras.StatelessScope):
         pairs: a layer's variable, and what stands for it: another variable, or a tensor where nothing is written.
     """
 
-    def __init__(self, pairs: Sequence[tuple[keras.Variable, Any]]) -> None:
+    def __init__(self, pairs: Sequence[tuple[keras.Variable, Tensor | keras.Variable]]) -> None:
         super().__init__([(own, keras.ops.convert_to_tensor(other)) for own, other in pairs])
         self.read: set[int] = set()
         self._substitutes = {id(own): other for own, other in pairs}
-        self._updates: dict[int, tuple[keras.Variable, Any]] = {}
+        self._updates: dict[int, tuple[keras.Variable, Tensor]] = {}
 
-    def get_current_value(self, variable: keras.Variable) -> Any:
+    def get_current_value(self, variable: keras.Variable) -> Tensor:
         """What a layer reads: also recorded in `read`, by id."""
         self.read.add(id(variable))
         return super().get_current_value(variable)
 
-    def add_update(self, update: tuple[keras.Variable, Any]) -> None:
+    def add_update(self, update: tuple[keras.Variable, Tensor]) -> None:
         """Keeps what a layer writes."""
         super().add_update(update)
         self._updates[id(update[0])] = update
@@ -68,7 +68,7 @@ def check_substitution(network: keras.Model) -> None:
         )
 
 
-def _not_substituted(network: keras.Model, batch: Any) -> str:
+def _not_substituted(network: keras.Model, batch: Structure) -> str:
     """Names what the copy of the weights does not reach; empty if it reaches everything."""
     try:
         expected = _output(network, batch)
@@ -83,7 +83,7 @@ def _not_substituted(network: keras.Model, batch: Any) -> str:
     return f"{network.name}, whose outputs differ between two calls"
 
 
-def _matters(weight: keras.Variable, network: keras.Model, batch: Any, expected: np.ndarray) -> bool:
+def _matters(weight: keras.Variable, network: keras.Model, batch: Structure, expected: np.ndarray) -> bool:
     """Whether another value of the weight changes the output."""
     value = tf.identity(weight.value)
     weight.assign(value + tf.cast(1.0, value.dtype))
@@ -93,7 +93,7 @@ def _matters(weight: keras.Variable, network: keras.Model, batch: Any, expected:
         weight.assign(value)
 
 
-def _output(network: keras.Model, batch: Any) -> np.ndarray:
+def _output(network: keras.Model, batch: Structure) -> np.ndarray:
     return np.asarray(keras.ops.convert_to_numpy(network(batch, training=False)), "float64")
 
 
@@ -101,5 +101,5 @@ def _same(a: np.ndarray, b: np.ndarray) -> bool:
     return np.allclose(a, b, rtol=1e-3, atol=1e-3 * (np.abs(b).max(initial=0) + 1e-6), equal_nan=True)
 
 
-def _current_graph() -> Any:
+def _current_graph() -> tf.Graph | None:
     return None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()

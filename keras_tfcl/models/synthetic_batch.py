@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 import tensorflow as tf
 
+from keras_tfcl.typing import Structure, Tensor
 
-def synthetic_batch(network: keras.Model, samples: int = 2, free: int = 32) -> Any:
+
+def synthetic_batch(network: keras.Model, samples: int = 2, free: int = 32) -> Structure:
     """A batch that fits a functional model's inputs, of the structure that it takes.
 
     Args:
@@ -21,7 +21,7 @@ def synthetic_batch(network: keras.Model, samples: int = 2, free: int = 32) -> A
     return keras.tree.map_structure(lambda x: _samples(x, samples, free), inputs)
 
 
-def _samples(x: keras.KerasTensor, samples: int, free: int) -> Any:
+def _samples(x: keras.KerasTensor, samples: int, free: int) -> Tensor:
     first, *rest = x.shape
     shape = [first or samples, *(size or free for size in rest)]
     dtype = tf.as_dtype(x.dtype)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 import keras
 from keras import ops
@@ -13,6 +12,7 @@ from keras_tfcl._keras_compat import nested_layers
 from keras_tfcl.models.checks import check_output, check_tuple, check_widths
 from keras_tfcl.models.gradient_cache import encode_in_slices
 from keras_tfcl.ops.similarity import l2_normalize
+from keras_tfcl.typing import Structure, Tensor
 
 
 class Towers:
@@ -51,24 +51,25 @@ class Towers:
         parts = [part for part in (*self.encoders, *self.projectors) if part is not None]
         return any(getattr(layer, "synchronized", False) for part in parts for layer in nested_layers(part))
 
-    def project(self, views: tuple, training: bool | None) -> Any:
+    def project(self, views: tuple[Structure, ...], training: bool | None) -> Tensor:
         """Projections `(B, V, D)` of a tuple of V views."""
         check_tuple(views, len(self.encoders))
         return project_views([partial(self._projection, n) for n in range(len(self.encoders))], views, training)
 
-    def embed(self, x: Any, training: bool | None) -> Any:
+    def embed(self, x: Structure, training: bool | None) -> Structure:
         """L2-normalised features `(B, F)` of samples; for a tuple of views or of inputs of the encoders, a tuple."""
         if not isinstance(x, tuple) and len(self.encoders) == 1:
             return l2_normalize(self._features(0, x, training))
         check_tuple(x, len(self.encoders))
-        numbers = range(len(self.encoders)) if len(self.encoders) > 1 else [0] * len(x)
-        return tuple(l2_normalize(self._features(n, part, training)) for n, part in zip(numbers, x, strict=True))
+        inputs: tuple[Structure, ...] = x  # type: ignore[assignment]  # `check_tuple` raises for anything else
+        numbers = range(len(self.encoders)) if len(self.encoders) > 1 else [0] * len(inputs)
+        return tuple(l2_normalize(self._features(n, part, training)) for n, part in zip(numbers, inputs, strict=True))
 
     def networks(self) -> list[keras.Model]:
         """Each encoder with its projector as one functional model that shares their weights."""
         return [_joined(*branch) for branch in zip(self.encoders, self.projectors, strict=True)]
 
-    def _projection(self, number: int, x: Any, training: bool | None) -> Any:
+    def _projection(self, number: int, x: Structure, training: bool | None) -> Tensor:
         features, projector = self._features(number, x, training), self.projectors[number]
         if projector is None:
             return features
@@ -76,14 +77,16 @@ class Towers:
         check_output(projection.shape, "projector")
         return projection
 
-    def _features(self, number: int, x: Any, training: bool | None) -> Any:
+    def _features(self, number: int, x: Structure, training: bool | None) -> Tensor:
         encode, size = self.encoders[number], self.slice_size
         features = encode_in_slices(encode, x, size, training) if size else encode(x, training=training)
         check_output(getattr(features, "shape", type(features).__name__), "encoder")
         return features
 
 
-def project_views(networks: Sequence[Callable[..., Any]], views: tuple, training: bool | None) -> Any:
+def project_views(
+    networks: Sequence[Callable[..., Tensor]], views: tuple[Structure, ...], training: bool | None
+) -> Tensor:
     """The projections `(B, V, D)` of V views.
 
     Args:
@@ -119,7 +122,7 @@ def _joined(encoder: keras.Model, projector: keras.Layer | None) -> keras.Model:
     return keras.Model(inputs, projection)
 
 
-def inputs_of(encoder: keras.Model, what: str) -> Any:
+def inputs_of(encoder: keras.Model, what: str) -> Structure:
     """The structure of a model's symbolic inputs.
 
     Raises:

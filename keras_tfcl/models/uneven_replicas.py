@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 import tensorflow as tf
 
 from keras_tfcl.ops import replicas
 from keras_tfcl.ops.candidates import Candidates
+from keras_tfcl.typing import Structure, Tensor
 
 
-def split(batch: Any, strategy: tf.distribute.Strategy) -> Any:
+def split(batch: Structure, strategy: tf.distribute.Strategy) -> Structure:
     """A batch in as many parts as there are replicas, the last ones perhaps empty, as `fit` splits those of a data set.
 
     Args:
@@ -22,7 +21,7 @@ def split(batch: Any, strategy: tf.distribute.Strategy) -> Any:
     if count == 1:
         return batch
 
-    def parts(tensor: Any) -> Any:
+    def parts(tensor: Tensor) -> Tensor:
         size = -(-tensor.shape[0] // count)
         return strategy.experimental_distribute_values_from_function(
             lambda context: tensor[size * context.replica_id_in_sync_group :][:size]
@@ -31,7 +30,7 @@ def split(batch: Any, strategy: tf.distribute.Strategy) -> Any:
     return keras.tree.map_structure(lambda tensor: None if tensor is None else parts(tensor), batch)
 
 
-def at_least_one_sample(x: Any) -> Any:
+def at_least_one_sample(x: Structure) -> Structure:
     """x itself or, on a replica without samples, one of zeros: batch normalisation would make NaN of none."""
     if replicas.replica_count() == 1:
         return x
@@ -40,8 +39,8 @@ def at_least_one_sample(x: Any) -> Any:
 
 
 def at_least_one_anchor(
-    labels: Any, z: Any, candidates: Candidates, sample_weight: Any
-) -> tuple[Any, Any, Candidates, Any]:
+    labels: Tensor, z: Tensor, candidates: Candidates, sample_weight: Tensor | None
+) -> tuple[Tensor, Tensor, Candidates, Tensor | None]:
     """Labels, embeddings, candidates and weights as they are or, on a replica without samples, those of one anchor.
 
     It has no positive, so that no loss counts it, and is nobody's candidate.
@@ -60,6 +59,6 @@ def at_least_one_anchor(
     return labels, _followed_by_zeros(z, missing), candidates, sample_weight
 
 
-def _followed_by_zeros(x: tf.Tensor, count: Any) -> tf.Tensor:
+def _followed_by_zeros(x: tf.Tensor, count: Tensor) -> tf.Tensor:
     zeros = tf.zeros(tf.concat([[count], tf.shape(x)[1:]], axis=0), x.dtype)
     return tf.ensure_shape(tf.concat([x, zeros], axis=0), [None, *x.shape[1:]])
