@@ -185,6 +185,11 @@ class EmbeddingLoss(keras.losses.Loss):
                 "The log Q correction is for a softmax over candidates. Received: candidates with log_probability for "
                 f"{type(self).__name__}. Use a loss such as InfoNCE, without sigma."
             )
+        if log_probability is not None and not log_probability.shape.is_compatible_with([rows]):
+            raise ValueError(
+                f"`candidates.log_probability` must have shape ({rows},), one number for each candidate. Received: "
+                f"{tuple(log_probability.shape)}."
+            )
         return candidates._replace(embeddings=embeddings, labels=labels, log_probability=log_probability)
 
     def _warn_without_positives(self, valid: Any) -> None:
