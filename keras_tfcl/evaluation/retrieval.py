@@ -71,13 +71,13 @@ def retrieval(
     left_out = [_Items.none()] * len(queries)
     if exclude is not None:
         left_out = _gains("exclude", exclude, len(queries), len(corpus))
-    both = sum(bool(np.intersect1d(a.index, b.index).size) for a, b in zip(gains, left_out, strict=True))
+    both = sum(bool(np.intersect1d(a.item, b.item).size) for a, b in zip(gains, left_out, strict=True))
     if both:
         raise ValueError(
             "`exclude` must hold no relevant item of the same query. Received: such an item in "
             f"{both} of {len(queries)} queries. Take it out of `exclude` or out of `relevant`."
         )
-    if not any(items.index.size for items in gains):
+    if not any(items.item.size for items in gains):
         raise ValueError(
             "`relevant` must name a relevant item for at least one query. Received: none. Pass indices of the corpus, "
             "for example relevant=[[3, 5], [0]]."
@@ -131,7 +131,7 @@ def pair_correlation(a: ArrayLike, b: ArrayLike, scores: ArrayLike) -> float:
 
 
 class _Items(NamedTuple):
-    index: np.ndarray  # (R,), distinct indices of the corpus
+    item: np.ndarray  # (R,), distinct indices of the corpus
     gain: np.ndarray  # (R,), above 0
 
     @staticmethod
@@ -145,19 +145,19 @@ def _ranked(queries: np.ndarray, corpus: np.ndarray, relevant: list[_Items], exc
     for start in range(0, len(queries), height):
         cosines = queries[start : start + height] @ corpus.T
         for row, items, left_out in zip(cosines, relevant[start:], exclude[start:], strict=False):
-            if items.index.size:
-                row[left_out.index] = -np.inf
+            if items.item.size:
+                row[left_out.item] = -np.inf
                 yield _ranks_of_query(row, items)
 
 
 def _ranks_of_query(row: np.ndarray, items: _Items) -> tuple[np.ndarray, _Items]:
-    found = row[items.index]
+    found = row[items.item]
     order = np.lexsort((items.gain, -found))
     found = found[order] - TIE
-    row[items.index] = -np.inf
+    row[items.item] = -np.inf
     ahead = np.sort(row[row >= found[-1]])  # only these decide: the others are behind all relevant items
     others = len(ahead) - np.searchsorted(ahead, found)
-    return others + np.arange(1, len(found) + 1), _Items(items.index[order], items.gain[order])
+    return others + np.arange(1, len(found) + 1), _Items(items.item[order], items.gain[order])
 
 
 def _scores(ranks: np.ndarray, gain: np.ndarray, cutoffs: list[int]) -> dict[str, float]:
@@ -191,7 +191,7 @@ def _gains(name: str, items: Any, queries: int, corpus: int) -> list[_Items]:
             "a query without items an empty list."
         )
     parsed = [_entry(entry) for entry in items]
-    index = np.concatenate([entry.index for entry in parsed])
+    index = np.concatenate([entry.item for entry in parsed])
     gain = np.concatenate([entry.gain for entry in parsed])
     outside = index[(index < 0) | (index >= corpus)]
     if index.dtype.kind not in "iu" or outside.size:
@@ -205,7 +205,7 @@ def _gains(name: str, items: Any, queries: int, corpus: int) -> list[_Items]:
             f"Gains in `{name}` must be finite numbers of at least 0. Received: {gain.min()} to {gain.max()}. Leave "
             "out what is not relevant."
         )
-    return [_Items(entry.index[entry.gain > 0], entry.gain[entry.gain > 0]) for entry in parsed]
+    return [_Items(entry.item[entry.gain > 0], entry.gain[entry.gain > 0]) for entry in parsed]
 
 
 def _entry(entry: Any) -> _Items:
