@@ -4,7 +4,7 @@
 TensorFlow, Keras and ONNX only when a call needs them.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from keras_tfcl.export.errors import (
     BatchInvarianceError,
@@ -72,11 +72,15 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name == "export_onnx":
-        from keras_tfcl.export.export import export_onnx as function
+        from keras_tfcl.export.export import export_onnx
+
+        function: object = export_onnx
     elif name == "verify_onnx":
-        from keras_tfcl.export.verify import verify_onnx as function
+        from keras_tfcl.export.verify import verify_onnx
+
+        function = verify_onnx
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = function

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from keras_tfcl.export.runtime.requirements import require
+
+if TYPE_CHECKING:
+    import onnx
 
 _CONVOLUTIONS = ("Conv", "ConvTranspose")
 _PRODUCTS = ("MatMul", "Gemm")
@@ -18,7 +21,7 @@ _NORMALIZING = (
 ).split()
 
 
-def convolves_most(model: Any) -> bool:
+def convolves_most(model: onnx.ModelProto) -> bool:
     """Whether convolutions multiply more than products with constant matrices do."""
     graph = require("onnx", "quantize").shape_inference.infer_shapes(model).graph
     sizes = {tensor.name: math.prod(tensor.dims) for tensor in graph.initializer}
@@ -30,7 +33,7 @@ def convolves_most(model: Any) -> bool:
     return sum(work[name] for name in _CONVOLUTIONS) > sum(work[name] for name in _PRODUCTS)
 
 
-def nodes_of_final_normalization(model: Any) -> list[str]:
+def nodes_of_final_normalization(model: onnx.ModelProto) -> list[str]:
     """Return the names of the nodes between the last operation with weights and the output.
 
     Nodes without a name get one first, since the quantizers tell nodes apart by name.
@@ -47,12 +50,12 @@ def nodes_of_final_normalization(model: Any) -> list[str]:
     return sorted(names)
 
 
-def _shape(value: Any) -> list[int]:
+def _shape(value: onnx.ValueInfoProto) -> list[int]:
     """The dimensions of a tensor, with 1 for those that are free."""
     return [dim.dim_value or 1 for dim in value.type.tensor_type.shape.dim]
 
 
-def _positions(node: Any, shape: list[int]) -> int:
+def _positions(node: onnx.NodeProto, shape: list[int]) -> int:
     """How often a row applies each weight: pixels of a convolution's output, tokens of a product's."""
     places = shape[2:] if node.op_type in _CONVOLUTIONS else shape[1:-1]
     return int(np.prod(places, dtype=np.int64))

@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from keras_tfcl.export.errors import ParityError, ParityWarning
 from keras_tfcl.export.keras_to_onnx.blame import differing_operations
@@ -23,22 +23,27 @@ from keras_tfcl.export.runtime.images import image_rule
 from keras_tfcl.export.runtime.metadata import check_notes
 from keras_tfcl.export.runtime.model_file import content_hash
 from keras_tfcl.export.runtime.requirements import require
+from keras_tfcl.export.runtime.typing import Inputs
 from keras_tfcl.export.verify import Comparison, check_file, check_model
+
+if TYPE_CHECKING:
+    import keras
+    import onnx
 
 _MAX_BYTES = (1 << 31) - (1 << 24)  # protobuf's limit for one message, less room for the graph around the weights
 
 
 def export_onnx(
-    model: Any,
+    model: keras.Model,
     path: str | os.PathLike[str],
     *,
     projector: bool = False,
     normalize: bool = True,
-    preprocessing: Any = None,
+    preprocessing: keras.Layer | None = None,
     input_dtype: str | None = None,
     opset: int = 17,
-    samples: Any = None,
-    notes: Mapping[str, Any] | None = None,
+    samples: Inputs | None = None,
+    notes: Mapping[str, object] | None = None,
     allow_mismatch: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> ExportReport:
@@ -143,7 +148,7 @@ def _say_nothing(stage: str) -> None:
     return None
 
 
-def _check_arguments(path: str | os.PathLike[str], opset: int, notes: Mapping[str, Any] | None) -> Path:
+def _check_arguments(path: str | os.PathLike[str], opset: int, notes: Mapping[str, object] | None) -> Path:
     """Return the path, after all that can be found wrong before any work."""
     for module, extra in (("tf2onnx", "export"), ("onnx", "export"), ("onnxruntime", "serve")):
         require(module, extra)
@@ -158,14 +163,14 @@ def _check_arguments(path: str | os.PathLike[str], opset: int, notes: Mapping[st
     return Path(path)
 
 
-def _check_image_note(source: Source, notes: Mapping[str, Any], path: Path) -> None:
+def _check_image_note(source: Source, notes: Mapping[str, object], path: Path) -> None:
     """Refuse a note on images by which no server could read one."""
     if "image" in notes and len(source.inputs) == 1 and len(source.inputs[0].shape) == 4:
         image_rule(source.inputs, {"preprocessing": describe_preprocessing(source), "notes": notes}, path)
 
 
 def _report_mismatch(
-    comparison: Comparison, onnx_model: Any, source: Source, normalize: bool, allow_mismatch: bool
+    comparison: Comparison, onnx_model: onnx.ModelProto, source: Source, normalize: bool, allow_mismatch: bool
 ) -> None:
     if allow_mismatch:
         text = comparison.mismatch_text("It is written nevertheless: allow_mismatch=True.")

@@ -9,7 +9,8 @@ gives every operation that it keeps float16 inputs and outputs.
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from collections.abc import Mapping, MutableSequence, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +18,14 @@ from keras_tfcl.export.architecture import nodes_of_final_normalization
 from keras_tfcl.export.errors import ParityWarning, QuantizationError
 from keras_tfcl.export.runtime.parity import unit_rows
 from keras_tfcl.export.runtime.requirements import require
+
+if TYPE_CHECKING:
+    import onnx.reference
+    import onnxruntime
+    from google.protobuf.message import Message
+    from onnx import NodeProto
+    from onnx.defs import OpSchema
+    from onnx.reference.op_run import OpRun
 
 _LARGEST = 65504 / 2  # half of the largest float16: samples hardly show the largest value that will come
 _SMALLEST = 2.0**-14  # smallest normal float16: below it digits are lost
@@ -28,7 +37,7 @@ _MIN_COSINE = 0.99
 Rows = dict[str, np.ndarray]  # one array for each input of the encoder
 
 
-def to_half(model: Any, rows: Rows) -> tuple[Any, tuple[str, ...]]:
+def to_half(model: onnx.ModelProto, rows: Rows) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     """Return `model` with float16 operations, and the operations that stay in float32 because of their values.
 
     Inputs and outputs keep their types. The division by an embedding's length, and all arithmetic on
@@ -59,7 +68,7 @@ def to_half(model: Any, rows: Rows) -> tuple[Any, tuple[str, ...]]:
     return model, tuple(f"{operation} {name}" for name, operation in kept.items() if name not in normalization)
 
 
-def check_in_true_half(half: Any, float32: Any, rows: Rows, expected: np.ndarray) -> None:
+def check_in_true_half(half: onnx.ModelProto, float32: onnx.ModelProto, rows: Rows, expected: np.ndarray) -> None:
     """Raise unless a float16 model gives the embeddings of the float32 one where float16 is really computed in float16.
 
     onnxruntime's CPU computes most float16 operations in float32, and so hides what a GPU would show. ONNX's reference
@@ -85,7 +94,7 @@ def check_in_true_half(half: Any, float32: Any, rows: Rows, expected: np.ndarray
     )
 
 
-def _fault(model: Any, rows: Rows, expected: np.ndarray) -> str | None:
+def _fault(model: onnx.ModelProto, rows: Rows, expected: np.ndarray) -> str | None:
     """Return the fault of the embeddings that ONNX's reference evaluator computes; None if there is none."""
     evaluator = _reference_evaluator(model)
     order = np.argsort(np.max([_peaks_of_rows(array) for array in rows.values()], axis=0))
@@ -93,7 +102,7 @@ def _fault(model: Any, rows: Rows, expected: np.ndarray) -> str | None:
         one = {name: array[row : row + 1] for name, array in rows.items()}
         try:
             with np.errstate(all="ignore"):
-                tensors = evaluator.run(None, one, intermediate=True)
+                tensors: Any = evaluator.run(None, one, intermediate=True)
         except Exception as error:  # whatever its implementations of each operation raise
             return f"{type(error).__name__}: {error}"
         cosine = _cosine(tensors[model.graph.output[0].name], expected[row])
@@ -102,12 +111,12 @@ def _fault(model: Any, rows: Rows, expected: np.ndarray) -> str | None:
     return None
 
 
-def _reference_evaluator(model: Any) -> Any:
+def _reference_evaluator(model: onnx.ModelProto) -> onnx.reference.ReferenceEvaluator:
     """Return ONNX's reference evaluator, with products ten times faster and a pooling mended."""
     reference, op_run = require("onnx.reference", "quantize"), require("onnx.reference.op_run", "quantize")
     ops = "onnx.reference.ops"
 
-    class GlobalMaxPool(op_run.OpRun):
+    class GlobalMaxPool(op_run.OpRun):  # type: ignore[name-defined]  # imported only now
         """The implementation in onnx 1.23 is right for two spatial axes alone."""
 
         op_domain = ""
@@ -123,10 +132,10 @@ def _reference_evaluator(model: Any) -> Any:
     return reference.ReferenceEvaluator(model, new_ops=[GlobalMaxPool, *products])
 
 
-def _summed_in_float32(name: str, operation: Any) -> Any:
+def _summed_in_float32(name: str, operation: Any) -> type[OpRun]:
     """Return an operation that rounds to float16 after its sums, as GPUs do, and NumPy too, which takes its time."""
 
-    def run(self: Any, *arrays: np.ndarray | None, **attributes: Any) -> tuple[np.ndarray, ...]:
+    def run(self: Any, *arrays: np.ndarray | None, **attributes: object) -> tuple[np.ndarray, ...]:
         if not any(array is not None and array.dtype == np.float16 for array in arrays):
             return operation._run(self, *arrays, **attributes)
         wide = [array if array is None else array.astype(np.float32) for array in arrays]
@@ -144,7 +153,7 @@ def _cosine(embedding: np.ndarray, expected: np.ndarray) -> float:
     return float(first @ second) if pair.any() else 1.0
 
 
-def _first_infinity(model: Any, tensors: dict[str, Any]) -> str:
+def _first_infinity(model: onnx.ModelProto, tensors: Mapping[str, np.ndarray]) -> str:
     for node in model.graph.node:
         given = [np.isfinite(np.asarray(tensors[name])).all() for name in node.input if _is_float(tensors.get(name))]
         made = [np.isfinite(tensors[name]).all() for name in node.output if _is_float(tensors.get(name))]
@@ -153,11 +162,11 @@ def _first_infinity(model: Any, tensors: dict[str, Any]) -> str:
     return ""
 
 
-def _is_float(value: Any) -> bool:
+def _is_float(value: object) -> bool:
     return isinstance(value, np.ndarray) and value.dtype.kind == "f"
 
 
-def _constants_to_initializers(graph: Any) -> None:
+def _constants_to_initializers(graph: onnx.GraphProto) -> None:
     """Make each Constant an initializer, so that there is one kind of weight."""
     for node in [node for node in graph.node if node.op_type == "Constant" and node.attribute[0].name == "value"]:
         graph.initializer.add().CopyFrom(node.attribute[0].t)
@@ -165,7 +174,7 @@ def _constants_to_initializers(graph: Any) -> None:
         graph.node.remove(node)
 
 
-def _peaks(model: Any, rows: Rows) -> dict[str, np.ndarray]:
+def _peaks(model: onnx.ModelProto, rows: Rows) -> dict[str, np.ndarray]:
     """Return the largest finite absolute value of each float32 tensor, one for each sample; of a weight only one."""
     onnx = require("onnx", "quantize")
     session, computed = _session_of_all_tensors(model)
@@ -182,7 +191,7 @@ def _peaks(model: Any, rows: Rows) -> dict[str, np.ndarray]:
     return {name: np.array(peaks) for name, peaks in found.items()}
 
 
-def _session_of_all_tensors(model: Any) -> tuple[Any, list[str]]:
+def _session_of_all_tensors(model: onnx.ModelProto) -> tuple[onnxruntime.InferenceSession, list[str]]:
     """Return an onnxruntime session that gives all tensors, none of them fused away, and their names."""
     onnx, ort = require("onnx", "quantize"), require("onnxruntime", "serve")
     probe = onnx.ModelProto()
@@ -209,7 +218,7 @@ def _fits(peaks: np.ndarray) -> bool:
     return bool((peaks <= _LARGEST).all() and ((peaks == 0) | (peaks >= _SMALLEST)).all())
 
 
-def _size_arithmetic(graph: Any) -> set[str]:
+def _size_arithmetic(graph: onnx.GraphProto) -> set[str]:
     """Return the names of the nodes that compute with sizes alone, where rounding would change a shape."""
     data, sizes, names = {value.name for value in graph.input}, set(), set()
     for node in graph.node:
@@ -223,7 +232,7 @@ def _size_arithmetic(graph: Any) -> set[str]:
     return names
 
 
-def _convert(model: Any, float32: set[str], keep: set[str]) -> None:
+def _convert(model: onnx.ModelProto, float32: set[str], keep: set[str]) -> None:
     """Let all nodes outside `keep` compute in float16 where the ONNX standard allows it, with casts in between."""
     onnx = require("onnx", "quantize")
     graph, helper = model.graph, onnx.helper
@@ -231,7 +240,7 @@ def _convert(model: Any, float32: set[str], keep: set[str]) -> None:
     opsets = {entry.domain: entry.version for entry in model.opset_import}
     captured = {name for node in graph.node for name in _captured(node)}
     outputs = {output.name for output in graph.output}
-    nodes: list[Any] = []
+    nodes: list[NodeProto] = []
     half: set[str] = set()  # the tensors that are float16 now
 
     def as_type(name: str, kind: int) -> str:
@@ -272,7 +281,7 @@ def _convert(model: Any, float32: set[str], keep: set[str]) -> None:
     _set(graph.value_info, [])
 
 
-def _half_slots(node: Any, opsets: dict[str, int], float32: set[str]) -> tuple[set[int], set[int]]:
+def _half_slots(node: onnx.NodeProto, opsets: dict[str, int], float32: set[str]) -> tuple[set[int], set[int]]:
     """Return the positions of the inputs and outputs that become float16; none if no output can."""
     onnx = require("onnx", "quantize")
     try:
@@ -281,7 +290,7 @@ def _half_slots(node: Any, opsets: dict[str, int], float32: set[str]) -> tuple[s
         return set(), set()
     free = {kind.type_param_str for kind in schema.type_constraints if "tensor(float16)" in kind.allowed_type_strs}
 
-    def kinds(formal: Any, names: Any) -> dict[int, str]:
+    def kinds(formal: Sequence[OpSchema.FormalParameter], names: Sequence[str]) -> dict[int, str]:
         """The type variable of each float32 tensor that may be float16."""
         variables = [formal[min(slot, len(formal) - 1)].type_str for slot in range(len(names))]
         return {slot: kind for slot, kind in enumerate(variables) if names[slot] in float32 and kind in free}
@@ -293,14 +302,14 @@ def _half_slots(node: Any, opsets: dict[str, int], float32: set[str]) -> tuple[s
     return (set(), set()) if has_graph or not outputs else (set(inputs), set(outputs))
 
 
-def _captured(node: Any) -> set[str]:
+def _captured(node: onnx.NodeProto) -> set[str]:
     """Return the names that the branches or the body of a node read, those from outside among them."""
     bodies = [attribute.g for attribute in node.attribute if attribute.type == attribute.GRAPH]
     inner = {name for body in bodies for child in body.node for name in {*child.input, *_captured(child)}}
     return inner | {output.name for body in bodies for output in body.output}
 
 
-def _set(repeated: Any, messages: list[Any]) -> None:
+def _set(repeated: MutableSequence[Message], messages: Sequence[Message]) -> None:
     kept = [type(message).FromString(message.SerializeToString()) for message in messages]
     del repeated[:]
     repeated.extend(kept)

@@ -8,16 +8,16 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from types import ModuleType
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from keras_tfcl.export.architecture import convolves_most, nodes_of_final_normalization
 from keras_tfcl.export.errors import ExportError, QuantizationError
-from keras_tfcl.export.float16 import check_in_true_half, to_half
+from keras_tfcl.export.float16 import Rows, check_in_true_half, to_half
 from keras_tfcl.export.quantized_model import (
     QuantizationReport,
-    Rows,
     check_rows,
     open_float_model,
     write_quantized_model,
@@ -25,6 +25,10 @@ from keras_tfcl.export.quantized_model import (
 from keras_tfcl.export.runtime.encoder import OnnxEncoder
 from keras_tfcl.export.runtime.inputs import cast_input, split_inputs
 from keras_tfcl.export.runtime.requirements import require
+from keras_tfcl.export.runtime.typing import Inputs
+
+if TYPE_CHECKING:
+    from onnxruntime.quantization import CalibrationDataReader
 
 _MODES = ("auto", "dynamic", "static")
 _CALIBRATION_BATCH = 16
@@ -34,9 +38,9 @@ def quantize(
     path: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
-    samples: Any,
+    samples: Inputs,
     mode: Literal["auto", "dynamic", "static"] = "auto",
-    calibration: Any = None,
+    calibration: Inputs | None = None,
     min_recall: float | None = None,
 ) -> QuantizationReport:
     """Write an exported encoder in int8, about a quarter of its size, and report what it costs.
@@ -80,7 +84,7 @@ def quantize(
     rows = check_rows(float_model, samples, min_recall, halved)
     if mode == "dynamic":
         return write_quantized_model(float_model, out, mode, rows, min_recall, lambda draft, _: _dynamic(source, draft))
-    if halved:
+    if calibration is None:
         calibration = {name: array[::2] for name, array in rows.items()}
         rows = {name: array[1::2] for name, array in rows.items()}
     ranges = _calibration_rows(float_model, calibration)
@@ -93,7 +97,7 @@ def to_float16(
     path: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
-    samples: Any,
+    samples: Inputs,
     min_recall: float | None = None,
 ) -> QuantizationReport:
     """Write an exported encoder in float16, half its size, and report what it costs.
@@ -156,14 +160,14 @@ def _float16(path: Path, rows: Rows, expected: np.ndarray, draft: Path) -> tuple
     return kept
 
 
-def _prepared(tools: Any, path: Path, folder: Path) -> Path:
+def _prepared(tools: ModuleType, path: Path, folder: Path) -> Path:
     """Infer shapes and fold constants first, as the quantizers ask. Symbolic shapes fail on attention: left out."""
     prepared = folder / "prepared.onnx"
     tools.quant_pre_process(path, prepared, skip_symbolic_shape=True)
     return prepared
 
 
-def _calibration_rows(float_model: OnnxEncoder, calibration: Any) -> Rows:
+def _calibration_rows(float_model: OnnxEncoder, calibration: Inputs) -> Rows:
     arrays = split_inputs(calibration, float_model.inputs)
     if len(arrays[0]) == 0:
         raise ValueError("`calibration` must hold at least one row. Received: none. Give some hundreds of real rows.")
@@ -172,11 +176,11 @@ def _calibration_rows(float_model: OnnxEncoder, calibration: Any) -> Rows:
     return rows
 
 
-def _reader(tools: Any, rows: Rows) -> Any:
+def _reader(tools: ModuleType, rows: Rows) -> CalibrationDataReader:
     count = len(next(iter(rows.values())))
     starts = iter(range(0, count, _CALIBRATION_BATCH))
 
-    class Reader(tools.CalibrationDataReader):
+    class Reader(tools.CalibrationDataReader):  # type: ignore[name-defined]  # imported only now
         def get_next(self) -> Rows | None:
             start = next(starts, None)
             if start is None:
@@ -194,7 +198,7 @@ def _check_quantized(draft: Path, mode: str, what: str) -> None:
 
 
 @contextlib.contextmanager
-def _tools(module: str) -> Iterator[Any]:
+def _tools(module: str) -> Iterator[ModuleType]:
     """Give a module of onnxruntime's tools, whose import and logging change the process, and change it back."""
     path, root = list(sys.path), logging.getLogger()
     handlers, handler = list(root.handlers), logging.NullHandler()

@@ -7,7 +7,6 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -18,9 +17,10 @@ from keras_tfcl.export.runtime.atomic_write import atomic_write, check_target, w
 from keras_tfcl.export.runtime.encoder import OnnxEncoder
 from keras_tfcl.export.runtime.golden_inputs import Generator, dump_golden_inputs, load_golden_inputs
 from keras_tfcl.export.runtime.inputs import cast_input, split_inputs
-from keras_tfcl.export.runtime.metadata import KEY, dump_metadata
+from keras_tfcl.export.runtime.metadata import KEY, GoldenBatch, dump_metadata
 from keras_tfcl.export.runtime.model_file import content_hash
 from keras_tfcl.export.runtime.requirements import require
+from keras_tfcl.export.runtime.typing import Inputs
 
 _GATE = 10  # the k of `min_recall`
 
@@ -49,7 +49,7 @@ class QuantizationReport:
     float_weights_sha256: str | None
     kept_in_float32: tuple[str, ...]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return the report in types that JSON has."""
         overlap = {str(k): share for k, share in self.recall.overlap.items()}
         return asdict(self) | {
@@ -142,7 +142,7 @@ def open_float_model(path: str | os.PathLike[str], out: str | os.PathLike[str]) 
     return float_model
 
 
-def check_rows(float_model: OnnxEncoder, samples: Any, min_recall: float | None, halved: bool = False) -> Rows:
+def check_rows(float_model: OnnxEncoder, samples: Inputs, min_recall: float | None, halved: bool = False) -> Rows:
     """Return `samples` by input name in the types of the inputs. `halved`: every second one will be compared.
 
     Raises:
@@ -215,7 +215,7 @@ def _with_metadata(draft: Path, float_model: OnnxEncoder, report: QuantizationRe
     return model.SerializeToString()
 
 
-def _golden_inputs(quantized_model: OnnxEncoder, float_model: OnnxEncoder) -> list[dict[str, Any]]:
+def _golden_inputs(quantized_model: OnnxEncoder, float_model: OnnxEncoder) -> list[GoldenBatch]:
     """The golden inputs of the float model with the embeddings of the quantized one, for `check_probes` elsewhere."""
     names = [spec.name for spec in float_model.inputs]
     stored = float_model.metadata.get("probes") or []

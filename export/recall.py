@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -62,7 +61,7 @@ def compare_neighbours(reference: np.ndarray, other: np.ndarray) -> Recall:
     )
 
 
-def latency(run: Callable[[], Any]) -> dict[str, float]:
+def latency(run: Callable[[], object]) -> dict[str, float]:
     """Return the median and the 95th percentile, in milliseconds, of up to 50 calls within about a second."""
     run()
     seconds: list[float] = []

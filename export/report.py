@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -53,12 +54,12 @@ class ExportReport:
     min_cosine: float
     rows: int
     policies: tuple[str, ...]
-    half_precision: dict[str, Any] | None
+    half_precision: dict[str, object] | None
     hints: tuple[str, ...]
     seconds: float
     versions: dict[str, str]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return the report in types that JSON has."""
         return asdict(self) | {
             "path": str(self.path),
@@ -107,7 +108,7 @@ def make_report(
     path: Path,
     opset: int,
     inputs: tuple[InputSpec, ...],
-    metadata: dict[str, Any],
+    metadata: Mapping[str, Any],
     parity: Parity,
     hints: list[str],
     seconds: float,

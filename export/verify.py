@@ -6,7 +6,8 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,18 +24,30 @@ from keras_tfcl.export.keras_to_onnx.model_card import describe_preprocessing
 from keras_tfcl.export.keras_to_onnx.source import OUTPUT, Source, computing_in_float32, hash_weights, read_source
 from keras_tfcl.export.runtime.encoder import OnnxEncoder
 from keras_tfcl.export.runtime.inputs import InputSpec
-from keras_tfcl.export.runtime.metadata import KEY
+from keras_tfcl.export.runtime.metadata import KEY, Metadata
 from keras_tfcl.export.runtime.parity import MIN_COSINE, RELATIVE_TOLERANCE, Parity, compare
 from keras_tfcl.export.runtime.providers import choose_providers, load_onnxruntime
 from keras_tfcl.export.runtime.requirements import require
 from keras_tfcl.export.runtime.session import open_session
+from keras_tfcl.export.runtime.typing import Inputs
+
+if TYPE_CHECKING:
+    import keras
+    import onnx
+    import onnxruntime
 
 _WIDE = 32  # rows in the batch that shows whether rows influence one another
 _MOST_NUMBERS = 8_000_000  # in one input of that batch; large images get fewer rows
 _NOISE_FACTOR = 10  # an embedding that moves by a tenth of the difference under rounding is noise
 
 
-def verify_onnx(path: str | os.PathLike[str], model: Any, samples: Any = None, *, preprocessing: Any = None) -> Parity:
+def verify_onnx(
+    path: str | os.PathLike[str],
+    model: keras.Model,
+    samples: Inputs | None = None,
+    *,
+    preprocessing: keras.Layer | None = None,
+) -> Parity:
     """Check that an exported file is valid, runs, and gives the embeddings of `model`.
 
     Makes every check of `export_onnx`: operations, interface, validity, loading in onnxruntime, embeddings of synthetic
@@ -87,7 +100,7 @@ def verify_onnx(path: str | os.PathLike[str], model: Any, samples: Any = None, *
     return comparison.parity
 
 
-def _remedy(metadata: Mapping[str, Any], source: Source, preprocessing: Any) -> str:
+def _remedy(metadata: Metadata, source: Source, preprocessing: keras.Layer | None) -> str:
     """Say why a file may not be that of a model: layers before the encoder that were not given again, or weights."""
     same = metadata.get("weights_sha256") == hash_weights(source.weights)
     remedy = "Export again." if same else "The weights of the model are not those in the file: export again."
@@ -108,7 +121,7 @@ def _with_dtypes(wanted: Sequence[InputSpec], received: Sequence[InputSpec]) -> 
     )
 
 
-def check_model(model: Any, source: Source, dimension: int) -> None:
+def check_model(model: onnx.ModelProto, source: Source, dimension: int) -> None:
     """Check that an ONNX model holds standard operations alone and has the declared interface.
 
     tf2onnx writes operations that ONNX lacks and inputs that nobody declared, and reports neither; `onnx.checker`
@@ -136,7 +149,7 @@ def check_model(model: Any, source: Source, dimension: int) -> None:
         )
 
 
-def _in_standard(onnx: Any, node: Any, opsets: Mapping[str, int]) -> bool:
+def _in_standard(onnx: ModuleType, node: onnx.NodeProto, opsets: Mapping[str, int]) -> bool:
     try:
         onnx.defs.get_schema(node.op_type, opsets.get(node.domain, 0), node.domain)
     except onnx.defs.SchemaError:
@@ -144,7 +157,7 @@ def _in_standard(onnx: Any, node: Any, opsets: Mapping[str, int]) -> bool:
     return True
 
 
-def _describe(onnx: Any, value: Any) -> str:
+def _describe(onnx: ModuleType, value: onnx.ValueInfoProto) -> str:
     tensor = value.type.tensor_type
     shape = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim)
     return str(InputSpec(value.name, onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name, shape))
@@ -165,7 +178,9 @@ class Comparison:
         )
 
 
-def check_file(path: Path, model: Any, source: Source, golden: Sequence[Golden], normalize: bool) -> Comparison:
+def check_file(
+    path: Path, model: onnx.ModelProto, source: Source, golden: Sequence[Golden], normalize: bool
+) -> Comparison:
     """Make every check of the file at `path`, which holds `model`, but one: whether the comparison has passed.
 
     Raises:
@@ -194,7 +209,7 @@ def check_file(path: Path, model: Any, source: Source, golden: Sequence[Golden],
     return Comparison(Parity.worst(parities), worst)
 
 
-def _load(path: Path, model: Any, source: Source) -> Any:
+def _load(path: Path, model: onnx.ModelProto, source: Source) -> onnxruntime.InferenceSession:
     ort = load_onnxruntime()
     try:
         return open_session(ort, path, choose_providers(ort, "cpu"), threads=None, low_memory=False)
@@ -206,7 +221,9 @@ def _load(path: Path, model: Any, source: Source) -> Any:
         ) from error
 
 
-def _compare(session: Any, model: Any, source: Source, batch: Golden, normalize: bool) -> Parity:
+def _compare(
+    session: onnxruntime.InferenceSession, model: onnx.ModelProto, source: Source, batch: Golden, normalize: bool
+) -> Parity:
     """Compare the embeddings of one batch, of edge inputs only those that are more than rounding noise."""
     embeddings = _embed(session, model, source, batch)
     finite = np.isfinite(embeddings).all(axis=1)
@@ -224,7 +241,9 @@ def _compare(session: Any, model: Any, source: Source, batch: Golden, normalize:
     return compare(batch.reference[meant], embeddings[meant]) if meant.any() else Parity(0.0, parity.scale, 1.0, 0)
 
 
-def _compare_with_wide_batch(session: Any, model: Any, source: Source, batch: Golden) -> Parity:
+def _compare_with_wide_batch(
+    session: onnxruntime.InferenceSession, model: onnx.ModelProto, source: Source, batch: Golden
+) -> Parity:
     """Compare the embeddings of rows alone with those of the same rows in one batch."""
     rows = max(2, min(_WIDE, _MOST_NUMBERS // max(array[0].size for array in batch.inputs)))
     wide = [np.resize(array, (rows, *array.shape[1:])) for array in batch.inputs]  # the rows again and again
@@ -233,7 +252,7 @@ def _compare_with_wide_batch(session: Any, model: Any, source: Source, batch: Go
     return compare(np.concatenate(alone), _embed(session, model, source, replace(batch, inputs=tuple(wide))))
 
 
-def _embed(session: Any, model: Any, source: Source, batch: Golden) -> np.ndarray:
+def _embed(session: onnxruntime.InferenceSession, model: onnx.ModelProto, source: Source, batch: Golden) -> np.ndarray:
     feed = dict(zip((spec.name for spec in source.inputs), batch.inputs, strict=True))
     expected = (len(batch.inputs[0]), batch.reference.shape[1])
     try:

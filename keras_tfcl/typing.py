@@ -6,7 +6,7 @@ Keras and TensorFlow ship no types of their own, so that a type checker takes bo
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, TypeVar
 
 import keras
 import numpy as np
@@ -18,6 +18,8 @@ Tensor: TypeAlias = tf.Tensor | keras.KerasTensor
 TensorLike: TypeAlias = Tensor | tf.Variable | keras.Variable | np.typing.ArrayLike
 # Tensors in tuples, lists and dictionaries, as models of several inputs take them: Keras' nested structures.
 Structure: TypeAlias = TensorLike | Sequence["Structure"] | Mapping[str, "Structure"]
+# A structure that comes out as it went in, with other tensors.
+SameStructure = TypeVar("SameStructure", bound=Structure)
 # What brings batches, each x, (x, y) or (x, y, sample_weight).
 BatchSource: TypeAlias = tf.data.Dataset | keras.utils.PyDataset | Iterator[Structure]
 # What `fit` takes: samples, or what brings batches of them.
@@ -26,6 +28,10 @@ DataSource: TypeAlias = Structure | BatchSource
 Augmenter: TypeAlias = Callable[..., Structure]
 # Samples with their labels: a pair, or a data set of pairs.
 LabelledData: TypeAlias = tuple[Structure, np.typing.ArrayLike] | tf.data.Dataset
+# A loss, its name or what computes one.
+Loss: TypeAlias = str | keras.losses.Loss | Callable[[Tensor, Tensor], Tensor]
+# Metrics or their names, alone or in lists and dictionaries as `compile` takes them.
+Metrics: TypeAlias = str | keras.metrics.Metric | Sequence["Metrics"] | Mapping[str, "Metrics"]
 # What `get_config` returns: numbers, strings, and lists and dictionaries of them.
 Config: TypeAlias = dict[str, object]
 # What Keras hands to callbacks: the means of an epoch or a batch by name.

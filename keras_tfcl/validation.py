@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import math
 from numbers import Integral, Real
+from typing import TypeGuard
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether `value` is a real number; booleans are none."""
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def positive_number(name: str, value: object, remedy: str) -> float:

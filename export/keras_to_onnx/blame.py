@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,6 +14,10 @@ from keras_tfcl.export.keras_to_onnx.unsupported import layer_of, resizers
 from keras_tfcl.export.runtime.parity import RELATIVE_TOLERANCE
 from keras_tfcl.export.runtime.providers import load_onnxruntime
 from keras_tfcl.export.runtime.requirements import require
+
+if TYPE_CHECKING:
+    import keras
+    import onnx
 
 _HALF_TYPES = (10, 16)  # TensorProto.FLOAT16 and BFLOAT16
 _MOVES = (
@@ -31,7 +35,7 @@ _MOVES = (
 _LAYOUTS = ((0, 3, 1, 2), (0, 2, 3, 1))  # tf2onnx turns images of (N, H, W, C) into (N, C, H, W) and back
 
 
-def nodes_of(graph: Any) -> Iterator[Any]:
+def nodes_of(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
     """Every node of an ONNX graph, also of the graphs inside conditions and loops."""
     for node in graph.node:
         yield node
@@ -40,7 +44,7 @@ def nodes_of(graph: Any) -> Iterator[Any]:
                 yield from nodes_of(inner)
 
 
-def describe_node(node: Any, layers: Sequence[Any]) -> str:
+def describe_node(node: onnx.NodeProto, layers: Sequence[keras.Layer]) -> str:
     """Name the operation and layer of a node; a Resize loses its name in the conversion, so all layers that resize."""
     candidates = [f"layer `{layer.name}` ({type(layer).__name__})" for layer in resizers(layers)]
     named = layer_of(node.name, layers)
@@ -48,7 +52,7 @@ def describe_node(node: Any, layers: Sequence[Any]) -> str:
     return f"{node.op_type} in {' or '.join(candidates) if unnamed else named}"
 
 
-def failing_nodes(error: object, model: Any, layers: Sequence[Any]) -> list[str]:
+def failing_nodes(error: object, model: onnx.ModelProto, layers: Sequence[keras.Layer]) -> list[str]:
     """Name the nodes that an error of onnxruntime speaks of: by their name, or else by their type."""
     text = str(error)
     by_name = [node for node in nodes_of(model.graph) if node.name and node.name in text]
@@ -56,7 +60,7 @@ def failing_nodes(error: object, model: Any, layers: Sequence[Any]) -> list[str]
     return list(dict.fromkeys(describe_node(node, layers) for node in by_name or by_type))
 
 
-def batch_reductions(model: Any, layers: Sequence[Any]) -> list[str]:
+def batch_reductions(model: onnx.ModelProto, layers: Sequence[keras.Layer]) -> list[str]:
     """Name the operations that sum, average or compare over the first axis, with their layers."""
     constants = {tensor.name: list(tensor.int64_data) or tensor.raw_data for tensor in model.graph.initializer}
     first = (0).to_bytes(8, "little")
@@ -69,12 +73,14 @@ def batch_reductions(model: Any, layers: Sequence[Any]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def differing_operations(model: Any, source: Source, normalize: bool, inputs: Sequence[np.ndarray]) -> list[str]:
+def differing_operations(
+    model: onnx.ModelProto, source: Source, normalize: bool, inputs: Sequence[np.ndarray]
+) -> list[str]:
     """Name what makes the embeddings of `inputs` differ, with its layers: what is known to, or the first to differ."""
     return _known_differences(model, source) or _first_differences(model, source, normalize, inputs)
 
 
-def _known_differences(model: Any, source: Source) -> list[str]:
+def _known_differences(model: onnx.ModelProto, source: Source) -> list[str]:
     found = []
     for node in nodes_of(model.graph):
         settings = {attribute.name: attribute for attribute in node.attribute}
@@ -91,7 +97,9 @@ def _known_differences(model: Any, source: Source) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _first_differences(model: Any, source: Source, normalize: bool, inputs: Sequence[np.ndarray]) -> list[str]:
+def _first_differences(
+    model: onnx.ModelProto, source: Source, normalize: bool, inputs: Sequence[np.ndarray]
+) -> list[str]:
     """Compare the tensors inside the file with those of the same names inside the TensorFlow graph.
 
     The first ones that differ are named, unless what is computed of them agrees again: then the converter has merged
@@ -162,7 +170,7 @@ def _run_tensorflow(
     return kinds, values
 
 
-def _run_onnx(model: Any, feed: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[str, np.ndarray]:
+def _run_onnx(model: onnx.ModelProto, feed: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[str, np.ndarray]:
     """Return the values of tensors inside an ONNX model."""
     onnx, ort = require("onnx", "export"), load_onnxruntime()
     copy = onnx.ModelProto()

@@ -13,7 +13,8 @@ import contextlib
 import gc
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from keras_tfcl.export.errors import UnsupportedOpError, text_of
 from keras_tfcl.export.keras_to_onnx.external_data import external_specs, inputs_to_initializers, reading_from
@@ -22,6 +23,13 @@ from keras_tfcl.export.keras_to_onnx.handlers import custom_op_handlers
 from keras_tfcl.export.keras_to_onnx.source import OUTPUT, Source
 from keras_tfcl.export.keras_to_onnx.unsupported import lint_graph
 from keras_tfcl.export.runtime.requirements import require
+
+if TYPE_CHECKING:
+    import keras
+    import onnx
+    import tensorflow as tf
+
+    from keras_tfcl.typing import Tensor
 
 _WAS_DIVISION = "_keras_tfcl_division"
 
@@ -52,9 +60,9 @@ def convert(
     dimension: int,
     normalize: bool,
     opset: int,
-    external: Sequence[Any] = (),
+    external: Sequence[keras.Variable] = (),
     progress: Callable[[str], None],
-) -> Any:
+) -> onnx.ModelProto:
     """Return the ONNX model of `source`, an `onnx.ModelProto`, in which the weights `external` have no values yet.
 
     Switches the whole process to eager functions for a moment, so the caller holds the lock of `computing_in_float32`.
@@ -81,23 +89,25 @@ def convert(
     return model
 
 
-def frozen_graph(source: Source, normalize: bool) -> Any:
+def frozen_graph(source: Source, normalize: bool) -> tf.compat.v1.GraphDef:
     """Return the `tf.GraphDef` that `convert` starts from, with the weights as constants."""
     with _quiet_logs():
         function = _trace(source, _specs(source, ()), normalize, ())
         return _freeze(function)
 
 
-def _specs(source: Source, external: Sequence[Any]) -> list[Any]:
+def _specs(source: Source, external: Sequence[keras.Variable]) -> list[tf.TensorSpec]:
     tf = require("tensorflow", "tf")
     return [tf.TensorSpec(spec.shape, spec.dtype, name=spec.name) for spec in source.inputs] + external_specs(external)
 
 
-def _trace(source: Source, specs: Sequence[Any], normalize: bool, external: Sequence[Any]) -> Any:
+def _trace(
+    source: Source, specs: Sequence[tf.TensorSpec], normalize: bool, external: Sequence[keras.Variable]
+) -> tf.types.experimental.ConcreteFunction:
     tf = require("tensorflow", "tf")
     count = len(source.inputs)
 
-    def embed(*tensors: Any) -> Any:
+    def embed(*tensors: Tensor) -> Tensor:
         with reading_from(external, tensors[count:]) if external else contextlib.nullcontext():
             embedding = tf.cast(source(*tensors[:count]), tf.float32)
         return _l2_normalize(tf, embedding) if normalize else tf.identity(embedding)
@@ -114,7 +124,7 @@ def _trace(source: Source, specs: Sequence[Any], normalize: bool, external: Sequ
         ) from error
 
 
-def _failing_layer(error: Exception, layers: Sequence[Any]) -> str:
+def _failing_layer(error: Exception, layers: Sequence[keras.Layer]) -> str:
     """Name the innermost layer that was being called when `error` was raised."""
     known, found, step = {id(layer) for layer in layers}, None, error.__traceback__
     while step is not None:
@@ -124,20 +134,20 @@ def _failing_layer(error: Exception, layers: Sequence[Any]) -> str:
     return "the model" if found is None else f"layer `{found.name}` ({type(found).__name__})"
 
 
-def _needed_graph(function: Any) -> Any:
+def _needed_graph(function: tf.types.experimental.ConcreteFunction) -> tf.compat.v1.GraphDef:
     """Return the graph without what the output does not need, such as random numbers that only training uses."""
     extract = require("tensorflow", "tf").compat.v1.graph_util.extract_sub_graph
     return extract(function.graph.as_graph_def(), [function.outputs[0].op.name])
 
 
-def _l2_normalize(tf: Any, rows: Any) -> Any:
+def _l2_normalize(tf: ModuleType, rows: Tensor) -> Tensor:
     """Divide each row by its length, after its largest entry so that no square over- or underflows. Zeros stay."""
     scaled = tf.math.divide_no_nan(rows, tf.reduce_max(tf.abs(rows), axis=-1, keepdims=True))
     length = tf.sqrt(tf.reduce_sum(tf.square(scaled), axis=-1, keepdims=True))
     return tf.math.divide_no_nan(scaled, length)
 
 
-def _to_onnx(function: Any, names: Sequence[str], opset: int) -> Any:
+def _to_onnx(function: tf.types.experimental.ConcreteFunction, names: Sequence[str], opset: int) -> onnx.ModelProto:
     tf2onnx = require("tf2onnx", "export")
     loader = require("tf2onnx.tf_loader", "export")
     inputs, outputs = _true_inputs(function), [tensor.name for tensor in function.outputs]
@@ -155,13 +165,13 @@ def _to_onnx(function: Any, names: Sequence[str], opset: int) -> Any:
     return model
 
 
-def _freeze(function: Any) -> Any:
+def _freeze(function: tf.types.experimental.ConcreteFunction) -> tf.compat.v1.GraphDef:
     loader = require("tf2onnx.tf_loader", "export")
     with _exact_divisions(loader):
         return loader.from_function(function, _true_inputs(function), [tensor.name for tensor in function.outputs])
 
 
-def _true_inputs(function: Any) -> list[str]:
+def _true_inputs(function: tf.types.experimental.ConcreteFunction) -> list[str]:
     """The names of the inputs that were declared, without the constants that the trace captured."""
     return [tensor.name for tensor in function.inputs[: len(function.inputs) - len(function.captured_inputs)]]
 
@@ -175,7 +185,9 @@ def _exact_divisions(loader: Any) -> Iterator[None]:
     """
     optimize = loader.tf_optimize
 
-    def optimize_others(input_names: list[str], output_names: list[str], graph_def: Any) -> Any:
+    def optimize_others(
+        input_names: list[str], output_names: list[str], graph_def: tf.compat.v1.GraphDef
+    ) -> tf.compat.v1.GraphDef:
         for node in _all_nodes(graph_def):
             if node.op == "RealDiv":
                 node.op = "DivNoNan"
@@ -195,12 +207,12 @@ def _exact_divisions(loader: Any) -> Iterator[None]:
         loader.tf_optimize = optimize
 
 
-def _all_nodes(graph_def: Any) -> list[Any]:
+def _all_nodes(graph_def: tf.compat.v1.GraphDef) -> list[tf.compat.v1.NodeDef]:
     """The nodes of a TensorFlow graph and of its functions."""
     return [*graph_def.node, *(node for function in graph_def.library.function for node in function.node_def)]
 
 
-def _keep_zero_padding(graph: Any) -> None:
+def _keep_zero_padding(graph: onnx.GraphProto) -> None:
     """Say `auto_pad="VALID"`, which is what a MaxPool after a Pad does anyway.
 
     Otherwise onnxruntime (since microsoft/onnxruntime#18136) makes one MaxPool of both, which pads with -infinity
@@ -214,7 +226,7 @@ def _keep_zero_padding(graph: Any) -> None:
                 node.attribute.append(require("onnx.helper", "export").make_attribute("auto_pad", "VALID"))
 
 
-def _name_dimensions(graph: Any, dimension: int) -> None:
+def _name_dimensions(graph: onnx.GraphProto, dimension: int) -> None:
     """Call the first dimension `batch` everywhere, and give other free ones names that do not change between runs."""
     for tensor in graph.input:
         for axis, dim in enumerate(tensor.type.tensor_type.shape.dim):
@@ -229,7 +241,7 @@ def _name_dimensions(graph: Any, dimension: int) -> None:
 
 
 @contextlib.contextmanager
-def _nested_functions_inlined(tf: Any) -> Iterator[None]:
+def _nested_functions_inlined(tf: ModuleType) -> Iterator[None]:
     before = tf.config.functions_run_eagerly()
     tf.config.run_functions_eagerly(True)
     try:

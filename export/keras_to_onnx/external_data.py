@@ -12,11 +12,16 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from keras_tfcl.export.runtime.requirements import require
+
+if TYPE_CHECKING:
+    import keras
+    import onnx
+    import tensorflow as tf
 
 _PREFIX = "keras_tfcl_weight_"
 _PAGE = 4096  # onnxruntime maps tensors that begin on a page instead of copying them
@@ -30,11 +35,11 @@ class DataFile:
     bytes: int
     sha256: str
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         return asdict(self)
 
 
-def choose_external(weights: Sequence[Any], most_bytes: int) -> list[Any]:
+def choose_external(weights: Sequence[keras.Variable], most_bytes: int) -> list[keras.Variable]:
     """Return the largest of `weights`, as many as it takes for the others to have at most `most_bytes` bytes."""
     sizes = {id(weight): _size(weight) for weight in weights}
     total, chosen = sum(sizes.values()), []
@@ -46,18 +51,18 @@ def choose_external(weights: Sequence[Any], most_bytes: int) -> list[Any]:
     return chosen
 
 
-def external_specs(weights: Sequence[Any]) -> list[Any]:
+def external_specs(weights: Sequence[keras.Variable]) -> list[tf.TensorSpec]:
     """Return the `tf.TensorSpec` of each weight as an input of the trace."""
     tf = require("tensorflow", "tf")
     return [tf.TensorSpec(weight.shape, weight.dtype, name=_PREFIX + str(i)) for i, weight in enumerate(weights)]
 
 
-def reading_from(weights: Sequence[Any], tensors: Sequence[Any]) -> Any:
+def reading_from(weights: Sequence[keras.Variable], tensors: Sequence[tf.Tensor]) -> keras.StatelessScope:
     """Return a context in which Keras layers find `tensors` where they read `weights`."""
     return require("keras", "tf").StatelessScope(state_mapping=list(zip(weights, tensors, strict=True)))
 
 
-def inputs_to_initializers(graph: Any) -> None:
+def inputs_to_initializers(graph: onnx.GraphProto) -> None:
     """Turn the inputs of an ONNX graph that stand for weights into tensors without values."""
     for value in [value for value in graph.input if value.name.startswith(_PREFIX)]:
         kind = value.type.tensor_type
@@ -66,7 +71,7 @@ def inputs_to_initializers(graph: Any) -> None:
         graph.input.remove(value)
 
 
-def store_external(model_path: Path, onnx_model: Any, weights: Sequence[Any]) -> DataFile:
+def store_external(model_path: Path, onnx_model: onnx.ModelProto, weights: Sequence[keras.Variable]) -> DataFile:
     """Write the values of the weights kept out of the model beside it, and make the model refer to them."""
     record, spans = write_data_file(model_path.parent, model_path.name, (weight.numpy() for weight in weights))
     stored = {tensor.name: tensor for tensor in onnx_model.graph.initializer if tensor.name.startswith(_PREFIX)}
@@ -109,5 +114,5 @@ def byte_view(array: np.ndarray) -> memoryview:
     return values.reshape(-1).view(np.uint8).data
 
 
-def _size(weight: Any) -> int:
+def _size(weight: keras.Variable) -> int:
     return math.prod(weight.shape) * require("tensorflow", "tf").as_dtype(weight.dtype).size

@@ -11,19 +11,25 @@ import contextlib
 import inspect
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 from keras_tfcl.export.runtime.requirements import require
 
+if TYPE_CHECKING:
+    import keras
+
+    from keras_tfcl.typing import Tensor
+
 
 @contextlib.contextmanager
-def free_sizes(layers: Iterable[Any]) -> Iterator[None]:
+def free_sizes(layers: Iterable[keras.Layer]) -> Iterator[None]:
     """Let `layers` compute in a trace what they compute in an eager call, inside the block."""
     replaced = []
     try:
         for layer in layers:
-            name, function = _replacement(layer)
-            if name:
+            replacement = _replacement(layer)
+            if replacement is not None:
+                name, function = replacement
                 vars(layer)[name] = partial(function, layer, getattr(layer, name))
                 replaced.append((layer, name))
         yield
@@ -32,8 +38,8 @@ def free_sizes(layers: Iterable[Any]) -> Iterator[None]:
             del vars(layer)[name]
 
 
-def _replacement(layer: Any) -> tuple[str, Callable[..., Any] | None]:
-    """Return the method of a layer to replace and a function of the layer, the method and its arguments."""
+def _replacement(layer: keras.Layer) -> tuple[str, Callable[..., Tensor]] | None:
+    """Return the method of a layer to replace and a function of the layer, the method and its arguments; or None."""
     keras_layers = require("keras", "tf").layers
     for kind, name, function in (
         (keras_layers.TimeDistributed, "call", _time_distributed),
@@ -41,10 +47,16 @@ def _replacement(layer: Any) -> tuple[str, Callable[..., Any] | None]:
     ):
         if isinstance(layer, kind) and getattr(type(layer), name) is getattr(kind, name):
             return name, function
-    return "", None
+    return None
 
 
-def _time_distributed(layer: Any, call: Callable[..., Any], inputs: Any, training: Any = None, mask: Any = None) -> Any:
+def _time_distributed(
+    layer: keras.Layer,
+    call: Callable[..., Tensor],
+    inputs: Tensor,
+    training: bool | None = None,
+    mask: Tensor | None = None,
+) -> Tensor:
     """Call the inner layer on all steps of all rows at once: `(B, T, ...)` becomes `(B · T, ...)`."""
     if inputs.shape[1] is not None:
         return call(inputs, training=training, mask=mask)
@@ -58,7 +70,9 @@ def _time_distributed(layer: Any, call: Callable[..., Any], inputs: Any, trainin
     return ops.reshape(outputs, (rows, steps, *ops.shape(outputs)[1:]))
 
 
-def _center_crop(layer: Any, transform: Callable[..., Any], images: Any, *args: Any, **options: Any) -> Any:
+def _center_crop(
+    layer: keras.Layer, transform: Callable[..., Tensor], images: Tensor, *args: object, **options: object
+) -> Tensor:
     """Crop where both sides are long enough, and otherwise scale the image up and crop."""
     keras, tf = require("keras", "tf"), require("tensorflow", "tf")
     first = layer.data_format == "channels_first"

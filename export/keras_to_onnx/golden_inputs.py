@@ -12,9 +12,10 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from keras_tfcl.export.errors import ModelInputError, ModelOutputError, UnsupportedLayerError, text_of
 from keras_tfcl.export.keras_to_onnx.source import Source
@@ -22,6 +23,12 @@ from keras_tfcl.export.runtime.golden_inputs import Generator
 from keras_tfcl.export.runtime.inputs import cast_input, split_inputs
 from keras_tfcl.export.runtime.parity import Parity, compare, unit_rows
 from keras_tfcl.export.runtime.requirements import require
+from keras_tfcl.export.runtime.typing import Inputs
+
+if TYPE_CHECKING:
+    import keras
+
+    from keras_tfcl.typing import Structure, Tensor
 
 _BATCHES = (1, 7)  # one row, and an odd number that no hardware prefers
 _IMAGE_SIZES = (64, 96)  # for free dimensions, one size per batch
@@ -54,7 +61,7 @@ class Golden:
     edge: bool = False
 
 
-def make_golden_inputs(source: Source, *, normalize: bool, samples: Any = None) -> list[Golden]:
+def make_golden_inputs(source: Source, *, normalize: bool, samples: Inputs | None = None) -> list[Golden]:
     """Return usual inputs at batch 1 and 7, edge inputs, and one batch per 64 `samples`.
 
     The values of usual inputs are a guess. Where the model cannot take them, rows of `samples` stand in, and there are
@@ -136,16 +143,16 @@ def rounding_noise(source: Source, golden: Golden, normalize: bool) -> np.ndarra
 
 
 @contextlib.contextmanager
-def _rounding(layers: Sequence[Any], noise: np.random.Generator) -> Iterator[None]:
+def _rounding(layers: Sequence[keras.Layer], noise: np.random.Generator) -> Iterator[None]:
     """Multiply the channels of every layer's output by about 1 inside the block."""
     keras, tf = require("keras", "tf"), require("tensorflow", "tf")
 
-    def round_channels(value: Any) -> Any:
+    def round_channels(value: Tensor) -> Tensor:
         if not tf.is_tensor(value) or not value.dtype.is_floating or not value.shape.rank:
             return value
         return value * tf.constant(1 + _ROUNDING * noise.standard_normal(value.shape[-1]), value.dtype)
 
-    def rounded(call: Callable[..., Any]) -> Callable[..., Any]:
+    def rounded(call: Callable[..., Structure]) -> Callable[..., Structure]:
         return lambda *args, **kwargs: keras.tree.map_structure(round_channels, call(*args, **kwargs))
 
     for layer in layers:
@@ -165,7 +172,7 @@ class _UnusableInputs(Exception):
         return text_of(self.__cause__) if self.__cause__ else str(self)
 
 
-def _cast_samples(source: Source, samples: Any) -> list[np.ndarray]:
+def _cast_samples(source: Source, samples: Inputs | None) -> list[np.ndarray]:
     if samples is None:
         return []
     arrays = split_inputs(_by_public_name(source, samples), source.inputs)
@@ -174,7 +181,7 @@ def _cast_samples(source: Source, samples: Any) -> list[np.ndarray]:
     return [cast_input(array, spec) for array, spec in zip(arrays, source.inputs, strict=True)]
 
 
-def _by_public_name(source: Source, samples: Any) -> Any:
+def _by_public_name(source: Source, samples: Inputs) -> Inputs:
     """Rename a dict with the keys that the model takes, which are not always the names of the file's inputs."""
     structure = source.structure
     if not isinstance(samples, Mapping) or not isinstance(structure, Mapping) or set(samples) != set(structure):
@@ -218,7 +225,7 @@ def _embed(
     return Golden(tuple(inputs), unit_rows(reference) if normalize else reference, about, generators, edge)
 
 
-def _embedding_of(output: Any, source: Source, rows: int) -> np.ndarray:
+def _embedding_of(output: Tensor, source: Source, rows: int) -> np.ndarray:
     shape = tuple(getattr(output, "shape", ()))
     if len(shape) != 2 or shape[0] != rows or shape[1] == 0 or not output.dtype.is_floating:
         received = f"{output.dtype.name} {shape}" if shape else _describe_structure(output)
@@ -229,13 +236,13 @@ def _embedding_of(output: Any, source: Source, rows: int) -> np.ndarray:
     return output.numpy().astype(np.float64 if output.dtype.name == "float64" else np.float32)
 
 
-def _describe_structure(output: Any) -> str:
+def _describe_structure(output: Structure) -> str:
     if isinstance(output, Mapping):
         return f"a dict with the keys {list(output)}"
     return f"a {type(output).__name__} of {len(output)}" if isinstance(output, (list, tuple)) else type(output).__name__
 
 
-def _remedy(output: Any, source: Source, rows: int) -> str:
+def _remedy(output: Tensor, source: Source, rows: int) -> str:
     """Say in code how to make one embedding of an output."""
     functional = bool(getattr(source.encoder, "inputs", None))
     start = "" if functional else "x = keras.Input(shape, dtype=...); "
@@ -382,7 +389,7 @@ def _edge_rows(row: np.ndarray, domain: _Domain) -> np.ndarray:
     return np.stack([*constants, *padded])
 
 
-def _clipped(values: Any, dtype: np.dtype) -> np.ndarray:
+def _clipped(values: ArrayLike, dtype: np.dtype) -> np.ndarray:
     """Convert to `dtype`, whose range ends where the values go beyond it."""
     limits = np.iinfo(dtype) if dtype.kind in "iu" else None
     return np.asarray(values if limits is None else np.clip(values, limits.min, limits.max)).astype(dtype)

@@ -9,11 +9,15 @@ xlogy, the sign bit, truncated remainders) is written with what it has.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
 
 from keras_tfcl.export.runtime.requirements import require
+
+if TYPE_CHECKING:
+    import tf2onnx.graph
 
 _WHERE_TYPES = {"bool": "uint8", "int8": "int32", "int16": "int32", "uint16": "int32", "uint32": "int64"}
 _SIGN_BIT = np.iinfo(np.int32).min
@@ -22,7 +26,7 @@ _SIGN_BIT = np.iinfo(np.int32).min
 class Writer:
     """Writes ONNX operations in the place of one TensorFlow operation, which it removes from the graph."""
 
-    def __init__(self, graph: Any, node: Any) -> None:
+    def __init__(self, graph: tf2onnx.graph.Graph, node: tf2onnx.graph.Node) -> None:
         self.kind, self.inputs, self.dtype = node.type, list(node.input), graph.get_dtype(node.output[0])
         self._graph, self._name, self._output = graph, node.name, node.output[0]
         self._shape = graph.get_shape(node.output[0])
@@ -36,7 +40,7 @@ class Writer:
         """The shape of a tensor, -1 where it is free; None where not even its rank is known."""
         return self._graph.get_shape(name)
 
-    def producer(self, name: str) -> Any:
+    def producer(self, name: str) -> tf2onnx.graph.Node | None:
         """The node that a tensor comes from; None for an input."""
         return self._graph.get_node_by_output(name)
 
@@ -45,15 +49,15 @@ class Writer:
         node = self.producer(name)
         return np.asarray(node.get_tensor_value(as_list=False)) if node is not None and node.is_const() else None
 
-    def constant(self, value: Any, dtype: Any) -> str:
+    def constant(self, value: ArrayLike, dtype: DTypeLike) -> str:
         """Add a constant and return its name."""
         return self._graph.make_const(self._new_name("constant"), np.asarray(value, dtype)).output[0]
 
-    def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
+    def op(self, kind: str, *inputs: str, **attributes: object) -> str:
         """Add an operation and return the name of its output."""
         return self._graph.make_node(kind, list(inputs), name=self._new_name(kind), attr=attributes).output[0]
 
-    def cast(self, name: str, dtype: Any) -> str:
+    def cast(self, name: str, dtype: DTypeLike) -> str:
         """Convert a tensor to a NumPy type."""
         to = require("onnx.helper", "export").np_dtype_to_tensor_dtype(np.dtype(dtype))
         return self.op("Cast", name, to=to)
@@ -86,7 +90,7 @@ class Writer:
         )
         return scan.output[1]
 
-    def finish(self, kind: str, *inputs: str, **attributes: Any) -> None:
+    def finish(self, kind: str, *inputs: str, **attributes: object) -> None:
         """Add the operation whose output takes the place of the original one."""
         self._graph.make_node(
             kind,
@@ -201,7 +205,7 @@ def _without_zeros(write: Writer, divisor: str) -> str:
 def _one_hot(write: Writer, axis: int) -> None:
     """Compare each index with 0, 1, ..., depth - 1, so that others give zeros."""
     indices, depth, on, off = write.inputs
-    rank = len(write.shape_of(indices))
+    rank = len(write.shape_of(indices))  # type: ignore[arg-type]  # without a rank there is no way to write it
     axis = rank if axis < 0 else axis
     index = write.cast(indices, np.int64)
     start, step = write.constant(0, np.int64), write.constant(1, np.int64)
@@ -233,8 +237,8 @@ def _select(write: Writer) -> None:
 
 def _cumprod(write: Writer, exclusive: bool, reverse: bool) -> None:
     """Multiply slice after slice; `exclusive` gives the product before its own slice."""
-    x, axis = write.inputs[0], int(write.value_of(write.inputs[1]))
-    rank = len(write.shape_of(x))
+    x, axis = write.inputs[0], int(write.value_of(write.inputs[1]))  # type: ignore[arg-type]  # always a constant
+    rank = len(write.shape_of(x))  # type: ignore[arg-type]  # without a rank there is no way to write it
     axis %= rank
     others = write.constant([other for other in range(rank) if other != axis], np.int64)
     slice_shape = write.op("Gather", write.cast(write.op("Shape", x), np.int64), others)
@@ -272,13 +276,13 @@ def _nearest(write: Writer, old: str, new: str, align_corners: bool, half_pixel:
     return write.op("Min", write.cast(write.op("Floor", position), np.int64), last)
 
 
-def custom_op_handlers() -> dict[str, tuple[Callable[..., None], list[Any]]]:
+def custom_op_handlers() -> dict[str, tuple[Callable[..., None], list[object]]]:
     """Return the handlers in the form that `tf2onnx.convert` takes."""
 
-    def handler(write_op: Callable[..., None], **defaults: Any) -> tuple[Callable[..., None], list[Any]]:
+    def handler(write_op: Callable[..., None], **defaults: bool | int) -> tuple[Callable[..., None], list[object]]:
         """Wrap a function of a writer and of attributes of the operation, given with their defaults."""
 
-        def handle(graph: Any, node: Any, name: str, args: list[Any]) -> None:
+        def handle(graph: tf2onnx.graph.Graph, node: tf2onnx.graph.Node, name: str, args: list[object]) -> None:
             attributes = {key: type(value)(node.get_attr_value(key, value)) for key, value in defaults.items()}
             write_op(Writer(graph, node), **attributes)
 

@@ -7,15 +7,18 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from keras_tfcl.export.keras_to_onnx.golden_inputs import Golden, difference_of
 from keras_tfcl.export.keras_to_onnx.source import Precision, Source, computing_as_built, hash_weights
 from keras_tfcl.export.runtime.golden_inputs import dump_golden_inputs
-from keras_tfcl.export.runtime.metadata import KEY, dump_metadata
+from keras_tfcl.export.runtime.metadata import KEY, Preprocessing, dump_metadata
 from keras_tfcl.export.runtime.requirements import installed_versions, require
+
+if TYPE_CHECKING:
+    import keras
 
 _PACKAGES = ("keras-tfcl", "keras", "tensorflow", "tf2onnx", "onnx", "onnxruntime", "onnxruntime-gpu", "numpy")
 _PREPARING = {  # layer class -> settings that say what it does to an input
@@ -30,14 +33,14 @@ _MOST_NUMBERS = 16  # of a setting, so that a mean image does not fill the metad
 
 
 def describe(
-    model: Any,
+    model: keras.Model,
     source: Source,
     golden: Sequence[Golden],
     *,
     normalize: bool,
     precision: Precision,
-    notes: Mapping[str, Any] | None,
-) -> dict[str, Any]:
+    notes: Mapping[str, object] | None,
+) -> dict[str, object]:
     """Return all that is known before the file is compared with the model."""
     names = [spec.name for spec in source.inputs]
     generated = [(dict(zip(names, batch.generators, strict=False)), batch.reference) for batch in golden]
@@ -58,7 +61,7 @@ def describe(
     }
 
 
-def add_metadata(path: Path, content: Mapping[str, Any]) -> None:
+def add_metadata(path: Path, content: Mapping[str, object]) -> None:
     """Append the metadata to a file that holds a model without them, and wait until it is on the disk.
 
     A protobuf message may be written in parts: the bytes of the model, which have been checked, stay as they are.
@@ -73,7 +76,7 @@ def add_metadata(path: Path, content: Mapping[str, Any]) -> None:
 
 def _describe_precision(
     source: Source, golden: Sequence[Golden], normalize: bool, precision: Precision
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Say in which precision the model was built, and how far its own embeddings are from those in float32."""
     if not precision.policies:
         return {"policies": [], "difference": None}
@@ -82,7 +85,7 @@ def _describe_precision(
     return {"policies": precision.policies, "difference": difference and difference.to_dict()}
 
 
-def describe_preprocessing(source: Source) -> dict[str, Any]:
+def describe_preprocessing(source: Source) -> Preprocessing:
     """Return what the image input must be, None where the model does not say, and the layers that prepare inputs."""
     steps = [step for layer in source.layers if (step := _preparing_step(layer))]
     images = [spec for spec in source.inputs if len(spec.shape) == 4]
@@ -99,7 +102,7 @@ def describe_preprocessing(source: Source) -> dict[str, Any]:
     }
 
 
-def describe_objective(model: Any) -> dict[str, Any] | None:
+def describe_objective(model: keras.Model) -> dict[str, object] | None:
     """Return the loss a model was compiled with, its settings, and the numbers it learned; None if there is none."""
     loss = getattr(model, "loss", None)
     if loss is None:
@@ -118,14 +121,14 @@ def describe_objective(model: Any) -> dict[str, Any] | None:
     return {"loss": type(loss).__name__, "config": config if short else None, "learned": _as_json(learned)}
 
 
-def _preparing_step(layer: Any) -> dict[str, Any] | None:
+def _preparing_step(layer: keras.Layer) -> dict[str, object] | None:
     name = type(layer).__name__
     if name not in _PREPARING or not type(layer).__module__.startswith("keras."):
         return None
     return {"layer": name} | {setting: _as_numbers(getattr(layer, setting, None)) for setting in _PREPARING[name]}
 
 
-def _as_numbers(value: Any) -> Any:
+def _as_numbers(value: object) -> object:
     """Return a setting in types that JSON has; None where it has too many numbers to record."""
     if value is None or isinstance(value, (str, bool, int)):
         return value
@@ -135,11 +138,11 @@ def _as_numbers(value: Any) -> Any:
     return _as_json(numbers.item() if numbers.size == 1 else numbers.ravel().tolist())
 
 
-def _is_pixel_scale(scale: Any) -> bool:
+def _is_pixel_scale(scale: object) -> bool:
     return isinstance(scale, float) and any(math.isclose(scale, known, rel_tol=1e-3) for known in _PIXEL_SCALES)
 
 
-def _as_json(value: Any) -> Any:
+def _as_json(value: object) -> object:
     """Return `value` in types that JSON has, or as text where it holds others."""
     try:
         return json.loads(json.dumps(value, allow_nan=False))

@@ -14,7 +14,8 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -29,9 +30,12 @@ from keras_tfcl.export.errors import ModelInputError
 from keras_tfcl.export.keras_to_onnx.external_data import byte_view
 from keras_tfcl.export.runtime.inputs import InputSpec
 from keras_tfcl.export.runtime.requirements import require
+from keras_tfcl.export.runtime.typing import Inputs
 
 if TYPE_CHECKING:
     import keras
+
+    from keras_tfcl.typing import Structure, Tensor
 
 OUTPUT = "embedding"
 HALF = ("float16", "bfloat16")
@@ -52,11 +56,11 @@ class Source:
     encoder: keras.Model
     stages: tuple[keras.Layer, ...]
     inputs: tuple[InputSpec, ...]
-    structure: Any
+    structure: Structure
     dtypes: tuple[str, ...]
     projector: str
 
-    def __call__(self, *tensors: Any) -> Any:
+    def __call__(self, *tensors: Tensor) -> Structure:
         keras = require("keras", "tf")
         cast = [keras.ops.cast(tensor, dtype) for tensor, dtype in zip(tensors, self.dtypes, strict=True)]
         outputs = keras.tree.pack_sequence_as(self.structure, cast)
@@ -86,11 +90,11 @@ class Source:
 
 
 def read_source(
-    model: Any,
+    model: keras.Model,
     *,
     projector: bool,
-    samples: Any = None,
-    preprocessing: Any = None,
+    samples: Inputs | None = None,
+    preprocessing: keras.Layer | None = None,
     input_dtype: str | None = None,
 ) -> Source:
     """Find the layers to export and the inputs they take.
@@ -140,7 +144,7 @@ class _Tensor:
     shape: tuple[int | None, ...]
 
 
-def _split_model(keras: Any, model: Any, projector: bool) -> tuple[Any, Any, str]:
+def _split_model(keras: ModuleType, model: keras.Model, projector: bool) -> tuple[keras.Model, keras.Layer | None, str]:
     """Return the encoder, the projector to keep or None, and what became of the projector."""
     models = sys.modules.get("keras_tfcl.models")  # whoever made a ContrastiveModel has imported it
     if models is None or not isinstance(model, models.ContrastiveModel):
@@ -174,7 +178,7 @@ def _split_model(keras: Any, model: Any, projector: bool) -> tuple[Any, Any, str
     return model.encoder, model.projector if projector else None, state
 
 
-def _input_tensors(keras: Any, encoder: Any, samples: Any) -> tuple[Any, list[_Tensor]]:
+def _input_tensors(keras: ModuleType, encoder: keras.Model, samples: Inputs | None) -> tuple[Structure, list[_Tensor]]:
     declared = getattr(encoder, "inputs", None)
     if declared:
         structure = declared[0] if isinstance(encoder, keras.Sequential) else encoder.input
@@ -187,7 +191,7 @@ def _input_tensors(keras: Any, encoder: Any, samples: Any) -> tuple[Any, list[_T
     return _tensor_of_build(encoder)
 
 
-def _rename_by_key(keras: Any, structure: Any, tensors: list[_Tensor]) -> list[_Tensor]:
+def _rename_by_key(keras: ModuleType, structure: Structure, tensors: list[_Tensor]) -> list[_Tensor]:
     """Name the inputs of a flat dict by its keys, which a caller uses, rather than by their tensors."""
     if not isinstance(structure, Mapping) or len(structure) != len(tensors):
         return tensors
@@ -195,7 +199,7 @@ def _rename_by_key(keras: Any, structure: Any, tensors: list[_Tensor]) -> list[_
     return [replace(tensor, name=key) for key, tensor in zip(keys, tensors, strict=True)]
 
 
-def _tensor_of_build(encoder: Any) -> tuple[Any, list[_Tensor]]:
+def _tensor_of_build(encoder: keras.Model) -> tuple[Structure, list[_Tensor]]:
     """Read the shape that a subclassed model was built with. It records no dtype, which only token ids need."""
     shape = (encoder.get_build_config() or {}).get("input_shape") if encoder.built else None
     is_one = isinstance(shape, (tuple, list)) and all(dim is None or isinstance(dim, int) for dim in shape)
@@ -211,7 +215,7 @@ def _tensor_of_build(encoder: Any) -> tuple[Any, list[_Tensor]]:
     return tensor, [tensor]
 
 
-def _is_several(samples: Any) -> bool:
+def _is_several(samples: object) -> bool:
     return isinstance(samples, Mapping) or (
         isinstance(samples, (tuple, list)) and bool(samples) and all(hasattr(value, "shape") for value in samples)
     )
@@ -260,7 +264,7 @@ def _public_names(names: Sequence[str], tensors: Sequence[_Tensor]) -> list[str]
     return safe
 
 
-def hash_weights(weights: Sequence[Any]) -> str:
+def hash_weights(weights: Sequence[keras.Variable]) -> str:
     """Return the SHA-256 of the dtypes, shapes and values of `weights` in order.
 
     Equal weights have equal hashes in every process and after saving and loading. A hash of the file would not do: two
@@ -277,7 +281,7 @@ def hash_weights(weights: Sequence[Any]) -> str:
 class Precision:
     """The layers of a model that compute in half precision, with the policies they were built with."""
 
-    def __init__(self, layers: Iterable[Any]) -> None:
+    def __init__(self, layers: Iterable[keras.Layer]) -> None:
         self._own = [(layer, dtype_policy(layer)) for layer in layers if layer.compute_dtype in HALF]
 
     @property
@@ -296,7 +300,7 @@ class Precision:
 
 
 @contextlib.contextmanager
-def computing_in_float32(layers: Iterable[Any]) -> Iterator[Precision]:
+def computing_in_float32(layers: Iterable[keras.Layer]) -> Iterator[Precision]:
     """Make half-precision layers compute in float32 inside the block. Other threads wait until it ends."""
     with _LOCK:
         precision = Precision(layers)
@@ -317,7 +321,7 @@ def computing_as_built(precision: Precision) -> Iterator[None]:
         precision.use_float32()
 
 
-def _in_float32(layer: Any) -> Any:
+def _in_float32(layer: keras.Layer) -> keras.dtype_policies.DTypePolicy:
     get = require("keras", "tf").dtype_policies.get
     policy = get(f"{layer.quantization_mode}_from_float32" if layer.quantization_mode else "float32")
     set_variable_dtype(policy, layer.variable_dtype)  # so that Keras casts the weights of a policy such as float16

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from keras_tfcl.export.errors import NonFiniteError, UnsupportedLayerError, UnsupportedOpError
 from keras_tfcl.export.keras_to_onnx.source import HALF, Source
+
+if TYPE_CHECKING:
+    import keras
+    import tensorflow as tf
 
 _TEXT = "Look up and tokenise outside the model, and take integer ids in."
 _BINS = "Compute the bins outside the model, for example with numpy.digitize."
@@ -95,7 +99,7 @@ def lint_layers(source: Source) -> None:
     raise UnsupportedLayerError("Every layer must have an exact ONNX counterpart. Received: " + " ".join(parts))
 
 
-def lint_graph(graph_def: Any, layers: Iterable[Any]) -> None:
+def lint_graph(graph_def: tf.compat.v1.GraphDef, layers: Iterable[keras.Layer]) -> None:
     """Raise if an operation of a TensorFlow graph is known not to survive the conversion.
 
     Raises:
@@ -111,7 +115,7 @@ def lint_graph(graph_def: Any, layers: Iterable[Any]) -> None:
         )
 
 
-def hints(layers: Iterable[Any]) -> list[str]:
+def hints(layers: Iterable[keras.Layer]) -> list[str]:
     """Say what a file, as `model.predict`, does otherwise than one may expect."""
     found = []
     for layer in layers:
@@ -123,12 +127,12 @@ def hints(layers: Iterable[Any]) -> list[str]:
     return found
 
 
-def resizers(layers: Iterable[Any]) -> list[Any]:
+def resizers(layers: Iterable[keras.Layer]) -> list[keras.Layer]:
     """Return the layers that resize images."""
     return [layer for layer in layers if _keras_bases(layer).intersection(_RESIZERS)]
 
 
-def layer_of(node_name: str, layers: Iterable[Any]) -> str:
+def layer_of(node_name: str, layers: Iterable[keras.Layer]) -> str:
     """Name the innermost layer that a graph node belongs to.
 
     TensorFlow makes scopes unique by a suffix, so the scope `dense_1` may be that of the layer `dense`: the layer
@@ -142,7 +146,7 @@ def layer_of(node_name: str, layers: Iterable[Any]) -> str:
     return f"node `{node_name}`"
 
 
-def _stateful(layer: Any, path: str) -> Iterator[str]:
+def _stateful(layer: keras.Layer, path: str) -> Iterator[str]:
     """Yield expressions for the recurrent layers that keep their state, inside a model called `path`."""
     if getattr(layer, "stateful", False):
         yield path
@@ -154,7 +158,7 @@ def _stateful(layer: Any, path: str) -> Iterator[str]:
             yield from _stateful(getattr(layer, name), f"{path}.{name}")
 
 
-def _layer_fault(layer: Any) -> tuple[str, str] | None:
+def _layer_fault(layer: keras.Layer) -> tuple[str, str] | None:
     """Return what is wrong with a layer and the remedy, or None."""
     bases = _keras_bases(layer)
     for name, remedy in _LAYERS.items():
@@ -174,11 +178,11 @@ def _layer_fault(layer: Any) -> tuple[str, str] | None:
     return None
 
 
-def _keras_bases(layer: Any) -> set[str]:
+def _keras_bases(layer: keras.Layer) -> set[str]:
     return {base.__name__ for base in type(layer).__mro__ if base.__module__.startswith("keras.")}
 
 
-def _list_layers(layers: list[Any], problem: str, remedy: str) -> str:
+def _list_layers(layers: list[keras.Layer], problem: str, remedy: str) -> str:
     names = ", ".join(f"`{layer.name}` ({type(layer).__name__})" for layer in layers[:5])
     more = f" and {len(layers) - 5} more" if len(layers) > 5 else ""
     return f"{names}{more}: {problem}. {remedy}"

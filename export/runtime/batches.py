@@ -15,10 +15,11 @@ import numpy as np
 from keras_tfcl.export.errors import InputError
 from keras_tfcl.export.runtime.images import ImageRule, is_image, name_of_image
 from keras_tfcl.export.runtime.inputs import InputSpec, split_inputs
+from keras_tfcl.export.runtime.typing import ImageLike, Inputs
 
 Batch = list[np.ndarray]  # one array for each input, all with the same number of rows
 # What to do about an image that cannot be read; a function takes its position, the image, and the error
-OnError = Literal["raise", "skip"] | Callable[[int, Any, Exception], None]
+OnError = Literal["raise", "skip"] | Callable[[int, ImageLike, Exception], None]
 _MAX_TRIAL_NUMBERS = 1 << 26  # in one row of a trial run; more would be a hostile file
 
 
@@ -52,7 +53,7 @@ class BatchReader:
                 f"leave out images that cannot be read."
             )
         self._specs, self._step, self._image_rule, self._on_error = specs, step, image_rule, on_error
-        self.skipped: dict[int, Any] = {}
+        self.skipped: dict[int, ImageLike] = {}
 
     def batches(self, x: Any) -> tuple[int | None, Iterator[Batch]]:
         """Return the number of rows, None where only the end of a stream will tell, and the batches.
@@ -98,7 +99,7 @@ class BatchReader:
     def _decoded(self, images: Iterator[Any], rule: ImageRule) -> Iterator[Batch]:
         """Read images in several threads, `step` of them at a time."""
 
-        def read(image: Any) -> np.ndarray | Exception:
+        def read(image: ImageLike) -> np.ndarray | Exception:
             try:
                 return rule.read(image)
             except (InputError, OSError) as error:
@@ -125,7 +126,7 @@ class BatchReader:
                     yield split_inputs(_stacked(rows, self._specs), self._specs)
         self._report(next(positions))
 
-    def _skip(self, position: int, image: Any, error: Exception) -> None:
+    def _skip(self, position: int, image: ImageLike, error: Exception) -> None:
         self.skipped[position] = image
         if callable(self._on_error):
             self._on_error(position, image, error)
@@ -143,7 +144,7 @@ class BatchReader:
             )
 
 
-def rows_to_try(like: Any, specs: Sequence[InputSpec]) -> Batch:
+def rows_to_try(like: Inputs | None, specs: Sequence[InputSpec]) -> Batch:
     """Return `like` as arrays; if it is None one row of zeros, for which every size must be known.
 
     Raises:
@@ -151,13 +152,16 @@ def rows_to_try(like: Any, specs: Sequence[InputSpec]) -> Batch:
     """
     if like is not None:
         return split_inputs(like, specs)
-    shapes = [spec.shape[1:] for spec in specs]
-    if any(None in shape or math.prod(shape) > _MAX_TRIAL_NUMBERS for shape in shapes):
+    shapes = [[dim for dim in spec.shape[1:] if dim is not None] for spec in specs]
+    if any(
+        len(shape) < len(spec.shape) - 1 or math.prod(shape) > _MAX_TRIAL_NUMBERS
+        for shape, spec in zip(shapes, specs, strict=True)
+    ):
         raise InputError(
             f"A trial run needs rows of known size, below {_MAX_TRIAL_NUMBERS:,} numbers. Received: "
             f"{'; '.join(map(str, specs))}. Give a batch of real input."
         )
-    return [np.zeros((1, *spec.shape[1:]), spec.dtype) for spec in specs]
+    return [np.zeros((1, *shape), spec.dtype) for shape, spec in zip(shapes, specs, strict=True)]
 
 
 def bucket_size(rows: int, limit: int) -> int:
@@ -218,7 +222,7 @@ def _is_row(item: Any, specs: Sequence[InputSpec]) -> bool:
     return np.ndim(item) == len(specs[0].shape) - 1
 
 
-def _stacked(rows: list[Any], specs: Sequence[InputSpec]) -> Any:
+def _stacked(rows: Sequence[Any], specs: Sequence[InputSpec]) -> Inputs:
     """Make a batch of rows, nested as each of them is."""
     try:
         if isinstance(rows[0], Mapping):

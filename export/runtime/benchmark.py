@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 
 from keras_tfcl.export.runtime.batches import rows_to_try
 from keras_tfcl.export.runtime.encoder import OnnxEncoder
+from keras_tfcl.export.runtime.typing import Inputs
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Benchmark:
     encoder: str
     speeds: tuple[Speed, ...]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return the figures in types that JSON has."""
         return asdict(self) | {"speeds": [asdict(speed) for speed in self.speeds]}
 
@@ -42,7 +42,9 @@ class Benchmark:
         return "\n".join(lines)
 
 
-def benchmark(encoder: OnnxEncoder, batch_sizes: Sequence[int], seconds: float, samples: Any = None) -> Benchmark:
+def benchmark(
+    encoder: OnnxEncoder, batch_sizes: Sequence[int], seconds: float, samples: Inputs | None = None
+) -> Benchmark:
     """Time `encoder.encode` for about `seconds` at each batch size, after one run that does not count.
 
     Args:

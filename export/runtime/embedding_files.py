@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 import numpy as np
 
@@ -18,13 +18,13 @@ from keras_tfcl.export.runtime.atomic_write import atomic_write
 from keras_tfcl.export.runtime.metadata import KEY
 from keras_tfcl.export.runtime.requirements import require
 
-Part = tuple[np.ndarray, list[Any]]  # embeddings and their ids
+Part = tuple[np.ndarray, list[int | str]]  # embeddings and their ids
 _SUFFIXES = (".npy", ".npz", ".parquet")
 _RECORDED = ("weights_sha256", "dimension", "normalized", "quantization")  # of the encoder's metadata
 _ROW_GROUP = 16_384  # at least so many rows in each group of a Parquet file: small groups are slow to read
 
 
-def check_embedding_file(path: str | os.PathLike[str], ids: Iterable[Any] | None) -> Path:
+def check_embedding_file(path: str | os.PathLike[str], ids: Iterable[object] | None) -> Path:
     """Return the path, after what can be found wrong before any work.
 
     Raises:
@@ -48,9 +48,9 @@ def write_embeddings(
     parts: Iterable[np.ndarray],
     path: Path,
     dimension: int,
-    ids: Iterable[Any] | None,
+    ids: Iterable[object] | None,
     skipped: Container[int],
-    metadata: Mapping[str, Any],
+    metadata: Mapping[str, object],
 ) -> int:
     """Write float32 arrays `(n, D)` one after the other, and return the number of rows.
 
@@ -74,7 +74,7 @@ def write_embeddings(
         return _write_parquet(pairs, draft, dimension, metadata)
 
 
-def _with_ids(parts: Iterable[np.ndarray], ids: Iterable[Any] | None, skipped: Container[int]) -> Iterator[Part]:
+def _with_ids(parts: Iterable[np.ndarray], ids: Iterable[object] | None, skipped: Container[int]) -> Iterator[Part]:
     """Yield each part that has rows with their ids: integers, or text if the first is no integer, such as a path."""
     numbered = enumerate(itertools.count() if ids is None else ids)
     left = (name for number, name in numbered if number not in skipped)
@@ -89,11 +89,11 @@ def _with_ids(parts: Iterable[np.ndarray], ids: Iterable[Any] | None, skipped: C
         if not taken:
             continue
         rows += len(part)
-        integers = [isinstance(name, (int, np.integer)) for name in taken]
-        text = not integers[0] if text is None else text
-        if any(integers) if text else not all(integers):
+        integers = [int(name) for name in taken if isinstance(name, (int, np.integer))]
+        text = not isinstance(taken[0], (int, np.integer)) if text is None else text
+        if integers if text else len(integers) < len(taken):
             raise ValueError(f"`ids` must be all integers or all text. Received: both, up to row {rows}.")
-        yield part, [str(name) if text else int(name) for name in taken]
+        yield part, [str(name) for name in taken] if text else [*integers]
     if ids is not None and next(left, None) is not None:
         raise ValueError(f"`ids` must have one item for each row. Received: more than {rows}, for {rows} rows.")
 
@@ -112,15 +112,21 @@ def _write_npy(parts: Iterable[np.ndarray], path: Path, dimension: int) -> int:
     return rows
 
 
-def _write_header(file: Any, rows: int, dimension: int) -> None:
+def _write_header(file: IO[bytes], rows: int, dimension: int) -> None:
     header = {"descr": "<f4", "fortran_order": False, "shape": (rows, dimension)}
     np.lib.format.write_array_header_1_0(file, header)
 
 
 def _write_npz(pairs: Iterable[Part], path: Path, dimension: int) -> int:
-    names: list[Any] = []
+    names: list[int | str] = []
     embeddings = path.with_name("embeddings.npy")  # in the hidden folder of the draft
-    rows = _write_npy((names.extend(taken) or part for part, taken in pairs), embeddings, dimension)
+
+    def parts() -> Iterator[np.ndarray]:
+        for part, taken in pairs:
+            names.extend(taken)
+            yield part
+
+    rows = _write_npy(parts(), embeddings, dimension)
     with path.open("wb") as file:
         np.savez(
             file,
@@ -133,9 +139,9 @@ def _write_npz(pairs: Iterable[Part], path: Path, dimension: int) -> int:
     return rows
 
 
-def _write_parquet(pairs: Iterable[Part], path: Path, dimension: int, metadata: Mapping[str, Any]) -> int:
+def _write_parquet(pairs: Iterable[Part], path: Path, dimension: int, metadata: Mapping[str, object]) -> int:
     arrow, parquet = require("pyarrow", "parquet"), require("pyarrow.parquet", "parquet")
-    first = next(pairs := iter(pairs), (np.empty((0, dimension), np.float32), []))
+    first: Part = next(pairs := iter(pairs), (np.empty((0, dimension), np.float32), []))
     kind = arrow.string() if any(isinstance(name, str) for name in first[1]) else arrow.int64()
     facts = {KEY: json.dumps({name: metadata[name] for name in _RECORDED if name in metadata})}
     schema = arrow.schema([("id", kind), ("embedding", arrow.list_(arrow.float32(), dimension))], facts)
@@ -152,7 +158,7 @@ def _write_parquet(pairs: Iterable[Part], path: Path, dimension: int, metadata: 
 def _in_groups(pairs: Iterable[Part]) -> Iterator[Part]:
     """Gather parts until they have the rows of a group. The last group may have fewer."""
     parts: list[np.ndarray] = []
-    names: list[Any] = []
+    names: list[int | str] = []
     for part, taken in pairs:
         parts.append(part)
         names += taken

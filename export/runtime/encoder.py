@@ -8,7 +8,6 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -25,9 +24,11 @@ from keras_tfcl.export.runtime.batches import (
 from keras_tfcl.export.runtime.embedding_files import check_embedding_file, write_embeddings
 from keras_tfcl.export.runtime.images import ImageRule, check_image_size, image_rule
 from keras_tfcl.export.runtime.inputs import InputSpec, all_finite, cast_input, split_inputs
+from keras_tfcl.export.runtime.metadata import Metadata
 from keras_tfcl.export.runtime.model_file import check_model_file
 from keras_tfcl.export.runtime.providers import Providers, check_providers, choose_providers, load_onnxruntime
 from keras_tfcl.export.runtime.session import check_metadata, open_session, read_interface
+from keras_tfcl.export.runtime.typing import ImageLike, Inputs
 
 
 class OnnxEncoder:
@@ -91,7 +92,7 @@ class OnnxEncoder:
         self._inputs, self._output, self._dimension = read_interface(self._session, self._path)
         check_metadata(self._metadata, self._dimension, self._path)
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[type[OnnxEncoder], tuple[object, ...]]:
         return type(self), self._arguments
 
     @property
@@ -110,7 +111,7 @@ class OnnxEncoder:
         return self._inputs
 
     @property
-    def metadata(self) -> dict[str, Any]:
+    def metadata(self) -> Metadata:
         """What `export_onnx` recorded in the file; empty for a file that it did not write."""
         return copy.deepcopy(self._metadata)
 
@@ -124,7 +125,9 @@ class OnnxEncoder:
         """The execution providers that were asked for."""
         return self._requested
 
-    def encode(self, x: Any, batch_size: int | None = None, progress: bool = False) -> np.ndarray:
+    def encode(
+        self, x: Inputs | Sequence[ImageLike], batch_size: int | None = None, progress: bool = False
+    ) -> np.ndarray:
         """Return the embeddings of `x`, float32 `(N, D)`.
 
         Args:
@@ -159,7 +162,7 @@ class OnnxEncoder:
 
     def encode_iter(
         self,
-        stream: Iterable[Any],
+        stream: Iterable[Inputs | ImageLike],
         batch_size: int | None = None,
         progress: bool = False,
         on_error: OnError = "raise",
@@ -188,9 +191,9 @@ class OnnxEncoder:
 
     def encode_to(
         self,
-        x: Any,
+        x: Inputs | Iterable[Inputs | ImageLike],
         path: str | os.PathLike[str],
-        ids: Iterable[Any] | None = None,
+        ids: Iterable[object] | None = None,
         batch_size: int | None = None,
         progress: bool = False,
         on_error: OnError = "raise",
@@ -219,7 +222,7 @@ class OnnxEncoder:
         parts = self._embed(batches, step, rows, progress)
         return write_embeddings(parts, path, self._dimension, ids, reader.skipped, self._metadata)
 
-    def read_image(self, image: Any) -> np.ndarray:
+    def read_image(self, image: ImageLike) -> np.ndarray:
         """Return one image as a row of the encoder's input, decoded, turned and resized by the rule in its file.
 
         Args:
@@ -231,7 +234,7 @@ class OnnxEncoder:
         """
         return self._image_rule().read(image)
 
-    def warmup(self, sizes: Sequence[int] = (1,), like: Any = None) -> dict[int, float]:
+    def warmup(self, sizes: Sequence[int] = (1,), like: Inputs | None = None) -> dict[int, float]:
         """Run once at each batch size, so that the first request does not pay for it; return the seconds of each.
 
         Args:

@@ -7,7 +7,6 @@ import io
 import platform
 from dataclasses import asdict, dataclass
 from types import ModuleType
-from typing import Any
 
 from keras_tfcl.export.runtime.providers import choose_providers, installed_wheels, repair_wheels, startable_providers
 from keras_tfcl.export.runtime.requirements import installed_versions, require
@@ -48,7 +47,7 @@ class Environment:
     problems: tuple[str, ...]
     debug: str
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return it in types that JSON has."""
         return asdict(self)
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from keras_tfcl.export.errors import ModelFileError
 from keras_tfcl.export.runtime.encoder import OnnxEncoder
+from keras_tfcl.export.runtime.metadata import GoldenBatch, Metadata
 from keras_tfcl.export.runtime.parity import Parity, compare
 
 _MOST_GENERATED = 1 << 28  # bytes that a file from elsewhere may make a reader allocate
@@ -46,7 +47,7 @@ class Generator:
             rows[:, :1] = min(1, int(self.high) - 1)
         return rows.astype(self.dtype)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         return asdict(self) | {"shape": list(self.shape)}
 
     @classmethod
@@ -93,9 +94,10 @@ def check_probes(path: str | os.PathLike[str], providers: str | Sequence[str] = 
     return Parity.worst([compare(reference, encoder.encode(inputs)) for inputs, reference in golden])
 
 
-def dump_golden_inputs(probes: Sequence[tuple[dict[str, Generator], np.ndarray]]) -> list[dict[str, Any]]:
+def dump_golden_inputs(probes: Sequence[tuple[dict[str, Generator], np.ndarray]]) -> list[GoldenBatch]:
     """Return generators and embeddings as JSON, as many of `probes` as are small enough."""
-    stored, room = [], _MOST_STORED
+    stored: list[GoldenBatch] = []
+    room = _MOST_STORED
     for generators, reference in probes:
         embeddings = reference.astype("<f4").tobytes()
         room -= len(embeddings)
@@ -106,7 +108,7 @@ def dump_golden_inputs(probes: Sequence[tuple[dict[str, Generator], np.ndarray]]
 
 
 def load_golden_inputs(
-    metadata: dict[str, Any], names: Sequence[str], dimension: int, path: object
+    metadata: Metadata, names: Sequence[str], dimension: int, path: object
 ) -> list[tuple[dict[str, np.ndarray], np.ndarray]]:
     """Return inputs by name and expected embeddings, read from the metadata of the file at `path`.
 
@@ -128,7 +130,7 @@ def load_golden_inputs(
     return probes
 
 
-def _load_batch(entry: Any, names: Sequence[str], dimension: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+def _load_batch(entry: GoldenBatch, names: Sequence[str], dimension: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
     generators = {name: Generator.from_dict(entry["inputs"][name]) for name in names}
     rows = {generator.shape[0] for generator in generators.values()}
     embeddings = np.frombuffer(base64.b64decode(entry["embeddings"], validate=True), "<f4").reshape(-1, dimension)

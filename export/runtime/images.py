@@ -11,13 +11,19 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, TypeGuard
 
 import numpy as np
 
 from keras_tfcl.export.errors import InputError, ModelFileError
 from keras_tfcl.export.runtime.inputs import InputSpec
+from keras_tfcl.export.runtime.metadata import Metadata
 from keras_tfcl.export.runtime.requirements import require
+from keras_tfcl.export.runtime.typing import ImageLike
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 MAX_PIXELS = 50_000_000  # 200 MB decoded, before it is resized
 MAX_ROW_PIXELS = 1 << 24  # of the size that an encoder asks for: 4,096 x 4,096, 200 MB as float32 RGB
@@ -54,7 +60,7 @@ class ImageRule:
     resize: str = "crop"
     interpolation: str = "bilinear"
 
-    def read(self, image: Any, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    def read(self, image: ImageLike, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         """Return the row of one image, turned as its EXIF orientation says.
 
         Args:
@@ -80,7 +86,7 @@ class ImageRule:
             pixels = self.low + pixels * np.float64((self.high - self.low) / 255)
         return np.ascontiguousarray(pixels, dtype=self.dtype)
 
-    def _resized(self, image: Any) -> Any:
+    def _resized(self, image: Image) -> Image:
         if self.height is None or self.width is None or image.size == (self.width, self.height):
             return image
         ops, size = require("PIL.ImageOps", "images"), (self.width, self.height)
@@ -90,7 +96,7 @@ class ImageRule:
         return ops.fit(image, size, method) if self.resize == "crop" else ops.pad(image, size, method)
 
 
-def image_rule(inputs: tuple[InputSpec, ...], metadata: Mapping[str, Any], path: object) -> ImageRule:
+def image_rule(inputs: tuple[InputSpec, ...], metadata: Metadata, path: object) -> ImageRule:
     """Return the rule for the one image input of an encoder.
 
     It follows from the input's shape and dtype, from the metadata `preprocessing` that the export found in the model,
@@ -141,10 +147,11 @@ def image_rule(inputs: tuple[InputSpec, ...], metadata: Mapping[str, Any], path:
             f"The size of an image in the file must be below {MAX_ROW_PIXELS:,} pixels. Received: {height} x {width} "
             f"in {path}. Export again with a smaller size, or resize yourself and give arrays."
         )
-    return ImageRule(height, width, channels, spec.dtype, *map(float, span), first, resize, interpolation)
+    low, high = map(float, span)
+    return ImageRule(height, width, channels, spec.dtype, low, high, first, str(resize), str(interpolation))
 
 
-def check_image_size(metadata: Mapping[str, Any], path: object) -> None:
+def check_image_size(metadata: Metadata, path: object) -> None:
     """Raise before anything is allocated if the metadata ask for images of an absurd size.
 
     Raises:
@@ -159,12 +166,12 @@ def check_image_size(metadata: Mapping[str, Any], path: object) -> None:
             )
 
 
-def is_image(item: Any) -> bool:
+def is_image(item: object) -> TypeGuard[ImageLike]:
     """Whether `item` is a path, the bytes of a file or a Pillow image, rather than numbers."""
     return isinstance(item, (str, os.PathLike, bytes, bytearray)) or type(item).__module__.startswith("PIL.")
 
 
-def name_of_image(image: Any) -> str:
+def name_of_image(image: ImageLike) -> str:
     """Return what to call an image in a message."""
     if isinstance(image, (str, os.PathLike)):
         return str(image)
@@ -173,7 +180,7 @@ def name_of_image(image: Any) -> str:
     return f"{type(image).__name__} of {getattr(image, 'shape', None) or getattr(image, 'size', 'unknown size')}"
 
 
-def _recorded(metadata: Mapping[str, Any], path: object) -> dict[str, Any]:
+def _recorded(metadata: Metadata, path: object) -> Mapping[str, object]:
     """Return what the export found about images, and what the user says of them, which counts more."""
     note = (metadata.get("notes") or {}).get("image") or {}
     if not isinstance(note, Mapping):
@@ -184,14 +191,16 @@ def _recorded(metadata: Mapping[str, Any], path: object) -> dict[str, Any]:
     return {**(metadata.get("preprocessing") or {}), **note}
 
 
-def _is_range(span: Any) -> bool:
-    numbers = isinstance(span, (list, tuple)) and len(span) == 2 and all(isinstance(x, (int, float)) for x in span)
-    return numbers and -_MOST < span[0] < span[1] < _MOST
+def _is_range(span: object) -> TypeGuard[Sequence[float]]:
+    if not isinstance(span, (list, tuple)) or len(span) != 2 or not all(isinstance(x, (int, float)) for x in span):
+        return False
+    return -_MOST < span[0] < span[1] < _MOST
 
 
-def _is_size(size: Any) -> bool:
-    pair = isinstance(size, (list, tuple)) and len(size) == 2
-    return pair and all(side is None or (type(side) is int and side > 0) for side in size)
+def _is_size(size: object) -> TypeGuard[Sequence[int | None]]:
+    if not isinstance(size, (list, tuple)) or len(size) != 2:
+        return False
+    return all(side is None or (type(side) is int and side > 0) for side in size)
 
 
 def _is_affordable(size: Sequence[int | None]) -> bool:
@@ -207,7 +216,7 @@ def _holds(dtype: str, low: float, high: float) -> bool:
         return np.array_equal(values.astype(dtype), values)
 
 
-def _decoded(image: Any, name: str, max_pixels: int) -> Any:
+def _decoded(image: ImageLike, name: str, max_pixels: int) -> Image:
     """Return a whole Pillow image, upright."""
     pillow = require("PIL.Image", "images")
     try:
@@ -226,7 +235,7 @@ def _decoded(image: Any, name: str, max_pixels: int) -> Any:
         ) from error
 
 
-def _upright(image: Any, name: str, max_pixels: int) -> Any:
+def _upright(image: Image, name: str, max_pixels: int) -> Image:
     if image.width * image.height > max_pixels:  # known from the header; nothing is decoded yet
         raise InputError(
             f"An image may have {max_pixels:,} pixels. Received: {name} with {image.width} x {image.height}. "
@@ -236,7 +245,7 @@ def _upright(image: Any, name: str, max_pixels: int) -> Any:
     return require("PIL.ImageOps", "images").exif_transpose(image)  # a copy
 
 
-def _open(pillow: Any, image: Any) -> Any:
+def _open(pillow: ModuleType, image: ImageLike) -> Image:
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8:
             raise InputError(
@@ -246,7 +255,7 @@ def _open(pillow: Any, image: Any) -> Any:
         return pillow.fromarray(image[..., 0] if image.ndim == 3 and image.shape[-1] == 1 else image)
     if isinstance(image, (bytes, bytearray)):
         return pillow.open(io.BytesIO(image), formats=_FORMATS)
-    text = os.fspath(image)
+    text = os.fspath(image)  # type: ignore[arg-type]  # `_decoded` has taken care of Pillow images
     if "://" in str(text):
         raise InputError(f"Images are not downloaded. Received: {text!r}. Download it yourself and give its path.")
     return pillow.open(Path(text), formats=_FORMATS)

@@ -7,13 +7,20 @@ import os
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from types import ModuleType
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from keras_tfcl.export.errors import InputError, ModelFileError
 from keras_tfcl.export.runtime.atomic_write import atomic_write
 from keras_tfcl.export.runtime.requirements import require
+
+if TYPE_CHECKING:
+    import usearch.index
+
+    from keras_tfcl.export.runtime.encoder import OnnxEncoder
 
 SCHEMA = 1
 BLOCK = 1 << 16  # vectors compared at a time, so that a search needs little memory beside the index
@@ -29,7 +36,7 @@ class Hit(NamedTuple):
 
     id: int | str
     score: float
-    metadata: dict[str, Any]
+    metadata: dict[str, object]
 
 
 class Index:
@@ -57,7 +64,7 @@ class Index:
     [('north', 0.8)]
     """
 
-    def __init__(self, encoder: Any, precision: Precision = "float32") -> None:
+    def __init__(self, encoder: OnnxEncoder | int, precision: Precision = "float32") -> None:
         dimension = getattr(encoder, "dimension", encoder)
         if isinstance(dimension, bool) or not isinstance(dimension, (int, np.integer)) or dimension < 1:
             raise ValueError(
@@ -68,13 +75,13 @@ class Index:
             raise ValueError(f'`precision` must be "float32", "int8" or "binary". Received: precision={precision!r}.')
         self.dimension = int(dimension)
         self.precision: Precision = precision
-        self.weights_hash: str | None = weights_hash(encoder) if dimension is not encoder else None
+        self.weights_hash = None if isinstance(encoder, (int, np.integer)) else weights_hash(encoder)
         self._vectors = np.empty((0, self.dimension), np.float32)  # unit length
         self._codes = _encode(self._vectors, precision)
         self._ids: list[int | str] = []
-        self._metadata: list[dict[str, Any]] = []
+        self._metadata: list[dict[str, object]] = []
         self._positions: dict[int | str, int] = {}
-        self._graph: Any = None
+        self._graph: usearch.index.Index | None = None
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -82,7 +89,7 @@ class Index:
     def __contains__(self, id: int | str) -> bool:
         return id in self._positions
 
-    def check_encoder(self, encoder: Any) -> None:
+    def check_encoder(self, encoder: OnnxEncoder) -> None:
         """Raise InputError unless the vectors of `encoder` can be compared with those of the index."""
         found = weights_hash(encoder)
         if encoder.dimension != self.dimension or (self.weights_hash and found and found != self.weights_hash):
@@ -94,9 +101,9 @@ class Index:
 
     def add(
         self,
-        vectors: Any,
+        vectors: ArrayLike,
         ids: Iterable[int | str] | None = None,
-        metadata: Sequence[Mapping[str, Any]] | None = None,
+        metadata: Sequence[Mapping[str, object]] | None = None,
     ) -> None:
         """Add vectors; an id that the index already holds is replaced. A graph must then be built again.
 
@@ -138,7 +145,7 @@ class Index:
             self._graph = None
         return len(gone)
 
-    def search(self, queries: Any, k: int = 10, exact: bool = False) -> list[list[Hit]]:
+    def search(self, queries: ArrayLike, k: int = 10, exact: bool = False) -> list[list[Hit]]:
         """Return the k nearest vectors of each query, nearest first.
 
         Args:
@@ -153,7 +160,11 @@ class Index:
         if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
             raise ValueError(f"`k` must be a positive integer. Received: k={k!r}.")
         units = self._units(queries)
-        found = self._exact(units, int(k), exact) if exact or self._graph is None else self._approximate(units, int(k))
+        found = (
+            self._exact(units, int(k), exact)
+            if exact or self._graph is None
+            else self._approximate(self._graph, units, int(k))
+        )
         return [
             [
                 Hit(self._ids[position], float(score), self._metadata[position])
@@ -176,7 +187,7 @@ class Index:
         self._graph = graph
         chosen = np.unique(np.linspace(0, len(self) - 1, min(check, len(self))).astype(int))
         queries = np.asarray(self._vectors[chosen])
-        pairs = zip(self._approximate(queries, 10), self._exact(queries, 10, full=True), strict=True)
+        pairs = zip(self._approximate(graph, queries, 10), self._exact(queries, 10, full=True), strict=True)
         return float(np.mean([len({*near[0]} & {*true[0]}) / len(true[0]) for near, true in pairs]))
 
     @property
@@ -202,14 +213,14 @@ class Index:
         if self.precision != "float32":
             arrays["codes"] = self._codes
         if self._graph is not None:
-            arrays["graph"] = np.frombuffer(self._graph.save(), np.uint8)
+            arrays["graph"] = np.frombuffer(self._graph.save() or b"", np.uint8)
         with atomic_write(Path(path)) as draft, draft.open("wb") as file:
-            np.savez(file, **arrays)
+            np.savez(file, **arrays)  # type: ignore[arg-type]  # no array is called `allow_pickle`
             file.flush()
             os.fsync(file.fileno())
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], encoder: Any = None) -> Index:
+    def load(cls, path: str | os.PathLike[str], encoder: OnnxEncoder | None = None) -> Index:
         """Open an index; its vectors are mapped, not read.
 
         Args:
@@ -248,7 +259,7 @@ class Index:
         search = "graph" if self._graph is not None else f"exact, {self.precision}"
         return f"Index({len(self)} vectors of {self.dimension}, {search}, weights {_short(self.weights_hash)})"
 
-    def _units(self, vectors: Any) -> np.ndarray:
+    def _units(self, vectors: ArrayLike) -> np.ndarray:
         array = np.asarray(vectors, np.float32)
         if array.ndim != 2 or array.shape[1] != self.dimension:
             raise InputError(f"Vectors must have shape (N, {self.dimension}). Received: {array.shape}.")
@@ -280,17 +291,19 @@ class Index:
             scores, positions = _best(scores, positions, min(k, len(self)))
         return [*zip(positions, scores, strict=True)]
 
-    def _approximate(self, queries: np.ndarray, k: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    def _approximate(
+        self, graph: usearch.index.Index, queries: np.ndarray, k: int
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
         found = []
         for query in queries:
-            positions = self._graph.search(query, min(k, len(self))).keys.astype(np.int64)
+            positions = graph.search(query, min(k, len(self))).keys.astype(np.int64)
             scores = self._vectors[positions] @ query
             order = np.argsort(-scores, kind="stable")
             found.append((positions[order], scores[order]))
         return found
 
 
-def weights_hash(encoder: Any) -> str | None:
+def weights_hash(encoder: OnnxEncoder) -> str | None:
     """The hash of an encoder's weights as its file records it; of an int8 or float16 file, its own."""
     metadata = getattr(encoder, "metadata", {})
     return metadata.get("weights_sha256") or metadata.get("content_hash")
@@ -373,5 +386,5 @@ def _short(digest: str | None) -> str:
     return "unknown" if not digest else digest.removeprefix("sha256:")[:12]
 
 
-def _usearch() -> Any:
+def _usearch() -> ModuleType:
     return require("usearch.index", "index")

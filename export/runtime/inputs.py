@@ -7,8 +7,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from keras_tfcl.export.errors import InputError
+from keras_tfcl.export.runtime.typing import Inputs
 
 
 @dataclass(frozen=True)
@@ -36,11 +38,11 @@ class InputSpec:
     def __str__(self) -> str:
         return f"{self.name}: {self.dtype} {self.shape_text}"
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         return asdict(self) | {"shape": list(self.shape)}
 
 
-def split_inputs(x: Any, specs: Sequence[InputSpec]) -> list[np.ndarray]:
+def split_inputs(x: Inputs, specs: Sequence[InputSpec]) -> list[np.ndarray]:
     """Return one array per spec, all with the same number of rows. Values are not cast yet.
 
     Args:
@@ -99,7 +101,7 @@ def all_finite(array: np.ndarray) -> bool:
     return np.count_nonzero(np.isfinite(array)) == array.size
 
 
-def _by_position(x: Any, specs: Sequence[InputSpec]) -> list[Any]:
+def _by_position(x: Any, specs: Sequence[InputSpec]) -> list[ArrayLike]:
     if isinstance(x, np.ndarray) and len(specs) == 1:
         return [x]
     names = [spec.name for spec in specs]
@@ -120,7 +122,7 @@ def _by_position(x: Any, specs: Sequence[InputSpec]) -> list[Any]:
     return list(x)
 
 
-def _to_array(value: Any, spec: InputSpec) -> np.ndarray:
+def _to_array(value: ArrayLike, spec: InputSpec) -> np.ndarray:
     try:
         array = np.asarray(value)
     except ValueError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import TypedDict
 
 from keras_tfcl.export.errors import ModelFileError
 
@@ -28,12 +28,55 @@ _TYPES = {  # of what readers use; a file from elsewhere may hold anything
 }
 
 
-def dump_metadata(content: dict[str, Any]) -> str:
+class Metadata(TypedDict, total=False):
+    """What a file says about itself: the keys that readers use, of the types that `parse_metadata` has checked."""
+
+    schema: int
+    inputs: list[dict[str, object]]
+    preprocessing: Preprocessing
+    dimension: int
+    normalized: bool
+    projector: str
+    weights_sha256: str
+    versions: dict[str, str]
+    parity: dict[str, object]
+    probes: list[GoldenBatch]
+    notes: Mapping[str, object]
+    data_file: DataFile
+    content_hash: str
+    quantization: dict[str, object]
+
+
+class Preprocessing(TypedDict, total=False):
+    """What an image must be, as far as the model says, and the layers inside the file that prepare inputs."""
+
+    layout: str
+    size: list[int | None]
+    range: list[int] | None
+    inside: list[dict[str, object]]
+
+
+class DataFile(TypedDict):
+    """The file beside the model that holds its weights."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+class GoldenBatch(TypedDict):
+    """The generators of some golden inputs by name, and the embeddings as float32 in base64."""
+
+    inputs: dict[str, dict[str, object]]
+    embeddings: str
+
+
+def dump_metadata(content: Mapping[str, object]) -> str:
     """Return `content` as the text stored under `KEY`, with the version of its schema."""
-    return json.dumps({"schema": SCHEMA} | content, sort_keys=True, allow_nan=False)
+    return json.dumps({"schema": SCHEMA, **content}, sort_keys=True, allow_nan=False)
 
 
-def check_notes(notes: Mapping[str, Any] | None) -> None:
+def check_notes(notes: Mapping[str, object] | None) -> None:
     """Raise unless `notes` can be stored beside the rest.
 
     Raises:
@@ -54,7 +97,7 @@ def check_notes(notes: Mapping[str, Any] | None) -> None:
         )
 
 
-def parse_metadata(text: str | None, path: object) -> dict[str, Any]:
+def parse_metadata(text: str | None, path: object) -> Metadata:
     """Return the metadata of the file at `path`; `{}` for a file that this library did not write.
 
     Raises:

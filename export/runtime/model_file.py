@@ -13,12 +13,11 @@ import hashlib
 import mmap
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from keras_tfcl.export.errors import ModelFileError
-from keras_tfcl.export.runtime.metadata import KEY, parse_metadata
+from keras_tfcl.export.runtime.metadata import KEY, Metadata, parse_metadata
 
 # message -> field number -> the message in that field; fields that cannot hold a tensor are not descended into
 _CHILDREN = {
@@ -40,7 +39,7 @@ _MAX_DEPTH = 64
 _MAX_KEY = 1 << 32  # a reader that cuts longer keys to 32 bits would see other fields than this walk
 
 
-def check_model_file(path: Path) -> dict[str, Any]:
+def check_model_file(path: Path) -> Metadata:
     """Return the metadata of a whole, unchanged ONNX file that opens no other file than its own external data.
 
     Files without a hash in their metadata, which other tools wrote, are taken as they are.
@@ -106,14 +105,14 @@ def content_hash(model: bytes | mmap.mmap) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
-def _check_external_data(model_path: Path, locations: set[str], record: object) -> None:
+def _check_external_data(model_path: Path, locations: set[str], record: Mapping[str, object] | None) -> None:
     """Raise unless all `locations` are the recorded file, which lies beside the model and is whole.
 
     Raises:
         ModelFileError: another file is named, or the file is missing, a link, or not the recorded one.
     """
-    name = str(record.get("name")) if isinstance(record, dict) else ""
-    if locations != {name} or not _DATA_FILE.fullmatch(name):
+    name = str(record.get("name")) if record else ""
+    if not record or locations != {name} or not _DATA_FILE.fullmatch(name):
         raise ModelFileError(
             f"Expected an ONNX file that holds all its tensors, or the data file of export_onnx beside it. Received: "
             f"{model_path} with external data in {sorted(locations)}, which could make the reader open any file. "
@@ -128,7 +127,7 @@ def _check_external_data(model_path: Path, locations: set[str], record: object) 
         )
 
 
-def _problem_of(path: Path, record: dict[str, Any]) -> str | None:
+def _problem_of(path: Path, record: Mapping[str, object]) -> str | None:
     try:
         status = path.lstat()
     except OSError:

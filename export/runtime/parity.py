@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 
@@ -51,7 +50,7 @@ class Parity:
         lowest = min(parity.min_cosine for parity in parities)
         return cls(farthest.max_abs_diff, farthest.scale, lowest, sum(parity.rows for parity in parities))
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         return asdict(self) | {"passed": self.passed}
 
     def __str__(self) -> str:
@@ -85,4 +84,4 @@ def unit_rows(rows: np.ndarray) -> np.ndarray:
 
 def _shown(expected: np.ndarray, received: np.ndarray) -> np.ndarray:
     """Rows with a direction: two rows of zeros agree, though their cosine is 0."""
-    return expected.any(axis=1) | received.any(axis=1)
+    return np.logical_or(expected.any(axis=1), received.any(axis=1))

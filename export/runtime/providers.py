@@ -11,7 +11,6 @@ import io
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from types import ModuleType
-from typing import Any
 
 from keras_tfcl.export.errors import ProviderError, ProviderWarning
 from keras_tfcl.export.runtime.requirements import installed_versions, require
@@ -22,7 +21,7 @@ _CUDA = "CUDAExecutionProvider"
 _NEEDS_CUDA = {_CUDA, "TensorrtExecutionProvider", "NvTensorRTRTXExecutionProvider"}
 _WHEELS = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino", "onnxruntime-rocm")
 
-Providers = str | Sequence[str | tuple[str, Mapping[str, Any]]]
+Providers = str | Sequence[str | tuple[str, Mapping[str, object]]]
 
 
 def installed_wheels() -> dict[str, str]:
@@ -59,7 +58,7 @@ def load_onnxruntime() -> ModuleType:
     return ort
 
 
-def choose_providers(ort: ModuleType, providers: Providers) -> dict[str, dict[str, Any]]:
+def choose_providers(ort: ModuleType, providers: Providers) -> dict[str, dict[str, object]]:
     """Return the full names of the providers asked for, in order, each with its options.
 
     `"auto"` is CUDA where this build has it, then the CPU.
@@ -70,11 +69,11 @@ def choose_providers(ort: ModuleType, providers: Providers) -> dict[str, dict[st
     if isinstance(providers, str) and providers == "auto":
         return {name: {} for name in (_CUDA, _CPU) if name in ort.get_available_providers()}
     known = {name.removesuffix(_SUFFIX).lower(): name for name in ort.get_all_providers()}
-    wanted = {}
+    wanted: dict[str, dict[str, object]] = {}
     for entry in [providers] if isinstance(providers, str) else providers:
         name, options = entry if isinstance(entry, tuple) and len(entry) == 2 else (entry, {})
-        wanted[known.get(str(name).removesuffix(_SUFFIX).lower())] = dict(options)
-    if not wanted or None in wanted:
+        wanted[known.get(str(name).removesuffix(_SUFFIX).lower(), "")] = dict(options)
+    if not wanted or "" in wanted:
         raise ValueError(
             f"`providers` must be 'auto' or names of execution providers. Received: providers={providers!r}. "
             f"Known names: {', '.join(sorted(known))}."
@@ -82,7 +81,9 @@ def choose_providers(ort: ModuleType, providers: Providers) -> dict[str, dict[st
     return wanted
 
 
-def startable_providers(ort: ModuleType, wanted: Mapping[str, dict[str, Any]]) -> list[Any]:
+def startable_providers(
+    ort: ModuleType, wanted: Mapping[str, Mapping[str, object]]
+) -> list[str | tuple[str, Mapping[str, object]]]:
     """Load the libraries of the providers that this build can try, and return these in order, with the CPU."""
     built = ort.get_available_providers()
     if _NEEDS_CUDA & set(wanted) & set(built) and hasattr(ort, "preload_dlls"):

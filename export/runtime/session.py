@@ -7,13 +7,17 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from keras_tfcl.export.errors import ModelFileError, ParityWarning
 from keras_tfcl.export.runtime.inputs import InputSpec
+from keras_tfcl.export.runtime.metadata import Metadata
 from keras_tfcl.export.runtime.providers import startable_providers
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 _NUMPY_TYPES = {"float": "float32", "double": "float64"}  # onnxruntime's names that NumPy spells otherwise
 _FATAL_ONLY = 4
@@ -21,8 +25,8 @@ _MAX_DIMENSION = 1 << 20  # beyond it a hostile header would make `encode` ask f
 
 
 def open_session(
-    ort: ModuleType, path: Path, wanted: Mapping[str, dict[str, Any]], threads: int | None, low_memory: bool
-) -> Any:
+    ort: ModuleType, path: Path, wanted: Mapping[str, Mapping[str, object]], threads: int | None, low_memory: bool
+) -> onnxruntime.InferenceSession:
     """Return an `onnxruntime.InferenceSession` of the file.
 
     Raises:
@@ -43,7 +47,7 @@ def open_session(
         ) from error
 
 
-def read_interface(session: Any, path: Path) -> tuple[tuple[InputSpec, ...], str, int]:
+def read_interface(session: onnxruntime.InferenceSession, path: Path) -> tuple[tuple[InputSpec, ...], str, int]:
     """Return the inputs, the name of the output, and the length of an embedding.
 
     Raises:
@@ -71,7 +75,7 @@ def read_interface(session: Any, path: Path) -> tuple[tuple[InputSpec, ...], str
     return inputs, outputs[0].name, shapes[0][1]
 
 
-def check_metadata(metadata: Mapping[str, Any], dimension: int, path: Path) -> None:
+def check_metadata(metadata: Metadata, dimension: int, path: Path) -> None:
     """Raise if the metadata contradicts the graph, and warn if the export found embeddings that differ.
 
     Raises:
@@ -93,7 +97,7 @@ def check_metadata(metadata: Mapping[str, Any], dimension: int, path: Path) -> N
         )
 
 
-def _input_spec(node: Any) -> InputSpec:
+def _input_spec(node: onnxruntime.NodeArg) -> InputSpec:
     inner = node.type.removeprefix("tensor(").removesuffix(")")
     dtype = _NUMPY_TYPES.get(inner, inner)
     try:

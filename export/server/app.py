@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 from fastapi import FastAPI, Response
 from fastapi.responses import HTMLResponse
@@ -67,7 +66,7 @@ def _add_monitoring(app: FastAPI, service: Service) -> None:
         return {"status": "live"}
 
     @app.get("/health/ready", tags=["Monitoring"])
-    async def ready(response: Response) -> dict[str, Any]:
+    async def ready(response: Response) -> dict[str, object]:
         response.status_code = 200 if service.not_ready is None else 503
         return {"status": service.not_ready or "ready", "provider": service.encoder.providers[0]}
 
@@ -76,7 +75,7 @@ def _add_monitoring(app: FastAPI, service: Service) -> None:
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
 
     @app.get("/info", tags=["Monitoring"])
-    async def info() -> dict[str, Any]:
+    async def info() -> dict[str, object]:
         encoder = service.encoder
         return {
             "model": service.name,

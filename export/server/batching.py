@@ -30,7 +30,7 @@ class _Job:
         return len(self.rows[0])
 
     @property
-    def shape(self) -> tuple:
+    def shape(self) -> tuple[tuple[tuple[int, ...], str], ...]:
         """Rows of one shape and type can share a run."""
         return tuple((array.shape[1:], array.dtype.str) for array in self.rows)
 

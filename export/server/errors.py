@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -39,7 +37,7 @@ def answer(
     request: Request, status: int, message: str, code: str, headers: dict[str, str] | None = None
 ) -> JSONResponse:
     """The error in the form of the protocol: OpenAI's object, or the text of the Open Inference Protocol."""
-    body: dict[str, Any] = {"error": message}
+    body: dict[str, object] = {"error": message}
     if not request.url.path.startswith("/v2"):
         kind = "invalid_request_error" if status < 500 else "server_error"
         body = {"error": {"message": message, "type": kind, "param": None, "code": code}}

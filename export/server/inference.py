@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import numpy as np
 from fastapi import APIRouter, Request, Response
@@ -30,15 +29,15 @@ class Tensor(BaseModel):
     name: str
     shape: list[int]
     datatype: str
-    data: list[Any] | None = None
-    parameters: dict[str, Any] = Field(default_factory=dict)
+    data: list[object] | None = None
+    parameters: dict[str, object] = Field(default_factory=dict)
 
 
 class RequestedOutput(BaseModel):
     """An output that is asked for."""
 
     name: str
-    parameters: dict[str, Any] = Field(default_factory=dict)
+    parameters: dict[str, object] = Field(default_factory=dict)
 
 
 class InferenceRequest(BaseModel):
@@ -47,7 +46,7 @@ class InferenceRequest(BaseModel):
     id: str | None = None
     inputs: list[Tensor]
     outputs: list[RequestedOutput] = Field(default_factory=list)
-    parameters: dict[str, Any] = Field(default_factory=dict)
+    parameters: dict[str, object] = Field(default_factory=dict)
 
 
 def inference_routes(service: Service) -> APIRouter:
@@ -55,7 +54,7 @@ def inference_routes(service: Service) -> APIRouter:
     router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
 
     @router.get("")
-    async def server() -> dict[str, Any]:
+    async def server() -> dict[str, object]:
         return {"name": "keras_tfcl", "version": VERSION, "extensions": ["binary_tensor_data"]}
 
     @router.get("/health/live")
@@ -68,7 +67,7 @@ def inference_routes(service: Service) -> APIRouter:
         return {"ready": service.not_ready is None}
 
     @router.get("/models/{name}")
-    async def model(name: str) -> dict[str, Any]:
+    async def model(name: str) -> dict[str, object]:
         check_model(service, name)
         inputs = [
             {"name": spec.name, "datatype": _NAMES[spec.dtype], "shape": _dimensions(spec.shape)}
@@ -84,7 +83,7 @@ def inference_routes(service: Service) -> APIRouter:
         }
 
     @router.get("/models/{name}/ready")
-    async def model_ready(name: str, response: Response) -> dict[str, Any]:
+    async def model_ready(name: str, response: Response) -> dict[str, object]:
         check_model(service, name)
         response.status_code = 200 if service.not_ready is None else 503
         return {"name": service.name, "ready": service.not_ready is None}
@@ -107,7 +106,7 @@ def inference_routes(service: Service) -> APIRouter:
     return router
 
 
-def _dimensions(shape: tuple[Any, ...]) -> list[int]:
+def _dimensions(shape: tuple[int | None, ...]) -> list[int]:
     return [-1, *(side if isinstance(side, int) else -1 for side in shape[1:])]
 
 
@@ -165,10 +164,10 @@ def _respond(name: str, asked: InferenceRequest, vectors: np.ndarray) -> Respons
     if asked.outputs and wanted is None:
         raise RequestError(400, f"The model has one output, {OUTPUT!r}. Received: others.", "invalid_request")
     binary = (wanted.parameters if wanted else {}).get("binary_data", asked.parameters.get("binary_data_output", False))
-    output: dict[str, Any] = {"name": OUTPUT, "datatype": "FP32", "shape": [*vectors.shape]}
+    output: dict[str, object] = {"name": OUTPUT, "datatype": "FP32", "shape": [*vectors.shape]}
     content = vectors.astype("<f4").tobytes() if binary else b""
     output |= {"parameters": {"binary_data_size": len(content)}} if binary else {"data": vectors.ravel().tolist()}
-    answer: dict[str, Any] = {"model_name": name, "model_version": "1", "outputs": [output]}
+    answer: dict[str, object] = {"model_name": name, "model_version": "1", "outputs": [output]}
     if asked.id is not None:
         answer["id"] = asked.id
     head = json.dumps(answer).encode()

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TypedDict
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+
+
+class _Common(TypedDict):
+    registry: CollectorRegistry
+    namespace: str
 
 
 class Metrics:
@@ -13,7 +20,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        made = {"registry": self.registry, "namespace": "keras_tfcl"}
+        made: _Common = {"registry": self.registry, "namespace": "keras_tfcl"}
         self.requests = Counter("requests", "Answers by route and status.", ["route", "status"], **made)
         self.rejected = Counter("rejected", "Requests that were refused, by reason.", ["reason"], **made)
         self.dropped = Counter("dropped_rows", "Rows that nobody waited for any more.", **made)

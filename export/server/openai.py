@@ -64,7 +64,7 @@ _MULTIPART = {
 }
 
 
-def request_body(model: type[BaseModel]) -> dict[str, Any]:
+def request_body(model: type[BaseModel]) -> dict[str, object]:
     """OpenAPI's description of a body in JSON, or in a form with files."""
     schema = model.model_json_schema()
     return {
@@ -75,7 +75,7 @@ def request_body(model: type[BaseModel]) -> dict[str, Any]:
     }
 
 
-async def parsed(request: Request, model: type[Asked]) -> tuple[Asked, list[Any]]:
+async def parsed(request: Request, model: type[Asked]) -> tuple[Asked, list[object]]:
     """The request, and its items: from JSON, or from a form with files.
 
     Raises:
@@ -84,7 +84,7 @@ async def parsed(request: Request, model: type[Asked]) -> tuple[Asked, list[Any]
     try:
         if request.headers.get("content-type", "").startswith("multipart/form-data"):
             async with request.form() as form:
-                files = [await part.read() for part in form.getlist("file") if not isinstance(part, str)]
+                files: list[object] = [await part.read() for part in form.getlist("file") if not isinstance(part, str)]
                 fields = {name: value for name, value in form.items() if isinstance(value, str)}
             return model.model_validate({**fields, "input": [""] * len(files)}), files
         asked = model.model_validate_json(await request.body())
@@ -95,10 +95,11 @@ async def parsed(request: Request, model: type[Asked]) -> tuple[Asked, list[Any]
     return asked, items_of(asked.input)
 
 
-def items_of(value: Any) -> list[Any]:
+def items_of(value: str | list[Any]) -> list[object]:
     """A list of inputs from one input or several: a list of numbers is one."""
-    single = isinstance(value, str) or (bool(value) and isinstance(value[0], (int, float)))
-    return [value] if single else value
+    if isinstance(value, str) or (value and isinstance(value[0], (int, float))):
+        return [value]
+    return value
 
 
 def check_model(service: Service, name: str | None) -> None:
@@ -126,7 +127,7 @@ def openai_routes(service: Service) -> APIRouter:
         )
 
     @router.get("/models")
-    async def models() -> dict[str, Any]:
+    async def models() -> dict[str, object]:
         created = int(time.time())
         entry = {"id": service.name, "object": "model", "created": created, "owned_by": "keras_tfcl"}
         return {"object": "list", "data": [entry]}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from types import FrameType
 
 import uvicorn
+from fastapi import FastAPI
 
 from keras_tfcl.export.runtime.encoder import OnnxEncoder
 from keras_tfcl.export.runtime.index import Index
@@ -22,29 +24,30 @@ def serve(encoder: OnnxEncoder, settings: ServerSettings | None = None, index: I
     settings = settings or ServerSettings()
     app = create_app(encoder, settings, index)
     config = uvicorn.Config(app, settings.host, settings.port, log_level="warning", access_log=False)
-    _Server(config, settings.drain_s).run()
+    _Server(config, app, settings.drain_s).run()
 
 
 class _Server(uvicorn.Server):
     """Waits before it stops to listen."""
 
-    def __init__(self, config: uvicorn.Config, drain: float) -> None:
+    def __init__(self, config: uvicorn.Config, app: FastAPI, drain: float) -> None:
         super().__init__(config)
-        self._drain = drain
+        self._app, self._drain = app, drain
         self._draining = False
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    async def startup(self, sockets: list | None = None) -> None:
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
         address = self.servers[0].sockets[0].getsockname() if self.servers else (self.config.host, self.config.port)
         print(f"Serving on http://{address[0]}:{address[1]}", flush=True)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self._draining or self._loop is None:
+        loop = self._loop
+        if self._draining or loop is None:
             super().handle_exit(sig, frame)
             return
         self._draining = True
-        self.config.app.state.service.not_ready = "stopping"
+        self._app.state.service.not_ready = "stopping"
         stop = super().handle_exit
-        self._loop.call_soon_threadsafe(lambda: self._loop.call_later(self._drain, stop, sig, frame))
+        loop.call_soon_threadsafe(lambda: loop.call_later(self._drain, stop, sig, frame))

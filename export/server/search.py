@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import io
-from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
+from keras_tfcl.export.runtime.index import Hit
 from keras_tfcl.export.runtime.requirements import require
 from keras_tfcl.export.server.errors import RequestError
 from keras_tfcl.export.server.openai import EmbeddingRequest, parsed, request_body
@@ -28,7 +28,7 @@ class Found(BaseModel):
 
     id: int | str
     score: float = Field(description="Cosine to the query.")
-    metadata: dict[str, Any]
+    metadata: dict[str, object]
     image: str | None = Field(None, description="Where the page finds a picture of it.")
 
 
@@ -63,7 +63,7 @@ def search_routes(service: Service) -> APIRouter:
     return router
 
 
-def _address(service: Service, hit: Any) -> str | None:
+def _address(service: Service, hit: Hit) -> str | None:
     path = hit.metadata.get("path")
     return f"/v1/images/{path}" if service.settings.images is not None and isinstance(path, str) else None
 
@@ -72,7 +72,7 @@ def _thumbnail(service: Service, path: str) -> bytes:
     """A small JPEG of an image in the folder that the server may show, and of no other."""
     root = service.settings.images
     file = None if root is None else (root / path).resolve()
-    if file is None or not file.is_relative_to(root.resolve()) or not file.is_file():
+    if root is None or file is None or not file.is_relative_to(root.resolve()) or not file.is_file():
         raise RequestError(404, "There is no such image.", "no_image")
     pillow, ops = require("PIL.Image", "images"), require("PIL.ImageOps", "images")
     try:

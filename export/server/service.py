@@ -7,7 +7,6 @@ import base64
 import binascii
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import Any
 
 import numpy as np
 from starlette.requests import Request
@@ -78,7 +77,7 @@ class Service:
             work.cancel()
             gone.cancel()
 
-    def rows(self, items: Sequence[Any]) -> Rows:
+    def rows(self, items: Sequence[object]) -> Rows:
         """Rows of the encoder's input from items of a request: images as bytes or base64, or numbers.
 
         Raises:
@@ -102,7 +101,7 @@ class Service:
                 array = array.astype(np.float32)
         return tuple(split_inputs(array, self.encoder.inputs))
 
-    def _image(self, item: Any, number: int) -> np.ndarray:
+    def _image(self, item: object, number: int) -> np.ndarray:
         if not isinstance(item, (str, bytes)):
             raise InputError(f"Inputs must all be images, or all numbers. Received: input {number} of another kind.")
         if len(self.encoder.inputs) != 1 or len(self.encoder.inputs[0].shape) != 4:

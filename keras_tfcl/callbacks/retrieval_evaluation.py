@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 
 from keras_tfcl import evaluation
+from keras_tfcl.evaluation.retrieval import Relevant
+from keras_tfcl.typing import Logs, Structure
 from keras_tfcl.validation import positive_integer
 
 
@@ -46,10 +47,10 @@ class RetrievalEvaluation(keras.callbacks.Callback):
 
     def __init__(
         self,
-        queries: Any,
-        corpus: Any,
-        relevant: Any,
-        exclude: Any = None,
+        queries: Structure,
+        corpus: Structure,
+        relevant: Relevant,
+        exclude: Relevant | None = None,
         k: int | Sequence[int] = (1, 10),
         batch_size: int = 256,
         every: int = 1,
@@ -61,7 +62,7 @@ class RetrievalEvaluation(keras.callbacks.Callback):
         self.every = positive_integer("every", every, "Use every=1 to evaluate after each epoch.")
         self.name = name
 
-    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+    def on_train_begin(self, logs: Logs | None = None) -> None:
         count = len(getattr(self.model, "encoders", (self.model,)))
         if count > 2:
             raise ValueError(
@@ -69,7 +70,7 @@ class RetrievalEvaluation(keras.callbacks.Callback):
                 f"{count}. Embed with two of them and call keras_tfcl.evaluation.retrieval."
             )
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         if (epoch + 1) % self.every == 0 and logs is not None:
             logs.update({f"{self.name}_{key}": value for key, value in self.evaluate().items()})
 

@@ -144,6 +144,12 @@ class FirstFailure:
         return tf.cond(_seems_finite(x) & tf.math.is_finite(loss), lambda: loss, look_closer)
 
 
+def nan_unless_finite(loss: Tensor, x: Structure) -> Tensor:
+    """The loss of a validation step; NaN where an input holds NaN or Inf that the encoder hides."""
+    nan = tf.constant(float("nan"), loss.dtype)
+    return tf.cond(_seems_finite(x), lambda: loss, lambda: tf.where(tf.reduce_any(_bad_rows(x)), nan, loss))
+
+
 def _seems_finite(x: Structure) -> Tensor:
     """Whether all sums are finite: one pass over the inputs. Sums of large numbers may overflow, though."""
     sums = [tf.reduce_sum(tf.cast(t, "float32") if t.dtype.size < 4 else t) for t in _floats(x)]

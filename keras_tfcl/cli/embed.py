@@ -55,7 +55,7 @@ def embed(
     named = isinstance(rows, list) and out.suffix != ".npy"
     skipped: list[str] = []
 
-    def skip(position: int, image: Path, error: Exception) -> None:
+    def skip(position: int, image: object, error: Exception) -> None:
         skipped.append(str(image))
         print(f"skipped: {in_one_line(error)}", file=sys.stderr)
 

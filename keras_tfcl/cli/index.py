@@ -110,7 +110,7 @@ def _fill(index: Index, encoder: OnnxEncoder, inputs: list[Path], on_error: str)
         return
     skipped: set[int] = set()
 
-    def skip(position: int, image: Path, error: Exception) -> None:
+    def skip(position: int, image: object, error: Exception) -> None:
         skipped.add(position)
         print(f"skipped: {in_one_line(error)}", file=sys.stderr)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import warnings
 from collections.abc import Callable
 
@@ -134,7 +135,17 @@ def _traced(augmenter: Augmenter, x: Structure) -> tuple[list[tf.compat.v1.NodeD
         tf.compat.v1.set_random_seed(None)
         return _call(augmenter, x)
 
-    return _nodes(tf.function(trace).get_concrete_function(x).graph.as_graph_def()), global_seed
+    try:
+        graph = tf.function(trace).get_concrete_function(x).graph
+    except (TypeError, ValueError, AttributeError) as error:
+        lines = str(error).splitlines()
+        reason = next((line.strip() for line in lines if re.match(r"\s+\w+Error: ", line)), lines[0] if lines else "")
+        received = ", ".join(f"{spec.dtype.name} {spec.shape}" for spec in tf.nest.flatten(x))
+        raise ValueError(
+            f"`augmenter` must turn a batch of samples into a batch of views. Received: {_name(augmenter)}, which "
+            f"fails on {received}: {reason[:300]} Check the dtype and shape that it expects, with augmenter(x[:4])."
+        ) from error
+    return _nodes(graph.as_graph_def()), global_seed
 
 
 def _nodes(graph: tf.compat.v1.GraphDef) -> list[tf.compat.v1.NodeDef]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from numbers import Integral, Real
 
 import keras
 import numpy as np
@@ -58,7 +59,8 @@ def as_samples(x: Structure, name: str = "x") -> Structure:
     if isinstance(x, list):
         raise ValueError(
             f"`{name}` must be an array of samples, or a tuple of arrays with one view each. Received: a list of "
-            f"{len(x)}. Pass np.array(x) for samples, or tuple(x) for views."
+            f"{len(x)}. Pass np.array(x) for samples, tuple(x) for views, or a dict of arrays by input name for an "
+            "encoder of several inputs."
         )
     _refuse_sparse_and_ragged(x, f"`{name}`")
     return _as_array(x, name, "one sample a row")
@@ -100,7 +102,9 @@ def row_count(arrays: Structure) -> int:
     """
     lengths = [len(array) for array in tf.nest.flatten(arrays)]
     if not lengths or lengths[0] == 0:
-        raise ValueError("`x` must hold at least one sample. Received: an empty data set.")
+        raise ValueError(
+            "`x` must hold at least one sample. Received: an empty data set. Check what selects its samples."
+        )
     if len(set(lengths)) > 1:
         raise ValueError(f"x, y and sample_weight must have equally many samples. Received: {lengths}.")
     return lengths[0]
@@ -115,16 +119,29 @@ def _as_array(values: TensorLike, name: str, content: str) -> Tensor | np.ndarra
         raise ValueError(f"`{name}` must be an array with {content}. Received: {received}. Pass np.array([...]).")
     if isinstance(values, np.ndarray) and values.dtype.kind in "OUS":
         return _strings(values, name)
+    if isinstance(values, np.ndarray) and values.dtype.kind not in "biufV":  # V: bfloat16 and float8
+        raise ValueError(
+            f"`{name}` must hold real numbers or text. Received: dtype={values.dtype}. Pass the numbers in it, such as "
+            f"{name}.real, or {name}.astype('int64') of dates."
+        )
     return values
 
 
 def _strings(values: np.ndarray, name: str) -> tf.Tensor:
-    others = {type(value).__name__ for value in values.flat if not isinstance(value, (str, bytes))}
-    if others:
+    types = {type(value) for value in values.flat}
+    if not all(issubclass(entry, (str, bytes)) for entry in types):
+        if all(issubclass(entry, Integral) for entry in types):
+            remedy = f"Pass {name}.astype('int64')."
+        elif all(issubclass(entry, Real) for entry in types):
+            remedy = f"Pass {name}.astype('float32')."
+        else:
+            remedy = (
+                "Pass numbers and text as two arrays of a dict, or all of it as text; pad sequences of unequal lengths "
+                "with keras.utils.pad_sequences."
+            )
         raise ValueError(
             f"`{name}` must hold numbers of one dtype, or text. Received: dtype=object with entries of type "
-            f"{', '.join(sorted(others)[:3])}. Pass {name}.astype('float32') or .astype('int64'); pad sequences of "
-            "unequal lengths with keras.utils.pad_sequences."
+            f"{', '.join(sorted(entry.__name__ for entry in types)[:3])}. {remedy}"
         )
     return tf.convert_to_tensor(values.astype(object))
 

@@ -15,6 +15,7 @@ from keras_tfcl.data.draws import draw, made_anew, notice_repeated_draws, repeat
 from keras_tfcl.data.first_batch import FirstBatch
 from keras_tfcl.data.inputs import as_samples, as_targets, brings_batches, checked_source, row_count
 from keras_tfcl.typing import Augmenter, BatchSource, DataSource, Structure, Tensor
+from keras_tfcl.validation import positive_integer
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,8 @@ class ViewPipeline:
         if brings_batches(x):
             return self._of_iterator(checked_source(x, y, sample_weight), step, training)
         arrays = _pack(as_samples(x), as_targets(y), as_targets(sample_weight, "sample_weight"))
-        if training and batch_size is not None:
-            check_batch_size(batch_size, row_count(arrays))
+        if batch_size is not None:
+            check_batch_size(batch_size, row_count(arrays) if training else None)
         return self._array_batches(arrays, batch_size or 32, shuffle and training, training, step)
 
     def one_batch(
@@ -251,9 +252,10 @@ def _steps(step: Callable[[], int]) -> tf.data.Dataset:
     return read.map(lambda _: tf.ensure_shape(tf.numpy_function(lambda: np.int64(step()), [], tf.int64), ()))
 
 
-def check_batch_size(batch_size: int, rows: int) -> None:
-    """Raises ValueError for a batch that the data cannot fill."""
-    if batch_size > rows:
+def check_batch_size(batch_size: int, rows: int | None) -> None:
+    """Raises ValueError for a batch size that is no positive integer, or that the data cannot fill."""
+    positive_integer("batch_size", batch_size, "Leave it out for batches of 32.")
+    if rows is not None and batch_size > rows:
         raise ValueError(
             f"`batch_size` must not exceed the number of samples. Received: batch_size={batch_size} for {rows} "
             f"samples. Use batch_size={rows} or less, or leave it out."

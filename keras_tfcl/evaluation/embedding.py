@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TypeVar
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from keras_tfcl.data.draws import draw
-from keras_tfcl.typing import Augmenter, Structure
-
-Samples = TypeVar("Samples", bound=Structure)
+from keras_tfcl.typing import Augmenter, SameStructure, Structure
 
 
 def embed(model: keras.Model, x: Structure, batch_size: int = 256) -> np.ndarray:
@@ -114,7 +111,7 @@ def make_views(
     return tuple(draw(augmenter, batch, (seed[0], seed[1] + view)) for view in range(views))
 
 
-def _batches(x: Samples, batch_size: int) -> Iterator[tuple[int, Samples]]:
+def _batches(x: SameStructure, batch_size: int) -> Iterator[tuple[int, SameStructure]]:
     for start in range(0, len(keras.tree.flatten(x)[0]), batch_size):
         yield start, keras.tree.map_structure(lambda part, at=start: part[at : at + batch_size], x)
 

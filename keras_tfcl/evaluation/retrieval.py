@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -11,12 +11,20 @@ from numpy.typing import ArrayLike
 from keras_tfcl.evaluation.checks import check_finite, unit_vectors
 from keras_tfcl.validation import positive_integer
 
+# The items of a query: an index, some indices, or the gain of each.
+Entry: TypeAlias = int | Collection[int] | Mapping[int, float]
+Relevant: TypeAlias = Sequence[Entry] | np.ndarray
+
 STRIP = 2**22  # cosines that are held at a time: 32 MiB in float64
 TIE = 1e-12  # copies of one embedding may differ in the last bits of their cosines
 
 
 def retrieval(
-    queries: ArrayLike, corpus: ArrayLike, relevant: Any, exclude: Any = None, k: int | Sequence[int] = (1, 10)
+    queries: ArrayLike,
+    corpus: ArrayLike,
+    relevant: Relevant,
+    exclude: Relevant | None = None,
+    k: int | Sequence[int] = (1, 10),
 ) -> dict[str, float]:
     """Judges a ranking of the corpus by cosine, for each query: hit rate, recall, MRR and NDCG.
 
@@ -139,7 +147,9 @@ class _Items(NamedTuple):
         return _Items(np.zeros(0, "int64"), np.zeros(0))
 
 
-def _ranked(queries: np.ndarray, corpus: np.ndarray, relevant: list[_Items], exclude: list[_Items]) -> Any:
+def _ranked(
+    queries: np.ndarray, corpus: np.ndarray, relevant: list[_Items], exclude: list[_Items]
+) -> Iterator[tuple[np.ndarray, _Items]]:
     """Of each query with relevant items: their ranks, ascending, and the items in that order."""
     height = max(1, STRIP // len(corpus))
     for start in range(0, len(queries), height):
@@ -183,7 +193,7 @@ def _embeddings(name: str, embeddings: ArrayLike) -> np.ndarray:
     return embeddings
 
 
-def _gains(name: str, items: Any, queries: int, corpus: int) -> list[_Items]:
+def _gains(name: str, items: Relevant, queries: int, corpus: int) -> list[_Items]:
     """The items of each query; raises ValueError for what they may not be."""
     if len(items) != queries:
         raise ValueError(
@@ -208,7 +218,7 @@ def _gains(name: str, items: Any, queries: int, corpus: int) -> list[_Items]:
     return [_Items(entry.item[entry.gain > 0], entry.gain[entry.gain > 0]) for entry in parsed]
 
 
-def _entry(entry: Any) -> _Items:
+def _entry(entry: Entry) -> _Items:
     if isinstance(entry, Mapping):
         return _Items(_indices(list(entry)), np.array([float(gain) for gain in entry.values()], "float64"))
     if isinstance(entry, (set, frozenset)):
@@ -217,7 +227,7 @@ def _entry(entry: Any) -> _Items:
     return _Items(index, np.ones(len(index)))
 
 
-def _indices(entry: Any) -> np.ndarray:
+def _indices(entry: Entry) -> np.ndarray:
     index = np.asarray(entry).reshape(-1)
     return index if index.size else np.zeros(0, "int64")
 

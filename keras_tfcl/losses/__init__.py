@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 
 from keras_tfcl._keras_compat import name_losses
@@ -39,7 +37,7 @@ _BY_NAME = {
 name_losses(_BY_NAME)  # as in encoder.compile(loss="arctanh_infonce")
 
 
-def get(identifier: Any) -> keras.losses.Loss:
+def get(identifier: object) -> keras.losses.Loss:
     """Resolves a contrastive loss by name; passes Keras losses and their configurations through.
 
     Args:

@@ -6,6 +6,7 @@ import keras
 
 from keras_tfcl.losses.contrastive import ContrastiveLoss
 from keras_tfcl.scaling import Arctanh
+from keras_tfcl.typing import Config
 
 
 @keras.saving.register_keras_serializable(package="keras_tfcl")
@@ -39,10 +40,11 @@ class ArctanhInfoNCE(ContrastiveLoss):
     """
 
     def __init__(self, scale: float = 2.0, *, name: str = "arctanh_infonce", **kwargs: Any) -> None:
-        super().__init__(Arctanh(scale), name=name, **kwargs)
-        self.scale = self.scaling.scale
+        scaling = Arctanh(scale)
+        super().__init__(scaling, name=name, **kwargs)
+        self.scale = scaling.scale
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         config = super().get_config()
         del config["scaling"]
         return {**config, "scale": self.scale}

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 
 from keras_tfcl import negatives as negatives_module
@@ -9,6 +7,7 @@ from keras_tfcl import scaling as scaling_module
 from keras_tfcl.losses.embedding_loss import EmbeddingLoss
 from keras_tfcl.ops.comparison import Comparison
 from keras_tfcl.ops.info_nce import AnchorLosses, Statistics, statistics
+from keras_tfcl.typing import Config
 
 
 @keras.saving.register_keras_serializable(package="keras_tfcl")
@@ -84,14 +83,14 @@ class ContrastiveLoss(EmbeddingLoss):
 
     def __init__(
         self,
-        scaling: Any,
-        negatives: Any = "all",
+        scaling: float | str | scaling_module.Scaling,
+        negatives: str | negatives_module.Negatives = "all",
         decoupled: bool = False,
         cross_view_only: bool = False,
         block_size: str | int = "auto",
         reduction: str | None = "sum_over_batch_size",
         name: str = "contrastive_loss",
-        dtype: Any = None,
+        dtype: str | keras.dtype_policies.DTypePolicy | None = None,
         roles: tuple[str, ...] | None = None,
         symmetric: bool = False,
         ignore_class: int | None = None,
@@ -114,7 +113,9 @@ class ContrastiveLoss(EmbeddingLoss):
         self.negatives = negatives_module.get(negatives)
         self.decoupled = decoupled
 
-    corrects_sampling = True
+    @property
+    def corrects_sampling(self) -> bool:
+        return True
 
     def _losses(self, comparison: Comparison) -> AnchorLosses:
         return self._statistics(comparison).losses(self.decoupled)
@@ -132,7 +133,7 @@ class ContrastiveLoss(EmbeddingLoss):
     def _requirement(self) -> str:
         return "a positive and a negative (another label)" if self.decoupled else "a positive"
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "scaling": keras.saving.serialize_keras_object(self.scaling),

@@ -10,6 +10,7 @@ from keras_tfcl.ops.comparison import Comparison
 from keras_tfcl.ops.info_nce import AnchorLosses
 from keras_tfcl.ops.pair_sums import decoupling_weights
 from keras_tfcl.scaling import Temperature
+from keras_tfcl.typing import Config
 from keras_tfcl.validation import positive_number
 
 
@@ -48,8 +49,9 @@ class DecoupledInfoNCE(ContrastiveLoss):
     def __init__(
         self, temperature: float = 0.1, sigma: float | None = None, *, name: str = "decoupled_infonce", **kwargs: Any
     ) -> None:
-        super().__init__(Temperature(temperature), decoupled=True, name=name, **kwargs)
-        self.temperature = self.scaling.temperature
+        scaling = Temperature(temperature)
+        super().__init__(scaling, decoupled=True, name=name, **kwargs)
+        self.temperature = scaling.temperature
         self.sigma = None if sigma is None else positive_number("sigma", sigma, "The authors use 0.5.")
 
     @property
@@ -67,7 +69,7 @@ class DecoupledInfoNCE(ContrastiveLoss):
         weight = decoupling_weights(positive, losses.valid, self.sigma, total)
         return statistics.losses(decoupled=True, weight=weight)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         config = super().get_config()
         del config["scaling"], config["decoupled"]
         return {**config, "temperature": self.temperature, "sigma": self.sigma}

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any, ClassVar
 
 import keras
 import tensorflow as tf
@@ -17,6 +16,7 @@ from keras_tfcl.ops.comparison import Comparison
 from keras_tfcl.ops.info_nce import AnchorLosses
 from keras_tfcl.ops.masks import Pairs, as_labels
 from keras_tfcl.ops.pairwise import Logits, map_rows
+from keras_tfcl.typing import Config, Tensor, TensorLike
 
 
 class EmbeddingLoss(keras.losses.Loss):
@@ -44,14 +44,12 @@ class EmbeddingLoss(keras.losses.Loss):
         roles, symmetric, ignore_class, unlabelled_class, same_label: as in `ContrastiveLoss`.
     """
 
-    corrects_sampling: ClassVar[bool] = False  # whether candidates may have a `log_probability`
-
     def __init__(
         self,
         cross_view_only: bool = False,
         reduction: str | None = "sum_over_batch_size",
         name: str | None = None,
-        dtype: Any = None,
+        dtype: str | keras.dtype_policies.DTypePolicy | None = None,
         block_size: str | int = "auto",
         roles: tuple[str, ...] | None = None,
         symmetric: bool = False,
@@ -67,7 +65,7 @@ class EmbeddingLoss(keras.losses.Loss):
         self._warned_of_variables = False
 
     @tf.autograph.experimental.do_not_convert  # there is nothing to convert, and reading the sources takes seconds
-    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+    def __call__(self, y_true: Tensor, y_pred: Tensor, sample_weight: TensorLike | None = None) -> Tensor:
         self._warned_of_variables = self._warned_of_variables or warn_of_untrained_variables(self)
         # Keras' own __call__ would cast the labels to float: 2048 and 2049 are one number in float16.
         with keras.name_scope(self.name):
@@ -75,7 +73,9 @@ class EmbeddingLoss(keras.losses.Loss):
             return reduce_losses(losses, valid, sample_weight, self.reduction)
 
     @tf.autograph.experimental.do_not_convert
-    def against(self, y_true: Any, y_pred: Any, candidates: Candidates, sample_weight: Any = None) -> Any:
+    def against(
+        self, y_true: Tensor, y_pred: Tensor, candidates: Candidates, sample_weight: TensorLike | None = None
+    ) -> Tensor:
         """The loss of anchors compared with given candidates, and not with one another.
 
         Under `tf.distribute` it is this replica's share of the loss of all replicas' anchors: gradients add up to that
@@ -104,11 +104,11 @@ class EmbeddingLoss(keras.losses.Loss):
             return reduce_losses(losses, valid, sample_weight, self.reduction, over_replicas=True)
 
     @tf.autograph.experimental.do_not_convert
-    def call(self, y_true: Any, y_pred: Any) -> Any:
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """The loss of each anchor, `(B,)` or `(B, V)`, without reduction or weights."""
         return self._anchor_losses(y_true, y_pred).loss
 
-    def losses_of_pairs(self, similarity: Any, pairs: Pairs) -> Any:
+    def losses_of_pairs(self, similarity: Tensor, pairs: Pairs) -> Tensor:
         """Gives the loss of each anchor; the one method that a subclass must define.
 
         Args:
@@ -121,7 +121,7 @@ class EmbeddingLoss(keras.losses.Loss):
         """
         raise NotImplementedError(f"{type(self).__name__} must define `losses_of_pairs(similarity, pairs)`.")
 
-    def _anchor_losses(self, y_true: Any, y_pred: Any, candidates: Candidates | None = None) -> AnchorLosses:
+    def _anchor_losses(self, y_true: Tensor, y_pred: Tensor, candidates: Candidates | None = None) -> AnchorLosses:
         y_pred = ops.convert_to_tensor(y_pred)
         labels = as_labels(y_true, multi_hot=True)
         self._check(labels, y_pred)
@@ -141,7 +141,7 @@ class EmbeddingLoss(keras.losses.Loss):
     def _losses(self, comparison: Comparison) -> AnchorLosses:
         """The losses by `losses_of_pairs`: all at once, or of some anchors at a time."""
 
-        def of_rows(cosines: Any, pairs: Pairs, variables: Logits) -> list[Any]:
+        def of_rows(cosines: Tensor, pairs: Pairs, variables: Logits) -> list[Tensor]:
             losses = variables.run(self.losses_of_pairs, cosines, pairs)
             return [losses, tf.cast(tf.reduce_any(pairs.positive, 1), cosines.dtype)]
 
@@ -158,7 +158,7 @@ class EmbeddingLoss(keras.losses.Loss):
         """The edge of the tiles, or None for the dense form."""
         return choose_block(self.block_size, *comparison.size)
 
-    def _check(self, labels: Any, y_pred: Any) -> None:
+    def _check(self, labels: Tensor, y_pred: Tensor) -> None:
         check_embeddings(y_pred)
         rows, count = y_pred.shape[0], labels.shape[0]
         if rows is not None and count is not None and rows != count:
@@ -167,7 +167,7 @@ class EmbeddingLoss(keras.losses.Loss):
                 f"{count} labels for y_pred of shape {tuple(y_pred.shape)}."
             )
 
-    def _checked_candidates(self, candidates: Candidates, y_pred: Any) -> Candidates:
+    def _checked_candidates(self, candidates: Candidates, y_pred: Tensor) -> Candidates:
         embeddings, labels = (
             ops.convert_to_tensor(candidates.embeddings),
             as_labels(candidates.labels, "candidates.labels", multi_hot=True),
@@ -192,7 +192,7 @@ class EmbeddingLoss(keras.losses.Loss):
             )
         return candidates._replace(embeddings=embeddings, labels=labels, log_probability=log_probability)
 
-    def _warn_without_positives(self, valid: Any) -> None:
+    def _warn_without_positives(self, valid: Tensor) -> None:
         if self._warned or not tf.executing_eagerly() or bool(ops.any(valid)):
             return
         self._warned = True
@@ -203,11 +203,16 @@ class EmbeddingLoss(keras.losses.Loss):
         )
 
     @property
+    def corrects_sampling(self) -> bool:
+        """Whether candidates may have a `log_probability`."""
+        return False
+
+    @property
     def _requirement(self) -> str:
         """What an anchor must have to have a loss."""
         return "a positive"
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "dtype": self.dtype,
@@ -221,7 +226,7 @@ class EmbeddingLoss(keras.losses.Loss):
         }
 
 
-def check_embeddings(y_pred: Any) -> None:
+def check_embeddings(y_pred: Tensor) -> None:
     """Raises ValueError unless `y_pred` is a float tensor `(B, D)` or `(B, V, D)`, finite where that can be seen."""
     dtype = keras.backend.standardize_dtype(y_pred.dtype)
     if "float" not in dtype:
@@ -247,7 +252,7 @@ def check_embeddings(y_pred: Any) -> None:
         check_finite(y_pred)
 
 
-def _with_rows(y_pred: Any) -> Any:
+def _with_rows(y_pred: Tensor) -> Tensor:
     """`y_pred`, with an error where a batch turns out to be empty; a replica alone may be."""
     if y_pred.shape[0] is not None or replicas.replica_count() > 1:
         return y_pred
@@ -256,7 +261,7 @@ def _with_rows(y_pred: Any) -> Any:
         return tf.identity(y_pred)
 
 
-def check_finite(y_pred: Any) -> None:
+def check_finite(y_pred: Tensor) -> None:
     """Raises ValueError that names the first row with NaN or Inf. For eager tensors."""
     bad = ops.convert_to_numpy(ops.any(~ops.isfinite(y_pred), axis=tuple(range(1, len(y_pred.shape)))))
     if bad.any():

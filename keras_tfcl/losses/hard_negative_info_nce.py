@@ -7,6 +7,7 @@ import keras
 from keras_tfcl.losses.contrastive import ContrastiveLoss
 from keras_tfcl.negatives import HardNegatives
 from keras_tfcl.scaling import Arctanh, Temperature
+from keras_tfcl.typing import Config
 
 
 @keras.saving.register_keras_serializable(package="keras_tfcl")
@@ -51,7 +52,7 @@ class HardNegativeInfoNCE(ContrastiveLoss):
         self.alpha = alpha
         self.top_k = top_k
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         config = super().get_config()
         del config["scaling"], config["negatives"]
         return {**config, "temperature": self.temperature, "alpha": self.alpha, "top_k": self.top_k}

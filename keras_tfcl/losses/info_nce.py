@@ -6,6 +6,7 @@ import keras
 
 from keras_tfcl.losses.contrastive import ContrastiveLoss
 from keras_tfcl.scaling import Temperature
+from keras_tfcl.typing import Config
 
 
 @keras.saving.register_keras_serializable(package="keras_tfcl")
@@ -38,10 +39,11 @@ class InfoNCE(ContrastiveLoss):
     """
 
     def __init__(self, temperature: float = 0.1, *, name: str = "infonce", **kwargs: Any) -> None:
-        super().__init__(Temperature(temperature), name=name, **kwargs)
-        self.temperature = self.scaling.temperature
+        scaling = Temperature(temperature)
+        super().__init__(scaling, name=name, **kwargs)
+        self.temperature = scaling.temperature
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         config = super().get_config()
         del config["scaling"]
         return {**config, "temperature": self.temperature}

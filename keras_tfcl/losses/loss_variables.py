@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 
 from keras_tfcl._keras_compat import leave_out_of_weight_decay
 from keras_tfcl.ops.held import layers_and_variables
 
 
-def layers_of_loss(loss: Any) -> list[keras.Layer]:
+def layers_of_loss(loss: object) -> list[keras.Layer]:
     """The layers inside a loss, and one `LossVariables` for variables that are in no layer.
 
     Searched are the attributes of the loss, of the objects they hold, and lists, tuples, sets and dictionaries, at any
@@ -29,7 +27,7 @@ def layers_of_loss(loss: Any) -> list[keras.Layer]:
     return [*layers, LossVariables(alone)] if alone else layers
 
 
-def variables_of_loss(loss: Any) -> list[keras.Variable]:
+def variables_of_loss(loss: object) -> list[keras.Variable]:
     """The variables inside a loss, each once; see `layers_of_loss`."""
     return list({id(v): v for layer in layers_of_loss(loss) for v in layer.variables}.values())
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from numbers import Integral
-from typing import Any
 
 import tensorflow as tf
 from keras import ops
 
 from keras_tfcl.ops.candidates import Candidates
 from keras_tfcl.ops.comparison import Comparison
+from keras_tfcl.typing import Tensor
 
 ROLES = ("anchor", "positive", "negative")
 NOBODY = tf.int64.min + 1  # a label of no anchor
@@ -36,7 +36,8 @@ class PairRule:
             )
         if same_label not in ("positive", "ignore"):
             raise ValueError(f"`same_label` must be 'positive' or 'ignore'. Received: same_label={same_label!r}.")
-        for name, value in (("ignore_class", ignore_class), ("unlabelled_class", unlabelled_class)):
+        classes: dict[str, object] = {"ignore_class": ignore_class, "unlabelled_class": unlabelled_class}
+        for name, value in classes.items():
             if value is not None and (isinstance(value, bool) or not isinstance(value, Integral)):
                 raise ValueError(f"`{name}` must be an integer label or None. Received: {name}={value!r}. Use -1.")
         if ignore_class is not None and ignore_class == unlabelled_class:
@@ -57,7 +58,7 @@ class PairRule:
         names = [name for name, value in given.items() if value is not None]
         return [*names, "same_label"] if self.same_label == "ignore" else names
 
-    def check(self, labels: Any, y_pred: Any, candidates: Candidates | None) -> None:
+    def check(self, labels: Tensor, y_pred: Tensor, candidates: Candidates | None) -> None:
         """Raises ValueError for data that the rule cannot be applied to."""
         several = labels.shape.rank == 2
         by_class = [name for name in self.needs_labels if name != "same_label"]
@@ -96,7 +97,7 @@ class PairRule:
                 "candidates without samples or self_index. Pass Candidates(..., self_index=..., samples=...)."
             )
 
-    def comparisons(self, labels: Any, y_pred: Any, candidates: Candidates | None) -> list[Comparison]:
+    def comparisons(self, labels: Tensor, y_pred: Tensor, candidates: Candidates | None) -> list[Comparison]:
         """One comparison, or with `symmetric` one for each direction.
 
         Args:
@@ -113,13 +114,13 @@ class PairRule:
             index = tf.range(tf.shape(y_pred)[0] * views)
             view = index % views if self.cross_view_only else None
             return [self._comparison(labels, y_pred, samples, candidates, views, view)]
-        directions = [("anchor", ("positive", "negative"))]
+        directions: list[tuple[str, tuple[str, ...]]] = [("anchor", ("positive", "negative"))]
         if self.symmetric:
             directions.append(("positive", ("anchor",)))
         return [self._direction(labels, y_pred, candidates, *direction) for direction in directions]
 
     def _direction(
-        self, labels: Any, y_pred: Any, candidates: Candidates | None, of: str, to: tuple[str, ...]
+        self, labels: Tensor, y_pred: Tensor, candidates: Candidates | None, of: str, to: tuple[str, ...]
     ) -> Comparison:
         """The views of one role, compared with those of others."""
         mine, others = self._views(of), self._views(*to)
@@ -134,31 +135,39 @@ class PairRule:
                 samples=tf.repeat(tf.range(tf.cast(count, "int64")), len(others)),
             )
         else:
-            among = tf.gather(tf.constant([role in to for role in self.roles]), candidates.views)
+            among = tf.gather(tf.constant([role in to for role in self.roles or ()]), candidates.views)
             mask = among if candidates.mask is None else among & candidates.mask
             candidates = candidates._replace(self_index=None, mask=mask)
         if of == "positive":  # log Q is that of the positives' and negatives' side
             candidates = candidates._replace(log_probability=None)
-        negative = tf.gather(tf.constant([role == "negative" for role in self.roles]), candidates.views)
+        negative = tf.gather(tf.constant([role == "negative" for role in self.roles or ()]), candidates.views)
         candidates = self._related_candidates(candidates, negative)
         return self._comparison(labels, tf.gather(y_pred, mine, axis=1), tf.reshape(samples, [-1]), candidates, 1, None)
 
     def _views(self, *roles: str) -> list[int]:
-        return [view for view, role in enumerate(self.roles) if role in roles]
+        return [view for view, role in enumerate(self.roles or ()) if role in roles]
 
     def _comparison(
-        self, labels: Any, y_pred: Any, samples: Any, candidates: Candidates | None, views: int, view: Any
+        self,
+        labels: Tensor,
+        y_pred: Tensor,
+        samples: Tensor | None,
+        candidates: Candidates | None,
+        views: int,
+        view: Tensor | None,
     ) -> Comparison:
         anchors = ops.reshape(y_pred, (-1, y_pred.shape[-1]))
         labels, valid, samples, groups = self._related(ops.repeat(labels, y_pred.shape[1], axis=0), samples)
         return Comparison(anchors, labels, views, view, candidates, valid, samples, groups, y_pred.shape[1])
 
-    def _related_candidates(self, candidates: Candidates, negative: Any = None) -> Candidates:
+    def _related_candidates(self, candidates: Candidates, negative: Tensor | None = None) -> Candidates:
         labels, valid, samples, groups = self._related(candidates.labels, candidates.samples, negative)
         mask = candidates.mask if valid is None else valid if candidates.mask is None else valid & candidates.mask
         return candidates._replace(labels=labels, mask=mask, samples=samples, groups=groups)
 
-    def _related(self, labels: Any, samples: Any, negative: Any = None) -> tuple[Any, Any, Any, Any]:
+    def _related(
+        self, labels: Tensor, samples: Tensor | None, negative: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
         """Labels, valid mask, samples and groups of one side, as `Side` understands them.
 
         Args:
@@ -183,7 +192,7 @@ class PairRule:
         return labels, valid, together, groups
 
 
-def _anchor_samples(y_pred: Any, candidates: Candidates | None) -> Any:
+def _anchor_samples(y_pred: Tensor, candidates: Candidates | None) -> Tensor:
     """The sample of each anchor `(B * V,)`, numbered as those of the candidates; None where it is not known."""
     count, views = tf.shape(y_pred)[0], y_pred.shape[1]
     if candidates is None:
@@ -195,7 +204,7 @@ def _anchor_samples(y_pred: Any, candidates: Candidates | None) -> Any:
     return tf.where(own >= 0, found, -2)
 
 
-def _nobody_where(negative: Any, labels: Any) -> Any:
+def _nobody_where(negative: Tensor, labels: Tensor | None) -> Tensor | None:
     if labels is None:
         return None
     if labels.shape.rank == 2:
@@ -203,7 +212,7 @@ def _nobody_where(negative: Any, labels: Any) -> Any:
     return tf.where(negative, tf.constant(NOBODY, "int64"), labels)
 
 
-def _checked_roles(roles: Any, cross_view_only: bool) -> tuple[str, ...]:
+def _checked_roles(roles: tuple[str, ...], cross_view_only: bool) -> tuple[str, ...]:
     if cross_view_only:
         raise ValueError(
             "`roles` says which views are compared, and so does `cross_view_only`. Received: both. Leave out "

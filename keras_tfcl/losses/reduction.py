@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import tensorflow as tf
 from keras import ops
 
 from keras_tfcl.ops import replicas
+from keras_tfcl.typing import Tensor, TensorLike
 
 
 def reduce_losses(
-    losses: Any, valid: Any, sample_weight: Any, reduction: str | None, over_replicas: bool = False
-) -> Any:
+    losses: Tensor, valid: Tensor, sample_weight: TensorLike | None, reduction: str | None, over_replicas: bool = False
+) -> Tensor:
     """Weighs and reduces the losses of the anchors as Keras does, leaving out anchors without a positive.
 
     Args:
@@ -43,7 +42,7 @@ def reduce_losses(
     return ops.divide_no_nan(ops.sum(weighted), divisor) / tf.distribute.get_strategy().num_replicas_in_sync
 
 
-def broadcast_weight(sample_weight: Any, losses: Any) -> Any:
+def broadcast_weight(sample_weight: TensorLike | None, losses: Tensor) -> Tensor:
     """Gives `(B,)` or `(B, 1)` weights the shape of `(B,)` or `(B, V)` losses.
 
     Raises:

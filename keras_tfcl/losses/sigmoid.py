@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-from numbers import Real
 from typing import Any
 
 import keras
@@ -14,7 +13,8 @@ from keras_tfcl.ops.info_nce import AnchorLosses
 from keras_tfcl.ops.masks import Pairs
 from keras_tfcl.ops.pair_sums import sigmoid_losses
 from keras_tfcl.ops.pairwise import Count, Logits, Softplus, reduce_pairs
-from keras_tfcl.validation import positive_number
+from keras_tfcl.typing import Config, Tensor
+from keras_tfcl.validation import is_number, positive_number
 
 
 @keras.saving.register_keras_serializable(package="keras_tfcl")
@@ -60,19 +60,19 @@ class SigmoidContrastiveLoss(EmbeddingLoss):
         cross_view_only: bool = False,
         reduction: str | None = "sum_over_batch_size",
         name: str = "sigmoid_contrastive",
-        dtype: Any = None,
+        dtype: str | keras.dtype_policies.DTypePolicy | None = None,
         block_size: str | int = "auto",
         **kwargs: Any,
     ) -> None:
         super().__init__(cross_view_only, reduction, name, dtype, block_size, **kwargs)
-        if not isinstance(bias, Real) or isinstance(bias, bool) or not math.isfinite(bias):
+        if not is_number(bias) or not math.isfinite(bias):
             raise ValueError(f"`bias` must be a finite number. Received: bias={bias!r}. SigLIP starts at -10.")
         self.scale = positive_number("scale", scale, "SigLIP starts at 10.")
         self.bias = float(bias)
         self.learnable = learnable
         self.logits = SigmoidLogits(self.scale, self.bias, trainable=learnable)
 
-    def losses_of_pairs(self, similarity: Any, pairs: Pairs) -> Any:
+    def losses_of_pairs(self, similarity: Tensor, pairs: Pairs) -> Tensor:
         return sigmoid_losses(self.logits(similarity), pairs)
 
     def _losses(self, comparison: Comparison) -> AnchorLosses:
@@ -83,7 +83,7 @@ class SigmoidContrastiveLoss(EmbeddingLoss):
         losses, count = reduce_pairs(comparison, reducers, Logits(self.logits), block=block).joined()
         return AnchorLosses(tf.where(count > 0, losses, 0.0), count > 0)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {**super().get_config(), "scale": self.scale, "bias": self.bias, "learnable": self.learnable}
 
 
@@ -97,7 +97,7 @@ class SigmoidLogits(keras.layers.Layer):
         **kwargs: of `keras.layers.Layer`.
     """
 
-    def __init__(self, scale: float, bias: float, **kwargs: Any) -> None:
+    def __init__(self, scale: float, bias: float, **kwargs: object) -> None:
         kwargs.setdefault("name", "sigmoid_logits")
         super().__init__(**kwargs)
         self.autocast = False  # else cosines (and below, the variable) become half precision under mixed_float16
@@ -110,12 +110,12 @@ class SigmoidLogits(keras.layers.Layer):
         constant = keras.initializers.Constant(start)
         return self.add_weight(name=name, shape=(), dtype="float32", autocast=False, initializer=constant)
 
-    def call(self, similarity: Any) -> Any:
+    def call(self, similarity: Tensor) -> Tensor:
         log_scale, bias = (ops.cast(v, similarity.dtype) for v in (self.log_scale, self.bias))
         return ops.exp(log_scale) * similarity + bias
 
-    def compute_output_shape(self, input_shape: Any) -> Any:
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         return input_shape
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {**super().get_config(), "scale": self.scale, "bias": self.bias_start}

@@ -13,6 +13,7 @@ from keras_tfcl.ops.info_nce import AnchorLosses
 from keras_tfcl.ops.masks import Pairs
 from keras_tfcl.ops.pair_sums import simple_losses
 from keras_tfcl.ops.pairwise import Count, Logits, Sum, reduce_pairs
+from keras_tfcl.typing import Config, Tensor
 from keras_tfcl.validation import positive_number
 
 
@@ -54,11 +55,11 @@ class SimpleContrastiveLoss(EmbeddingLoss):
     def __init__(
         self,
         weight: float | None = None,
-        negatives: Any = "all",
+        negatives: str | negatives_module.Negatives = "all",
         cross_view_only: bool = False,
         reduction: str | None = "sum_over_batch_size",
         name: str = "simple_contrastive",
-        dtype: Any = None,
+        dtype: str | keras.dtype_policies.DTypePolicy | None = None,
         block_size: str | int = "auto",
         **kwargs: Any,
     ) -> None:
@@ -87,10 +88,10 @@ class SimpleContrastiveLoss(EmbeddingLoss):
         losses = weight * repulsion - attraction / tf.maximum(positives, 1.0)
         return AnchorLosses(tf.where(positives > 0, losses, 0.0), positives > 0)
 
-    def losses_of_pairs(self, similarity: Any, pairs: Pairs) -> Any:
+    def losses_of_pairs(self, similarity: Tensor, pairs: Pairs) -> Tensor:
         kept = self.negatives.keep(keras.ops.stop_gradient(similarity), pairs.negative)
         return simple_losses(similarity, Pairs(pairs.positive, kept), self.weight)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         negatives = keras.saving.serialize_keras_object(self.negatives)
         return {**super().get_config(), "weight": self.weight, "negatives": negatives}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 
 import keras
@@ -11,7 +12,7 @@ import tensorflow as tf
 
 from keras_tfcl import losses
 from keras_tfcl.ops.replicas import several_workers
-from keras_tfcl.typing import Augmenter, Structure, Tensor
+from keras_tfcl.typing import Augmenter, Loss, Structure
 from keras_tfcl.validation import positive_integer
 
 
@@ -109,9 +110,7 @@ def checked_seed(seed: int | None) -> int:
     return random.randint(1, 10**9)
 
 
-def checked_loss(
-    loss: str | keras.losses.Loss | Callable[[Tensor, Tensor], Tensor] | Mapping[str, object], with_candidates: bool
-) -> keras.losses.Loss:
+def checked_loss(loss: Loss | Mapping[str, object] | None, with_candidates: bool) -> keras.losses.Loss:
     """One loss of the projections; raises ValueError for several, and for what cannot train.
 
     Args:
@@ -123,19 +122,19 @@ def checked_loss(
             f"`loss` must be one loss of the projections. Received: a {type(loss).__name__} of {len(loss)}. Add them "
             "up in a loss of your own: subclass keras_tfcl.losses.EmbeddingLoss."
         )
-    loss = losses.get(loss)
-    if loss.reduction in (None, "none"):
+    found = losses.get(loss)
+    if found.reduction in (None, "none"):
         raise ValueError(
             "Training needs one number for a batch. Received: a loss with reduction=None. Leave reduction at "
             "'sum_over_batch_size', or use 'sum'."
         )
-    if with_candidates and not isinstance(loss, losses.EmbeddingLoss):
+    if with_candidates and not isinstance(found, losses.EmbeddingLoss):
         raise ValueError(
             "Momentum, queues and replicas need a loss that compares embeddings with given candidates, a "
-            f"keras_tfcl.losses.EmbeddingLoss. Received: {type(loss).__name__}. Use for example ArctanhInfoNCE(), or "
+            f"keras_tfcl.losses.EmbeddingLoss. Received: {type(found).__name__}. Use for example ArctanhInfoNCE(), or "
             "subclass EmbeddingLoss."
         )
-    return loss
+    return found
 
 
 def check_compiled(compiled: bool, method: str) -> None:
@@ -148,6 +147,12 @@ def check_class_weight(class_weight: Mapping[int, float] | None, y: object, samp
     """Raises ValueError where `class_weight` has no class labels to go by, or no place to go to."""
     if class_weight is None:
         return
+    if not isinstance(class_weight, Mapping) or not all(map(_is_class_weight, class_weight.items())):
+        raise ValueError(
+            "`class_weight` must be a dict from integer class labels to finite weights. Received: "
+            f"class_weight={class_weight!r}. Pass for example class_weight={{0: 1.0, 1: 2.0}}; classes that are left "
+            "out weigh 1."
+        )
     if queue == "instances":
         raise ValueError(
             "`class_weight` goes by class labels, and with queue='instances' y holds the numbers of the instances. "
@@ -162,6 +167,11 @@ def check_class_weight(class_weight: Mapping[int, float] | None, y: object, samp
         raise ValueError(
             "Weights are given in one way. Received: class_weight and sample_weight. Multiply them into sample_weight."
         )
+
+
+def _is_class_weight(item: tuple[object, object]) -> bool:
+    label, weight = item
+    return isinstance(label, Integral) and isinstance(weight, Real) and math.isfinite(weight)
 
 
 def check_replicas(replicas: int, built: bool, jit_compile: bool | str | None, steps_per_execution: int = 1) -> None:
@@ -187,6 +197,11 @@ def check_replicas(replicas: int, built: bool, jit_compile: bool | str | None, s
 
 def check_labels(y: Structure | None, supervised: bool) -> None:
     """Raises ValueError where labels are to come from y and there is none."""
+    if isinstance(y, (Mapping, tuple, list)):
+        raise ValueError(
+            f"The labels must be one array. Received: a {type(y).__name__} of {len(y)} arrays as y. Pass the one that "
+            "decides who is positive."
+        )
     if y is not None:
         return
     if supervised:

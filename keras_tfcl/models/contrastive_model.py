@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -9,7 +9,7 @@ import tensorflow as tf
 from keras import ops
 
 from keras_tfcl._keras_compat import batches_seen, builds_from_one_replica, nested_layers, unlocked
-from keras_tfcl.callbacks.stop_on_non_finite import FirstFailure, StopOnNonFinite
+from keras_tfcl.callbacks.stop_on_non_finite import FirstFailure, StopOnNonFinite, nan_unless_finite
 from keras_tfcl.data.inputs import as_samples, brings_batches, checked_source, row_count
 from keras_tfcl.data.views import ViewPipeline
 from keras_tfcl.losses.loss_variables import layers_of_loss, leave_temperatures_out_of_weight_decay
@@ -41,6 +41,19 @@ from keras_tfcl.models.uneven_replicas import at_least_one_sample, split
 from keras_tfcl.ops import replicas
 from keras_tfcl.ops.candidates import batch_candidates
 from keras_tfcl.ops.masks import as_labels
+from keras_tfcl.typing import (
+    Augmenter,
+    BatchSource,
+    Config,
+    DataSource,
+    Logs,
+    Loss,
+    Metrics,
+    SameStructure,
+    Structure,
+    Tensor,
+    WeightStore,
+)
 
 
 @keras.saving.register_keras_serializable(package="keras_tfcl")
@@ -127,7 +140,7 @@ class ContrastiveModel(keras.Model):
         self,
         encoder: keras.Model | tuple[keras.Model, ...],
         projector: keras.Layer | tuple[keras.Layer, ...] | None = None,
-        augmenter: Callable[..., Any] | None = None,
+        augmenter: Augmenter | None = None,
         views: int = 2,
         supervised: bool = False,
         seed: int | None = None,
@@ -136,7 +149,7 @@ class ContrastiveModel(keras.Model):
         queue: str = "keys",
         encoder_batch_size: int | None = None,
         sampling_probability: SamplingProbability | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> None:
         encoder = tuple(encoder) if isinstance(encoder, list) else encoder
         projector = tuple(projector) if isinstance(projector, list) else projector
@@ -183,7 +196,7 @@ class ContrastiveModel(keras.Model):
         return self.towers.encoders
 
     @property
-    def augmenter(self) -> Callable[..., Any] | None:
+    def augmenter(self) -> Augmenter | None:
         """What makes a view of each sample."""
         return self._pipeline.augmenter
 
@@ -201,10 +214,10 @@ class ContrastiveModel(keras.Model):
 
     def compile(
         self,
-        optimizer: Any = "rmsprop",
-        loss: Any = None,
-        metrics: Any = None,
-        weighted_metrics: Any = None,
+        optimizer: str | keras.optimizers.Optimizer | Mapping[str, object] = "rmsprop",
+        loss: Loss | None = None,
+        metrics: Metrics | None = None,
+        weighted_metrics: Metrics | None = None,
         **kwargs: Any,
     ) -> None:
         """Configures training as `keras.Model.compile` does.
@@ -242,7 +255,12 @@ class ContrastiveModel(keras.Model):
         # Keras looks at the model's own policy alone, which need not be that of the encoder's layers.
         return any(layer.compute_dtype == "float16" for layer in nested_layers(self))
 
-    def _track_parts(self, loss_layers: list, label_metrics: list, weighted_label_metrics: list) -> None:
+    def _track_parts(
+        self,
+        loss_layers: list[keras.Layer],
+        label_metrics: list[keras.Metric],
+        weighted_label_metrics: list[keras.Metric],
+    ) -> None:
         """Tracks what `compile` brings besides Keras' own parts, in place of what an earlier `compile` brought.
 
         The lists are filled anew, not set: of lists that are set Keras keeps the old parts too, and a built model takes
@@ -257,7 +275,7 @@ class ContrastiveModel(keras.Model):
                 held.clear()
                 held.extend(parts)
 
-    def get_compile_config(self) -> dict[str, Any]:
+    def get_compile_config(self) -> Config:
         if not self.compiled:
             return super().get_compile_config()
         serialize = keras.saving.serialize_keras_object
@@ -267,18 +285,18 @@ class ContrastiveModel(keras.Model):
                 config[name] = [*map(serialize, ours), *config[name]]
         return config
 
-    def compile_from_config(self, config: dict[str, Any]) -> None:
+    def compile_from_config(self, config: Config) -> None:
         self.compile(**keras.saving.deserialize_keras_object(config))
 
     # === One step ===
 
-    def call(self, inputs: Any, training: bool | None = None) -> Any:
+    def call(self, inputs: Structure, training: bool | None = None) -> Structure:
         """Samples give L2-normalised features `(B, F)`; a tuple of V views gives their projections `(B, V, D)`."""
         if isinstance(inputs, tuple) or len(self.encoders) > 1:
-            return self.towers.project(inputs, training)
+            return self.towers.project(inputs, training)  # type: ignore[arg-type]  # it refuses what is no tuple
         return self.towers.embed(inputs, training)
 
-    def train_step(self, data: Any) -> dict[str, Any]:
+    def train_step(self, data: Structure) -> dict[str, Tensor]:
         """One step: loss, gradients, update of the weights, then of the memory. Returns the logs."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         with tf.GradientTape() as tape:
@@ -290,14 +308,16 @@ class ContrastiveModel(keras.Model):
         self.memory.update(comparison.labels, z, comparison.candidates)
         return self.compute_metrics(x, y, z, sample_weight)
 
-    def test_step(self, data: Any) -> dict[str, Any]:
+    def test_step(self, data: Structure) -> dict[str, Tensor]:
         """Loss and metrics of a batch; nothing is trained or stored. Returns the logs."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         z, _, loss = self._forward(x, y, sample_weight, training=False)
-        self._track(loss, z)
+        self._track(nan_unless_finite(loss, x), z)
         return self.compute_metrics(x, y, z, sample_weight)
 
-    def _forward(self, x: tuple, y: Any, sample_weight: Any, training: bool) -> tuple[Any, Comparison, Any]:
+    def _forward(
+        self, x: tuple[Structure, ...], y: Tensor | None, sample_weight: Tensor | None, training: bool
+    ) -> tuple[Tensor, Comparison, Tensor]:
         """Projections `(B, V, D)` of this replica's samples, what they are compared with, and the loss."""
         views = self._never_empty(x)
         z = self(views, training=training)
@@ -306,11 +326,11 @@ class ContrastiveModel(keras.Model):
         comparison = self._comparison(views, y, z, training)
         return z, comparison, self.compute_loss(views, comparison, z, sample_weight, training)
 
-    def _never_empty(self, x: Any) -> Any:
+    def _never_empty(self, x: SameStructure) -> SameStructure:
         """x, with a sample on each replica. Synchronized batch normalisation would count it, and can do without."""
         return x if self.towers.synchronized else at_least_one_sample(x)
 
-    def predict_step(self, data: Any) -> Any:
+    def predict_step(self, data: Structure) -> Structure:
         """What `predict` does with a batch: with several encoders, each embeds its own input."""
         x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
         inputs = self._never_empty(x)
@@ -321,8 +341,13 @@ class ContrastiveModel(keras.Model):
         return keras.tree.map_structure(lambda part: part[:count], features)
 
     def compute_loss(
-        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
-    ) -> Any:
+        self,
+        x: tuple[Structure, ...] | None = None,
+        y: Tensor | Comparison | None = None,
+        y_pred: Tensor | None = None,
+        sample_weight: Tensor | None = None,
+        training: bool = True,
+    ) -> Tensor:
         """The loss of projections `(B, V, D)`, and of the layers' regularisers.
 
         Args:
@@ -356,7 +381,7 @@ class ContrastiveModel(keras.Model):
             )
         return Targets(targets.labels, self.sampling_probability(targets.labels, training=training))
 
-    def _labels(self, y: Any, z: Any, training: bool) -> Any:
+    def _labels(self, y: Tensor | None, z: Tensor, training: bool) -> Tensor:
         """Who is whose positive, `(B,)`: labels, instance numbers, or rows of the batch of all replicas."""
         numbered = self.queue == "instances"
         if self.supervised or (numbered and training):
@@ -366,12 +391,14 @@ class ContrastiveModel(keras.Model):
         count = ops.shape(z)[0]
         return replicas.first_row(count) + ops.arange(count, dtype="int32")
 
-    def _track(self, loss: Any, z: Any) -> None:
+    def _track(self, loss: Tensor, z: Tensor) -> None:
         tracker = next(metric for metric in self.metrics if metric.name == "loss")
         # Each replica has the loss of all of them, divided by their number; so each weighs it by the samples of all.
         tracker.update_state(loss * replicas.replica_count(), sample_weight=replicas.total(ops.shape(z)[0]))
 
-    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Any]:
+    def compute_metrics(
+        self, x: Structure, y: Tensor | None, y_pred: Tensor | None, sample_weight: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Updates the metrics with the batch of all replicas, and returns the logs."""
         y, y_pred, sample_weight = keras.tree.map_structure(
             lambda value: None if value is None else replicas.gather(value)[0], (y, y_pred, sample_weight)
@@ -390,17 +417,17 @@ class ContrastiveModel(keras.Model):
 
     def fit(
         self,
-        x: Any = None,
-        y: Any = None,
+        x: DataSource | None = None,
+        y: Structure | None = None,
         batch_size: int | None = None,
         *,
-        validation_data: Any = None,
+        validation_data: DataSource | None = None,
         validation_batch_size: int | None = None,
         shuffle: bool = True,
-        sample_weight: Any = None,
+        sample_weight: Structure | None = None,
         class_weight: dict[int, float] | None = None,
-        callbacks: Any = None,
-        **kwargs: Any,
+        callbacks: keras.callbacks.Callback | Sequence[keras.callbacks.Callback] | None = None,
+        **kwargs: object,
     ) -> keras.callbacks.History:
         """Trains as `keras.Model.fit` does; see the class for what x may be.
 
@@ -439,12 +466,18 @@ class ContrastiveModel(keras.Model):
         )
 
     def evaluate(
-        self, x: Any = None, y: Any = None, batch_size: int | None = None, *, sample_weight: Any = None, **kwargs: Any
-    ) -> Any:
+        self,
+        x: DataSource | None = None,
+        y: Structure | None = None,
+        batch_size: int | None = None,
+        *,
+        sample_weight: Structure | None = None,
+        **kwargs: object,
+    ) -> float | list[float] | Logs:
         """Loss and metrics on x, as `keras.Model.evaluate`; see the class for what x may be."""
         return super().evaluate(self._evaluated(x, y, sample_weight, batch_size), **kwargs)
 
-    def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+    def predict(self, x: DataSource, *args: object, **kwargs: object) -> Any:
         """The encoder's features of x, L2-normalised, as `keras.Model.predict`; see the class for what x may be.
 
         Returns:
@@ -454,12 +487,12 @@ class ContrastiveModel(keras.Model):
 
     def train_on_batch(
         self,
-        x: Any,
-        y: Any = None,
-        sample_weight: Any = None,
+        x: Structure,
+        y: Structure | None = None,
+        sample_weight: Structure | None = None,
         class_weight: dict[int, float] | None = None,
         return_dict: bool = False,
-    ) -> Any:
+    ) -> float | list[float] | Logs:
         """One step of `fit` on one batch: samples, of which views are made, or a tuple of views.
 
         Args:
@@ -480,18 +513,24 @@ class ContrastiveModel(keras.Model):
             self.memory.check_numbers(batch[1])
         return super().train_on_batch(*split(batch, self.distribute_strategy), return_dict=return_dict)
 
-    def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False) -> Any:
+    def test_on_batch(
+        self,
+        x: Structure,
+        y: Structure | None = None,
+        sample_weight: Structure | None = None,
+        return_dict: bool = False,
+    ) -> float | list[float] | Logs:
         """Loss and metrics of one batch, as `evaluate` with that batch alone; x as in `train_on_batch`."""
         check_compiled(self.compiled, "test_on_batch")
         batch = self._one_batch(x, y, sample_weight, step=0)
         return super().test_on_batch(*split(batch, self.distribute_strategy), return_dict=return_dict)
 
-    def predict_on_batch(self, x: Any) -> Any:
+    def predict_on_batch(self, x: Structure) -> Any:
         """What `predict` gives for one batch."""
         x = keras.tree.map_structure(tf.convert_to_tensor, self._predicted(x))
         return super().predict_on_batch(split(x, self.distribute_strategy))
 
-    def export(self, filepath: str | os.PathLike, format: str = "tf_saved_model", **kwargs: Any) -> None:
+    def export(self, filepath: str | os.PathLike[str], format: str = "tf_saved_model", **kwargs: object) -> None:
         """Writes what `predict` computes, samples to L2-normalised features, as `keras.Model.export` does.
 
         For ONNX `keras_tfcl.export.export_onnx` also checks the file against the model.
@@ -506,25 +545,30 @@ class ContrastiveModel(keras.Model):
         """
         serving.export(serving.serving_model(self.towers), filepath, format, **kwargs)
 
-    def _one_batch(self, x: Any, y: Any, sample_weight: Any, step: int) -> tuple:
+    def _one_batch(
+        self, x: Structure, y: Structure | None, sample_weight: Structure | None, step: int
+    ) -> tuple[tuple[Structure, ...], Tensor | None, Tensor | None]:
         batch = self._pipeline.one_batch(x, y, sample_weight, step)
         check_tuple(batch[0], len(self.encoders))
         return batch
 
-    def _predicted(self, x: Any) -> Any:
+    def _predicted(self, x: DataSource) -> DataSource:
         x = checked_source(x) if brings_batches(x) else as_samples(x)
         if not brings_batches(x):
             check_tuple(x, len(self.encoders))
+            row_count(x)
         return x
 
-    def _validation(self, data: Any, batch_size: int | None) -> Any:
+    def _validation(self, data: Structure, batch_size: int | None) -> BatchSource:
         if isinstance(data, (tuple, list)):
             x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(tuple(data))
         else:
             x, y, sample_weight = data, None, None
         return self._evaluated(x, y, sample_weight, batch_size)
 
-    def _evaluated(self, x: Any, y: Any, sample_weight: Any, batch_size: int | None) -> Any:
+    def _evaluated(
+        self, x: DataSource, y: Structure | None, sample_weight: Structure | None, batch_size: int | None
+    ) -> BatchSource:
         batches = self._pipeline.batches(x, y, sample_weight, batch_size=batch_size, training=False)
         if isinstance(batches, tf.data.Dataset):
             views = batches.element_spec[0]
@@ -535,7 +579,7 @@ class ContrastiveModel(keras.Model):
 
     # === Saving ===
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         serialize = keras.saving.serialize_keras_object
         return {
             **super().get_config(),
@@ -551,18 +595,20 @@ class ContrastiveModel(keras.Model):
             "sampling_probability": serialize(self.sampling_probability),
         }
 
-    def save_own_variables(self, store: Any) -> None:
+    def save_own_variables(self, store: WeightStore) -> None:
         super().save_own_variables(store)
         save_seeds(self, store)
 
-    def load_own_variables(self, store: Any) -> None:
+    def load_own_variables(self, store: WeightStore) -> None:
         super().load_own_variables(load_seeds(self, store))
 
-    def build_from_config(self, config: dict[str, Any]) -> None:
+    def build_from_config(self, config: Config) -> None:
         self.built = self.towers.built  # encoder and projector come out of their own configurations built
 
     @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> ContrastiveModel:
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: Mapping[str, object] | None = None
+    ) -> ContrastiveModel:
         objects = {
             name: keras.saving.deserialize_keras_object(config.get(name), custom_objects=custom_objects)
             for name in ("augmenter", "sampling_probability")
@@ -570,7 +616,7 @@ class ContrastiveModel(keras.Model):
         return cls(**deserialize_parts({**config, **objects}, custom_objects, "encoder", "projector"))
 
 
-def _guarded(callbacks: list[Any]) -> list[Any]:
+def _guarded(callbacks: list[keras.callbacks.Callback]) -> list[keras.callbacks.Callback]:
     """The callbacks, and in front of all others one that ends a run whose loss is no number, if none of them does."""
     if any(isinstance(callback, keras.callbacks.TerminateOnNaN) for callback in callbacks):
         return callbacks
@@ -578,14 +624,14 @@ def _guarded(callbacks: list[Any]) -> list[Any]:
     return [*(guards or [StopOnNonFinite()]), *(callback for callback in callbacks if callback not in guards)]
 
 
-def _split(metrics: Any) -> tuple[list[Any], list[Any]]:
+def _split(metrics: Metrics | None) -> tuple[list[keras.metrics.Metric], list[keras.metrics.Metric]]:
     """Metrics of the loss's positives, and others."""
     metrics = keras.tree.flatten(metrics or [])
     by_label = [metric for metric in metrics if getattr(metric, "positives_by_label", False)]
     return by_label, [metric for metric in metrics if metric not in by_label]
 
 
-def _scaled(optimizer: Any) -> Any:
+def _scaled(optimizer: str | keras.optimizers.Optimizer | Mapping[str, object]) -> keras.optimizers.Optimizer:
     """The optimizer, with dynamic loss scaling."""
     scales = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
     return optimizer if scales else keras.optimizers.LossScaleOptimizer(optimizer, name="loss_scale_optimizer")

@@ -1,13 +1,12 @@
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 import tensorflow as tf
 from keras import ops
 
 from keras_tfcl.ops import replicas
 from keras_tfcl.ops.masks import as_labels
+from keras_tfcl.typing import Config, Tensor
 from keras_tfcl.validation import fraction, positive_integer
 
 MULTIPLIER = -7046029254386353131  # of Fibonacci hashing: 2^64 divided by the golden ratio, as int64
@@ -56,7 +55,7 @@ class SamplingProbability(keras.layers.Layer):
     algorithms 2 and 3.
     """
 
-    def __init__(self, buckets: int, learning_rate: float = 0.01, **kwargs: Any) -> None:
+    def __init__(self, buckets: int, learning_rate: float = 0.01, **kwargs: object) -> None:
         super().__init__(**kwargs)
         self.buckets = positive_integer("buckets", buckets, "Use several times the number of items.")
         self.learning_rate = fraction("learning_rate", learning_rate, "Use learning_rate=0.01.")
@@ -66,7 +65,7 @@ class SamplingProbability(keras.layers.Layer):
         self.batches = self.add_weight(name="batches", shape=(), dtype="int64", **state)
         self.built = True
 
-    def call(self, items: Any, training: bool | None = False) -> Any:
+    def call(self, items: Tensor, training: bool | None = False) -> Tensor:
         items = as_labels(items, "items")
         if training:
             self._count(replicas.gather(items)[0])
@@ -76,7 +75,7 @@ class SamplingProbability(keras.layers.Layer):
         first = ops.where(last > 0, last, self.batches + 1)
         return 1.0 / ops.where(gap > 0, gap, ops.cast(first, "float32"))
 
-    def _count(self, items: Any) -> None:
+    def _count(self, items: Tensor) -> None:
         self.batches.assign_add(1)
         bucket = self._bucket(items)
         last, gap = ops.take(self.last, bucket), ops.take(self.gap, bucket)
@@ -86,12 +85,12 @@ class SamplingProbability(keras.layers.Layer):
         self.gap.assign(ops.scatter_update(self.gap, slot, ops.where(last > 0, moved, gap)))
         self.last.assign(ops.scatter_update(self.last, slot, ops.ones_like(bucket) * self.batches))
 
-    def _bucket(self, items: Any) -> Any:
+    def _bucket(self, items: Tensor) -> Tensor:
         """Integers `(B,)`; the upper bits of a product depend on all bits of the item."""
         return tf.math.floormod(tf.bitwise.right_shift(tf.cast(items, "int64") * MULTIPLIER, 31), self.buckets)
 
-    def compute_output_shape(self, input_shape: Any) -> Any:
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         return (input_shape[0],)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {**super().get_config(), "buckets": self.buckets, "learning_rate": self.learning_rate}

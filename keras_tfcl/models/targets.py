@@ -30,11 +30,11 @@ def targets_of(y: Structure | None) -> Targets:
     """Takes y apart: labels, or a dictionary of `"labels"` and `"sampling_probability"`.
 
     Raises:
-        ValueError: for a dictionary of something else.
+        ValueError: for a dictionary of something else besides.
     """
-    if not isinstance(y, Mapping):
+    if not isinstance(y, Mapping) or "sampling_probability" not in y:
         return Targets(y)
-    if not set(y) <= KEYS or "sampling_probability" not in y:
+    if not set(y) <= KEYS:
         raise ValueError(
             "`y` must be labels, or a dictionary with 'sampling_probability' and perhaps 'labels'. Received: a "
             f"dictionary of {sorted(map(str, y))}. Pass y={{'labels': ..., 'sampling_probability': ...}}."

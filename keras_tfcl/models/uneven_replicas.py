@@ -7,10 +7,10 @@ import tensorflow as tf
 
 from keras_tfcl.ops import replicas
 from keras_tfcl.ops.candidates import Candidates
-from keras_tfcl.typing import Structure, Tensor
+from keras_tfcl.typing import SameStructure, Tensor
 
 
-def split(batch: Structure, strategy: tf.distribute.Strategy) -> Structure:
+def split(batch: SameStructure, strategy: tf.distribute.Strategy) -> SameStructure:
     """A batch in as many parts as there are replicas, the last ones perhaps empty, as `fit` splits those of a data set.
 
     Args:
@@ -30,7 +30,7 @@ def split(batch: Structure, strategy: tf.distribute.Strategy) -> Structure:
     return keras.tree.map_structure(lambda tensor: None if tensor is None else parts(tensor), batch)
 
 
-def at_least_one_sample(x: Structure) -> Structure:
+def at_least_one_sample(x: SameStructure) -> SameStructure:
     """x itself or, on a replica without samples, one of zeros: batch normalisation would make NaN of none."""
     if replicas.replica_count() == 1:
         return x

@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 
 from keras_tfcl.negatives.negatives import Negatives
 from keras_tfcl.ops.hard import number_of_hardest
+from keras_tfcl.typing import Config, Tensor
 from keras_tfcl.validation import fraction, positive_integer
 
 DEFAULT_ALPHA = 0.1
@@ -45,9 +44,9 @@ class HardNegatives(Negatives):
         self.alpha = alpha
         self.top_k = top_k
 
-    def hardest(self, count: Any) -> Any:
+    def hardest(self, count: Tensor) -> Tensor:
         alpha = DEFAULT_ALPHA if self.alpha is None and self.top_k is None else self.alpha
         return number_of_hardest(count, alpha=alpha, top_k=self.top_k)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {"alpha": self.alpha, "top_k": self.top_k}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import keras
@@ -9,6 +10,7 @@ import keras
 from keras_tfcl.ops.hard import keep_nearest
 from keras_tfcl.ops.masks import Pairs
 from keras_tfcl.ops.reweighted import powered_log_sum
+from keras_tfcl.typing import Config, Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_tfcl")
@@ -44,13 +46,13 @@ class Negatives:
         weighs: whether negatives are weighed, and not only chosen. Set by a subclass that overrides `log_sum`.
     """
 
-    allows: Any = None
-    hardest: Any = None
+    allows: Callable[[Tensor], Tensor] | None = None
+    hardest: Callable[[Tensor], Tensor] | None = None
     powers: tuple[tuple[float, float], ...] = ((1.0, 1.0),)
     whole_rows: ClassVar[bool] = False
     weighs: ClassVar[bool] = False
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
         own = vars(cls)
         if "whole_rows" not in own and ("keep" in own or "log_sum" in own):
@@ -58,7 +60,7 @@ class Negatives:
         if "weighs" not in own and ("log_sum" in own or "from_log_sums" in own):
             cls.weighs = True
 
-    def keep(self, similarity: Any, mask: Any) -> Any:
+    def keep(self, similarity: Tensor, mask: Tensor) -> Tensor:
         """Chooses the negatives that count.
 
         Args:
@@ -72,7 +74,7 @@ class Negatives:
             mask = keras.ops.logical_and(mask, self.allows(similarity))
         return mask if self.hardest is None else keep_nearest(similarity, mask, self.hardest)
 
-    def log_sum(self, logits: Any, pairs: Pairs, lowest: Any) -> Any:
+    def log_sum(self, logits: Tensor, pairs: Pairs, lowest: Tensor) -> Tensor:
         """Log of what the chosen negatives add to the denominator; override it to weigh them.
 
         Args:
@@ -85,7 +87,7 @@ class Negatives:
         """
         return powered_log_sum(logits, pairs, lowest, self.powers, self.from_log_sums)
 
-    def from_log_sums(self, log_sums: list[Any], log_positive: Any, log_count: Any, lowest: Any) -> Any:
+    def from_log_sums(self, log_sums: list[Tensor], log_positive: Tensor, log_count: Tensor, lowest: Tensor) -> Tensor:
         """The same from sums; override it to weigh the negatives by powers of their exponentials.
 
         Args:
@@ -99,7 +101,7 @@ class Negatives:
         """
         return log_sums[0]
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """Returns the constructor's arguments."""
         return {}
 

@@ -1,13 +1,11 @@
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 
 from keras_tfcl.negatives.negatives import Negatives
 
 
-def get(identifier: Any) -> Negatives:
+def get(identifier: object) -> Negatives:
     """Resolves what `negatives=` accepts.
 
     Args:

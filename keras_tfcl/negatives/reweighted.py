@@ -1,12 +1,11 @@
 from __future__ import annotations
 
-from numbers import Real
-from typing import Any
-
 import keras
 
 from keras_tfcl.negatives.negatives import Negatives
 from keras_tfcl.ops.reweighted import reweighted_from_log_sums, reweighting_powers
+from keras_tfcl.typing import Config, Tensor
+from keras_tfcl.validation import is_number
 
 
 @keras.saving.register_keras_serializable(package="keras_tfcl")
@@ -35,11 +34,11 @@ class ReweightedNegatives(Negatives):
     """
 
     def __init__(self, beta: float = 1.0, tau_plus: float = 0.0, detach: bool = False) -> None:
-        if not isinstance(beta, Real) or isinstance(beta, bool) or not 0 <= beta < float("inf"):
+        if not is_number(beta) or not 0 <= beta < float("inf"):
             raise ValueError(
                 f"`beta` must be a finite number >= 0. Received: beta={beta!r}. 1 is usual; 0 turns it off."
             )
-        if not isinstance(tau_plus, Real) or isinstance(tau_plus, bool) or not 0 <= tau_plus < 1:
+        if not is_number(tau_plus) or not 0 <= tau_plus < 1:
             raise ValueError(
                 f"`tau_plus` must be a number in [0, 1). Received: tau_plus={tau_plus!r}. "
                 "It is the share of false negatives, about 1 / number of classes; 0 turns the correction off."
@@ -49,11 +48,11 @@ class ReweightedNegatives(Negatives):
         self.detach = detach
 
     @property
-    def powers(self) -> tuple[tuple[float, float], ...]:
+    def powers(self) -> tuple[tuple[float, float], ...]:  # type: ignore[override]  # a constant of the class
         return reweighting_powers(self.beta, self.detach)
 
-    def from_log_sums(self, log_sums: list[Any], log_positive: Any, log_count: Any, lowest: Any) -> Any:
+    def from_log_sums(self, log_sums: list[Tensor], log_positive: Tensor, log_count: Tensor, lowest: Tensor) -> Tensor:
         return reweighted_from_log_sums(log_sums, log_positive, log_count, lowest, tau_plus=self.tau_plus)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {"beta": self.beta, "tau_plus": self.tau_plus, "detach": self.detach}

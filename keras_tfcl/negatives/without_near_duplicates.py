@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import keras
 from keras import ops
@@ -8,6 +8,7 @@ from keras import ops
 from keras_tfcl.negatives.negatives import Negatives
 from keras_tfcl.negatives.resolve import get
 from keras_tfcl.ops.masks import Pairs
+from keras_tfcl.typing import Config, Tensor
 from keras_tfcl.validation import positive_number
 
 
@@ -33,40 +34,40 @@ class WithoutNearDuplicates(Negatives):
     >>> loss = keras_tfcl.ContrastiveLoss("arctanh", negatives=hard)
     """
 
-    def __init__(self, margin: float = 0.05, negatives: Any = "all") -> None:
+    def __init__(self, margin: float = 0.05, negatives: str | Negatives = "all") -> None:
         self.margin = positive_number("margin", margin, "0.05 leaves out cosines of 0.95 and more.")
         if self.margin >= 2:
             raise ValueError(f"`margin` must be a number in (0, 2). Received: margin={margin!r}. Use 0.05.")
         self.negatives = get(negatives)
 
-    def allows(self, similarity: Any) -> Any:
+    def allows(self, similarity: Tensor) -> Tensor:
         far = similarity < 1.0 - self.margin
         return far if self.negatives.allows is None else ops.logical_and(far, self.negatives.allows(similarity))
 
     @property
-    def hardest(self) -> Any:
+    def hardest(self) -> Callable[[Tensor], Tensor] | None:  # type: ignore[override]  # a constant of the class
         return self.negatives.hardest
 
     @property
-    def powers(self) -> tuple[tuple[float, float], ...]:
+    def powers(self) -> tuple[tuple[float, float], ...]:  # type: ignore[override]  # a constant of the class
         return self.negatives.powers
 
     @property
-    def whole_rows(self) -> bool:
+    def whole_rows(self) -> bool:  # type: ignore[override]  # a constant of the class
         return self.negatives.whole_rows
 
     @property
-    def weighs(self) -> bool:
+    def weighs(self) -> bool:  # type: ignore[override]  # a constant of the class
         return self.negatives.weighs
 
-    def from_log_sums(self, log_sums: list[Any], log_positive: Any, log_count: Any, lowest: Any) -> Any:
+    def from_log_sums(self, log_sums: list[Tensor], log_positive: Tensor, log_count: Tensor, lowest: Tensor) -> Tensor:
         return self.negatives.from_log_sums(log_sums, log_positive, log_count, lowest)
 
-    def keep(self, similarity: Any, mask: Any) -> Any:
+    def keep(self, similarity: Tensor, mask: Tensor) -> Tensor:
         return self.negatives.keep(similarity, ops.logical_and(mask, similarity < 1.0 - self.margin))
 
-    def log_sum(self, logits: Any, pairs: Pairs, lowest: Any) -> Any:
+    def log_sum(self, logits: Tensor, pairs: Pairs, lowest: Tensor) -> Tensor:
         return self.negatives.log_sum(logits, pairs, lowest)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {"margin": self.margin, "negatives": keras.saving.serialize_keras_object(self.negatives)}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import tensorflow as tf
 
 from keras_tfcl._keras_compat import gpu_memory
@@ -17,7 +15,7 @@ SHARE = 1 / 8  # of an accelerator's memory for them
 ACCELERATOR_BLOCKS = (8192, 4096, 2048)
 
 
-def check_block_size(block_size: Any) -> str | int:
+def check_block_size(block_size: object) -> str | int:
     """Returns `block_size`; raises ValueError unless it is `"auto"`, `"dense"` or an integer of at least 1."""
     if isinstance(block_size, str) and block_size in ("auto", "dense"):
         return block_size
@@ -36,7 +34,7 @@ def choose_block(block_size: str | int, rows: int | None, columns: int | None) -
     """
     if block_size == "dense":
         return None
-    if block_size != "auto":
+    if isinstance(block_size, int):
         return block_size
     return plan_block(None if rows is None or columns is None else max(rows, columns), accelerator_memory())
 

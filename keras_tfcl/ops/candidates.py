@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import tensorflow as tf
 from keras import ops
@@ -10,6 +10,7 @@ from keras import ops
 from keras_tfcl.ops import replicas
 from keras_tfcl.ops.masks import as_labels
 from keras_tfcl.ops.similarity import at_least_float32
+from keras_tfcl.typing import Tensor
 
 
 class Candidates(NamedTuple):
@@ -31,14 +32,14 @@ class Candidates(NamedTuple):
             correction.
     """
 
-    embeddings: Any
-    labels: Any
-    self_index: Any = None
-    views: Any = None
-    mask: Any = None
-    samples: Any = None
-    groups: Any = None
-    log_probability: Any = None
+    embeddings: Tensor
+    labels: Tensor
+    self_index: Tensor | None = None
+    views: Tensor | None = None
+    mask: Tensor | None = None
+    samples: Tensor | None = None
+    groups: Tensor | None = None
+    log_probability: Tensor | None = None
 
     def concat(self, others: Candidates) -> Candidates:
         """These candidates and others behind them, among which no anchor stands. With views only if both have them.
@@ -71,7 +72,7 @@ class Candidates(NamedTuple):
         )
 
 
-def constant_log_probability(log_probability: Any) -> Any:
+def constant_log_probability(log_probability: Tensor) -> Tensor:
     """A tensor without gradient, or None; raises ValueError for values that are no logarithms of probabilities."""
     if log_probability is None:
         return None
@@ -88,17 +89,17 @@ def constant_log_probability(log_probability: Any) -> Any:
     return log_probability
 
 
-def _valid(candidates: Candidates) -> Any:
+def _valid(candidates: Candidates) -> Tensor:
     return ops.ones(ops.shape(candidates.embeddings)[:1], "bool") if candidates.mask is None else candidates.mask
 
 
-def _samples(candidates: Candidates) -> Any:
+def _samples(candidates: Candidates) -> Tensor:
     if candidates.samples is None:
         return -ops.ones(ops.shape(candidates.embeddings)[:1], "int64")
     return ops.cast(candidates.samples, "int64")
 
 
-def batch_candidates(labels: Any, embeddings: Any, log_probability: Any = None) -> Candidates:
+def batch_candidates(labels: Tensor, embeddings: Tensor, log_probability: Tensor | None = None) -> Candidates:
     """The embeddings of a batch, of all replicas, as candidates of this replica's part of it.
 
     Args:

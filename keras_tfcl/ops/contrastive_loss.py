@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -14,25 +13,26 @@ from keras_tfcl.ops.candidates import Candidates, constant_log_probability
 from keras_tfcl.ops.comparison import Comparison
 from keras_tfcl.ops.info_nce import ChoosesNegatives, statistics
 from keras_tfcl.ops.masks import as_labels
+from keras_tfcl.typing import Tensor, TensorLike
 
 
 @tf.autograph.experimental.do_not_convert  # there is nothing to convert, and reading the sources takes seconds
 def contrastive_loss(
-    anchors: Any,
-    candidates: Any = None,
-    anchor_labels: Any = None,
-    candidate_labels: Any = None,
+    anchors: TensorLike,
+    candidates: TensorLike | None = None,
+    anchor_labels: TensorLike | None = None,
+    candidate_labels: TensorLike | None = None,
     *,
-    scaling: float | str | Callable[[Any], Any] = 0.1,
+    scaling: float | str | Callable[[Tensor], Tensor] = 0.1,
     negatives: str | ChoosesNegatives = "all",
     decoupled: bool = False,
-    self_index: Any = None,
-    anchor_views: Any = None,
-    candidate_views: Any = None,
-    candidate_mask: Any = None,
-    candidate_log_probability: Any = None,
+    self_index: TensorLike | None = None,
+    anchor_views: TensorLike | None = None,
+    candidate_views: TensorLike | None = None,
+    candidate_mask: TensorLike | None = None,
+    candidate_log_probability: TensorLike | None = None,
     block_size: str | int = "auto",
-) -> Any:
+) -> Tensor:
     """The general InfoNCE loss of each anchor against a set of candidates, for training loops of your own.
 
     Formula, with logits `l_ij` of the cosines, P the positives of anchor i (equal labels, not the same embedding) and N
@@ -121,16 +121,16 @@ def contrastive_loss(
         )
         comparison = Comparison(anchors, anchor_labels, view=_integers(anchor_views), candidates=others)
     block = choose_block(check_block_size(block_size), *comparison.size)
-    choices = {"scaling": scaling, "negatives": negatives, "decoupled": decoupled, "block": block}
-    losses = statistics(comparison, **choices).losses(decoupled).loss
+    made = statistics(comparison, scaling=scaling, negatives=negatives, decoupled=decoupled, block=block)
+    losses = made.losses(decoupled).loss
     return comparison.nan_unless_finite(losses)
 
 
-def _integers(values: Any) -> Any:
+def _integers(values: TensorLike | None) -> Tensor | None:
     return None if values is None else ops.cast(values, "int32")
 
 
-def _check_alone(**of_candidates: Any) -> None:
+def _check_alone(**of_candidates: object) -> None:
     given = [name for name, value in of_candidates.items() if value is not None]
     if given:
         raise ValueError(
@@ -139,7 +139,7 @@ def _check_alone(**of_candidates: Any) -> None:
         )
 
 
-def _check_views(anchor_views: Any, candidate_views: Any) -> None:
+def _check_views(anchor_views: TensorLike | None, candidate_views: TensorLike | None) -> None:
     if (anchor_views is None) != (candidate_views is None):
         raise ValueError(
             "`anchor_views` and `candidate_views` are compared with one another: give both or none. Received: "
@@ -147,7 +147,7 @@ def _check_views(anchor_views: Any, candidate_views: Any) -> None:
         )
 
 
-def _check_negatives(negatives: Any) -> None:
+def _check_negatives(negatives: object) -> None:
     if not (hasattr(negatives, "log_sum") or (isinstance(negatives, str) and negatives == "all")):
         raise ValueError(
             "`negatives` must be 'all' or a keras_tfcl.Negatives such as HardNegatives(alpha=0.1). "
@@ -155,7 +155,7 @@ def _check_negatives(negatives: Any) -> None:
         )
 
 
-def _check_shapes(whose: str, embeddings: Any, **values: Any) -> None:
+def _check_shapes(whose: str, embeddings: Tensor, **values: TensorLike | None) -> None:
     rows = embeddings.shape[0]
     for name, shape in ((name, np.shape(value)) for name, value in values.items() if value is not None):
         if len(shape) != 1 or (None not in (rows, shape[0]) and rows != shape[0]):
@@ -164,5 +164,5 @@ def _check_shapes(whose: str, embeddings: Any, **values: Any) -> None:
             )
 
 
-def _given(value: Any) -> str:
+def _given(value: object) -> str:
     return "not given" if value is None else "given"

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import keras
 from keras import ops
+
+from keras_tfcl.typing import Tensor
 
 # Two copies of one row can differ in the last bit of their similarities, since a matrix product sums its blocks in
 # different orders: cosines closer than this count as tied.
 TIE = {"float64": 1e-12, "float32": 1e-6}
 
 
-def hardest(similarity: Any, mask: Any, *, alpha: float | None = None, top_k: int | None = None) -> Any:
+def hardest(similarity: Tensor, mask: Tensor, *, alpha: float | None = None, top_k: int | None = None) -> Tensor:
     """Marks each anchor's hardest negatives: those with `s >= the k-th largest`, ties included.
 
     `k = ceil(alpha * n)` or `top_k`, at most n, where n is the anchor's number of negatives; an anchor without
@@ -39,14 +40,14 @@ def hardest(similarity: Any, mask: Any, *, alpha: float | None = None, top_k: in
     return keep_nearest(similarity, mask, lambda count: number_of_hardest(count, alpha=alpha, top_k=top_k))
 
 
-def number_of_hardest(count: Any, *, alpha: float | None = None, top_k: int | None = None) -> Any:
+def number_of_hardest(count: Tensor, *, alpha: float | None = None, top_k: int | None = None) -> Tensor:
     """k, int32, of `count` negatives, int32: `ceil(alpha * count)` or `top_k`, at most `count`."""
     if top_k is not None:
         return ops.minimum(top_k, count)
     return ops.cast(ops.ceil(alpha * ops.cast(count, "float64")), "int32")
 
 
-def keep_nearest(similarity: Any, mask: Any, number: Callable[[Any], Any]) -> Any:
+def keep_nearest(similarity: Tensor, mask: Tensor, number: Callable[[Tensor], Tensor]) -> Tensor:
     """Marks each anchor's k nearest candidates of a mask `(A, C)`, ties included; `number` gives k of how many."""
     similarity = ops.stop_gradient(ops.convert_to_tensor(similarity))
     k = number(ops.sum(ops.cast(mask, "int32"), axis=1))  # (A,)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import keras
 
@@ -11,19 +10,19 @@ import keras
 _NOT_SEARCHED = ("builtins", "numpy", "tensorflow", "types")
 
 
-def layers_and_variables(value: Any) -> list[keras.Layer | keras.Variable]:
+def layers_and_variables(value: object) -> list[keras.Layer | keras.Variable]:
     """Each layer and each variable outside of layers once, from outside to inside, in the order of the attributes."""
     return _search(value, set())
 
 
-def variables_of(value: Any) -> list[keras.Variable]:
+def variables_of(value: object) -> list[keras.Variable]:
     """The variables that an object holds, itself or in layers, each once."""
     parts = layers_and_variables(value)
     variables = [v for part in parts for v in (part.variables if isinstance(part, keras.Layer) else [part])]
     return list({id(variable): variable for variable in variables}.values())
 
 
-def _search(value: Any, seen: set[int]) -> list[Any]:
+def _search(value: object, seen: set[int]) -> list[object]:
     """Layers and variables in a value, from outside to inside."""
     if id(value) in seen:
         return []
@@ -33,7 +32,7 @@ def _search(value: Any, seen: set[int]) -> list[Any]:
     return [found for part in _parts(value) for found in _search(part, seen)]
 
 
-def _parts(value: Any) -> list[Any]:
+def _parts(value: object) -> list[object]:
     if isinstance(value, Mapping):
         return list(value.values())
     if isinstance(value, (list, tuple, set, frozenset)):

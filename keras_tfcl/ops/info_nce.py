@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, Protocol
 
 import tensorflow as tf
 from keras import ops
@@ -22,21 +22,35 @@ from keras_tfcl.ops.pairwise import (
     map_rows,
     reduce_pairs,
 )
+from keras_tfcl.typing import Tensor
 
 
 class ChoosesNegatives(Protocol):
     """What `negatives=` needs: see `keras_tfcl.Negatives`."""
 
-    def keep(self, similarity: Any, mask: Any) -> Any: ...
+    def keep(self, similarity: Tensor, mask: Tensor) -> Tensor: ...
 
-    def log_sum(self, logits: Any, pairs: Pairs, lowest: Any) -> Any: ...
+    def log_sum(self, logits: Tensor, pairs: Pairs, lowest: Tensor) -> Tensor: ...
+
+
+class StreamsNegatives(ChoosesNegatives, Protocol):
+    """What it needs besides to be computed in tiles."""
+
+    allows: Callable[[Tensor], Tensor] | None
+    hardest: Callable[[Tensor], Tensor] | None
+    powers: tuple[tuple[float, float], ...]
+    weighs: bool
+
+    def from_log_sums(
+        self, log_sums: list[Tensor], log_positive: Tensor, log_count: Tensor, lowest: Tensor
+    ) -> Tensor: ...
 
 
 class AnchorLosses(NamedTuple):
     """The loss of each anchor `(A,)`, and bool `(A,)`: whether it has one (anchors without a positive do not)."""
 
-    loss: Any
-    valid: Any
+    loss: Tensor
+    valid: Tensor
 
 
 class Statistics(NamedTuple):
@@ -51,12 +65,12 @@ class Statistics(NamedTuple):
         positives: their number.
     """
 
-    rest: Any
-    known: Any
-    mean_positive: Any
-    positives: Any
+    rest: Tensor
+    known: Tensor
+    mean_positive: Tensor
+    positives: Tensor
 
-    def losses(self, decoupled: bool = False, weight: Any = 1.0) -> AnchorLosses:
+    def losses(self, decoupled: bool = False, weight: float | Tensor = 1.0) -> AnchorLosses:
         """InfoNCE, or `rest - weight * mean_positive` if decoupled (`rest` must then be the negatives')."""
         valid = self.positives > 0
         if decoupled:
@@ -72,7 +86,7 @@ class Statistics(NamedTuple):
 def statistics(
     comparison: Comparison,
     *,
-    scaling: float | str | Callable[[Any], Any],
+    scaling: float | str | Callable[[Tensor], Tensor],
     negatives: str | ChoosesNegatives = "all",
     decoupled: bool = False,
     block: int | None = None,
@@ -94,22 +108,25 @@ def statistics(
             "The log Q correction changes how much a negative counts, and so do weights of negatives. Received: "
             f"log_probability with negatives={type(negatives).__name__}. Use negatives='all' or HardNegatives."
         )
-    if block is None or not logits.streams or (whole and not _streams(negatives, logits)):
+    chosen = None if isinstance(negatives, str) else negatives
+    whole = chosen is not None and getattr(chosen, "whole_rows", True)
+    result: Iterable[Tensor]
+    if block is None or not logits.streams or (chosen is not None and whole and not _streams(chosen, logits)):
         # float64: at a temperature of 0.001, or beside the pole of arctanh, float32 cosines carry too few digits. These
         # products are small beside an encoder's; half precision would be lost entirely.
-        result = _of_rows(comparison.cosines(), comparison.pairs(), logits, negatives, log_probability)
+        result = _of_rows(comparison.cosines(), comparison.pairs(), logits, chosen, log_probability)
     elif whole:
-        rows = lambda *row: list(_of_rows(*row, negatives, log_probability))  # noqa: E731
+        rows = lambda cosines, pairs, logits: list(_of_rows(cosines, pairs, logits, chosen, log_probability))  # noqa: E731
         result = [tf.cast(x, "float64") for x in map_rows(rows, comparison, logits, outputs=4, block=block)]
     else:
-        result = _streamed(comparison, logits, None if negatives == "all" else negatives, decoupled, block)
+        result = _streamed(comparison, logits, chosen, decoupled, block)  # type: ignore[arg-type]  # not `whole_rows`
     return Statistics(*result)
 
 
 def _streams(negatives: ChoosesNegatives, logits: Logits) -> bool:
     """Whether all that a choice of negatives is differentiated by is known."""
 
-    def alone() -> Any:
+    def alone() -> tuple[Tensor, Tensor]:
         one, mask = tf.zeros([1, 1]), tf.ones([1, 1], "bool")
         return negatives.keep(one, mask), negatives.log_sum(one, Pairs(mask, mask), one[0, 0])
 
@@ -117,13 +134,17 @@ def _streams(negatives: ChoosesNegatives, logits: Logits) -> bool:
 
 
 def _of_rows(
-    cosines: Any, pairs: Pairs, logits: Logits, negatives: str | ChoosesNegatives, log_probability: Any
+    cosines: Tensor,
+    pairs: Pairs,
+    logits: Logits,
+    negatives: ChoosesNegatives | None,
+    log_probability: Tensor | None,
 ) -> Statistics:
     """From whole rows of cosines `(A, C)`."""
     scaled = logits(cosines)
     if log_probability is not None:
         scaled -= tf.cast(log_probability, scaled.dtype)
-    if negatives == "all":
+    if negatives is None:
         log_negative = masked_logsumexp(scaled, pairs.negative)
     else:
         kept = logits.run(negatives.keep, tf.stop_gradient(cosines), pairs.negative)
@@ -139,7 +160,9 @@ def _of_rows(
     )
 
 
-def _streamed(comparison: Comparison, logits: Logits, negatives: Any, decoupled: bool, block: int) -> Statistics:
+def _streamed(
+    comparison: Comparison, logits: Logits, negatives: StreamsNegatives | None, decoupled: bool, block: int
+) -> Statistics:
     """From tiles."""
     powers = ((1.0, 1.0),) if negatives is None else negatives.powers
     weighs = negatives is not None and negatives.weighs
@@ -167,7 +190,7 @@ def _streamed(comparison: Comparison, logits: Logits, negatives: Any, decoupled:
         total, known = tf.where(count == 1, only, total), tf.where(count == 1, only, known)
     count_or_one = tf.maximum(count, 1.0)
     rest = logs[1]
-    if weighs:
+    if negatives is not None and weighs:
         number = tf.maximum(logs[1 + len(powers)], 1.0)
         lowest = logits(tf.constant(-1.0, "float64"))
         weighed = negatives.from_log_sums(
@@ -178,7 +201,7 @@ def _streamed(comparison: Comparison, logits: Logits, negatives: Any, decoupled:
 
 
 def info_nce_from_logits(
-    logits: Any, pairs: Pairs, *, log_negatives: Any = None, decoupled: bool = False
+    logits: Tensor, pairs: Pairs, *, log_negatives: Tensor | None = None, decoupled: bool = False
 ) -> AnchorLosses:
     """The loss of each anchor from its logits `(A, C)`; pairs that are neither positive nor negative are left out.
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from keras import ops
 
+from keras_tfcl.typing import Tensor
 
-def masked_logsumexp(logits: Any, mask: Any) -> Any:
+
+def masked_logsumexp(logits: Tensor, mask: Tensor) -> Tensor:
     """`log(sum over the mask of exp(logits))` along each row; 0, and no gradient, for a row with nothing in its mask.
 
     Excluded logits are replaced before the exponential, not after it: a gradient through exp of -inf, or through a row

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 from keras import ops
 
+from keras_tfcl.typing import Tensor, TensorLike
+
 
 class Pairs(NamedTuple):
     """The pairs of A anchors and C candidates: two bool tensors `(A, C)` that exclude each other."""
 
-    positive: Any
-    negative: Any
+    positive: Tensor
+    negative: Tensor
 
 
 def pair_masks(
-    anchor_labels: Any,
-    candidate_labels: Any,
+    anchor_labels: Tensor,
+    candidate_labels: Tensor,
     *,
-    self_index: Any = None,
-    anchor_views: Any = None,
-    candidate_views: Any = None,
-    candidate_mask: Any = None,
+    self_index: Tensor | None = None,
+    anchor_views: Tensor | None = None,
+    candidate_views: Tensor | None = None,
+    candidate_mask: Tensor | None = None,
 ) -> Pairs:
     """Splits all pairs by the rule: positive = equal labels and not the same embedding; negative = different labels.
 
@@ -62,7 +64,7 @@ def pair_masks(
     return Pairs(ops.logical_and(allowed, same_label), ops.logical_and(allowed, ops.logical_not(same_label)))
 
 
-def as_labels(y_true: Any, name: str = "y_true", multi_hot: bool = False) -> Any:
+def as_labels(y_true: TensorLike, name: str = "y_true", multi_hot: bool = False) -> Tensor:
     """Turns what a user gives as labels into an integer tensor `(B,)`, never by way of a float.
 
     Args:
@@ -77,7 +79,7 @@ def as_labels(y_true: Any, name: str = "y_true", multi_hot: bool = False) -> Any
     Raises:
         ValueError: for any other rank, for non-integers, for strings.
     """
-    labels = y_true if tf.is_tensor(y_true) else tf.convert_to_tensor(_plain(y_true))
+    labels: Tensor = y_true if tf.is_tensor(y_true) else tf.convert_to_tensor(_plain(y_true))
     dtype = keras.backend.standardize_dtype(labels.dtype)
     if labels.shape.rank == 2 and labels.shape[1] == 1:
         labels = tf.squeeze(labels, axis=1)
@@ -107,7 +109,7 @@ def _zeros_and_ones(labels: tf.Tensor, name: str) -> tf.Tensor:
     return labels
 
 
-def _plain(values: Any) -> Any:
+def _plain(values: TensorLike) -> Tensor | np.ndarray:
     """A NumPy array of anything array-like; Python floats stay float64, so that nothing is lost before the check."""
     return values if hasattr(values, "dtype") else np.asarray(values)
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from keras import ops
 
 from keras_tfcl.ops.masks import Pairs
+from keras_tfcl.typing import Tensor
 
 
-def simple_losses(similarity: Any, pairs: Pairs, weight: float | None = None) -> Any:
+def simple_losses(similarity: Tensor, pairs: Pairs, weight: float | None = None) -> Tensor:
     """The simple contrastive loss of each anchor: `-mean over P of s_ip + weight * sum over N of s_ij`.
 
     Args:
@@ -35,7 +35,7 @@ def simple_losses(similarity: Any, pairs: Pairs, weight: float | None = None) ->
     return repulsion - masked_mean(similarity, pairs.positive)
 
 
-def sigmoid_losses(logits: Any, pairs: Pairs) -> Any:
+def sigmoid_losses(logits: Tensor, pairs: Pairs) -> Tensor:
     """The sigmoid loss of each anchor: every pair is one yes-or-no question, "are these two a positive pair?".
 
     Formula: `sum over P of softplus(-l_ip) + sum over N of softplus(l_ij)`.
@@ -58,7 +58,9 @@ def sigmoid_losses(logits: Any, pairs: Pairs) -> Any:
     return _sum(ops.softplus(-logits), pairs.positive) + _sum(ops.softplus(logits), pairs.negative)
 
 
-def decoupling_weights(positive: Any, valid: Any, sigma: float, total: Callable[[Any], Any] | None = None) -> Any:
+def decoupling_weights(
+    positive: Tensor, valid: Tensor, sigma: float, total: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
     """The weights of DCLW: `w_i = 2 - exp(s_i / sigma) / mean(exp(s / sigma))`: hard positives weigh more, mean w = 1.
 
     Args:
@@ -84,10 +86,10 @@ def decoupling_weights(positive: Any, valid: Any, sigma: float, total: Callable[
     return 2.0 - ops.divide_no_nan(weight * count, whole)
 
 
-def masked_mean(x: Any, mask: Any) -> Any:
+def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
     """Mean of each row over its mask; 0 for a row with nothing in it."""
     return _sum(x, mask) / ops.maximum(ops.sum(ops.cast(mask, x.dtype), axis=1), 1.0)
 
 
-def _sum(x: Any, mask: Any) -> Any:
+def _sum(x: Tensor, mask: Tensor) -> Tensor:
     return ops.sum(ops.where(mask, x, 0.0), axis=1)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import tensorflow as tf
+
+from keras_tfcl.typing import Tensor
 
 
 def replica_count() -> int:
@@ -20,7 +20,7 @@ def several_workers() -> bool:
     return sum(len(jobs.get(job, ())) for job in ("chief", "worker")) > 1
 
 
-def gather(*tensors: Any) -> tuple[Any, ...]:
+def gather(*tensors: Tensor) -> tuple[Tensor, ...]:
     """The rows of all replicas, replica by replica, of each tensor `(B, ...)`; replicas may have unequal B.
 
     Differentiable: a row's gradient is the sum of its gradients on all replicas. Exact, therefore, where the whole is
@@ -32,12 +32,12 @@ def gather(*tensors: Any) -> tuple[Any, ...]:
     return tuple(_gather(tensor, start, everything) for tensor in tensors)
 
 
-def first_row(rows: Any) -> Any:
+def first_row(rows: Tensor) -> Tensor:
     """Where this replica's `rows` start among the gathered ones, int32."""
     return tf.constant(0) if replica_count() == 1 else _places(rows)[0]
 
 
-def total(value: Any) -> Any:
+def total(value: Tensor) -> Tensor:
     """The sum of a value over replicas, without gradient."""
     value = tf.stop_gradient(value)
     if replica_count() == 1:
@@ -45,7 +45,7 @@ def total(value: Any) -> Any:
     return tf.stop_gradient(tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, value))
 
 
-def with_value_of_all(share: Any) -> Any:
+def with_value_of_all(share: Tensor) -> Tensor:
     """This replica's share of a sum, with the value of the mean share: each replica reports the same.
 
     The gradient stays that of the share.
@@ -55,14 +55,14 @@ def with_value_of_all(share: Any) -> Any:
     return share + tf.stop_gradient(total(share) / replica_count() - share)
 
 
-def _places(rows: Any) -> tuple[Any, Any]:
+def _places(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Where this replica's rows start, and the number of all replicas' rows."""
     mine = tf.one_hot(tf.distribute.get_replica_context().replica_id_in_sync_group, replica_count(), dtype="int32")
     counts = total(mine * tf.cast(rows, "int32"))  # (R,)
     return tf.reduce_sum(mine * tf.cumsum(counts, exclusive=True)), tf.reduce_sum(counts)
 
 
-def _gather(tensor: Any, start: Any, everything: Any) -> Any:
+def _gather(tensor: Tensor, start: Tensor, everything: Tensor) -> Tensor:
     # A sum of rows padded with zeros, not `all_gather`: that fails where a worker has a single replica ("destinations
     # can not be empty", TensorFlow 2.21).
     if tensor.dtype.is_bool or tensor.dtype.is_integer:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 from keras import ops
 
 from keras_tfcl.ops.logsumexp import masked_logsumexp
 from keras_tfcl.ops.masks import Pairs
+from keras_tfcl.typing import Tensor
 
 
 def reweighted_log_sum(
-    logits: Any, pairs: Pairs, lowest: Any, *, beta: float, tau_plus: float, detach: bool = False
-) -> Any:
+    logits: Tensor, pairs: Pairs, lowest: Tensor, *, beta: float, tau_plus: float, detach: bool = False
+) -> Tensor:
     """Log of the negatives' sum, weighted by hardness and corrected for false negatives.
 
     Formula, over the M negatives j of an anchor with logits l, and its positives p:
@@ -48,8 +48,8 @@ def reweighting_powers(beta: float, detach: bool = False) -> tuple[tuple[float, 
 
 
 def reweighted_from_log_sums(
-    log_sums: list[Any], log_positive: Any, log_count: Any, lowest: Any, *, tau_plus: float
-) -> Any:
+    log_sums: list[Tensor], log_positive: Tensor, log_count: Tensor, lowest: Tensor, *, tau_plus: float
+) -> Tensor:
     """`reweighted_log_sum` from the sums of `reweighting_powers`; see `keras_tfcl.Negatives.from_log_sums`."""
     log_negative = log_sums[0] if len(log_sums) == 1 else log_count + log_sums[0] - log_sums[1]
     if tau_plus == 0:
@@ -58,12 +58,12 @@ def reweighted_from_log_sums(
 
 
 def powered_log_sum(
-    logits: Any,
+    logits: Tensor,
     pairs: Pairs,
-    lowest: Any,
+    lowest: Tensor,
     powers: tuple[tuple[float, float], ...],
-    from_log_sums: Callable[[list[Any], Any, Any, Any], Any],
-) -> Any:
+    from_log_sums: Callable[[list[Tensor], Tensor, Tensor, Tensor], Tensor],
+) -> Tensor:
     """`from_log_sums` of whole rows of logits `(A, C)`: see `keras_tfcl.Negatives`."""
     fixed = ops.stop_gradient(logits)
     sums = [masked_logsumexp(slope * logits + (power - slope) * fixed, pairs.negative) for power, slope in powers]
@@ -72,7 +72,9 @@ def powered_log_sum(
     return from_log_sums(sums, log_positive, ops.log(negatives), lowest)
 
 
-def corrected_log_sum(log_negative: Any, log_positive: Any, log_count: Any, floor: Any, tau_plus: float) -> Any:
+def corrected_log_sum(
+    log_negative: Tensor, log_positive: Tensor, log_count: Tensor, floor: Tensor, tau_plus: float
+) -> Tensor:
     """`log max((N - tau_plus * M * p) / (1 - tau_plus), floor)`, all in logs; no gradient where the floor acts.
 
     Args:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from keras import ops
 
 from keras_tfcl.ops.similarity import at_least_float32
+from keras_tfcl.typing import Tensor
 
 # The smallest shift that exceeds the rounding of a float32 dot product of unit vectors (up to 8e-7): below it, noise
 # would decide how hard near-duplicates repel.
 POLE_SHIFT = 1e-6
 
 
-def temperature_logits(similarity: Any, temperature: Any) -> Any:
+def temperature_logits(similarity: Tensor, temperature: Tensor) -> Tensor:
     """Temperature scaling `logit = s / temperature` (SimCLR: Chen et al. 2020, arXiv 2002.05709).
 
     Args:
@@ -33,7 +33,7 @@ def temperature_logits(similarity: Any, temperature: Any) -> Any:
     return similarity / ops.convert_to_tensor(temperature, dtype=similarity.dtype)
 
 
-def arctanh_logits(similarity: Any, scale: float = 2.0) -> Any:
+def arctanh_logits(similarity: Tensor, scale: float = 2.0) -> Tensor:
     """Temperature-free scaling `logit = scale * arctanh(s)`, finite at both poles.
 
     Formula: `scale/2 * log((1 + s + e) / (1 - s + e))` with e = 1e-6, which is `scale * arctanh(s)` up to an error of
@@ -62,7 +62,7 @@ def arctanh_logits(similarity: Any, scale: float = 2.0) -> Any:
     return (scale / 2.0) * (ops.log(numerator) - ops.log(denominator))
 
 
-def arctanh_exp(similarity: Any, scale: float, shift: float = 0.0) -> Any:
+def arctanh_exp(similarity: Tensor, scale: float, shift: float = 0.0) -> Tensor:
     """`exp(arctanh_logits(similarity, scale) + shift)`, rational for scale 2 and 4.
 
     Example:
@@ -81,7 +81,7 @@ def arctanh_exp(similarity: Any, scale: float, shift: float = 0.0) -> Any:
     return power if shift == 0 else power * math.exp(shift)
 
 
-def _odds(similarity: Any) -> tuple[Any, Any]:
+def _odds(similarity: Tensor) -> tuple[Tensor, Tensor]:
     """`1 + s + e` and `1 - s + e`."""
     s = at_least_float32(similarity)
     # Straight through: the value is clamped to [-1, 1], the gradient is not.

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import keras
 import tensorflow as tf
 
+from keras_tfcl.typing import Structure
 
-def seeded_call(function: Callable[[], Any], states: Sequence[keras.Variable], seed: tf.Tensor) -> tuple[Any, bool]:
+
+def seeded_call(
+    function: Callable[[], Structure], states: Sequence[keras.Variable], seed: tf.Tensor
+) -> tuple[Structure, bool]:
     """What a function of Keras layers computes when their random generators start from a given seed.
 
     Args:

@@ -40,16 +40,16 @@ class Side(NamedTuple):
 def pairs_of(rows: Side, columns: Side) -> tuple[tf.Tensor, tf.Tensor]:
     """Bool `(R, C)`: the pairs that are not absent, and those that are positives unless they are absent."""
     compared = rows.skip[:, None] != columns.skip[None]
-    if rows.views is not None:
+    if rows.views is not None and columns.views is not None:
         compared &= rows.views[:, None] != columns.views[None]
     if rows.valid is not None:
         compared &= rows.valid[:, None]
     if columns.valid is not None:
         compared &= columns.valid[None]
     same = _shared(rows.labels, columns.labels)
-    if rows.samples is not None:
+    if rows.samples is not None and columns.samples is not None:
         same |= _shared(rows.samples, columns.samples)
-    if rows.groups is not None:
+    if rows.groups is not None and columns.groups is not None:
         compared &= same | ~_shared(rows.groups, columns.groups)
     return compared, same
 

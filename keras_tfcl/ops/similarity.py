@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 from keras import ops
 
+from keras_tfcl.typing import Tensor
 
-def l2_normalize(embeddings: Any) -> Any:
+
+def l2_normalize(embeddings: Tensor) -> Tensor:
     """Divides each embedding by its Euclidean length: `u = x / |x|`.
 
     A zero vector has no direction: it stays zero (so its cosine with everything is 0), and its gradient is that
@@ -34,7 +34,7 @@ def l2_normalize(embeddings: Any) -> Any:
     return x / ops.sqrt(ops.where(squared == 0, ops.ones_like(squared), squared))
 
 
-def cosine_similarity(a: Any, b: Any) -> Any:
+def cosine_similarity(a: Tensor, b: Tensor) -> Tensor:
     """All cosines `s_ij = a_i . b_j / (|a_i| |b_j|)`, in [-1, 1] up to rounding.
 
     Args:
@@ -53,7 +53,7 @@ def cosine_similarity(a: Any, b: Any) -> Any:
     return ops.matmul(l2_normalize(a), ops.transpose(l2_normalize(b)))
 
 
-def at_least_float32(x: Any) -> Any:
+def at_least_float32(x: Tensor) -> Tensor:
     """Casts half precision (float16, bfloat16) up to float32; leaves float32 and float64 alone."""
     x = ops.convert_to_tensor(x)
     return x if keras.backend.standardize_dtype(x.dtype) == "float64" else ops.cast(x, "float32")

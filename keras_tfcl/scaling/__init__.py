@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from numbers import Real
-from typing import Any
-
 import keras
 
 from keras_tfcl.scaling.arctanh import Arctanh
@@ -13,6 +10,7 @@ from keras_tfcl.scaling.learnable_temperature import LearnableTemperature
 from keras_tfcl.scaling.scaling import Scaling
 from keras_tfcl.scaling.scheduled_temperature import ScheduledTemperature
 from keras_tfcl.scaling.temperature import Temperature
+from keras_tfcl.validation import is_number
 
 __all__ = [
     "Arctanh",
@@ -25,7 +23,7 @@ __all__ = [
 ]
 
 
-def get(identifier: Any) -> Scaling:
+def get(identifier: object) -> Scaling:
     """Resolves what `scaling=` accepts.
 
     Args:
@@ -44,7 +42,7 @@ def get(identifier: Any) -> Scaling:
     """
     if isinstance(identifier, Scaling):
         return identifier
-    if isinstance(identifier, Real) and not isinstance(identifier, bool):
+    if is_number(identifier):
         return Temperature(identifier)
     if identifier == "arctanh":
         return Arctanh()

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import keras
 
 from keras_tfcl.ops.scaling import POLE_SHIFT, arctanh_exp, arctanh_logits
 from keras_tfcl.scaling.scaling import Scaling
+from keras_tfcl.typing import Config, Tensor
 from keras_tfcl.validation import positive_number
 
 
@@ -34,15 +34,15 @@ class Arctanh(Scaling):
     def __init__(self, scale: float = 2.0) -> None:
         self.scale = positive_number("scale", scale, "The loss of Kim and Kim (2025) has scale=2.")
 
-    def __call__(self, similarity: Any) -> Any:
+    def __call__(self, similarity: Tensor) -> Tensor:
         return arctanh_logits(similarity, self.scale)
 
-    def exp(self, similarity: Any, power: float, shift: float) -> Any:
+    def exp(self, similarity: Tensor, power: float, shift: float) -> Tensor:
         return arctanh_exp(similarity, self.scale * power, shift)
 
     def logit_range(self) -> tuple[float, float]:
         highest = self.scale / 2 * math.log(2 / POLE_SHIFT + 1)
         return -highest, highest
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {"scale": self.scale}

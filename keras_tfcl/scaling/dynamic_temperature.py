@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import keras
 from keras import ops
 
 from keras_tfcl.ops.similarity import at_least_float32
 from keras_tfcl.scaling.scaling import Scaling
+from keras_tfcl.typing import Config, Tensor
 from keras_tfcl.validation import positive_number
 
 
@@ -43,10 +43,10 @@ class DynamicTemperature(Scaling):
                 f"minimum={minimum!r}, maximum={maximum!r}. The authors use 0.1 and 0.2."
             )
 
-    def __call__(self, similarity: Any) -> Any:
+    def __call__(self, similarity: Tensor) -> Tensor:
         s = at_least_float32(similarity)
         cosine = ops.cos(math.pi * (1.0 + ops.stop_gradient(s)))
         return s / (self.minimum + (self.maximum - self.minimum) * (1.0 + cosine) / 2.0)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {"minimum": self.minimum, "maximum": self.maximum}

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import keras
 from keras import ops
 
 from keras_tfcl.scaling.scaling import Scaling
+from keras_tfcl.typing import Config, Tensor
 from keras_tfcl.validation import positive_number
 
 
@@ -35,7 +35,7 @@ class LearnableTemperature(keras.layers.Layer, Scaling):
     Reference: Radford et al. 2021 (CLIP), arXiv 2103.00020.
     """
 
-    def __init__(self, initial: float = 0.07, maximum_scale: float = 100.0, **kwargs: Any) -> None:
+    def __init__(self, initial: float = 0.07, maximum_scale: float = 100.0, **kwargs: object) -> None:
         kwargs.setdefault("name", "learnable_temperature")
         super().__init__(**kwargs)
         self.autocast = False  # else cosines (and below, the variable) become half precision under mixed_float16
@@ -57,20 +57,20 @@ class LearnableTemperature(keras.layers.Layer, Scaling):
         self.built = True
 
     @property
-    def temperature(self) -> Any:
+    def temperature(self) -> Tensor:
         """The present temperature, a scalar tensor."""
         return ops.exp(-self.log_scale)
 
-    def call(self, similarity: Any) -> Any:
+    def call(self, similarity: Tensor) -> Tensor:
         return similarity * ops.exp(ops.cast(self.log_scale, similarity.dtype))
 
     def logit_range(self) -> tuple[float, float]:
         return -self.maximum_scale, self.maximum_scale
 
-    def compute_output_shape(self, input_shape: Any) -> Any:
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         return input_shape
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {**super().get_config(), "initial": self.initial, "maximum_scale": self.maximum_scale}
 
 
@@ -81,8 +81,8 @@ class LogScaleRange(keras.constraints.Constraint):
     def __init__(self, maximum: float) -> None:
         self.maximum = maximum
 
-    def __call__(self, w: Any) -> Any:
+    def __call__(self, w: Tensor) -> Tensor:
         return ops.clip(w, 0.0, self.maximum)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {"maximum": self.maximum}

@@ -9,6 +9,7 @@ from keras import ops
 
 from keras_tfcl.ops.held import variables_of
 from keras_tfcl.ops.pairwise.logits import sampled_range
+from keras_tfcl.typing import Config, Tensor
 
 
 class Scaling:
@@ -33,7 +34,7 @@ class Scaling:
     variables and layers that it holds as attributes are trained with the model.
     """
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(cls, **kwargs: object) -> None:
         # A class that redefines the logits must not inherit what was made for other logits.
         super().__init_subclass__(**kwargs)
         own = vars(cls)
@@ -42,11 +43,11 @@ class Scaling:
                 if name not in own:
                     setattr(cls, name, vars(Scaling)[name])
 
-    def __call__(self, similarity: Any) -> Any:
+    def __call__(self, similarity: Tensor) -> Tensor:
         """Returns the logits of `similarity`, a tensor of cosines; same shape, same dtype."""
         raise NotImplementedError(f"{type(self).__name__} must define `__call__(similarity)` and return logits.")
 
-    def exp(self, similarity: Any, power: float, shift: float) -> Any:
+    def exp(self, similarity: Tensor, power: float, shift: float) -> Tensor:
         """Returns `exp(power * logit + shift)`; override it where that is had without an exponential."""
         return ops.exp(power * self(similarity) + shift)
 
@@ -57,7 +58,7 @@ class Scaling:
         """
         return (-math.inf, math.inf) if variables_of(self) else sampled_range(self)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """Returns the constructor's arguments."""
         return {}
 

@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 from keras import ops
 
 from keras_tfcl.scaling.scaling import Scaling
+from keras_tfcl.typing import Config, Tensor
 from keras_tfcl.validation import positive_number
 
 
@@ -33,7 +32,7 @@ class ScheduledTemperature(keras.layers.Layer, Scaling):
     2.0
     """
 
-    def __init__(self, initial: float = 0.1, **kwargs: Any) -> None:
+    def __init__(self, initial: float = 0.1, **kwargs: object) -> None:
         kwargs.setdefault("name", "scheduled_temperature")
         super().__init__(**kwargs)
         self.autocast = False  # else cosines (and below, the variable) become half precision under mixed_float16
@@ -48,12 +47,12 @@ class ScheduledTemperature(keras.layers.Layer, Scaling):
         )
         self.built = True
 
-    def call(self, similarity: Any) -> Any:
+    def call(self, similarity: Tensor) -> Tensor:
         similarity = ops.convert_to_tensor(similarity)
         return similarity / ops.cast(self.temperature, similarity.dtype)
 
-    def compute_output_shape(self, input_shape: Any) -> Any:
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         return input_shape
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {**super().get_config(), "initial": self.initial}

@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 
 from keras_tfcl.ops.scaling import temperature_logits
 from keras_tfcl.scaling.scaling import Scaling
+from keras_tfcl.typing import Config, Tensor
 from keras_tfcl.validation import positive_number
 
 
@@ -32,11 +31,11 @@ class Temperature(Scaling):
         remedy = "Use a value such as 0.1, or ArctanhInfoNCE, which needs none."
         self.temperature = positive_number("temperature", temperature, remedy)
 
-    def __call__(self, similarity: Any) -> Any:
+    def __call__(self, similarity: Tensor) -> Tensor:
         return temperature_logits(similarity, self.temperature)
 
     def logit_range(self) -> tuple[float, float]:
         return -1 / self.temperature, 1 / self.temperature
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {"temperature": self.temperature}

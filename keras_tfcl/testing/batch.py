@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
+from numpy.typing import ArrayLike
+
+from keras_tfcl.typing import Tensor
 
 
 class Batch(NamedTuple):
@@ -17,7 +21,7 @@ class Batch(NamedTuple):
     embeddings: np.ndarray
 
     @classmethod
-    def of(cls, labels: Any, embeddings: Any) -> Batch:
+    def of(cls, labels: ArrayLike, embeddings: ArrayLike) -> Batch:
         """From anything array-like."""
         return cls(np.asarray(labels), np.asarray(embeddings, "float64"))
 
@@ -41,7 +45,7 @@ def default_batch() -> Batch:
     return Batch(np.arange(6), np.random.default_rng(0).normal(size=(6, 2, 5)))
 
 
-def variant(loss: keras.losses.Loss, **changes: Any) -> keras.losses.Loss:
+def variant(loss: keras.losses.Loss, **changes: object) -> keras.losses.Loss:
     """A copy of the loss with some constructor arguments changed."""
     copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(loss))
     return type(loss).from_config({**copy.get_config(), **changes}) if changes else copy
@@ -52,7 +56,9 @@ def reduced(loss: keras.losses.Loss) -> keras.losses.Loss:
     return variant(loss, reduction="sum_over_batch_size") if loss.reduction in (None, "none") else loss
 
 
-def value_and_gradient(loss: Any, labels: Any, embeddings: Any, *more: Any) -> tuple[np.ndarray, ...]:
+def value_and_gradient(
+    loss: Callable[..., Tensor], labels: ArrayLike, embeddings: ArrayLike, *more: ArrayLike | None
+) -> tuple[np.ndarray, ...]:
     """Of the loss in eager mode, as float64 NumPy; without its warnings about batches without positives.
 
     The gradients by `more`, variables, follow that by the embeddings.
@@ -63,16 +69,20 @@ def value_and_gradient(loss: Any, labels: Any, embeddings: Any, *more: Any) -> t
         tape.watch(x)
         value = loss(labels, x)
     gradient, *others = tape.gradient(value, [x, *more])
-    return _float64(value), _float64(gradient), *(0.0 if other is None else _float64(other) for other in others)
+    return (
+        _float64(value),
+        _float64(gradient),
+        *(np.zeros(()) if other is None else _float64(other) for other in others),
+    )
 
 
-def require(condition: Any, message: str) -> None:
+def require(condition: bool | np.bool_ | np.ndarray, message: str) -> None:
     """Raises AssertionError with the message unless the condition holds."""
     if not condition:
         raise AssertionError(message)
 
 
-def require_close(actual: Any, expected: Any, message: str, tolerance: float = 1e-5) -> None:
+def require_close(actual: ArrayLike, expected: ArrayLike, message: str, tolerance: float = 1e-5) -> None:
     """Raises AssertionError unless all entries agree, relative to the largest expected one."""
     actual, expected = _float64(actual), _float64(expected)
     require(actual.shape == expected.shape, f"{message} Shapes: {actual.shape} and {expected.shape}.")
@@ -81,5 +91,5 @@ def require_close(actual: Any, expected: Any, message: str, tolerance: float = 1
     require(difference <= bound, f"{message} They differ by {difference:.3g}, more than {bound:.3g}.")
 
 
-def _float64(x: Any) -> np.ndarray:
+def _float64(x: ArrayLike) -> np.ndarray:
     return tf.cast(tf.convert_to_tensor(x), "float64").numpy()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 from unittest import SkipTest
 
 import keras
@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from keras_tfcl.losses.loss_variables import variables_of_loss
 from keras_tfcl.testing.batch import Batch, require, require_close, value_and_gradient, variant
+from keras_tfcl.typing import Tensor
 
 
 def check_compiled(loss: keras.losses.Loss, batch: Batch) -> None:
@@ -118,7 +119,7 @@ def _train(loss: keras.losses.Loss, views: tuple[np.ndarray, ...]) -> keras.Mode
     return model
 
 
-def _step(loss: keras.losses.Loss, labels: np.ndarray) -> Any:
+def _step(loss: keras.losses.Loss, labels: np.ndarray) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     def step(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         with tf.GradientTape() as tape:
             tape.watch(x)

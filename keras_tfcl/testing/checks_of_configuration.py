@@ -6,7 +6,6 @@ import inspect
 import json
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
@@ -102,7 +101,7 @@ def _arguments(cls: type) -> set[str]:
     return {name for name, p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
 
 
-def _without_dtypes(config: Any) -> Any:
+def _without_dtypes(config: object) -> object:
     """A serialised object without the dtypes that it and its layers were made with."""
     if isinstance(config, dict):
         return {key: _without_dtypes(value) for key, value in config.items() if key != "dtype"}

@@ -8,6 +8,7 @@ from typing import Any
 from unittest import SkipTest
 
 import keras
+from numpy.typing import ArrayLike
 
 from keras_tfcl.testing import checks_of_compilation, checks_of_configuration, checks_of_geometry, checks_of_labels
 from keras_tfcl.testing.batch import Batch, default_batch
@@ -24,7 +25,7 @@ CHECKS: dict[str, Check] = {
 
 def check_loss(
     loss: keras.losses.Loss,
-    batch: tuple[Any, Any] | None = None,
+    batch: tuple[ArrayLike, ArrayLike] | None = None,
     *,
     expected_failures: Mapping[str, str] | None = None,
     only: Iterable[str] | None = None,
@@ -71,7 +72,7 @@ def check_loss(
 
 def parametrize_with_checks(
     losses: Iterable[keras.losses.Loss] | Mapping[str, keras.losses.Loss],
-    batch: tuple[Any, Any] | None = None,
+    batch: tuple[ArrayLike, ArrayLike] | None = None,
     *,
     expected_failures: Mapping[str, str] | Callable[[keras.losses.Loss], Mapping[str, str]] | None = None,
     only: Iterable[str] | None = None,
@@ -91,7 +92,7 @@ def parametrize_with_checks(
     """
     import pytest  # only here: the suite runs without it
 
-    named = losses.items() if isinstance(losses, Mapping) else [(loss.name, loss) for loss in losses]
+    named = losses.items() if isinstance(losses, Mapping) else [(loss.name, loss) for loss in losses]  # type: ignore[union-attr]  # losses, not names
     only = [*CHECKS] if only is None else list(only)  # read once: it may be a generator
     parameters = []
     for loss_name, loss in named:
@@ -103,7 +104,7 @@ def parametrize_with_checks(
     return pytest.mark.parametrize(("loss", "check"), parameters)
 
 
-def _run(loss: keras.losses.Loss, name: str, batch: tuple[Any, Any] | None, reason: str | None) -> str:
+def _run(loss: keras.losses.Loss, name: str, batch: tuple[ArrayLike, ArrayLike] | None, reason: str | None) -> str:
     try:
         _call(loss, name, batch)
     except SkipTest as skipped:
@@ -117,7 +118,7 @@ def _run(loss: keras.losses.Loss, name: str, batch: tuple[Any, Any] | None, reas
     return "passed"
 
 
-def _call(loss: keras.losses.Loss, name: str, batch: tuple[Any, Any] | None) -> None:
+def _call(loss: keras.losses.Loss, name: str, batch: tuple[ArrayLike, ArrayLike] | None) -> None:
     CHECKS[name](loss, default_batch() if batch is None else Batch.of(*batch))
 
 

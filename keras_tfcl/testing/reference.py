@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 POLE_SHIFT = 1e-6
 
@@ -95,7 +96,9 @@ class Geometry:
             others = [j for j in range(len(self.labels)) if j != i and self._compared(i, j)]
             yield i, [j for j in others if self.labels[j] == own], [j for j in others if self.labels[j] != own]
 
-    def finish(self, losses: np.ndarray, valid: np.ndarray, d_cosines: np.ndarray, weights: Any = None) -> Reference:
+    def finish(
+        self, losses: np.ndarray, valid: np.ndarray, d_cosines: np.ndarray, weights: ArrayLike | None = None
+    ) -> Reference:
         """The reference, from each anchor's loss and its slopes in the cosines of its row, `(A, A)`."""
         w = np.ones(len(losses)) if weights is None else np.asarray(weights, "float64").reshape(-1)
         u, d_u = self.units, np.zeros((len(losses), self.shape[-1]))
@@ -119,20 +122,20 @@ def _logit(s: float, temperature: float | None, arctanh_scale: float | None) -> 
     if temperature is not None:
         return s / temperature
     s = min(max(s, -1.0), 1.0)
-    return arctanh_scale / 2 * math.log((1 + s + POLE_SHIFT) / (1 - s + POLE_SHIFT))
+    return arctanh_scale / 2 * math.log((1 + s + POLE_SHIFT) / (1 - s + POLE_SHIFT))  # type: ignore[operator]  # one of the two is given
 
 
 def _slope(s: float, temperature: float | None, arctanh_scale: float | None) -> float:
     if temperature is not None:
         return 1 / temperature
     s = min(max(s, -1.0), 1.0)
-    return arctanh_scale / 2 * (1 / (1 + s + POLE_SHIFT) + 1 / (1 - s + POLE_SHIFT))
+    return arctanh_scale / 2 * (1 / (1 + s + POLE_SHIFT) + 1 / (1 - s + POLE_SHIFT))  # type: ignore[operator]  # one of the two is given
 
 
 def hardest(negatives: list[int], s: np.ndarray, alpha: float | None, top_k: int | None) -> list[int]:
     """Those of the negatives that are at or above the k-th largest cosine."""
     if not negatives or (alpha is None and top_k is None):
         return negatives
-    k = math.ceil(alpha * len(negatives)) if top_k is None else min(top_k, len(negatives))
+    k = math.ceil(alpha * len(negatives)) if top_k is None else min(top_k, len(negatives))  # type: ignore[operator]  # one of the two is given
     kth = sorted((s[j] for j in negatives), reverse=True)[k - 1]
     return [j for j in negatives if s[j] >= kth - 1e-12]

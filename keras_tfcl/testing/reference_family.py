@@ -6,9 +6,9 @@ Like `reference`, whose geometry it uses: NumPy and nothing else of the library.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from keras_tfcl.testing.reference import Geometry, Reference, hardest
 
@@ -22,7 +22,7 @@ def reweighted_loss(
     tau_plus: float = 0.0,
     detach: bool = False,
     cross_view_only: bool = False,
-    weights: Any = None,
+    weights: ArrayLike | None = None,
 ) -> Reference:
     """HCL (Robinson et al. 2021) and Debiased (Chuang et al. 2020, beta = 0), with the mean over positives outside.
 
@@ -57,7 +57,7 @@ def simple_loss(
     alpha: float | None = None,
     top_k: int | None = None,
     cross_view_only: bool = False,
-    weights: Any = None,
+    weights: ArrayLike | None = None,
 ) -> Reference:
     """Wang and Liu 2021, eq. 3: -mean_p(s_p) + weight sum_j(s_j); weight defaults to 1 / negatives."""
     geometry = Geometry(labels, embeddings, cross_view_only)
@@ -83,7 +83,7 @@ def sigmoid_loss(
     scale: float,
     bias: float,
     cross_view_only: bool = False,
-    weights: Any = None,
+    weights: ArrayLike | None = None,
 ) -> Reference:
     """SigLIP (Zhai et al. 2023): -sum_j log sigmoid(z_j (scale s_j + bias)), z = 1 for positives, -1 for negatives."""
     geometry = Geometry(labels, embeddings, cross_view_only)
@@ -102,7 +102,7 @@ def sigmoid_loss(
 
 
 def weighted_decoupled_loss(
-    labels: np.ndarray, embeddings: np.ndarray, *, temperature: float, sigma: float, weights: Any = None
+    labels: np.ndarray, embeddings: np.ndarray, *, temperature: float, sigma: float, weights: ArrayLike | None = None
 ) -> Reference:
     """DCLW (Yeh et al. 2022), its weights held constant in the gradient: -w s+ / t + log sum_j exp(s_j / t).
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import keras_tfcl
+from helpers.models import contrastive_model, dense_encoder
 from keras_tfcl.callbacks import StopOnNonFinite
 
 RNG = np.random.default_rng(0)
@@ -12,11 +13,8 @@ X = RNG.normal(size=(64, 4)).astype("float32")
 
 
 def build(learning_rate=0.01, **options):
-    keras.utils.set_random_seed(0)
-    encoder = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
-    model = keras_tfcl.ContrastiveModel(encoder, seed=0)
-    model.compile(keras.optimizers.SGD(learning_rate), loss=keras_tfcl.InfoNCE(0.1), **options)
-    return model
+    optimizer, loss = keras.optimizers.SGD(learning_rate), keras_tfcl.InfoNCE(0.1)
+    return contrastive_model(lambda: dense_encoder(4, 3), optimizer=optimizer, loss=loss, compile_options=options)
 
 
 def fit(model, x=X, **options):

@@ -16,11 +16,17 @@ def value_and_gradient(loss, x, labels=None, sample_weight=None, *, jit=None):
     Returns:
         The value in its own dtype, and the gradient in float64.
     """
+    labels = np.arange(len(x)) if labels is None else labels
+    return value_and_slope(lambda z: loss(labels, z, sample_weight), x, jit=jit)
+
+
+def value_and_slope(function, x, *, jit=None):
+    """The value of a function of one tensor and the gradient of its sum, as `value_and_gradient` gives them."""
 
     def compute(x):
         with tf.GradientTape() as tape:
             tape.watch(x)
-            value = loss(np.arange(x.shape[0]) if labels is None else labels, x, sample_weight)
+            value = function(x)
         return value, tape.gradient(value, x)
 
     x = tf.convert_to_tensor(x)

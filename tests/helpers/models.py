@@ -22,11 +22,15 @@ def image_encoder(shape=(8, 8, 1), features=6):
     return keras.Sequential([keras.Input(shape), *layers])
 
 
-def contrastive_model(encoder=None, *, optimizer=None, loss="infonce", compile_options=None, seed=0, **options):
+def contrastive_model(
+    encoder=None, *, projector=None, optimizer=None, loss="infonce", compile_options=None, seed=0, **options
+):
     """A compiled `ContrastiveModel` whose weights, order and views follow from `seed`.
 
     Args:
         encoder: a Keras model, or a function that makes one after the seed is set. Defaults to `dense_encoder`.
+        projector: a layer, or the sizes of a `ProjectionHead`, which is made after the encoder; for several encoders a
+            list of them.
         optimizer: defaults to SGD(0.1).
         loss: a loss or its name.
         compile_options: further arguments of `compile`.
@@ -35,9 +39,15 @@ def contrastive_model(encoder=None, *, optimizer=None, loss="infonce", compile_o
     """
     keras.utils.set_random_seed(seed)
     encoder = encoder if isinstance(encoder, (keras.Model, tuple)) else (encoder or dense_encoder)()
-    model = keras_tfcl.ContrastiveModel(encoder, seed=seed, **options)
+    heads = [_head(one) for one in (projector if isinstance(projector, list) else [projector])]
+    projector = tuple(heads) if isinstance(projector, list) else heads[0]
+    model = keras_tfcl.ContrastiveModel(encoder, projector, seed=seed, **options)
     model.compile(optimizer or keras.optimizers.SGD(0.1), loss=loss, **(compile_options or {}))
     return model
+
+
+def _head(projector):
+    return keras_tfcl.ProjectionHead(projector) if isinstance(projector, tuple) else projector
 
 
 def step_losses(model, x, y=None, **options):

@@ -1,4 +1,4 @@
-"""Run by test_losses_against_peers.py in a process of its own: value and gradient of the losses of other libraries.
+"""Run by test_against_peers.py in a process of its own: value and gradient of the losses of other libraries.
 
 python peers.py input.npz output.npz: reads `x` (B, 2, D) and `labels` (B,), both taken to float64; writes for each
 case whose package is installed `<case>` and `<case>_gradient`, and `<package>_version`.

@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 import keras_tfcl
+from helpers.gradients import value_and_gradient, value_and_slope
 from keras_tfcl.testing import reference, reference_family
 
 LABELS = {
@@ -80,10 +81,7 @@ def test_value_and_gradient(name, labels, views):
     weights = np.linspace(0.5, 2.0, 6)
     shaped = weights if views == 1 else np.repeat(weights[:, None], views, axis=1)
     expected = function(labels, x.numpy(), weights=shaped, **options)
-    with tf.GradientTape() as tape:
-        tape.watch(x)
-        value = loss(labels, x, weights)
-    gradient = tape.gradient(value, x)
+    value, gradient = value_and_gradient(loss, x, labels, weights)
     mean = (expected.losses * shaped).sum() / max(expected.valid.sum(), 1)
     np.testing.assert_allclose(value, mean, rtol=1e-5, atol=1e-6)
     assert np.abs(gradient - expected.gradient).max() <= 1e-5 * max(np.abs(expected.gradient).max(), 1e-3)
@@ -129,13 +127,11 @@ def test_gradient_of_the_sigmoid_scale_and_bias():
 
 def test_dynamic_temperature_is_the_published_formula():
     """DySTreSS: t = min + (max - min)/2 (1 + cos(pi (1 + s))), held constant in the gradient."""
-    s = tf.constant(np.linspace(-1, 1, 41))
-    with tf.GradientTape() as tape:
-        tape.watch(s)
-        logits = keras_tfcl.DynamicTemperature(0.07, 0.2)(s)
-    t = 0.07 + 0.13 / 2 * (1 + np.cos(np.pi * (1 + s.numpy())))
-    np.testing.assert_allclose(logits, s.numpy() / t, rtol=1e-12)
-    np.testing.assert_allclose(tape.gradient(logits, s), 1 / t, rtol=1e-12)
+    s = np.linspace(-1, 1, 41)
+    logits, slopes = value_and_slope(keras_tfcl.DynamicTemperature(0.07, 0.2), s)
+    t = 0.07 + 0.13 / 2 * (1 + np.cos(np.pi * (1 + s)))
+    np.testing.assert_allclose(logits, s / t, rtol=1e-12)
+    np.testing.assert_allclose(slopes, 1 / t, rtol=1e-12)
 
 
 @pytest.mark.parametrize("ratio", [1.0, 2.9, 4.5])

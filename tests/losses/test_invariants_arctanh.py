@@ -5,31 +5,30 @@ import pytest
 import tensorflow as tf
 
 import keras_tfcl
+from helpers.gradients import value_and_slope
 
 S = np.linspace(-0.99, 0.99, 23)
 POINTS = [0.0, 0.4, 0.55, 0.7, 0.9]
 
 
 def slopes_in_cosines(s, scale):
-    s = tf.constant(np.atleast_2d(s), "float64")
-    first = tf.constant(np.arange(s.shape[1])[None] == 0)
-    with tf.GradientTape() as tape:
-        tape.watch(s)
-        pairs = keras_tfcl.ops.Pairs(first, ~first)
-        loss = keras_tfcl.ops.info_nce_from_logits(keras_tfcl.ops.arctanh_logits(s, scale), pairs).loss
-    return float(loss[0]), tape.gradient(loss, s).numpy()[0]
+    loss, slopes = value_and_slope(
+        lambda s: loss_of(keras_tfcl.ops.arctanh_logits(s, scale)), np.atleast_2d(s).astype("float64")
+    )
+    return float(loss[0]), slopes[0]
+
+
+def loss_of(logits):
+    """InfoNCE of one anchor, whose positive stands first."""
+    first = tf.constant(np.arange(logits.shape[1])[None] == 0)
+    return keras_tfcl.ops.info_nce_from_logits(logits, keras_tfcl.ops.Pairs(first, ~first)).loss
 
 
 def antipodal(x, negatives, scaling):
     """dL/dx for s+ = x and all negatives at -x."""
-    x = tf.constant(x, "float64")
-    first = tf.constant(np.arange(negatives + 1)[None] == 0)
-    with tf.GradientTape() as tape:
-        tape.watch(x)
-        s = tf.where(first, x, -x)
-        pairs = keras_tfcl.ops.Pairs(first, ~first)
-        loss = keras_tfcl.ops.info_nce_from_logits(keras_tfcl.scaling.get(scaling)(s), pairs).loss
-    return float(tape.gradient(loss, x))
+    first = np.arange(negatives + 1)[None] == 0
+    scaled = keras_tfcl.scaling.get(scaling)
+    return float(value_and_slope(lambda x: loss_of(scaled(tf.where(first, x, -x))), np.float64(x))[1])
 
 
 @pytest.mark.parametrize("scale", [1.0, 2.0, 3.0])

@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 import keras_tfcl
+from helpers.gradients import value_and_slope
 
 S = np.random.default_rng(0).uniform(-0.9, 0.9, 12)  # one anchor: a positive, eleven negatives
 POSITIVE = np.arange(12) == 0
@@ -12,18 +13,18 @@ POSITIVE = np.arange(12) == 0
 
 def loss_and_slopes(scaling, negatives=None, s=S, decoupled=False):
     """The loss of one anchor, and its gradient in the cosines."""
-    s = tf.constant(s[None], "float64")
-    pairs = keras_tfcl.ops.Pairs(tf.constant(POSITIVE[None]), tf.constant(~POSITIVE[None]))
-    with tf.GradientTape() as tape:
-        tape.watch(s)
-        logits = keras_tfcl.scaling.get(scaling)(s)
-        log_negatives = None
+
+    def loss_of(s):
+        pairs = keras_tfcl.ops.Pairs(tf.constant(POSITIVE[None]), tf.constant(~POSITIVE[None]))
+        logits, log_negatives = keras_tfcl.scaling.get(scaling)(s), None
         if negatives is not None:
             pairs = keras_tfcl.ops.Pairs(pairs.positive, negatives.keep(tf.stop_gradient(s), pairs.negative))
             lowest = keras_tfcl.scaling.get(scaling)(tf.constant(-1.0, "float64"))
             log_negatives = negatives.log_sum(logits, pairs, lowest)
-        loss = keras_tfcl.ops.info_nce_from_logits(logits, pairs, log_negatives=log_negatives, decoupled=decoupled).loss
-    return float(loss[0]), tape.gradient(loss, s).numpy()[0]
+        return keras_tfcl.ops.info_nce_from_logits(logits, pairs, log_negatives=log_negatives, decoupled=decoupled).loss
+
+    loss, slopes = value_and_slope(loss_of, np.asarray(s[None], "float64"))
+    return float(loss[0]), slopes[0]
 
 
 def penalty(s, temperature):

@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 import keras_tfcl
+from helpers.models import contrastive_model, image_encoder
 from keras_tfcl.layers import image_augmenter
 from keras_tfcl.testing import reference
 
@@ -19,18 +20,16 @@ VIEWS = (IMAGES.astype("float32"), IMAGES[::-1].astype("float32"))
 def build(
     loss="arctanh_infonce", supervised=False, projector=True, seed=0, encoder=None, metrics=None, **compile_options
 ):
-    keras.utils.set_random_seed(seed)
-    encoder = encoder or keras.Sequential(
-        [keras.Input((8, 8, 1)), keras.layers.Rescaling(1 / 255), keras.layers.Flatten(), keras.layers.Dense(6)]
-    )
-    model = keras_tfcl.ContrastiveModel(
-        encoder,
-        projector=keras_tfcl.ProjectionHead((8, 4)) if projector else None,
+    return contrastive_model(
+        encoder or image_encoder,
+        projector=(8, 4) if projector else None,
+        optimizer=keras.optimizers.Adam(0.01),
+        loss=loss,
+        compile_options={"metrics": metrics, **compile_options},
+        seed=seed,
         augmenter=image_augmenter("digits", (8, 8, 1)),
         supervised=supervised,
     )
-    model.compile(keras.optimizers.Adam(0.01), loss=loss, metrics=metrics, **compile_options)
-    return model
 
 
 def fit(model, x=IMAGES, y=None, **options):

@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 import keras_tfcl
+from helpers.models import contrastive_model, dense_encoder
 from keras_tfcl.models.class_weight import weights_of_classes
 
 RNG = np.random.default_rng(5)
@@ -47,13 +48,17 @@ CHOICES = {
 
 
 def build(choice="in batch", compile_options=None, eager=True, **options):
-    kernel = keras.initializers.Constant(KERNEL)
-    encoder = keras.Sequential([keras.Input((5,)), keras.layers.Dense(D, use_bias=False, kernel_initializer=kernel)])
-    model = keras_tfcl.ContrastiveModel(encoder, augmenter=Noise(), seed=3, **CHOICES[choice], **options)
-    loss = keras_tfcl.InfoNCE(TEMPERATURE)
-    compile_options = {"run_eagerly": eager, "metrics": [keras_tfcl.ContrastiveAccuracy()], **(compile_options or {})}
-    model.compile(keras.optimizers.SGD(RATE), loss, **compile_options)
-    return model
+    metrics = [keras_tfcl.ContrastiveAccuracy()]
+    return contrastive_model(
+        dense_encoder(5, kernel=KERNEL),
+        optimizer=keras.optimizers.SGD(RATE),
+        loss=keras_tfcl.InfoNCE(TEMPERATURE),
+        compile_options={"run_eagerly": eager, "metrics": metrics, **(compile_options or {})},
+        seed=3,
+        augmenter=Noise(),
+        **CHOICES[choice],
+        **options,
+    )
 
 
 def unit(x):

@@ -10,6 +10,8 @@ import pytest
 import tensorflow as tf
 
 import keras_tfcl
+from helpers.gradients import assert_gradients_equal
+from helpers.models import contrastive_model
 from keras_tfcl.models.gradient_cache import encode_in_slices
 
 RNG = np.random.default_rng(0)
@@ -29,25 +31,14 @@ def mlp(*middle):
 
 
 def build(rows, encoder=None, loss="infonce", **options):
-    encoder = encoder or mlp()
-    model = keras_tfcl.ContrastiveModel(
-        encoder, projector=keras_tfcl.ProjectionHead((8, 4)), encoder_batch_size=rows, seed=0
-    )
-    model.compile(keras.optimizers.SGD(0.1), loss=LOSSES.get(loss, loss), **options)
-    return model
+    made = {"loss": LOSSES.get(loss, loss), "compile_options": options, "encoder_batch_size": rows}
+    return contrastive_model(encoder or mlp, projector=(8, 4), **made)
 
 
 def gradients(model, loss):
     with tf.GradientTape() as tape:
         value = loss(tf.range(22), model(VIEWS, training=True))
     return value, tape.gradient(value, model.trainable_variables)
-
-
-def assert_equal(found, expected, tolerance=1e-5):
-    """To a tolerance relative to the largest entry of all arrays: before batch normalisation some gradients are 0."""
-    scale = max(float(np.abs(b).max()) for b in expected)
-    for a, b in zip(found, expected, strict=True):
-        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * scale)
 
 
 def slice_by_slice(encoder, x, rows):
@@ -62,7 +53,7 @@ def test_gradient_is_that_of_the_whole_batch(name):
     assert max(float(tf.reduce_max(tf.abs(s))) for s in slopes) > 1e-3
     found, cached = gradients(build(8), LOSSES[name])
     assert float(found) == pytest.approx(float(expected), rel=1e-5)
-    assert_equal(cached, slopes)
+    assert_gradients_equal(cached, slopes)
 
 
 @pytest.mark.parametrize("jit", [False, pytest.param(True, marks=pytest.mark.slow)])
@@ -97,7 +88,7 @@ def test_batch_size_that_is_not_known(jit):
     for count in (22, 20, 7):
         features, slopes = run(VIEWS[0][:count])
         expected, expected_slopes = slopes_of(lambda encoder, x, rows: encoder(x), encoder, VIEWS[0][:count])
-        assert_equal([features, *slopes], [expected, *expected_slopes])
+        assert_gradients_equal([features, *slopes], [expected, *expected_slopes])
 
 
 @pytest.mark.parametrize(
@@ -116,7 +107,7 @@ def test_dropout_is_replayed(options):
     for seed, value in zip(seeds, start, strict=True):
         seed.assign(value)
     again, found = run(cached, encoder, x)
-    assert_equal([again, *found], [features, *expected])
+    assert_gradients_equal([again, *found], [features, *expected])
     for seed, value in zip(seeds, after, strict=True):
         np.testing.assert_array_equal(seed, value)
     assert not np.allclose(run(cached, encoder, x)[0], again)  # and the next call draws anew
@@ -169,7 +160,7 @@ def test_structured_inputs_embeddings_and_frozen_layers():
             value = tf.reduce_sum(function() ** 2)
         slopes.append([tf.convert_to_tensor(g) for g in tape.gradient(value, encoder.trainable_variables)])
     assert len(slopes[0]) == 1 and float(tf.reduce_max(tf.abs(slopes[0][0]))) > 0
-    assert_equal(slopes[1], slopes[0])
+    assert_gradients_equal(slopes[1], slopes[0])
 
 
 def test_half_precision_adds_up_in_float32():
@@ -182,7 +173,7 @@ def test_half_precision_adds_up_in_float32():
     finally:
         keras.config.set_dtype_policy("float32")
     assert all(s.dtype == "float32" for s in slopes)
-    assert_equal(slopes, whole, tolerance=0.03)
+    assert_gradients_equal(slopes, whole, tolerance=0.03)
 
 
 @keras.saving.register_keras_serializable(package="tests")

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 import keras_tfcl
+from helpers.models import contrastive_model, dense_encoder
 
 RNG = np.random.default_rng(0)
 ROWS, BATCH = 12, 4
@@ -15,13 +16,16 @@ MOMENTUM, TEMPERATURE = 0.5, 0.3
 
 
 def build(views=2, queue_size=ROWS, **options):
-    kernel = keras.initializers.Constant(KERNEL)
-    encoder = keras.Sequential([keras.Input((5,)), keras.layers.Dense(3, use_bias=False, kernel_initializer=kernel)])
-    model = keras_tfcl.ContrastiveModel(
-        encoder, views=views, momentum=MOMENTUM, queue_size=queue_size, queue="instances", seed=0
+    return contrastive_model(
+        dense_encoder(5, kernel=KERNEL),
+        optimizer=keras.optimizers.SGD(0.5),
+        loss=keras_tfcl.InfoNCE(TEMPERATURE),
+        compile_options=options,
+        views=views,
+        momentum=MOMENTUM,
+        queue_size=queue_size,
+        queue="instances",
     )
-    model.compile(keras.optimizers.SGD(0.5), loss=keras_tfcl.InfoNCE(TEMPERATURE), **options)
-    return model
 
 
 def reference(views, epochs):

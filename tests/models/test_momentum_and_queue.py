@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 import keras_tfcl
+from helpers.models import contrastive_model, dense_encoder, step_losses
 
 RNG = np.random.default_rng(0)
 ROWS, BATCH = 24, 4
@@ -16,22 +17,20 @@ MOMENTUM, TEMPERATURE, QUEUE = 0.7, 0.5, 16
 
 
 def build(queue_size=QUEUE, encoder=None, **options):
-    kernel = keras.initializers.Constant(KERNEL)
-    encoder = encoder or keras.Sequential(
-        [keras.Input((5,)), keras.layers.Dense(3, use_bias=False, kernel_initializer=kernel)]
+    return contrastive_model(
+        encoder or dense_encoder(5, kernel=KERNEL),
+        optimizer=keras.optimizers.SGD(0.5),
+        loss=keras_tfcl.InfoNCE(TEMPERATURE),
+        compile_options={"run_eagerly": True},
+        momentum=MOMENTUM,
+        queue_size=queue_size,
+        **options,
     )
-    model = keras_tfcl.ContrastiveModel(encoder, momentum=MOMENTUM, queue_size=queue_size, seed=0, **options)
-    model.compile(keras.optimizers.SGD(0.5), loss=keras_tfcl.InfoNCE(TEMPERATURE), run_eagerly=True)
-    return model
 
 
 def fit(model, y=None, **options):
     """The losses of the steps of one epoch."""
-    settings = {"batch_size": BATCH, "shuffle": False, "verbose": 0, **options}
-    steps = []
-    record = keras.callbacks.LambdaCallback(on_train_batch_end=lambda _, logs: steps.append(logs["loss"]))
-    model.fit(VIEWS, y, **settings, callbacks=[record])
-    return np.diff(np.array(steps) * np.arange(1, len(steps) + 1), prepend=0)  # from the epoch's running mean
+    return step_losses(model, VIEWS, y, batch_size=BATCH, **options)
 
 
 def moco(steps, queue_size, labels=None, cross_view_only=False):

@@ -136,7 +136,7 @@ def test_a_dictionary_of_something_else_is_refused(triples):
     model = keras_tfcl.ContrastiveModel(encoder())
     model.compile("sgd", keras_tfcl.InfoNCE())
     with pytest.raises(ValueError, match="Received: a dictionary of"):
-        model.train_on_batch(triples[:2], {"label": np.arange(16)})
+        model.train_on_batch(triples[:2], {"label": np.arange(16), "sampling_probability": np.full(16, 0.1)})
 
 
 def test_multi_hot_labels_with_a_queue_are_refused(triples):

@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 import keras_tfcl
+from helpers.models import contrastive_model
 
 X = np.random.default_rng(0).normal(size=(32, 6)).astype("float32")
 
@@ -20,12 +21,11 @@ def policy(request):
 
 
 def build(optimizer="adam", encoder_policy=None):
-    keras.utils.set_random_seed(0)
-    layers = [keras.layers.Dense(n, dtype=encoder_policy) for n in (8, 5)]
-    encoder = keras.Sequential([keras.Input((6,)), *layers])
-    model = keras_tfcl.ContrastiveModel(encoder, projector=keras_tfcl.ProjectionHead((8, 4)), seed=0)
-    model.compile(optimizer, loss=keras_tfcl.InfoNCE(0.1), jit_compile=False)
-    return model
+    def encoder():
+        return keras.Sequential([keras.Input((6,)), *(keras.layers.Dense(n, dtype=encoder_policy) for n in (8, 5))])
+
+    loss, options = keras_tfcl.InfoNCE(0.1), {"jit_compile": False}
+    return contrastive_model(encoder, projector=(8, 4), optimizer=optimizer, loss=loss, compile_options=options)
 
 
 def fit(model, **options):

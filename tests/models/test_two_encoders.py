@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 import keras_tfcl
+from helpers.models import contrastive_model
 from keras_tfcl.testing import reference
 
 RNG = np.random.default_rng(0)
@@ -25,13 +26,14 @@ def text_encoder(size=7):
 
 
 def build(encoders=None, projector="own", eager=True, **options):
-    keras.utils.set_random_seed(0)
-    encoders = encoders or (image_encoder(), text_encoder())
-    if projector == "own":
-        projector = (keras_tfcl.ProjectionHead((3,)), keras_tfcl.ProjectionHead((3,)))
-    model = keras_tfcl.ContrastiveModel(encoders, projector=projector, seed=0, **options)
-    model.compile(keras.optimizers.Adam(0.02), loss=keras_tfcl.InfoNCE(0.2, cross_view_only=True), run_eagerly=eager)
-    return model
+    return contrastive_model(
+        encoders or (lambda: (image_encoder(), text_encoder())),
+        projector=[(3,), (3,)] if projector == "own" else projector,
+        optimizer=keras.optimizers.Adam(0.02),
+        loss=keras_tfcl.InfoNCE(0.2, cross_view_only=True),
+        compile_options={"run_eagerly": eager},
+        **options,
+    )
 
 
 @pytest.fixture(scope="module")

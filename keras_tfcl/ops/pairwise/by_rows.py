@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import tensorflow as tf
 
@@ -12,6 +11,7 @@ from keras_tfcl.ops.masks import Pairs
 from keras_tfcl.ops.pairwise.logits import Logits
 from keras_tfcl.ops.sides import pairs_of
 from keras_tfcl.ops.similarity import at_least_float32, l2_normalize
+from keras_tfcl.typing import Tensor
 
 Function = Callable[[tf.Tensor, Pairs, Logits], list[tf.Tensor]]
 
@@ -39,7 +39,7 @@ def map_rows(
     rows = tf.shape(z)[0]
     height = tf.clip_by_value(8 * block * block // tf.maximum(tf.shape(c)[0], 1), 1, rows)
 
-    def strip(start: Any) -> tuple[tf.Tensor, Pairs, tf.Tensor]:
+    def strip(start: Tensor) -> tuple[tf.Tensor, Pairs, tf.Tensor]:
         """The numbers of the anchors, their pairs, and which are new: the last strip overlaps the one before it."""
         index = tf.minimum(start, rows - height) + tf.range(height)
         compared, same = pairs_of(mine.each(lambda x: tf.gather(x, index)), others)
@@ -47,8 +47,8 @@ def map_rows(
         return index, pairs, index >= start
 
     @tf.custom_gradient
-    def compute(z: tf.Tensor, c: tf.Tensor, *values: tf.Tensor) -> Any:
-        def forward(start: Any, *state: tf.Tensor) -> tuple[Any, ...]:
+    def compute(z: tf.Tensor, c: tf.Tensor, *values: tf.Tensor) -> Tensor:
+        def forward(start: Tensor, *state: tf.Tensor) -> tuple[Tensor, ...]:
             index, pairs, _ = strip(start)
             cosines = tf.matmul(tf.gather(z, index), c, transpose_b=True)
             parts = function(cosines, pairs, scaling.at(values))
@@ -62,7 +62,7 @@ def map_rows(
         results = tf.while_loop(lambda start, *_: start < rows, forward, state, parallel_iterations=1)
 
         def gradient(*cotangents: tf.Tensor) -> list[tf.Tensor]:
-            def backward(start: Any, dz: tf.Tensor, dc: tf.Tensor, *dv: tf.Tensor) -> tuple[Any, ...]:
+            def backward(start: Tensor, dz: tf.Tensor, dc: tf.Tensor, *dv: tf.Tensor) -> tuple[Tensor, ...]:
                 index, pairs, new = strip(start)
                 units = tf.gather(z, index)
                 with tf.GradientTape(watch_accessed_variables=False) as tape:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import tensorflow as tf
 
@@ -12,6 +11,7 @@ from keras_tfcl.ops.pairwise.logits import Logits
 from keras_tfcl.ops.pairwise.reducers import Reducer
 from keras_tfcl.ops.pairwise.tile import Allows, Blocks, Tile
 from keras_tfcl.ops.sides import pairs_of
+from keras_tfcl.typing import Tensor
 
 Hardest = Callable[[tf.Tensor], tf.Tensor] | None
 
@@ -56,7 +56,7 @@ def sum_over_strips(
     deviation = tf.sqrt(tf.maximum(variance, 1e-12))
     parts = eighths(c.shape[0])
 
-    def strip(start: Any, thresholds: tf.Tensor, *held: tf.Tensor) -> tuple[Any, ...]:
+    def strip(start: Tensor, thresholds: tf.Tensor, *held: tf.Tensor) -> tuple[Tensor, ...]:
         index = tf.minimum(start, count - height) + tf.range(height)  # the last strip overlaps the one before it
         cosines = tf.matmul(c, tf.gather(z, index), transpose_b=True)  # (C, strip): sums along the first axis are fast
         now = mine.each(lambda x: tf.gather(x, index))
@@ -101,11 +101,13 @@ def kth_largest(
     third = tf.constant(1 / 3, dtype)
     k, number = tf.cast(k, dtype), tf.cast(number, dtype)  # exact up to 2^24
 
-    def settled(low: Any, high: Any, reach_low: Any, reach_high: Any) -> tf.Tensor:
+    def settled(low: Tensor, high: Tensor, reach_low: Tensor, reach_high: Tensor) -> tf.Tensor:
         narrow = (high - low <= TIE[dtype] / 8) | (tf.math.nextafter(low, high) >= high)
         return (reach_low == k) | (reach_high == k - 1) | narrow
 
-    def narrower(i: Any, low: Any, high: Any, reach_low: Any, reach_high: Any, first: Any, second: Any) -> tuple:
+    def narrower(
+        i: Tensor, low: Tensor, high: Tensor, reach_low: Tensor, reach_high: Tensor, first: Tensor, second: Tensor
+    ) -> tuple[Tensor, ...]:
         width = high - low
         for trial, reach in zip((first, second), _reach(cosines, first, second), strict=True):  # first <= second
             up, down = (reach >= k) & (trial > low), (reach < k) & (trial < high)
@@ -152,8 +154,11 @@ def _reach(cosines: tf.Tensor, first: tf.Tensor, second: tf.Tensor) -> tuple[tf.
     """How many of each column reach two values."""
     count = cosines.shape[0]
     if count is None:
-        reach = [_sum(lambda x, t=t: tf.cast(x >= t, "int32"), cosines) for t in (first, second)]
-        return tuple(tf.cast(x, cosines.dtype) for x in reach)
+
+        def reach(trial: tf.Tensor) -> tf.Tensor:
+            return tf.cast(_sum(lambda x: tf.cast(x >= trial, "int32"), cosines), cosines.dtype)
+
+        return reach(first), reach(second)
     parts = -(-count // (PACK - 1))
     sizes = [count // parts + (n < count % parts) for n in range(parts)]
     packed = [
@@ -161,14 +166,19 @@ def _reach(cosines: tf.Tensor, first: tf.Tensor, second: tf.Tensor) -> tuple[tf.
         for part in (tf.split(cosines, sizes) if parts > 1 else [cosines])
     ]
     totals = tf.add_n([x % PACK for x in packed]), tf.add_n([x // PACK for x in packed])
-    return tuple(tf.cast(x, cosines.dtype) for x in totals)
+    return tf.cast(totals[0], cosines.dtype), tf.cast(totals[1], cosines.dtype)
 
 
 def _sum(function: Callable[[tf.Tensor], tf.Tensor], x: tf.Tensor) -> tf.Tensor:
     return _fold(function, x, tf.add, tf.reduce_sum)
 
 
-def _fold(function: Callable, x: tf.Tensor, join: Callable, reduce: Callable) -> tf.Tensor:
+def _fold(
+    function: Callable[[tf.Tensor], tf.Tensor],
+    x: tf.Tensor,
+    join: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
+    reduce: Callable[[tf.Tensor, int], tf.Tensor],
+) -> tf.Tensor:
     """Reduces `function(x)` over the first axis.
 
     XLA writes the operand of a reduction to memory; elementwise operations on eight slices it fuses: twice as fast.
@@ -182,7 +192,11 @@ def _fold(function: Callable, x: tf.Tensor, join: Callable, reduce: Callable) ->
 def eighths(count: int | None) -> list[tuple[int, Callable[[tf.Tensor], tf.Tensor]]]:
     """Eight equal slices of a first axis, if it is known and there are: the start of each and how to cut it."""
     ways = 1 if count is None else math.gcd(count, 8)
-    if ways == 1:
+    if count is None or ways == 1:
         return [(0, tf.identity)]
     size = count // ways
-    return [(n * size, lambda x, n=n: x[n * size : (n + 1) * size]) for n in range(ways)]
+
+    def cut(start: int) -> Callable[[tf.Tensor], tf.Tensor]:
+        return lambda x: x[start : start + size]
+
+    return [(n * size, cut(n * size)) for n in range(ways)]

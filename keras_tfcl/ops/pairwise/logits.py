@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
@@ -12,6 +11,7 @@ import tensorflow as tf
 
 from keras_tfcl.ops.held import variables_of
 from keras_tfcl.ops.scaling import arctanh_exp, arctanh_logits, temperature_logits
+from keras_tfcl.typing import Tensor
 from keras_tfcl.validation import positive_number
 
 
@@ -28,8 +28,9 @@ class Logits:
         holder: what else is called in tiles and may read Keras variables of its own.
     """
 
-    def __init__(self, scaling: Any, holder: Any = None) -> None:
-        self.scaling, self.values = scaling, []
+    def __init__(self, scaling: float | str | Tensor | Callable[[Tensor], Tensor], holder: object = None) -> None:
+        self.scaling = scaling
+        self.values: list[Tensor] = []
         if tf.is_tensor(scaling) or isinstance(scaling, (tf.Variable, keras.Variable)):
             self.values = [tf.convert_to_tensor(scaling)]
         elif not callable(scaling) and scaling != "arctanh":
@@ -39,7 +40,7 @@ class Logits:
         self.values += [tf.convert_to_tensor(v) for v in self.variables]
         self.fixed = [(v, tf.convert_to_tensor(v)) for v in variables if not v.trainable]
 
-    def at(self, values: Any) -> Logits:
+    def at(self, values: Sequence[Tensor]) -> Logits:
         """The same scaling at other values."""
         other = object.__new__(Logits)
         vars(other).update(vars(self), values=list(values))
@@ -66,7 +67,7 @@ class Logits:
             return self.scaling.logit_range()
         return (-math.inf, math.inf) if self.values or self.fixed else sampled_range(self)
 
-    def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
+    def run(self, function: Callable[..., Tensor], *arguments: Tensor) -> Tensor:
         """`function(*arguments)`, in which the variables have the present values."""
         values = self.values[len(self.values) - len(self.variables) :]  # behind a temperature that is a tensor
         mapping = [*zip(self.variables, values, strict=True), *self.fixed]
@@ -75,11 +76,11 @@ class Logits:
         with keras.StatelessScope(state_mapping=mapping):
             return function(*arguments)
 
-    def explains(self, function: Callable[..., Any], *arguments: Any) -> bool:
+    def explains(self, function: Callable[..., Tensor], *arguments: Tensor) -> bool:
         """Whether `function` reads no tensors or variables but these: else a custom gradient would lose theirs."""
         mapping = [(v, np.zeros(v.shape, v.dtype)) for v in [*self.variables, *(v for v, _ in self.fixed)]]
 
-        def alone() -> Any:
+        def alone() -> Tensor:
             with keras.StatelessScope(state_mapping=mapping):
                 return function(*arguments)
 
@@ -89,10 +90,11 @@ class Logits:
     @property
     def streams(self) -> bool:
         """Whether the scaling can be computed in tiles, with all its gradients."""
-        return not callable(self.scaling) or self.explains(lambda: self.scaling(tf.zeros([1])))
+        scaling = self.scaling
+        return not callable(scaling) or self.explains(lambda: scaling(tf.zeros([1])))
 
 
-def sampled_range(scaling: Callable[[Any], Any]) -> tuple[float, float]:
+def sampled_range(scaling: Callable[[Tensor], Tensor]) -> tuple[float, float]:
     """The lowest and the highest logit of 257 cosines from -1 to 1; infinite if one of them is not finite."""
     with tf.init_scope():
         logits = np.asarray(scaling(tf.linspace(tf.constant(-1.0), 1.0, 257)))

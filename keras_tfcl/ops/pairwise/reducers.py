@@ -20,7 +20,11 @@ class Reducer:
     logits, and `join` adds them to a result.
     """
 
+    over: str  # "positive", "negative" or "all": which pairs
     empty = 0.0
+
+    def values(self, tile: Tile, axis: int) -> tf.Tensor:
+        raise NotImplementedError
 
     def reduce(self, values: tf.Tensor, mask: tf.Tensor, axis: int) -> tf.Tensor:
         return tf.reduce_sum(tf.where(mask, values, 0.0), axis)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -15,6 +15,7 @@ from keras_tfcl.ops.pairwise.tile import Allows, Blocks
 from keras_tfcl.ops.pairwise.tiles import sum_over_tiles
 from keras_tfcl.ops.sides import Side
 from keras_tfcl.ops.similarity import at_least_float32, l2_normalize
+from keras_tfcl.typing import Tensor
 
 
 class Reduced(NamedTuple):
@@ -130,7 +131,7 @@ class _Tiles(NamedTuple):
         of_rows, of_columns = self._sums(_in_blocks(a, rows, self.block), _in_blocks(c, columns, self.block), both)
         return [self._finish(of_rows, a), self._finish(of_columns, c)] if both else [self._finish(of_rows, a)]
 
-    def _sums(self, rows: Blocks, columns: Blocks | None = None, both: bool = False) -> Any:
+    def _sums(self, rows: Blocks, columns: Blocks | None = None, both: bool = False) -> Tensor:
         return sum_over_tiles(self.reducers, self.scaling, self.allows, rows, columns, both, self.hardest)
 
     def _finish(self, held: list[tf.Tensor], units: tf.Tensor) -> list[tf.Tensor]:
@@ -149,7 +150,10 @@ def _in_blocks(units: tf.Tensor, side: Side, block: int) -> Blocks:
         blocks = -(-count // block)
         edge = -(-count // blocks)
         if blocks * edge == count:
-            cut = lambda x: tf.reshape(x, [blocks, edge, *x.shape[1:]])  # noqa: E731
+
+            def cut(x: tf.Tensor) -> tf.Tensor:
+                return tf.reshape(x, [blocks, edge, *x.shape[1:]])
+
             return Blocks(cut(units), side.each(cut))
     missing = blocks * edge - count
     valid = tf.ones_like(side.skip, "bool") if side.valid is None else side.valid

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import tensorflow as tf
 
 from keras_tfcl.ops.pairwise.logits import Logits
 from keras_tfcl.ops.sides import Side, pairs_of
+from keras_tfcl.typing import Tensor
 
 # A function of cosines: which negatives may count. None: all.
 Allows = Callable[[tf.Tensor], tf.Tensor] | None
@@ -21,7 +22,7 @@ class Blocks(NamedTuple):
     side: Side
 
     @property
-    def count(self) -> Any:
+    def count(self) -> Tensor:
         """T, a number where it is known."""
         return tf.shape(self.units)[0] if self.units.shape[0] is None else self.units.shape[0]
 

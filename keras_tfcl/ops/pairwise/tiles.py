@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TypeAlias
 
 import tensorflow as tf
 
@@ -11,6 +11,10 @@ from keras_tfcl.ops.pairwise.hardest import Hardest, sum_over_strips
 from keras_tfcl.ops.pairwise.logits import Logits
 from keras_tfcl.ops.pairwise.reducers import Reducer
 from keras_tfcl.ops.pairwise.tile import Allows, Blocks, Tile
+from keras_tfcl.typing import Tensor
+
+# The cosines from which a negative counts, of the rows and of the columns. None: all of them.
+Thresholds: TypeAlias = tuple[tf.Tensor | None, tf.Tensor | None]
 
 
 def sum_over_tiles(
@@ -38,10 +42,10 @@ def sum_over_tiles(
         embeddings and in the scaling's values.
     """
     symmetric = columns is None
-    others = rows if symmetric else columns
+    others = rows if columns is None else columns
     two_sided, number = symmetric or both, len(reducers)
 
-    def tile(i: Any, j: Any, cosines: tf.Tensor, scaling: Logits, thresholds: tuple = (None, None)) -> Tile:
+    def tile(i: Tensor, j: Tensor, cosines: tf.Tensor, scaling: Logits, thresholds: Thresholds = (None, None)) -> Tile:
         first = i * tf.shape(cosines)[0], j * tf.shape(cosines)[1]
         sides = rows.side._replace(threshold=thresholds[0]), others.side._replace(threshold=thresholds[1])
         return Tile(cosines, sides[0].each(lambda x: x[i]), sides[1].each(lambda x: x[j]), scaling, allows, first)
@@ -49,7 +53,7 @@ def sum_over_tiles(
     def each_tile(body: Callable[..., list[tf.Tensor]], state: list[tf.Tensor]) -> list[tf.Tensor]:
         """`state = body(i, j, *state)` over all tiles; if symmetric, over those with i <= j."""
 
-        def step(i: Any, j: Any, *state: tf.Tensor) -> tuple[Any, ...]:
+        def step(i: Tensor, j: Tensor, *state: tf.Tensor) -> tuple[Tensor, ...]:
             last = j + 1 >= others.count
             following = tf.where(last, i + 1, i), tf.where(last, i + 1 if symmetric else 0, j + 1)
             return (*following, *body(i, j, *state))
@@ -59,11 +63,11 @@ def sum_over_tiles(
         return list(tf.while_loop(lambda i, *_: i < rows.count, step, start, parallel_iterations=1)[2:])
 
     @tf.custom_gradient
-    def sums(a: tf.Tensor, c: tf.Tensor, *values: tf.Tensor) -> Any:
+    def sums(a: tf.Tensor, c: tf.Tensor, *values: tf.Tensor) -> Tensor:
         second, at_values = a if symmetric else c, scaling.at(values)
 
-        def forward(i: Any, j: Any, *held: tf.Tensor) -> list[tf.Tensor]:
-            now, held = tile(i, j, tf.matmul(a[i], second[j], transpose_b=True), at_values), list(held)
+        def forward(i: Tensor, j: Tensor, *state: tf.Tensor) -> list[tf.Tensor]:
+            now, held = tile(i, j, tf.matmul(a[i], second[j], transpose_b=True), at_values), list(state)
             for k, reducer in enumerate(reducers):
                 of_rows = reducer.reduce(reducer.values(now, 1), now.mask(reducer.over, 1), 1)
                 held[k] = _put(held[k], i, reducer.merge(held[k][i], of_rows))
@@ -92,7 +96,7 @@ def sum_over_tiles(
         def gradient(*cotangents: tf.Tensor) -> list[tf.Tensor]:
             results = list(zip(held, cotangents, strict=True))
 
-            def backward(i: Any, j: Any, da: tf.Tensor, dc: tf.Tensor, *dv: tf.Tensor) -> list[tf.Tensor]:
+            def backward(i: Tensor, j: Tensor, da: tf.Tensor, dc: tf.Tensor, *dv: tf.Tensor) -> list[tf.Tensor]:
                 with tf.GradientTape(watch_accessed_variables=False) as tape:
                     cosines = tf.matmul(a[i], second[j], transpose_b=True)
                     tape.watch([cosines, *values])
@@ -118,7 +122,7 @@ def sum_over_tiles(
 
         return held, gradient
 
-    held = sums(rows.units, tf.zeros(()) if symmetric else columns.units, *scaling.values)
+    held = sums(rows.units, tf.zeros(()) if columns is None else columns.units, *scaling.values)
     return held[:number], held[number:]
 
 
@@ -126,9 +130,9 @@ def _empty(reducers: list[Reducer], units: tf.Tensor) -> list[tf.Tensor]:
     return [tf.fill(tf.shape(units)[:2], tf.cast(reducer.empty, units.dtype)) for reducer in reducers]
 
 
-def _put(blocks: tf.Tensor, i: Any, block: tf.Tensor) -> tf.Tensor:
+def _put(blocks: tf.Tensor, i: Tensor, block: tf.Tensor) -> tf.Tensor:
     return tf.tensor_scatter_nd_update(blocks, [[i]], block[None])
 
 
-def _add(blocks: tf.Tensor, i: Any, block: tf.Tensor) -> tf.Tensor:
+def _add(blocks: tf.Tensor, i: Tensor, block: tf.Tensor) -> tf.Tensor:
     return tf.tensor_scatter_nd_add(blocks, [[i]], block[None])

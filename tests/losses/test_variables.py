@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 import keras_tfcl
+from helpers.models import contrastive_model, dense_encoder
 from keras_tfcl.losses.loss_variables import layers_of_loss, variables_of_loss
 
 VIEWS = tuple(np.random.default_rng(n).normal(size=(12, 5)).astype("float32") for n in range(2))
-registered = keras.saving.register_keras_serializable(package="test_loss_variables")
+registered = keras.saving.register_keras_serializable(package="test_variables")
 
 
 @registered
@@ -70,10 +71,7 @@ TRAINED = {"scaling": 1, "twice nested": 1, "variables": 1, "negatives": 1, "bot
 
 
 def build(loss: Any, optimizer: Any) -> keras_tfcl.ContrastiveModel:
-    keras.utils.set_random_seed(1)
-    model = keras_tfcl.ContrastiveModel(keras.Sequential([keras.Input((5,)), keras.layers.Dense(4)]), seed=0)
-    model.compile(optimizer, loss=loss)
-    return model
+    return contrastive_model(lambda: dense_encoder(5, 4), optimizer=optimizer, loss=loss, seed=1)
 
 
 def fit(model: keras_tfcl.ContrastiveModel) -> list[float]:

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 import keras_tfcl
+from helpers.models import contrastive_model
 from keras_tfcl.models.checks import check_replicas
 
 X = np.random.default_rng(0).normal(size=(16, 4)).astype("float32")
@@ -16,9 +17,7 @@ def encoder(*layers):
 
 
 def build(model=None, **options):
-    model = keras_tfcl.ContrastiveModel(model or encoder(), seed=0, **options)
-    model.compile("sgd", loss="infonce", run_eagerly=True)
-    return model
+    return contrastive_model(model or encoder, compile_options={"run_eagerly": True}, **options)
 
 
 def fit_fails(message, x, y=None, model=None, **options):
