@@ -30,7 +30,7 @@ class ContrastiveLoss(EmbeddingLoss):
 
     It is not a classification loss: `y_pred` holds embeddings, not class scores. Extra memory is a few times the
     embeddings and a few tiles of `4 * block_size^2` bytes or, if dense, a few times `8 * (B * V)^2` bytes. Keras masks
-    on `y_pred` are not read: give padded rows `sample_weight` 0.
+    on `y_pred` are not read: give padded samples a label of their own, and name it in `ignore_class`.
 
     Args:
         scaling: a temperature, `"arctanh"`, or a `keras_tfcl.Scaling`.
