@@ -136,8 +136,8 @@ def _strings(values: np.ndarray, name: str) -> tf.Tensor:
             remedy = f"Pass {name}.astype('float32')."
         else:
             remedy = (
-                "Pass numbers and text as two arrays of a dict, or all of it as text; pad sequences of unequal lengths "
-                "with keras.utils.pad_sequences."
+                "Fill in what is missing, pass numbers and text as two arrays of a dict, and pad sequences of unequal "
+                "lengths with keras.utils.pad_sequences."
             )
         raise ValueError(
             f"`{name}` must hold numbers of one dtype, or text. Received: dtype=object with entries of type "

@@ -32,7 +32,7 @@ REFUSED = {
     "list of samples": (list(X), r"must be an array of samples.*Received: a list of 32\. Pass np\.array\(x\)"),
     "list of views": ([X, X], r"a list of 2\. .*tuple\(x\) for views"),
     "list of texts": (["a text"] * 32, r"a list of 32"),
-    "objects": (np.array([None] * 32), r"Received: dtype=object with entries of type NoneType\. Pass x\.astype"),
+    "objects": (np.array([None] * 32), r"Received: dtype=object with entries of type NoneType\. Fill in what is"),
     "uneven": (np.array([[1], [2, 3]] * 16, object), r"entries of type list.*pad_sequences"),
     "number": (np.float32(1.0), r"one sample a row\. Received: a single number, shape=\(\)"),
     "text": ("a text", r"Received: str\."),

@@ -39,7 +39,7 @@ def test_predict_of_no_samples():
 
 
 def test_labels_of_several_outputs():
-    with pytest.raises(ValueError, match="labels must be one array. Received: a dict of 2 arrays"):
+    with pytest.raises(ValueError, match=r"labels must be one array. Received: a dict of 2 arrays"):
         compiled(supervised=True, views=1).fit((X,), {"a": LABELS, "b": LABELS}, verbose=0)
 
 
