@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import keras
 
 from keras_tfcl import evaluation
-from keras_tfcl.evaluation.retrieval import Relevant
+from keras_tfcl.evaluation.ranking import Relevant
 from keras_tfcl.typing import Logs, Structure
 from keras_tfcl.validation import positive_integer
 

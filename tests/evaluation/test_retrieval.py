@@ -8,7 +8,6 @@ from scipy.stats import spearmanr
 from sklearn.metrics import ndcg_score
 
 from keras_tfcl.evaluation import pair_correlation, retrieval
-from keras_tfcl.evaluation import retrieval as function
 
 
 def by_hand(queries, corpus, gains, excluded, k):
@@ -59,7 +58,7 @@ def test_equals_a_sort_of_the_corpus(seed, k):
 def test_strips_change_nothing(monkeypatch):
     queries, corpus, gains, excluded = problem(7)
     whole = retrieval(queries, corpus, gains, excluded)
-    monkeypatch.setitem(function.__globals__, "STRIP", 3 * len(corpus))
+    monkeypatch.setattr("keras_tfcl.evaluation.ranking.STRIP", 3 * len(corpus))
     assert retrieval(queries, corpus, gains, excluded) == whole
 
 
