@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/installed
 
-.PHONY: demo test coverage test-slow mutate matrix bench lint types docs clean
+.PHONY: demo test coverage test-slow mutate matrix bench bench-serving bench-views lint types docs clean
 
 # ARGS are passed on: make demo ARGS="--loss infonce --temperature 0.2 --dataset cifar10"
 demo: $(INSTALLED)
@@ -39,6 +39,14 @@ mutate: $(INSTALLED)
 # Losses beside those of other libraries, which live in an environment of their own.
 bench: $(INSTALLED) $(VENV)-bench/installed
 	$(RUN) examples/speed/losses.py --peers $(VENV)-bench/bin/python $(ARGS)
+
+# The server under load: table and figure in examples/results.
+bench-serving: $(INSTALLED)
+	$(RUN) examples/speed/serving.py $(ARGS)
+
+# Views of photographs beside torchvision's transforms, on JPEG files.
+bench-views: $(INSTALLED) $(VENV)-bench/installed
+	$(RUN) examples/speed/views.py --peers $(VENV)-bench/bin/python $(ARGS)
 
 # The fast tests on every Python and with the oldest and newest packages: make matrix ARGS="-s lowest -- tests/losses"
 matrix: $(INSTALLED)

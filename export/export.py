@@ -16,6 +16,7 @@ from keras_tfcl.export.keras_to_onnx.external_data import choose_external, store
 from keras_tfcl.export.keras_to_onnx.golden_inputs import make_golden_inputs
 from keras_tfcl.export.keras_to_onnx.model_card import add_metadata, describe, describe_preprocessing
 from keras_tfcl.export.keras_to_onnx.source import Source, computing_in_float32, read_source
+from keras_tfcl.export.keras_to_onnx.tokenizer import check_tokenizer, tokenizer_json
 from keras_tfcl.export.keras_to_onnx.unsupported import hints, lint_layers, lint_weights
 from keras_tfcl.export.report import ExportReport, make_report
 from keras_tfcl.export.runtime.atomic_write import atomic_write, check_target
@@ -43,6 +44,7 @@ def export_onnx(
     input_dtype: str | None = None,
     opset: int = 17,
     samples: Inputs | None = None,
+    tokenizer: object = None,
     notes: Mapping[str, object] | None = None,
     allow_mismatch: bool = False,
     progress: Callable[[str], None] | None = None,
@@ -77,6 +79,10 @@ def export_onnx(
         samples: rows of real input to compare on besides synthetic ones: an array, a tuple of arrays, or a dict by
             input name. Needed for a subclassed model that was never called, or that holds an `Embedding`, whose
             input type it does not record. They are not stored.
+        tokenizer: what makes tokens of texts, stored in the file, so that `OnnxEncoder(path).encode(["a text"])` works:
+            a `tokenizers.Tokenizer` (Hugging Face), its JSON or the path of that, or a `keras.layers.TextVectorization`
+            that a tokenizer can express, checked on texts. It fills the input of the tokens and, by their names,
+            `attention_mask` or `padding_mask` and `token_type_ids` or `segment_ids`.
         notes: what else a server should know, stored in the metadata as JSON, at most 32 KiB. `notes["image"]` says
             how images become rows: a dict with `range`, `size`, `resize` or `interpolation`.
         allow_mismatch: write the file with a `ParityWarning` although its embeddings differ.
@@ -89,8 +95,9 @@ def export_onnx(
         UnsupportedLayerError: a layer is known to convert wrongly; the message names it and what to do instead.
         UnsupportedOpError: an operation has no ONNX counterpart.
         ModelInputError, ModelOutputError: the model is not a function from arrays to one embedding.
-        InputError: `samples` do not fit, or no server could read images by `notes["image"]`.
-        NonFiniteError: a weight is NaN; the message names its layer.
+        InputError: `samples` do not fit, no server could read images by `notes["image"]`, or the inputs are not those
+            of a tokenizer.
+        NonFiniteError: a weight is NaN, or a trained one infinite; the message names its layer.
         ParityError: the embeddings differ and `allow_mismatch` is False.
         VerificationError: the file is not valid, or rows of a batch influence one another.
         TypeError, ValueError, FileNotFoundError: an argument is wrong.
@@ -113,9 +120,12 @@ def export_onnx(
         model, projector=projector, samples=samples, preprocessing=preprocessing, input_dtype=input_dtype
     )
     _check_image_note(source, notes or {}, path)
+    text = None if tokenizer is None else tokenizer_json(tokenizer)
     lint_weights(source)
     with computing_in_float32(source.layers) as precision, atomic_write(path) as draft:
         lint_layers(source)
+        if text:
+            check_tokenizer(text, source, path)
         progress("embed rows to compare with")
         golden = make_golden_inputs(source, normalize=normalize, samples=samples)
         lint_layers(source)  # again: calling the model may just have built layers
@@ -127,6 +137,7 @@ def export_onnx(
         )
         check_model(onnx_model, source, dimension)
         card = describe(model, source, golden, normalize=normalize, precision=precision, notes=notes)
+        card |= {"tokenizer": text} if text else {}
         if external:
             progress("write the weights beyond the limit of one file")
             card["data_file"] = store_external(draft, onnx_model, external).to_dict()

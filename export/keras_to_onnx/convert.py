@@ -117,21 +117,25 @@ def _trace(
         with free_sizes(source.layers), _nested_functions_inlined(tf), _whole_tracebacks(), tf.device("/cpu:0"):
             return tf.function(embed, autograph=False).get_concrete_function(*specs)
     except Exception as error:  # whatever the user's layers raise
+        layer = _failing_layer(error, source.layers)
+        if type(layer).__module__.startswith("keras.src."):
+            remedy = "Give keras.Input a fixed size, which this layer of Keras may need, or move the layer outside."
+        else:
+            remedy = "Use keras.ops alone inside `call`, without .numpy() and without `if` on values."
+        where = "the model" if layer is None else f"layer `{layer.name}` ({type(layer).__name__})"
         raise UnsupportedOpError(
-            f"The model must run in a TensorFlow graph. Received: {text_of(error)}, in "
-            f"{_failing_layer(error, source.layers)}. Use keras.ops alone "
-            f"inside `call`, without .numpy() and without `if` on values."
+            f"The model must run in a TensorFlow graph. Received: {text_of(error)}, in {where}. {remedy}"
         ) from error
 
 
-def _failing_layer(error: Exception, layers: Sequence[keras.Layer]) -> str:
-    """Name the innermost layer that was being called when `error` was raised."""
+def _failing_layer(error: Exception, layers: Sequence[keras.Layer]) -> keras.Layer | None:
+    """The innermost layer that was being called when `error` was raised, or None."""
     known, found, step = {id(layer) for layer in layers}, None, error.__traceback__
     while step is not None:
         owner = step.tb_frame.f_locals.get("self")
         found = owner if id(owner) in known else found
         step = step.tb_next
-    return "the model" if found is None else f"layer `{found.name}` ({type(found).__name__})"
+    return found
 
 
 def _needed_graph(function: tf.types.experimental.ConcreteFunction) -> tf.compat.v1.GraphDef:

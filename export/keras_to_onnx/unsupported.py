@@ -63,19 +63,24 @@ def lint_weights(source: Source) -> None:
     """Raise if training has diverged.
 
     Raises:
-        NonFiniteError: a weight is NaN; every layer with such a weight is named.
+        NonFiniteError: a weight is NaN, or a trained one infinite; every layer with such a weight is named.
     """
     owners = {id(weight): (weight, layer) for layer in source.layers for weight in layer.weights}  # the innermost
     found = {
         f"`{layer.name}` ({type(layer).__name__})": None
         for weight, layer in owners.values()
-        if "float" in str(weight.dtype) and np.isnan(np.asarray(weight, "float32")).any()
+        if "float" in str(weight.dtype) and _has_diverged(np.asarray(weight, "float32"), weight.trainable)
     }
     if found:
         raise NonFiniteError(
-            f"Every weight must be a number. Received: NaN in {', '.join(found)}: training has diverged. Load weights "
-            f"from before that, model.load_weights(path), or train again with a lower learning rate."
+            f"Every weight must be a number. Received: NaN or infinity in {', '.join(found)}: training has diverged. "
+            f"Load weights from before that, model.load_weights(path), or train again with a lower learning rate."
         )
+
+
+def _has_diverged(values: np.ndarray, trained: bool) -> bool:
+    # What is not trained may hold -inf on purpose, as a mask.
+    return bool((~np.isfinite(values) if trained else np.isnan(values)).any())
 
 
 def lint_layers(source: Source) -> None:

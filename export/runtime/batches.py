@@ -47,11 +47,7 @@ class BatchReader:
         image_rule: Callable[[], ImageRule],
         on_error: OnError = "raise",
     ) -> None:
-        if on_error not in ("raise", "skip") and not callable(on_error):
-            raise ValueError(
-                f"`on_error` must be 'raise', 'skip' or a function. Received: on_error={on_error!r}. Use 'skip' to "
-                f"leave out images that cannot be read."
-            )
+        check_on_error(on_error)
         self._specs, self._step, self._image_rule, self._on_error = specs, step, image_rule, on_error
         self.skipped: dict[int, ImageLike] = {}
 
@@ -142,6 +138,15 @@ class BatchReader:
             warnings.warn(
                 f"{len(self.skipped)} of {count} images could not be read and are left out: {names}.", stacklevel=2
             )
+
+
+def check_on_error(on_error: object) -> None:
+    """Raise ValueError unless it is one of `OnError`."""
+    if on_error not in ("raise", "skip") and not callable(on_error):
+        raise ValueError(
+            f"`on_error` must be 'raise', 'skip' or a function. Received: on_error={on_error!r}. Use 'skip' to leave "
+            f"out images that cannot be read."
+        )
 
 
 def rows_to_try(like: Inputs | None, specs: Sequence[InputSpec]) -> Batch:

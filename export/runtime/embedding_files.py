@@ -68,13 +68,13 @@ def write_embeddings(
     with atomic_write(path) as draft:
         if path.suffix == ".npy":
             return _write_npy(parts, draft, dimension)
-        pairs = _with_ids(parts, ids, skipped)
+        pairs = with_ids(parts, ids, skipped)
         if path.suffix == ".npz":
             return _write_npz(pairs, draft, dimension)
-        return _write_parquet(pairs, draft, dimension, metadata)
+        return write_parquet(pairs, draft, dimension, metadata)
 
 
-def _with_ids(parts: Iterable[np.ndarray], ids: Iterable[object] | None, skipped: Container[int]) -> Iterator[Part]:
+def with_ids(parts: Iterable[np.ndarray], ids: Iterable[object] | None, skipped: Container[int]) -> Iterator[Part]:
     """Yield each part that has rows with their ids: integers, or text if the first is no integer, such as a path."""
     numbered = enumerate(itertools.count() if ids is None else ids)
     left = (name for number, name in numbered if number not in skipped)
@@ -139,7 +139,8 @@ def _write_npz(pairs: Iterable[Part], path: Path, dimension: int) -> int:
     return rows
 
 
-def _write_parquet(pairs: Iterable[Part], path: Path, dimension: int, metadata: Mapping[str, object]) -> int:
+def write_parquet(pairs: Iterable[Part], path: Path, dimension: int, metadata: Mapping[str, object]) -> int:
+    """Write the columns `id` and `embedding`, and what is recorded of the encoder; return the number of rows."""
     arrow, parquet = require("pyarrow", "parquet"), require("pyarrow.parquet", "parquet")
     first: Part = next(pairs := iter(pairs), (np.empty((0, dimension), np.float32), []))
     kind = arrow.string() if any(isinstance(name, str) for name in first[1]) else arrow.int64()
@@ -147,7 +148,7 @@ def _write_parquet(pairs: Iterable[Part], path: Path, dimension: int, metadata: 
     schema = arrow.schema([("id", kind), ("embedding", arrow.list_(arrow.float32(), dimension))], facts)
     rows = 0
     with parquet.ParquetWriter(path, schema) as writer:
-        for part, names in _in_groups(itertools.chain([first], pairs)):
+        for part, names in in_groups(itertools.chain([first], pairs), _ROW_GROUP):
             flat = arrow.array(np.ascontiguousarray(part, np.float32).ravel())
             columns = [arrow.array(names, kind), arrow.FixedSizeListArray.from_arrays(flat, dimension)]
             writer.write_table(arrow.table(columns, schema=schema))
@@ -155,14 +156,14 @@ def _write_parquet(pairs: Iterable[Part], path: Path, dimension: int, metadata: 
     return rows
 
 
-def _in_groups(pairs: Iterable[Part]) -> Iterator[Part]:
-    """Gather parts until they have the rows of a group. The last group may have fewer."""
+def in_groups(pairs: Iterable[Part], group: int) -> Iterator[Part]:
+    """Gather parts until they have at least `group` rows. The last group may have fewer."""
     parts: list[np.ndarray] = []
     names: list[int | str] = []
     for part, taken in pairs:
         parts.append(part)
         names += taken
-        if len(names) >= _ROW_GROUP:
+        if len(names) >= group:
             yield np.concatenate(parts), names
             parts, names = [], []
     if parts:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from keras_tfcl.export.runtime.batches import (
     BatchReader,
     OnError,
     bucket_size,
+    check_on_error,
     pad_rows,
     progress_bar,
     rows_to_try,
@@ -27,12 +29,15 @@ from keras_tfcl.export.runtime.inputs import InputSpec, all_finite, cast_input, 
 from keras_tfcl.export.runtime.metadata import Metadata
 from keras_tfcl.export.runtime.model_file import check_model_file
 from keras_tfcl.export.runtime.providers import Providers, check_providers, choose_providers, load_onnxruntime
+from keras_tfcl.export.runtime.resume import encode_resumed
+from keras_tfcl.export.runtime.sentence_folder import POOLINGS, Pooling, pooled, read_sentence_folder
 from keras_tfcl.export.runtime.session import check_metadata, open_session, read_interface
+from keras_tfcl.export.runtime.tokens import TextReader, TextRule, find_texts, is_mask, text_rule
 from keras_tfcl.export.runtime.typing import ImageLike, Inputs
 
 
 class OnnxEncoder:
-    """Embeds arrays and images with an exported `.onnx` file. Needs neither TensorFlow nor Keras.
+    """Embeds arrays, images and texts with an exported `.onnx` file. Needs neither TensorFlow nor Keras.
 
     One encoder may be used from several threads at once. onnxruntime keeps memory for the next run, so make one encoder
     per process and keep it. A pickled or copied encoder is the path with these arguments: the other process needs the
@@ -40,7 +45,9 @@ class OnnxEncoder:
 
     Args:
         path: a file written by `export_onnx`, or any ONNX file with one `(batch, D)` output and no data outside it.
-            What `export_onnx` puts beside a file of more than 2 GiB is read if size and hash are those recorded.
+            What `export_onnx` puts beside a file of more than 2 GiB is read if size and hash are those recorded. Or a
+            folder of sentence-transformers with `model.onnx` or `onnx/model.onnx`, whose tokenizer, pooling and
+            normalization are read too.
         providers: `"auto"` (CUDA where this onnxruntime has it, then the CPU), a name such as `"cpu"`, `"cuda"` or
             `"CUDAExecutionProvider"`, or a list, in order of preference, of names or of pairs `(name, options)` such as
             `("cuda", {"device_id": 1, "arena_extend_strategy": "kSameAsRequested"})`.
@@ -52,6 +59,9 @@ class OnnxEncoder:
             instead of each; a CPU only has more work. None: on unless the CPU runs the model.
         low_memory: give memory back after each run instead of keeping it for the next; slower. For rows of many
             lengths or sizes.
+        output: name of the output to take from a file that has several.
+        pooling: how an output `(batch, length, D)`, a vector for each token, becomes one embedding: "mean" of the
+            tokens that the attention mask keeps, or "cls", the first. Defaults to what the folder says.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -68,6 +78,8 @@ class OnnxEncoder:
     (1000, 128)
     >>> encoder.encode(["cat.jpg", "dog.png"]).shape                # doctest: +SKIP
     (2, 128)
+    >>> OnnxEncoder("all-MiniLM-L6-v2").encode(["a text"]).shape    # doctest: +SKIP
+    (1, 384)
     """
 
     def __init__(
@@ -79,9 +91,16 @@ class OnnxEncoder:
         threads: int | None = None,
         buckets: bool | None = None,
         low_memory: bool = False,
+        output: str | None = None,
+        pooling: Pooling | None = None,
     ) -> None:
-        self._path = Path(path)
-        self._arguments = (self._path.absolute(), providers, strict_providers, batch_size, threads, buckets, low_memory)
+        settings = (providers, strict_providers, batch_size, threads, buckets, low_memory, output, pooling)
+        self._arguments = (Path(path).absolute(), *settings)
+        if pooling not in (None, *POOLINGS):
+            raise ValueError(f"`pooling` must be one of {', '.join(POOLINGS)}. Received: pooling={pooling!r}.")
+        folder = read_sentence_folder(Path(path)) if Path(path).is_dir() else None
+        self._path = folder.model if folder else Path(path)
+        self._normalize = folder is not None and folder.normalize
         self._batch_size = _positive("batch_size", batch_size)
         if threads is not None:
             _positive("threads", threads)
@@ -89,8 +108,15 @@ class OnnxEncoder:
         check_image_size(self._metadata, self._path)
         self._open(providers, strict_providers, threads, low_memory)
         self._buckets = self.providers[0] != "CPUExecutionProvider" if buckets is None else bool(buckets)
-        self._inputs, self._output, self._dimension = read_interface(self._session, self._path)
+        pooling = pooling or (folder.pooling if folder else None)
+        self._inputs, self._output, self._dimension, per_token = read_interface(
+            self._session, self._path, output, pooling
+        )
+        self._pooling = pooling if per_token else None
         check_metadata(self._metadata, self._dimension, self._path)
+        if folder and folder.tokenizer:
+            self._metadata["tokenizer"] = folder.tokenizer
+        self._text_rule: TextRule | None = None  # made when the first text comes
 
     def __reduce__(self) -> tuple[type[OnnxEncoder], tuple[object, ...]]:
         return type(self), self._arguments
@@ -106,9 +132,36 @@ class OnnxEncoder:
         return self._dimension
 
     @property
+    def batch_size(self) -> int:
+        """Rows per run."""
+        return self._batch_size
+
+    @property
     def inputs(self) -> tuple[InputSpec, ...]:
         """Name, dtype and shape of each input."""
         return self._inputs
+
+    @property
+    def takes_text(self) -> bool:
+        """Whether there is a tokenizer, so that `encode` takes texts."""
+        return "tokenizer" in self._metadata
+
+    @property
+    def text_rule(self) -> TextRule:
+        """How texts become rows.
+
+        Raises:
+            InputError: there is no tokenizer, or the inputs are not those of one.
+            ImportError: the package `tokenizers` is missing; the message names the extra.
+        """
+        if not self.takes_text:
+            raise InputError(
+                f"Texts need a tokenizer. Received: {self._path} without. Export with "
+                f"export_onnx(model, path, tokenizer=tokenizer)."
+            )
+        if self._text_rule is None:
+            self._text_rule = text_rule(self._inputs, self._metadata, self._path)
+        return self._text_rule
 
     @property
     def metadata(self) -> Metadata:
@@ -135,6 +188,8 @@ class OnnxEncoder:
                 rounded to the input's type; integers are converted when every value stays exact. For an image encoder
                 also a list of images: paths, bytes of files or Pillow images, decoded by the rule in the file,
                 `batch_size` of them at a time. Arrays are rows as they are: turn pixels into one by `read_image`.
+                For an encoder with a tokenizer also a list of texts, which are sorted by length, so that a run has
+                little padding and at most 16,384 tokens; the embeddings come in the order of the texts.
             batch_size: rows per run. Defaults to the encoder's.
             progress: draw a progress bar on stderr, where `rich` is installed.
 
@@ -143,17 +198,17 @@ class OnnxEncoder:
             NonFiniteError: the model gave NaN or infinity.
         """
         step = self._step(batch_size)
-        if isinstance(x, np.ndarray) and x.ndim and 0 < len(x) <= step and not progress:
+        if isinstance(x, np.ndarray) and x.ndim and 0 < len(x) <= step and not progress and x.dtype.kind in "biuf":
             return self._checked_run(split_inputs(x, self._inputs), step, 0)  # one run: as fast as a server needs it
-        rows, batches = self._reader(step).batches(x)
+        rows, parts, _ = self._embeddings_of(x, step, progress)
         if rows is None:
             raise InputError(
-                f"`encode` takes arrays or a list of images. Received: {type(x).__name__}, whose length is unknown. "
-                f"Use encode_iter(x), or encode_to(x, path)."
+                f"`encode` takes arrays or a list of images or texts. Received: {type(x).__name__}, whose length is "
+                f"unknown. Use encode_iter(x), or encode_to(x, path)."
             )
         embeddings = np.empty((rows, self._dimension), np.float32)
         start = 0
-        for part in self._embed(batches, step, rows, progress):
+        for part in parts:
             embeddings[start : start + len(part)] = part
             start += len(part)
         return embeddings
@@ -186,8 +241,8 @@ class OnnxEncoder:
         >>> for embeddings in encoder.encode_iter(dataset):         # doctest: +SKIP
         ...     index.add(embeddings)
         """
-        rows, batches = self._reader(step := self._step(batch_size), on_error).batches(stream)
-        return self._embed(batches, step, rows, progress)
+        _, parts, _ = self._embeddings_of(stream, self._step(batch_size), progress, on_error)
+        return parts
 
     def encode_to(
         self,
@@ -197,6 +252,7 @@ class OnnxEncoder:
         batch_size: int | None = None,
         progress: bool = False,
         on_error: OnError = "raise",
+        resume: bool = False,
     ) -> int:
         """Write the embeddings of `x` to a file, batch by batch, and return how many there are.
 
@@ -210,17 +266,19 @@ class OnnxEncoder:
             ids: integers or strings, one for each row of `x`, not for `.npy`. Defaults to row numbers.
             batch_size, progress: as in `encode`.
             on_error: as in `encode_iter`. Images left out take their ids with them.
+            resume: continue what an earlier run with `resume` began, killed or not: rows whose ids are in the file, or
+                in the folder of its parts, are not embedded again. For `.parquet`, and a list or an array.
 
         Raises:
-            ValueError: another kind of file; ids for `.npy`; not as many ids as rows.
+            ValueError: another kind of file; ids for `.npy`; not as many ids as rows, or repeated ones to `resume`.
             ImportError: `.parquet` without pyarrow; the message names the extra.
             InputError, NonFiniteError: as in `encode`.
         """
+        if resume:
+            return encode_resumed(self, x, Path(path), ids, on_error, batch_size=batch_size, progress=progress)
         path = check_embedding_file(path, ids)
-        reader = self._reader(step := self._step(batch_size), on_error)
-        rows, batches = reader.batches(x)
-        parts = self._embed(batches, step, rows, progress)
-        return write_embeddings(parts, path, self._dimension, ids, reader.skipped, self._metadata)
+        _, parts, skipped = self._embeddings_of(x, self._step(batch_size), progress, on_error)
+        return write_embeddings(parts, path, self._dimension, ids, skipped, self._metadata)
 
     def read_image(self, image: ImageLike) -> np.ndarray:
         """Return one image as a row of the encoder's input, decoded, turned and resized by the rule in its file.
@@ -233,6 +291,17 @@ class OnnxEncoder:
             ImportError: Pillow is missing; the message names the extra.
         """
         return self._image_rule().read(image)
+
+    def tokenize(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
+        """Return texts as rows of each input, padded to the longest, such as `quantize` takes for `samples`.
+
+        Raises:
+            InputError: there is no tokenizer.
+            ImportError: the package `tokenizers` is missing; the message names the extra.
+        """
+        rule = self.text_rule
+        rows = rule.rows(rule.tokenize(list(texts)))
+        return {spec.name: array for spec, array in zip(self._inputs, rows, strict=True)}
 
     def warmup(self, sizes: Sequence[int] = (1,), like: Inputs | None = None) -> dict[int, float]:
         """Run once at each batch size, so that the first request does not pay for it; return the seconds of each.
@@ -267,8 +336,27 @@ class OnnxEncoder:
     def _step(self, batch_size: int | None) -> int:
         return self._batch_size if batch_size is None else _positive("batch_size", batch_size)
 
-    def _reader(self, step: int, on_error: OnError = "raise") -> BatchReader:
-        return BatchReader(self._inputs, step, self._image_rule, on_error)
+    def _embeddings_of(
+        self, x: object, step: int, progress: bool, on_error: OnError = "raise"
+    ) -> tuple[int | None, Iterator[np.ndarray], Container[int]]:
+        """Return the number of rows where it is known, their embeddings, and the positions of what is left out."""
+        check_on_error(on_error)
+        if self.takes_text:
+            found: tuple[int | None, Iterable[object]] | None
+            if isinstance(x, Iterable) and not isinstance(x, (str, Sequence, Mapping)) and not hasattr(x, "shape"):
+                stream = iter(x)
+                first = list(itertools.islice(stream, 1))
+                x = itertools.chain(first, stream)
+                found = (None, x) if first and isinstance(first[0], str) else None
+            else:
+                found = find_texts(x)
+            if found:
+                reader = TextReader(self.text_rule, step, on_error)
+                count, texts = found
+                return count, self._embed_texts(reader, iter(texts), step, count, progress), reader.skipped
+        images = BatchReader(self._inputs, step, self._image_rule, on_error)
+        rows, batches = images.batches(x)
+        return rows, self._embed(batches, step, rows, progress), images.skipped
 
     def _image_rule(self) -> ImageRule:
         return image_rule(self._inputs, self._metadata, self._path)
@@ -288,6 +376,25 @@ class OnnxEncoder:
                     advance(size)
                 yield runs[0] if len(runs) == 1 else np.concatenate([np.empty((0, self._dimension), np.float32), *runs])
 
+    def _embed_texts(
+        self, reader: TextReader, texts: Iterator[object], step: int, count: int | None, progress: bool
+    ) -> Iterator[np.ndarray]:
+        """Yield the embeddings of texts in their order, computed by length."""
+        rule = self.text_rule
+        with progress_bar(count) if progress else contextlib.nullcontext() as advance:
+            for positions, tokens in reader.windows(texts):
+                embeddings = np.empty((len(tokens), self._dimension), np.float32)
+                for run in rule.runs(tokens, step):
+                    rows = rule.rows([tokens[position] for position in run])
+                    try:
+                        embeddings[run] = self._checked_run(rows, step, 0)
+                    except NonFiniteError as error:
+                        numbers = ", ".join(map(str, sorted(positions[run])[:5]))
+                        raise NonFiniteError(f"{error} These rows are texts, among them number {numbers}.") from error
+                if advance:
+                    advance(len(tokens))
+                yield embeddings
+
     def _checked_run(self, batch: Batch, step: int, first_row: int) -> np.ndarray:
         rows = len(batch[0])
         embeddings = self._run(batch, bucket_size(rows, step) if self._buckets else rows, first_row)
@@ -306,12 +413,13 @@ class OnnxEncoder:
         for spec, array in zip(self._inputs, batch, strict=True):
             feed[spec.name] = pad_rows(cast_input(array, spec, first_row), size)
         try:
-            (embeddings,) = self._session.run([self._output], feed)
+            (output,) = self._session.run([self._output], feed)
         except Exception as error:  # onnxruntime's exceptions share no public base class
             raise InputError(
                 f"Expected rows that the model can embed. Received: rows {first_row} to {first_row + rows - 1}, which "
                 f"onnxruntime rejects: {error}. Check sizes and index ranges."
             ) from error
+        embeddings = output if self._pooling is None else pooled(output, _mask_in(feed), self._pooling)
         if embeddings.shape != (size, self._dimension):
             raise ModelFileError(
                 f"Expected one embedding of length {self._dimension} per row. Received: shape {embeddings.shape} for "
@@ -320,7 +428,13 @@ class OnnxEncoder:
         if embeddings.dtype != np.float32:
             with np.errstate(over="ignore"):  # beyond float32 it becomes infinite, which the caller checks
                 embeddings = embeddings.astype(np.float32)
+        if self._normalize:
+            embeddings = embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
         return embeddings[:rows]
+
+
+def _mask_in(feed: Mapping[str, np.ndarray]) -> np.ndarray | None:
+    return next((array for name, array in feed.items() if is_mask(name)), None)
 
 
 def _positive(name: str, value: int) -> int:

@@ -13,7 +13,7 @@ from keras_tfcl.export.runtime.requirements import installed_versions, require
 
 _PACKAGES = (
     "keras-tfcl", "numpy", "onnxruntime", "onnxruntime-gpu", "onnx", "tf2onnx", "keras", "tensorflow", "pillow",
-    "pyarrow", "typer", "rich",
+    "pyarrow", "tokenizers", "typer", "rich",
 )  # fmt: skip
 _CUDNN = ("nvidia-cudnn-cu12", "nvidia-cudnn-cu13")
 # The smallest model, y = Identity(x) with x of shape (1,), so that sessions can be tried without the package `onnx`.

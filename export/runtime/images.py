@@ -112,7 +112,12 @@ def image_rule(inputs: tuple[InputSpec, ...], metadata: Metadata, path: object) 
     axes = spec.shape[1:] if spec.is_image else ()
     height, width, channels = (*axes[1:], axes[0]) if first and axes else axes or (None, None, None)
     if len(inputs) != 1 or channels not in _MODES:
-        remedy = "an array of the numbers that its tokenizer gives for your texts" if spec.is_tokens else "arrays"
+        remedy = "arrays"
+        if spec.is_tokens:
+            remedy = (
+                "an array of the numbers that its tokenizer gives for your texts, or store the tokenizer in the file: "
+                "export_onnx(model, path, tokenizer=tokenizer)"
+            )
         raise InputError(
             f"Paths and images need an encoder with one input (batch, height, width, 1, 3 or 4 channels). Received: "
             f"one with {'; '.join(map(str, inputs))}, from {path}. Give {remedy}."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -55,7 +56,7 @@ def split_inputs(x: Inputs, specs: Sequence[InputSpec]) -> list[np.ndarray]:
     arrays = [_to_array(value, spec) for value, spec in zip(_by_position(x, specs), specs, strict=True)]
     for array, spec in zip(arrays, specs, strict=True):
         _check_shape(array, spec)
-    if len({len(array) for array in arrays}) > 1:
+    if len(arrays) > 1 and len({len(array) for array in arrays}) > 1:
         rows = {spec.name: len(array) for array, spec in zip(arrays, specs, strict=True)}
         raise InputError(
             f"All inputs must have the same number of rows. Received: {rows}. Give one row of each input per sample."
@@ -97,7 +98,13 @@ def cast_input(values: np.ndarray, spec: InputSpec, first_row: int = 0) -> np.nd
 
 
 def all_finite(array: np.ndarray) -> bool:
-    """Whether no number is NaN or infinite. Counting takes half the time of `numpy.all` on a small array."""
+    """Whether no number is NaN or infinite.
+
+    If one is, so is the sum of the squares, which takes half the time of a look at each number. Squares of large
+    numbers overflow, though, so that a sum that is not finite decides nothing.
+    """
+    if array.itemsize > 2 and math.isfinite(np.vdot(array, array)):  # float16 would overflow often, and is slow to add
+        return True
     return np.count_nonzero(np.isfinite(array)) == array.size
 
 
@@ -107,7 +114,11 @@ def _by_position(x: Any, specs: Sequence[InputSpec]) -> list[ArrayLike]:
     names = [spec.name for spec in specs]
     if isinstance(x, Mapping):
         if set(x) != set(names):
-            raise InputError(f"The inputs must be named {names}. Received: {sorted(map(str, x))}.")
+            raise InputError(
+                f"The inputs must be named {names}. Received: {sorted(map(str, x))}. Rename them: "
+                f"{{{', '.join(f'{name!r}: ...' for name in names)}}}, in a .npz file np.savez(path, "
+                f"{', '.join(f'{name}=...' for name in names)})."
+            )
         return [x[name] for name in names]
     if len(specs) == 1:
         return [x]
@@ -141,7 +152,10 @@ def _text_error(spec: InputSpec) -> InputError:
     if spec.is_image:
         remedy = "For images by path give a list of paths: encode(list(paths))."
     elif spec.is_tokens:
-        remedy = "Turn texts into tokens with the tokenizer that the model was trained with, and give their numbers."
+        remedy = (
+            "Turn texts into tokens with the tokenizer that the model was trained with, and give their numbers; or "
+            "export with export_onnx(model, path, tokenizer=tokenizer)."
+        )
     else:
         remedy = "Give an array of numbers."
     return InputError(f"Input `{spec.name}` takes numbers, {spec.dtype} {spec.shape_text}. Received: text. {remedy}")

@@ -17,6 +17,7 @@ _TYPES = {  # of what readers use; a file from elsewhere may hold anything
     "dimension": int,
     "normalized": bool,
     "projector": str,
+    "tokenizer": str,
     "weights_sha256": str,
     "versions": dict,
     "parity": dict,
@@ -37,6 +38,7 @@ class Metadata(TypedDict, total=False):
     dimension: int
     normalized: bool
     projector: str
+    tokenizer: str
     weights_sha256: str
     versions: dict[str, str]
     parity: dict[str, object]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _NUMPY_TYPES = {"float": "float32", "double": "float64"}  # onnxruntime's names that NumPy spells otherwise
 _FATAL_ONLY = 4
+_TOKEN_OUTPUTS = ("last_hidden_state", "token_embeddings")  # as transformers and sentence-transformers call them
 _MAX_DIMENSION = 1 << 20  # beyond it a hostile header would make `encode` ask for terabytes
 
 
@@ -47,32 +48,59 @@ def open_session(
         ) from error
 
 
-def read_interface(session: onnxruntime.InferenceSession, path: Path) -> tuple[tuple[InputSpec, ...], str, int]:
-    """Return the inputs, the name of the output, and the length of an embedding.
+def read_interface(
+    session: onnxruntime.InferenceSession, path: Path, name: str | None = None, pooling: str | None = None
+) -> tuple[tuple[InputSpec, ...], str, int, bool]:
+    """Return the inputs, the name of the output, the length of an embedding, and whether each token has a vector.
+
+    Args:
+        session: of onnxruntime.
+        path: of the file, for messages.
+        name: of the output; None takes the only one, or the one that transformers usually call so.
+        pooling: of the vectors of tokens, None if they must not be pooled.
 
     Raises:
-        ModelFileError: the file is not an encoder.
+        ModelFileError: the file is not an encoder, or has no output of that name.
     """
     inputs = tuple(_input_spec(node) for node in session.get_inputs())
-    outputs = session.get_outputs()
-    shapes = [output.shape for output in outputs]
-    if len(outputs) != 1 or len(shapes[0]) != 2 or not isinstance(shapes[0][1], int) or not inputs:
+    output = _output(session.get_outputs(), path, name, pooling)
+    rank = len(output.shape)
+    if rank not in (2, 3) or (rank == 3 and not pooling) or not isinstance(output.shape[-1], int) or not inputs:
+        remedy = "Give pooling='mean' or pooling='cls'." if rank == 3 else "Give a file written by export_onnx."
         raise ModelFileError(
             f"Expected an encoder with inputs and one output (batch, D). Received: {path} with "
-            f"{len(inputs)} inputs and outputs {shapes}. Give a file written by export_onnx."
+            f"{len(inputs)} inputs and the output {output.name} {output.shape}. {remedy}"
         )
-    fixed = [node.name for node in (*session.get_inputs(), *outputs) if isinstance(node.shape[0], int)]
+    fixed = [node.name for node in (*session.get_inputs(), output) if isinstance(node.shape[0], int)]
     if fixed:
         raise ModelFileError(
             f"Expected a free batch dimension. Received: {path}, where it is fixed for {fixed}. "
             f"Export with a dynamic first dimension."
         )
-    if not 0 < shapes[0][1] <= _MAX_DIMENSION:
+    if not 0 < output.shape[-1] <= _MAX_DIMENSION:
         raise ModelFileError(
-            f"Expected embeddings of 1 to {_MAX_DIMENSION} numbers. Received: {path} with D={shapes[0][1]}. "
+            f"Expected embeddings of 1 to {_MAX_DIMENSION} numbers. Received: {path} with D={output.shape[-1]}. "
             f"Do not trust this file."
         )
-    return inputs, outputs[0].name, shapes[0][1]
+    return inputs, output.name, output.shape[-1], rank == 3
+
+
+def _output(
+    outputs: Sequence[onnxruntime.NodeArg], path: Path, name: str | None, pooling: str | None
+) -> onnxruntime.NodeArg:
+    by_name = {output.name: output for output in outputs}
+    usual = _TOKEN_OUTPUTS if pooling and name is None else ("embedding", "sentence_embedding")
+    wanted = (
+        [name] if name else [output for output in usual if output in by_name][:1] if len(by_name) > 1 else [*by_name]
+    )
+    if len(wanted) != 1 or wanted[0] not in by_name:
+        received = f"output={name!r} for {path}" if name else f"{path}"
+        shapes = ", ".join(f"{output.name} {output.shape}" for output in outputs)
+        raise ModelFileError(
+            f"Expected an encoder with inputs and one output (batch, D). Received: {received} with the outputs "
+            f"{shapes}. Name one of them by output=, and pooling='mean' or 'cls' for one with a vector for each token."
+        )
+    return by_name[wanted[0]]
 
 
 def check_metadata(metadata: Metadata, dimension: int, path: Path) -> None:

@@ -19,6 +19,7 @@ from keras_tfcl.export.server.search import search_routes
 from keras_tfcl.export.server.service import VERSION, Service
 from keras_tfcl.export.server.settings import ServerSettings
 
+_LONG = ("probes", "tokenizer")  # of the metadata: for programs
 PAGE = Path(__file__).with_name("page.html")
 POLICY = "default-src 'self'; img-src 'self' data: blob:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
@@ -81,10 +82,12 @@ def _add_monitoring(app: FastAPI, service: Service) -> None:
             "model": service.name,
             "version": VERSION,
             "dimension": encoder.dimension,
+            "text": encoder.takes_text,
+            "images": not encoder.takes_text and len(encoder.inputs) == 1 and encoder.inputs[0].is_image,
             "inputs": [{"name": s.name, "dtype": s.dtype, "shape": [*map(str, s.shape)]} for s in encoder.inputs],
             "providers": {"requested": encoder.requested_providers, "used": encoder.providers},
             "index": None
             if service.index is None
             else {"vectors": len(service.index), "graph": service.index.has_graph},
-            "metadata": {name: value for name, value in encoder.metadata.items() if name != "probes"},
+            "metadata": {name: value for name, value in encoder.metadata.items() if name not in _LONG},
         }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -79,21 +79,29 @@ class MicroBatcher:
             job.future.cancel()
         self._thread.shutdown(wait=True)
 
-    async def embed(self, rows: Rows, seconds: float) -> np.ndarray:
+    async def embed(self, parts: Sequence[Rows], seconds: float) -> np.ndarray:
         """Embeddings of the rows of one request, however many: `(N, D)`.
+
+        Args:
+            parts: the rows, those of one shape together.
+            seconds: to the answer.
 
         Raises:
             QueueFullError: too many rows wait already.
             DeadlineError: the answer did not come within `seconds`.
         """
-        count = len(rows[0])
+        count = sum(len(rows[0]) for rows in parts)
         # A request longer than the queue is let in when nothing waits: else it never could be.
         if self._waiting and self._waiting + count > self._max_queue:
             self._metrics.rejected.labels("queue_full").inc()
             raise QueueFullError(self._waiting)
         deadline = time.monotonic() + seconds
-        starts = range(0, count, self._max_batch_size)
-        jobs = [self._put(tuple(a[s : s + self._max_batch_size] for a in rows), deadline) for s in starts]
+        step = self._max_batch_size
+        jobs = [
+            self._put(tuple(array[start : start + step] for array in rows), deadline)
+            for rows in parts
+            for start in range(0, len(rows[0]), step)
+        ]
         try:
             async with asyncio.timeout(seconds):
                 return np.concatenate(await asyncio.gather(*(job.future for job in jobs)))

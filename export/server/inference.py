@@ -12,7 +12,7 @@ from keras_tfcl.export.errors import InputError
 from keras_tfcl.export.runtime.inputs import split_inputs
 from keras_tfcl.export.server.errors import RequestError
 from keras_tfcl.export.server.openai import check_model
-from keras_tfcl.export.server.service import VERSION, Service
+from keras_tfcl.export.server.service import VERSION, RequestRows, Service
 
 OUTPUT = "embedding"
 HEADER = "inference-header-content-length"
@@ -41,7 +41,7 @@ class RequestedOutput(BaseModel):
 
 
 class InferenceRequest(BaseModel):
-    """Inputs of the model by name."""
+    """RequestRows of the model by name."""
 
     id: str | None = None
     inputs: list[Tensor]
@@ -100,7 +100,8 @@ def inference_routes(service: Service) -> APIRouter:
     async def infer(name: str, request: Request) -> Response:
         check_model(service, name)
         asked, tail = _parse(await request.body(), request.headers.get(HEADER))
-        vectors = await service.embed(request, _rows(service, asked, tail))
+        rows = _rows(service, asked, tail)
+        vectors = await service.embed(request, RequestRows([rows], len(rows[0])))
         return _respond(service.name, asked, vectors)
 
     return router

@@ -17,7 +17,7 @@ Number = int | float
 
 
 class EmbeddingRequest(BaseModel):
-    """Inputs to embed: images in base64 or as data URIs, or numbers."""
+    """Inputs to embed: texts, images in base64 or as data URIs, or numbers; what the model takes."""
 
     input: str | list[str] | list[Number] | list[list[Any]]
     model: str | None = None
@@ -35,7 +35,7 @@ class Embedding(BaseModel):
 
 
 class Usage(BaseModel):
-    """Numbers of values or images that were embedded."""
+    """Numbers of tokens, values or images that were embedded."""
 
     prompt_tokens: int
     total_tokens: int
@@ -118,12 +118,12 @@ def openai_routes(service: Service) -> APIRouter:
     async def embeddings(request: Request) -> EmbeddingResponse:
         asked, items = await parsed(request, EmbeddingRequest)
         check_model(service, asked.model)
-        vectors = truncated(await service.embed(request, service.rows(items)), asked.dimensions)
-        used = sum(len(item) if isinstance(item, list) else 1 for item in items)
+        inputs = await service.read(items)
+        vectors = truncated(await service.embed(request, inputs), asked.dimensions)
         return EmbeddingResponse(
             model=service.name,
             data=[Embedding(index=i, embedding=_coded(v, asked.encoding_format)) for i, v in enumerate(vectors)],
-            usage=Usage(prompt_tokens=used, total_tokens=used),
+            usage=Usage(prompt_tokens=inputs.used, total_tokens=inputs.used),
         )
 
     @router.get("/models")

@@ -48,7 +48,7 @@ def search_routes(service: Service) -> APIRouter:
         if service.index is None:
             raise RequestError(404, "This server has no index. Start it with --index.", "no_index")
         asked, items = await parsed(request, SearchRequest)
-        vectors = await service.embed(request, service.rows(items))
+        vectors = await service.embed(request, await service.read(items))
         found = await asyncio.to_thread(service.index.search, vectors, asked.k)
         results = [
             [Found(id=hit.id, score=hit.score, metadata=hit.metadata, image=_address(service, hit)) for hit in hits]

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import binascii
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 
 import numpy as np
@@ -16,12 +17,28 @@ from keras_tfcl.export.runtime.encoder import OnnxEncoder
 from keras_tfcl.export.runtime.golden_inputs import check_probes
 from keras_tfcl.export.runtime.index import Index
 from keras_tfcl.export.runtime.inputs import split_inputs
+from keras_tfcl.export.runtime.tokens import rows_in_run
 from keras_tfcl.export.server.batching import MicroBatcher, Rows
 from keras_tfcl.export.server.errors import RequestError
 from keras_tfcl.export.server.metrics import Metrics
 from keras_tfcl.export.server.settings import ServerSettings
 
 VERSION = version("keras-tfcl")
+
+
+@dataclass(frozen=True)
+class RequestRows:
+    """The inputs of one request, ready for the model.
+
+    Attributes:
+        parts: rows of the encoder's inputs, those of one shape together.
+        used: what the client is told to have used: tokens, numbers or images.
+        order: positions of the rows in the request, where `parts` are in another order.
+    """
+
+    parts: list[Rows]
+    used: int
+    order: np.ndarray | None = None
 
 
 class Service:
@@ -35,12 +52,14 @@ class Service:
 
     def __init__(self, encoder: OnnxEncoder, settings: ServerSettings, index: Index | None = None) -> None:
         self.encoder, self.settings, self.index = encoder, settings, index
+        if encoder.takes_text:
+            _ = encoder.text_rule  # what is missing for texts is said at the start and not by the first request
         self.name = settings.model_name or encoder.path.stem
         self.metrics = Metrics()
         self.metrics.model.info({"name": self.name, "provider": encoder.providers[0]})
         self.not_ready: str | None = "starting"  # why, or None
         self.batcher = MicroBatcher(
-            lambda rows: encoder.encode(rows if len(rows) > 1 else rows[0]),
+            self._encode,
             settings.max_batch_size,
             settings.max_queue,
             settings.batch_wait_ms / 1e3,
@@ -63,22 +82,32 @@ class Service:
                 raise ExportError(f"{self.encoder.path} does not give the embeddings recorded in it on this machine")
         if all(isinstance(side, int) for spec in self.encoder.inputs for side in spec.shape[1:]):
             self.encoder.warmup((1, self.settings.max_batch_size))
+        elif self.encoder.takes_text:
+            rule = self.encoder.text_rule
+            self._encode(tuple(rule.rows([([rule.pad_id], [rule.pad_segment])])))
 
-    async def embed(self, request: Request, rows: Rows) -> np.ndarray:
-        """Embeddings of the rows of a request, unless its client goes away before."""
-        work = asyncio.create_task(self.batcher.embed(rows, self.settings.deadline_s))
+    def _encode(self, rows: Rows) -> np.ndarray:
+        step = self.settings.max_batch_size
+        if self.encoder.takes_text:
+            step = min(step, rows_in_run(rows[0].shape[1]))
+        return self.encoder.encode(rows if len(rows) > 1 else rows[0], batch_size=step)
+
+    async def embed(self, request: Request, inputs: RequestRows) -> np.ndarray:
+        """Embeddings of the inputs of a request, in their order, unless its client goes away before."""
+        work = asyncio.create_task(self.batcher.embed(inputs.parts, self.settings.deadline_s))
         gone = asyncio.create_task(_disconnected(request))
         try:
             await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
             if work.done():
-                return work.result()
+                embeddings = work.result()
+                return embeddings if inputs.order is None else embeddings[np.argsort(inputs.order)]
             raise RequestError(499, "The client has gone.", "client_gone")
         finally:
             work.cancel()
             gone.cancel()
 
-    def rows(self, items: Sequence[object]) -> Rows:
-        """Rows of the encoder's input from items of a request: images as bytes or base64, or numbers.
+    async def read(self, items: Sequence[object]) -> RequestRows:
+        """What the encoder takes, from the items of a request: texts, images as bytes or base64, or numbers.
 
         Raises:
             InputError: an item is not what the encoder takes; the message names its number.
@@ -88,8 +117,11 @@ class Service:
             raise RequestError(
                 422, f"A request holds 1 to {self.settings.max_items} inputs. Received: {len(items)}.", "invalid_input"
             )
+        if isinstance(items[0], str) and self.encoder.takes_text:
+            return await asyncio.to_thread(self._texts, items)
         if isinstance(items[0], (str, bytes)):
-            return (np.stack([self._image(item, number) for number, item in enumerate(items)]),)
+            images = await asyncio.to_thread(lambda: [self._image(item, number) for number, item in enumerate(items)])
+            return RequestRows([(np.stack(images),)], len(items))
         try:
             array = np.asarray(items)
         except ValueError as error:
@@ -99,7 +131,23 @@ class Service:
         if array.dtype.kind == "f":
             with np.errstate(over="ignore"):  # what becomes infinite is refused as such
                 array = array.astype(np.float32)
-        return tuple(split_inputs(array, self.encoder.inputs))
+        return RequestRows([tuple(split_inputs(array, self.encoder.inputs))], array.size)
+
+    def _texts(self, items: Sequence[object]) -> RequestRows:
+        """Tokens in parts of similar length, so that there is little padding."""
+        rule = self.encoder.text_rule
+        tokens = rule.tokenize([str(item) for item in items])  # all are strings: pydantic has checked
+        for number, (ids, _) in enumerate(tokens):
+            if not ids and rule.length is None:
+                raise InputError(f"A text must have a token. Received: input {number} without.")
+            if len(ids) > self.settings.max_tokens:
+                raise InputError(
+                    f"A text may have {self.settings.max_tokens:,} tokens. Received: {len(ids):,} in input {number}. "
+                    f"Send shorter texts."
+                )
+        runs = [*rule.runs(tokens, self.settings.max_batch_size)]
+        parts = [tuple(rule.rows([tokens[position] for position in run])) for run in runs]
+        return RequestRows(parts, sum(len(ids) for ids, _ in tokens), np.concatenate(runs))
 
     def _image(self, item: object, number: int) -> np.ndarray:
         if not isinstance(item, (str, bytes)):
@@ -107,7 +155,7 @@ class Service:
         if len(self.encoder.inputs) != 1 or len(self.encoder.inputs[0].shape) != 4:
             raise InputError(
                 f"This model takes numbers of shape {self.encoder.inputs[0].shape[1:]}, not text or images. Received: "
-                f"text as input {number}. Send arrays."
+                f"text as input {number}. Send arrays, or export the model with its tokenizer."
             )
         encoded = decode_base64(item, number) if isinstance(item, str) else item
         try:

@@ -23,6 +23,7 @@ class ServerSettings(BaseSettings):
     deadline_s: float = Field(default=30.0, gt=0, description="Longest time to an answer; after that it is 504.")
     max_items: int = Field(default=2048, ge=1, description="Most inputs in one request.")
     max_body_bytes: int = Field(default=32 * 2**20, ge=1, description="Largest request.")
+    max_tokens: int = Field(default=8192, ge=1, description="Most tokens of one text.")
     max_pixels: int = Field(default=50_000_000, ge=1, description="Largest image that is decoded.")
     drain_s: float = Field(default=0.0, ge=0, description="How long to go on serving, not ready, after SIGTERM.")
     images: Path | None = Field(default=None, description="Folder whose images the search page may show.")

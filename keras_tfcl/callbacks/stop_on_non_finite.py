@@ -141,19 +141,19 @@ class FirstFailure:
                 self._note.assign(tf.where(is_first, found, self._note))
             return result
 
-        return tf.cond(_seems_finite(x) & tf.math.is_finite(loss), lambda: loss, look_closer)
+        return tf.cond(_seem_finite((loss, x)), lambda: loss, look_closer)
 
 
 def nan_unless_finite(loss: Tensor, x: Structure) -> Tensor:
     """The loss of a validation step; NaN where an input holds NaN or Inf that the encoder hides."""
     nan = tf.constant(float("nan"), loss.dtype)
-    return tf.cond(_seems_finite(x), lambda: loss, lambda: tf.where(tf.reduce_any(_bad_rows(x)), nan, loss))
+    return tf.cond(_seem_finite((loss, x)), lambda: loss, lambda: tf.where(tf.reduce_any(_bad_rows(x)), nan, loss))
 
 
-def _seems_finite(x: Structure) -> Tensor:
-    """Whether all sums are finite: one pass over the inputs. Sums of large numbers may overflow, though."""
-    sums = [tf.reduce_sum(tf.cast(t, "float32") if t.dtype.size < 4 else t) for t in _floats(x)]
-    return tf.reduce_all([tf.constant(True), *map(tf.math.is_finite, sums)])
+def _seem_finite(values: Structure) -> Tensor:
+    """Whether the sum of all is finite, in one pass: it is not if any of them is not. It may overflow, though."""
+    sums = [tf.reduce_sum(tf.cast(t, "float32") if t.dtype.size < 4 else t) for t in _floats(values)]
+    return tf.math.is_finite(tf.add_n([tf.cast(number, "float32") for number in sums]))
 
 
 def _floats(values: Structure) -> list[Tensor]:

@@ -22,6 +22,7 @@ from keras_tfcl.export.errors import ExportError, ParityWarning, ProviderWarning
 # TensorFlow.
 COMMANDS = (
     "doctor",
+    "train",
     "export",
     "inspect",
     "verify",
@@ -69,7 +70,7 @@ def _options(
         bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Print the version.")
     ] = False,
 ) -> None:
-    """From a Keras encoder to embeddings: export to a verified ONNX file, and serve it without TensorFlow."""
+    """From images to embeddings: train an encoder, export it to a verified ONNX file, serve it without TensorFlow."""
 
 
 def run(arguments: list[str]) -> int:

@@ -8,13 +8,14 @@ from typing import Annotated
 import typer
 
 from keras_tfcl.cli.keras_file import without_native_logs
-from keras_tfcl.cli.options import images_in
 from keras_tfcl.export.runtime.requirements import require
 
 
 def diagnose(
-    model: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A .keras file.")],
-    data: Annotated[str, typer.Argument(help="An .npz (x, y) or .npy file, mnist5k, folder:PATH, a data set's name.")],
+    model: Annotated[Path, typer.Argument(exists=True, help="A .keras file, or the folder of a run.")],
+    data: Annotated[
+        str, typer.Argument(help="A folder of images, an .npz (x, y) or .npy file, mnist5k, a data set's name.")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The page to write.")] = Path("report.html"),
     kind: Annotated[str | None, typer.Option(help="Kind of image, for views if the model has no augmenter.")] = None,
     rows: Annotated[int, typer.Option(min=2, help="Most samples to look at.")] = 1024,
@@ -25,13 +26,9 @@ def diagnose(
 
     Examples: keras-tfcl diagnose run.keras images.npz -o report.html
 
-    keras-tfcl diagnose run.keras folder:photos
+    keras-tfcl diagnose runs/photos photos/
     """
     try:
-        if data.startswith("folder:") or Path(data).is_dir():
-            folder = Path(data.removeprefix("folder:")).expanduser()
-            _check_labels(folder)
-            data = f"folder:{folder}"
         with without_native_logs():
             report_saved_model = require("keras_tfcl.diagnostics.saved_model", "tf").report_saved_model
             verdict = report_saved_model(model, data, output, kind, rows)
@@ -40,13 +37,3 @@ def diagnose(
     print(f"{verdict}. Written: {output}")
     if verdict != "Healthy":
         raise typer.Exit(1)
-
-
-def _check_labels(folder: Path) -> None:
-    images = images_in(folder)
-    if images and all(image.parent == folder for image in images):
-        raise ValueError(
-            f"A folder must hold labelled images: PATH/label/file or PATH/train/label/file. Received: {len(images)} "
-            f"images without labels in {folder}. Sort them into one subfolder for each label; or, without labels, save "
-            f"them as one array by numpy.save('images.npy', images) and diagnose that file."
-        )

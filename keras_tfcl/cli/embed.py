@@ -12,7 +12,7 @@ import typer
 from keras_tfcl.cli.options import (
     AUTO,
     AsJson,
-    OnnxFile,
+    Encoder,
     Provider,
     Quiet,
     Strict,
@@ -25,9 +25,12 @@ from keras_tfcl.export.runtime.encoder import OnnxEncoder
 
 
 def embed(
-    file: OnnxFile,
+    file: Encoder,
     inputs: Annotated[
-        list[Path], typer.Argument(exists=True, help="One .npy or .npz file, or images and folders of images.")
+        list[Path],
+        typer.Argument(
+            exists=True, help="One .npy or .npz file, a .txt file of texts, or images and folders of images."
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The .npy, .npz or .parquet file to write.")],
     provider: Provider = AUTO,
@@ -35,24 +38,30 @@ def embed(
     batch_size: Annotated[int, typer.Option(min=1, help="Rows per run, and images in memory.")] = 64,
     threads: Threads = None,
     on_error: Annotated[
-        Literal["stop", "skip"], typer.Option(help="skip: leave out images that cannot be read, and name them.")
+        Literal["stop", "skip"], typer.Option(help="skip: leave out what cannot be read, and name it.")
     ] = "stop",
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Continue a run that was killed, or add what is new, into the same .parquet."),
+    ] = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write the embeddings of rows or images to a file, without TensorFlow and however many there are.
+    """Write the embeddings of rows, images or texts to a file, without TensorFlow and however many there are.
 
     .parquet and .npz name each image in `id`. In .npy they follow the order of the arguments, and inside a folder, with
     its subfolders, the sorted paths; hidden files are passed over. An .npz file of several arrays holds one for each
-    input, by its name.
+    input, by its name. A .txt file holds one text a line, and `id` is the number of the line, from 0.
 
     Examples: keras-tfcl embed encoder.onnx photos/ -o photos.parquet --on-error skip
 
     keras-tfcl embed encoder.onnx rows.npy -o embeddings.npy
+
+    keras-tfcl embed encoder.onnx texts.txt -o texts.parquet --resume
     """
     rows = read_input(inputs)
     encoder = OnnxEncoder(file, providers_of(provider), strict, batch_size, threads)
-    named = isinstance(rows, list) and out.suffix != ".npy"
+    named = isinstance(rows, list) and isinstance(rows[0], Path) and out.suffix != ".npy"
     skipped: list[str] = []
 
     def skip(position: int, image: object, error: Exception) -> None:
@@ -65,6 +74,7 @@ def embed(
         ids=rows if named else None,
         progress=sys.stderr.isatty() and not quiet,
         on_error=skip if on_error == "skip" else "raise",
+        resume=resume,
     )
     if as_json:
         done = {"ok": True, "out": str(out), "rows": count, "dimension": encoder.dimension}

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from keras_tfcl.cli.keras_file import load_model, without_native_logs
-from keras_tfcl.cli.options import AsJson, NewOnnxFile, read_rows, show
+from keras_tfcl.cli.options import NO_MODULES, AsJson, Import, NewOnnxFile, read_rows, show
 from keras_tfcl.export.export import export_onnx
 
 
@@ -19,6 +19,10 @@ def export(
     samples: Annotated[
         Path | None,
         typer.Option(exists=True, dir_okay=False, help="Rows of real input to compare on, a .npy or .npz file."),
+    ] = None,
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="A tokenizer.json to store, so that texts can come in."),
     ] = None,
     projector: Annotated[bool, typer.Option("--projector", help="Keep the projector behind the encoder.")] = False,
     normalize: Annotated[bool, typer.Option(help="Divide each embedding by its length.")] = True,
@@ -32,16 +36,19 @@ def export(
     allow_mismatch: Annotated[
         bool, typer.Option("--allow-mismatch", help="Write the file although its embeddings differ.")
     ] = False,
+    modules: Import = NO_MODULES,
     as_json: AsJson = False,
 ) -> None:
     """Write the encoder of a Keras model as an ONNX file, if it gives the same embeddings as the model.
 
-    Example: keras-tfcl export run.keras encoder.onnx --samples images.npy
+    Examples: keras-tfcl export run.keras encoder.onnx --samples images.npy
+
+    keras-tfcl export run.keras encoder.onnx --import my.layers --tokenizer tokenizer.json
     """
     rows = None if samples is None else read_rows(samples)
     with without_native_logs():
         report = export_onnx(
-            load_model(model),
+            load_model(model, modules),
             out,
             projector=projector,
             normalize=normalize,
@@ -49,6 +56,7 @@ def export(
             notes=None if pixel_range is None else {"image": {"range": list(pixel_range)}},
             opset=opset,
             samples=rows,
+            tokenizer=tokenizer,
             allow_mismatch=allow_mismatch,
             progress=_say if sys.stderr.isatty() else None,
         )

@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
 import typer
 
-from keras_tfcl.cli.options import AUTO, AsJson, OnnxFile, Provider, in_one_line, providers_of, read_input
+from keras_tfcl.cli.options import AUTO, AsJson, Encoder, Provider, in_one_line, providers_of, read_input
 from keras_tfcl.export.errors import InputError
 from keras_tfcl.export.runtime.encoder import OnnxEncoder
 from keras_tfcl.export.runtime.index import Index
 
 index = typer.Typer(help="Build an index of embeddings, and search it.", no_args_is_help=True)
 
-Inputs = Annotated[list[Path], typer.Argument(exists=True, help="One .npy or .npz file, or images and folders.")]
+Inputs = Annotated[list[Path], typer.Argument(exists=True, help="One .npy, .npz or .txt file, or images and folders.")]
 IndexFile = Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="An index.")]
 OnError = Annotated[Literal["stop", "skip"], typer.Option(help="skip: leave out images that cannot be read.")]
 
 
 @index.command()
 def build(
-    file: OnnxFile,
+    file: Encoder,
     inputs: Inputs,
     out: Annotated[Path, typer.Option("--out", "-o", help="The index to write.")],
     precision: Annotated[
@@ -39,6 +40,8 @@ def build(
 ) -> None:
     """Embed inputs and write an index of them. Images are named by their path below the folder that is given.
 
+    A .txt file holds one text a line; the index remembers the texts.
+
     Examples: keras-tfcl index build encoder.onnx photos/ -o photos.index
     """
     encoder = OnnxEncoder(file, providers_of(provider))
@@ -51,7 +54,7 @@ def build(
 
 @index.command()
 def add(
-    file: OnnxFile,
+    file: Encoder,
     path: IndexFile,
     inputs: Inputs,
     on_error: OnError = "stop",
@@ -73,7 +76,7 @@ def add(
 
 @index.command()
 def search(
-    file: OnnxFile,
+    file: Encoder,
     path: IndexFile,
     inputs: Inputs,
     k: Annotated[int, typer.Option("-k", min=1, help="How many entries to find.")] = 10,
@@ -99,7 +102,7 @@ def search(
     for name, hits in zip(names, found, strict=True):
         print(name)
         for hit in hits:
-            print(f"  {hit.score:.4f}  {hit.id}")
+            print(f"  {hit.score:.4f}  {hit.id}{_quoted(hit.metadata)}")
 
 
 def _fill(index: Index, encoder: OnnxEncoder, inputs: list[Path], on_error: str) -> None:
@@ -107,6 +110,10 @@ def _fill(index: Index, encoder: OnnxEncoder, inputs: list[Path], on_error: str)
     if not isinstance(rows, list):
         first = len(index)
         index.add(encoder.encode(rows), range(first, first + _count(rows)))
+        return
+    if isinstance(rows[0], str):
+        first = len(index)
+        index.add(encoder.encode(rows), range(first, first + len(rows)), [{"text": text} for text in rows])
         return
     skipped: set[int] = set()
 
@@ -119,6 +126,10 @@ def _fill(index: Index, encoder: OnnxEncoder, inputs: list[Path], on_error: str)
     kept = [path for position, path in enumerate(rows) if position not in skipped]
     names = [_name(path, inputs) for path in kept]
     index.add(vectors, names, [{"path": name} for name in names])
+
+
+def _quoted(metadata: Mapping[str, object]) -> str:
+    return f"  {metadata['text']}" if "text" in metadata else ""
 
 
 def _name(path: Path, inputs: list[Path]) -> str:

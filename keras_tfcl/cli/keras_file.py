@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -19,23 +20,43 @@ if TYPE_CHECKING:
 _WITH_CLASSES = ("layers", "losses", "metrics", "models")
 
 
-def load_model(path: Path) -> keras.Model:
+def load_model(path: Path, modules: Sequence[str] = ()) -> keras.Model:
     """Return the Keras model saved at `path`.
+
+    Args:
+        path: of the file.
+        modules: to import first, from the current folder too, because they register classes of one's own.
 
     Raises:
         ModelFileError: Keras cannot load it.
+        ValueError: a module cannot be imported.
         ImportError: TensorFlow or Keras is missing; the message names the extra.
     """
     require("tensorflow", "tf")
     for part in _WITH_CLASSES:  # importing them tells Keras the classes of the library
         require(f"keras_tfcl.{part}", "tf")
+    _import(modules)
     try:
         return require("keras", "tf").models.load_model(path)
     except Exception as error:  # Keras raises whatever the file leads its layers to
         raise ModelFileError(
             f"Expected a model saved by model.save('name.keras'). Received: {path}: {type(error).__name__}: {error}. "
-            f"A model with classes of your own must be exported from Python, where they are defined."
+            f"If it has classes of your own, decorate them by keras.saving.register_keras_serializable() and name "
+            f"their module: --import my.module"
         ) from error
+
+
+def _import(modules: Sequence[str]) -> None:
+    if modules and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # as `python -m` does
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except Exception as error:  # whatever the module raises
+            raise ValueError(
+                f"`--import` must name a module that Python can import. Received: --import {module}: "
+                f"{type(error).__name__}: {error}. Run the command in the folder that holds it."
+            ) from error
 
 
 @contextlib.contextmanager

@@ -15,10 +15,20 @@ from keras_tfcl.export.errors import InputError
 from keras_tfcl.export.runtime.encoder import OnnxEncoder
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".jp2", ".avif")
+TEXT_SUFFIX = ".txt"
 ROW_SUFFIXES = (".npy", ".npz")
 
+Encoder = Annotated[
+    Path,
+    typer.Argument(metavar="FILE", exists=True, help="An exported .onnx file, or a folder of sentence-transformers."),
+]
 OnnxFile = Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="An exported .onnx file.")]
 NewOnnxFile = Annotated[Path, typer.Argument(help="The .onnx file to write.")]
+Import = Annotated[
+    list[str],
+    typer.Option("--import", help="Module that registers classes of your own, such as my.layers; may be repeated."),
+]
+NO_MODULES: list[str] = []  # what `--import` is by default
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
 Provider = Annotated[
@@ -74,27 +84,46 @@ def read_rows(path: Path) -> np.ndarray | dict[str, np.ndarray]:
         ) from error
 
 
-def read_input(paths: Sequence[Path]) -> np.ndarray | dict[str, np.ndarray] | list[Path]:
-    """Return the rows of one `.npy` or `.npz` file, or the image files among `paths` and in their folders.
+def read_input(paths: Sequence[Path]) -> np.ndarray | dict[str, np.ndarray] | list[Path] | list[str]:
+    """Return the rows of one `.npy` or `.npz` file, the lines of one `.txt` file, or image files and those in folders.
 
     Raises:
         InputError: it is neither, or a folder holds no images.
     """
     if len(paths) == 1 and paths[0].suffix in ROW_SUFFIXES:
         return read_rows(paths[0])
+    if len(paths) == 1 and paths[0].suffix == TEXT_SUFFIX:
+        return read_texts(paths[0])
     files = [file for path in paths for file in (images_in(path) if path.is_dir() else [path])]
-    if not files or any(file.suffix in ROW_SUFFIXES for file in files):
+    if not files or any(file.suffix in (*ROW_SUFFIXES, TEXT_SUFFIX) for file in files):
         raise InputError(
-            f"Expected one .npy or .npz file, image files, or folders with images ({', '.join(IMAGE_SUFFIXES)}). "
+            f"Expected one .npy, .npz or .txt file, image files, or folders with images ({', '.join(IMAGE_SUFFIXES)}). "
             f"Received: {', '.join(map(str, paths))}."
         )
     return files
 
 
 def read_samples(path: Path, encoder: OnnxEncoder) -> np.ndarray | dict[str, np.ndarray]:
-    """Return the rows of a `.npy` or `.npz` file, or the images in a folder as rows of the encoder's input."""
+    """Return the rows of a `.npy` or `.npz` file, or texts or the images in a folder as rows for the encoder."""
+    if path.suffix == TEXT_SUFFIX:
+        return encoder.tokenize(read_texts(path))
     rows = read_input([path])
     return np.stack([encoder.read_image(file) for file in rows]) if isinstance(rows, list) else rows
+
+
+def read_texts(path: Path) -> list[str]:
+    """Return the lines of a text file.
+
+    Raises:
+        InputError: it is not UTF-8, or holds no line.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(f"A .txt file must be UTF-8. Received: {path}: {error}. Convert it by iconv.") from error
+    if not lines:
+        raise InputError(f"A .txt file must hold one text a line. Received: {path} without a line.")
+    return lines
 
 
 def images_in(folder: Path) -> list[Path]:

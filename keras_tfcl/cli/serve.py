@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-from keras_tfcl.cli.options import AUTO, OnnxFile, Provider, Strict, Threads, providers_of
+from keras_tfcl.cli.options import AUTO, Encoder, Provider, Strict, Threads, providers_of
 from keras_tfcl.export.runtime.encoder import OnnxEncoder
 from keras_tfcl.export.runtime.index import Index
 from keras_tfcl.export.runtime.requirements import require
 
 
 def serve(
-    file: OnnxFile,
+    file: Encoder,
     index: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="What /v1/search looks in.")] = None,
     images: Annotated[Path | None, typer.Option(exists=True, help="Folder of images that the page may show.")] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",

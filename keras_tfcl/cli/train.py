@@ -2,61 +2,77 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from keras_tfcl.cli.keras_file import without_native_logs
 from keras_tfcl.cli.options import AsJson, Quiet
 from keras_tfcl.export.runtime.requirements import require
 
+STOPPED = 130  # 128 + SIGINT, as shells have it
+
 
 def train(
-    folder: Annotated[Path, typer.Argument(exists=True, help="A folder of images, at any depth, labelled or not.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The folder of the run, made if need be.")],
+    folder: Annotated[
+        Path, typer.Argument(exists=True, file_okay=False, help="A folder of images, at any depth, labelled or not.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", file_okay=False, help="The folder of the run.")],
     backbone: Annotated[str, typer.Option(help="resnet18, or a net of keras.applications.")] = "resnet18",
-    weights: Annotated[str | None, typer.Option(help="A weights file of the backbone, or imagenet.")] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="A weights file of the backbone, or imagenet. [random weights]")
+    ] = None,
     image_size: Annotated[int, typer.Option(min=8, help="Side of the views in pixels.")] = 96,
-    epochs: Annotated[int, typer.Option(min=1)] = 100,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the images.")] = 100,
     batch_size: Annotated[int | None, typer.Option(min=2, help="[256 up to 64 pixels, else 64]")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="[1e-3 for a batch of 256, in proportion]")] = None,
     loss: Annotated[Literal["arctanh", "infonce"], typer.Option(help="infonce takes a temperature.")] = "arctanh",
-    temperature: Annotated[float | None, typer.Option(help="Of infonce. [0.2]")] = None,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    temperature: Annotated[float | None, typer.Option(help="Temperature of infonce. [0.2]")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of weights, order and views.")] = 0,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Train an encoder on a folder of images without labels, and write it as a verified ONNX file.
 
-    Writes model.keras, encoder.onnx, report.html, neighbours.png and run.json into the folder of the run. A run that
-    was stopped, by Ctrl-C or by a crash, loses at most one epoch: give the same command again, and it continues.
-    Folders of classes are used for evaluation only. Needs TensorFlow.
+    Writes model.keras, encoder.onnx, report.html, neighbours.png, history.json and run.json into the folder of the run.
+    A run that was stopped, by Ctrl-C or by a crash, loses at most one epoch: give the same command again, and it
+    continues. Folders of classes are used for evaluation only. Needs TensorFlow.
 
     Examples: keras-tfcl train photos/ -o runs/photos
 
     keras-tfcl train photos/ -o runs/small --image-size 64 --epochs 200 --loss infonce --temperature 0.2
     """
+    _check(loss, temperature, learning_rate)
+    with without_native_logs():
+        run = require("keras_tfcl.cli.training_run", "tf")
+        settings = run.Settings(
+            source=str(folder.resolve()),
+            backbone=backbone,
+            weights=weights,
+            image_size=image_size,
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            loss=loss,
+            temperature=temperature,
+            seed=seed,
+        )
+        try:
+            result = run.train(settings, out, quiet)
+        except KeyboardInterrupt:
+            print("Stopped. Give the same command again, and the run continues after its last epoch.", file=sys.stderr)
+            raise typer.Exit(STOPPED) from None
+    print(json.dumps({"ok": True} | result.to_dict()) if as_json else result)
+
+
+def _check(loss: str, temperature: float | None, learning_rate: float | None) -> None:
     if loss == "arctanh" and temperature is not None:
         raise ValueError(
             f"The arctanh loss has no temperature. Received: --temperature {temperature}. Pass --loss infonce with it."
         )
-    run = require("keras_tfcl.cli.training_run", "tf")
-    settings = run.Settings(
-        source=str(folder.resolve()),
-        backbone=backbone,
-        weights=weights,
-        image_size=image_size,
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        loss=loss,
-        temperature=temperature,
-        seed=seed,
-    )
-    result = run.train(settings, out, quiet or as_json)
-    if as_json:
-        print(json.dumps({"ok": True} | dataclasses.asdict(result)))
-    else:
-        print(result)
+    for name, value in (("temperature", temperature), ("learning-rate", learning_rate)):
+        if value is not None and not 0 < value < float("inf"):
+            raise ValueError(f"--{name} must be a positive number. Received: {value}. Leave it out for the default.")

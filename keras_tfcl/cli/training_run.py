@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import os
-import platform
-import time
-from importlib import metadata
+import shutil
+import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,42 +14,28 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-import keras_tfcl
-from keras_tfcl.atomic_write import write_atomically
+from keras_tfcl._keras_compat import batches_seen
+from keras_tfcl.cli.keras_file import load_model
+from keras_tfcl.cli.neighbours_picture import draw_neighbours
+from keras_tfcl.cli.run_callbacks import Checkpoint, Progress, SkippedImages
+from keras_tfcl.cli.run_record import RunRecord, Settings
 from keras_tfcl.data import image_batches, image_views
-from keras_tfcl.data.image_source import ImageFiles
+from keras_tfcl.data.image_source import find_images
 from keras_tfcl.diagnostics import write_report
+from keras_tfcl.evaluation import knn_accuracy
 from keras_tfcl.export import export_onnx
+from keras_tfcl.layers import ProjectionHead, image_augmenter
+from keras_tfcl.losses import ArctanhInfoNCE, InfoNCE
+from keras_tfcl.metrics import Alignment, ContrastiveAccuracy, Uniformity
+from keras_tfcl.models import ContrastiveModel
 from keras_tfcl.models.backbone import SMALL, build_backbone
-from keras_tfcl.typing import Logs
 
 SAMPLES = 1024  # images in the report and in the picture of neighbours
+FEWEST = 4  # images
 PROJECTION = 128
 WARM_UP = 0.05  # share of the steps
 FOR_BATCH = 256  # the batch that the default learning rate is meant for
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What a run is asked to do; None stands for a choice made from the images."""
-
-    source: str
-    backbone: str
-    weights: str | None
-    image_size: int
-    epochs: int
-    batch_size: int | None
-    learning_rate: float | None
-    loss: str
-    temperature: float | None
-    seed: int
-
-    def completed(self, images: int) -> Settings:
-        """The settings with every choice made."""
-        batch_size = self.batch_size or min(256 if self.image_size <= SMALL else 64, max(images // 2, 1))
-        rate = self.learning_rate or 1e-3 * batch_size / FOR_BATCH
-        temperature = self.temperature or (0.2 if self.loss == "infonce" else None)
-        return dataclasses.replace(self, batch_size=batch_size, learning_rate=rate, temperature=temperature)
+TEMPERATURE = 0.2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,19 +44,26 @@ class Result:
 
     folder: str
     images: int
-    skipped: int
+    skipped: dict[str, str]
     epochs: int
     loss: float
     verdict: str
     cosine_to_keras: float
     knn_accuracy: float | None
+    complete_before: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result for JSON."""
+        return dataclasses.asdict(self)
 
     def __str__(self) -> str:
         knn = "" if self.knn_accuracy is None else f" kNN accuracy {self.knn_accuracy:.3f}."
+        before = "The run is complete, and nothing was trained. " if self.complete_before else ""
+        skipped = f", {len(self.skipped)} skipped (named in run.json)" if self.skipped else ""
         return (
-            f"{self.folder}: model.keras, encoder.onnx (cosine to Keras at least {self.cosine_to_keras:.6f}), "
-            f"report.html, neighbours.png. {self.images} images, {self.skipped} skipped, {self.epochs} epochs, loss "
-            f"{self.loss:.4f}. {self.verdict}.{knn}"
+            f"{before}{self.folder}: model.keras, encoder.onnx (cosine to Keras at least {self.cosine_to_keras:.6f}), "
+            f"report.html, neighbours.png. {self.images} images{skipped}, {self.epochs} epochs, loss {self.loss:.4f}. "
+            f"{self.verdict}.{knn}"
         )
 
 
@@ -82,164 +73,139 @@ def train(settings: Settings, folder: Path, quiet: bool = False) -> Result:
     Raises:
         ValueError: the folder holds a run with other settings or other images, or the images cannot be used.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    plain = image_batches(settings.source, 64, settings.image_size)
-    files = plain.reader.files
-    settings = settings.completed(len(files))
-    _record(settings, files, folder)
+    if folder.resolve().is_relative_to(settings.source):
+        raise ValueError(
+            f"The folder of the run must lie outside of the images, since it will hold images too. Received: {folder} "
+            f"inside of {settings.source}. Give another folder."
+        )
+    files = find_images(settings.source)
+    if len(files) < FEWEST:
+        raise ValueError(
+            f"A run needs at least {FEWEST} images. Received: {len(files)} in {settings.source}. Add more."
+        )
+    settings = with_choices_made(settings, len(files))
+    record = RunRecord(folder, settings, files)
+    found = record.result()
+    if found is not None:
+        return Result(**found | {"folder": os.fspath(folder), "complete_before": True})
+    batch_size: int = settings.batch_size  # type: ignore[assignment]  # chosen above
+    views = image_views(settings.source, batch_size, settings.image_size, seed=settings.seed)
+    keras.utils.set_random_seed(settings.seed)
+    model_file = folder / "model.keras"
+    model = load_model(model_file) if model_file.exists() else _model(settings, steps=settings.epochs * len(views))
+    record.write()
+    _remove_drafts(folder)
+    epoch = batches_seen(model.optimizer) // len(views)
     if not quiet:
         print(
-            f"{len(files)} images in {settings.source}, batches of {settings.batch_size}, {settings.image_size} px, "
-            f"learning rate {settings.learning_rate:.2g}, {settings.epochs} epochs"
+            f"{len(files)} images, {settings.image_size} pixels, batches of {settings.batch_size}, learning rate "
+            f"{settings.learning_rate:.2g}, {f'continued after {epoch} of ' if epoch else ''}{settings.epochs} epochs",
+            file=sys.stderr,
         )
-    keras.utils.set_random_seed(settings.seed)
-    batch_size: int = settings.batch_size  # type: ignore[assignment]  # `completed` has chosen it
-    views = image_views(settings.source, batch_size, settings.image_size, seed=settings.seed)
-    model = _model(settings, steps=settings.epochs * len(views))
-    callbacks = [
-        keras.callbacks.BackupAndRestore(os.fspath(folder / "backup"), delete_checkpoint=False),
-        keras.callbacks.CSVLogger(os.fspath(folder / "history.csv"), append=True),
-        *([] if quiet else [Progress(batch_size, settings.epochs)]),
-    ]
-    model.fit(views, epochs=settings.epochs, callbacks=callbacks, verbose=0)
-    return _finish(model, settings, folder, plain, views)
+    checkpoint, skipped = Checkpoint(folder, epoch), SkippedImages(views.reader)
+    progress = [] if quiet else [Progress(batch_size, settings.epochs)]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"\d+ of \d+ images could not be read")  # `skipped` names them all
+        _fit(model, views, initial_epoch=epoch, epochs=settings.epochs, callbacks=[checkpoint, skipped, *progress])
+        result = _finish(model, settings, folder, skipped, checkpoint.history[-1]["loss"])
+    record.write(result.to_dict())
+    return result
 
 
-def _model(settings: Settings, steps: int) -> keras_tfcl.ContrastiveModel:
+def _remove_drafts(folder: Path) -> None:
+    """Removes what a process that was killed while it exported has left."""
+    for draft in folder.glob(".encoder.onnx.*.tmp"):
+        shutil.rmtree(draft)
+
+
+def with_choices_made(settings: Settings, images: int) -> Settings:
+    """The settings with batch size, learning rate and temperature chosen where none was given."""
+    batch_size = settings.batch_size or min(256 if settings.image_size <= SMALL else 64, images // 2)
+    rate, temperature = settings.learning_rate, settings.temperature
+    if rate is None:
+        rate = 1e-3 * batch_size / FOR_BATCH
+    if temperature is None and settings.loss == "infonce":
+        temperature = TEMPERATURE
+    return dataclasses.replace(settings, batch_size=batch_size, learning_rate=rate, temperature=temperature)
+
+
+def _model(settings: Settings, steps: int) -> ContrastiveModel:
     encoder = build_backbone(settings.backbone, settings.image_size, weights=settings.weights)
-    features = encoder.output_shape[-1]
-    model = keras_tfcl.ContrastiveModel(
-        encoder, projector=keras_tfcl.ProjectionHead((features, PROJECTION)), seed=settings.seed
-    )
+    projector = ProjectionHead((encoder.output_shape[-1], PROJECTION))
+    model = ContrastiveModel(encoder, projector=projector, seed=settings.seed)
     warm_up = int(WARM_UP * steps)
     schedule = keras.optimizers.schedules.CosineDecay(
         0.0, max(steps - warm_up, 1), warmup_target=settings.learning_rate, warmup_steps=warm_up
     )
-    temperature: float = settings.temperature  # type: ignore[assignment]  # `completed` has chosen it for InfoNCE
-    loss = keras_tfcl.ArctanhInfoNCE() if settings.loss == "arctanh" else keras_tfcl.InfoNCE(temperature)
+    temperature: float = settings.temperature  # type: ignore[assignment]  # chosen for InfoNCE
     model.compile(
         keras.optimizers.AdamW(schedule, weight_decay=1e-4),
-        loss=loss,
-        metrics=[keras_tfcl.Uniformity(), keras_tfcl.Alignment(), keras_tfcl.ContrastiveAccuracy()],
+        loss=ArctanhInfoNCE() if settings.loss == "arctanh" else InfoNCE(temperature),
+        metrics=[Uniformity(), Alignment(), ContrastiveAccuracy()],
     )
     return model
 
 
-class Progress(keras.callbacks.Callback):
-    """One line an epoch: images a second, loss, metrics, time left."""
-
-    def __init__(self, batch_size: int, epochs: int) -> None:
-        super().__init__()
-        self._batch_size, self._epochs = batch_size, epochs
-        self._started, self._batches = 0.0, 0
-
-    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
-        self._started, self._batches = time.perf_counter(), 0
-
-    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
-        self._batches += 1
-
-    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        seconds = time.perf_counter() - self._started
-        left = seconds * (self._epochs - epoch - 1)
-        said = ", ".join(f"{name} {value:.4f}" for name, value in (logs or {}).items())
-        rate = self._batches * self._batch_size / seconds
-        print(f"epoch {epoch + 1}/{self._epochs}: {said}; {rate:.0f} images/s, {left / 60:.0f} min left", flush=True)
+def _fit(model: keras.Model, views: tf.data.Dataset, **options: Any) -> None:
+    try:
+        model.fit(views, verbose=0, **options)
+    except tf.errors.InvalidArgumentError as error:  # how tf.data passes on what reading an image raises
+        skipped = views.reader.skipped
+        if "must hold readable images" not in error.message:
+            raise
+        name, reason = next(iter(skipped.items()))
+        raise ValueError(
+            f"The folder must hold readable images. Received: {len(skipped)} of {len(views.reader.files)} that cannot "
+            f"be read, such as {name!r}: {reason}. Check the files."
+        ) from error
 
 
-def _record(settings: Settings, files: ImageFiles, folder: Path) -> None:
-    """Writes run.json, or checks that the run in the folder is the one that is asked for."""
-    path = folder / "run.json"
-    asked: dict[str, Any] = {"settings": dataclasses.asdict(settings), "data": _hash(files)}
-    if path.exists():
-        recorded = json.loads(path.read_text())
-        before, now = recorded["settings"], asked["settings"]
-        changed = [f"{name}={now[name]!r} (was {before.get(name)!r})" for name in now if now[name] != before.get(name)]
-        if recorded["data"] != asked["data"]:
-            changed.append("other images")
-        if changed:
-            raise ValueError(
-                f"A run continues with the settings it began with. Received: {', '.join(changed)} for {folder}. Give "
-                "the settings in its run.json, or another folder."
-            )
-        return
-    versions = {name: metadata.version(name) for name in ("keras", "tensorflow", "numpy")}
-    about = {"keras_tfcl": keras_tfcl.__version__, **versions, "python": platform.python_version()}
-    write_atomically(path, (json.dumps(asked | {"versions": about}, indent=2) + "\n").encode())
-
-
-def _hash(files: ImageFiles) -> str:
-    digest = hashlib.sha256()
-    for name, path, size in zip(files.names, files.paths, files.sizes, strict=True):
-        digest.update(f"{name}\0{os.path.getsize(path) if size < 0 else size}\n".encode())
-    return digest.hexdigest()
-
-
-def _finish(
-    model: keras_tfcl.ContrastiveModel, settings: Settings, folder: Path, plain: tf.data.Dataset, views: tf.data.Dataset
-) -> Result:
-    model.save(folder / "model.keras")
-    images = _some_images(plain)
-    report = export_onnx(
-        model,
-        folder / "encoder.onnx",
-        samples=images[:16],
-        notes={"image": {"range": [0, 255], "size": [settings.image_size] * 2}},
-    )
-    shape = images.shape[1:]
-    verdict = write_report(
-        model, images, folder / "report.html", augmenter=keras_tfcl.layers.image_augmenter("photos", shape)
-    )
-    embeddings = model.predict(images, verbose=0)
-    _draw_neighbours(images, embeddings, folder / "neighbours.png")
-    losses = np.genfromtxt(folder / "history.csv", delimiter=",", names=True)["loss"]
-    reader = views.reader
+def _finish(model: ContrastiveModel, settings: Settings, folder: Path, skipped: SkippedImages, loss: float) -> Result:
+    """Writes all that follows from the trained model."""
+    plain = image_batches(settings.source, 64, settings.image_size)
+    labelled = len(plain.reader.files.class_names) > 1
+    if labelled:
+        plain = image_batches(settings.source, 64, settings.image_size, labels=True)
+    images, embeddings, labels, sampled = _embedded(model, plain, labelled)
+    skipped.name_new(plain.reader)
+    report = export_onnx(model, folder / "encoder.onnx", samples=images[:16], notes={"image": plain.image_rule})
+    augmenter = image_augmenter("photos", images.shape[1:])
+    data = (images, labels[sampled]) if labelled else images
+    verdict = write_report(model, data, folder / "report.html", augmenter, title=folder.resolve().name)
+    draw_neighbours(images, embeddings[sampled], folder / "neighbours.png")
     return Result(
         folder=os.fspath(folder),
-        images=len(reader.files),
-        skipped=len({*reader.skipped, *plain.reader.skipped}),
+        images=len(plain.reader.files),
+        skipped=skipped.named,
         epochs=settings.epochs,
-        loss=float(np.atleast_1d(losses)[-1]),
+        loss=loss,
         verdict=verdict,
         cosine_to_keras=float(report.min_cosine),
-        knn_accuracy=_knn(model, settings) if reader.files.class_names else None,
+        knn_accuracy=_knn(embeddings, labels) if labelled else None,
     )
 
 
-def _some_images(plain: tf.data.Dataset) -> np.ndarray:
-    """Images from all over the source, at most `SAMPLES`."""
-    every = max(len(plain) * 64 // SAMPLES, 1)
-    images = [batch[::every] for batch in plain.as_numpy_iterator()]
-    return np.concatenate(images)[:SAMPLES]
+def _embedded(
+    model: keras.Model, data: tf.data.Dataset, labelled: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """At most `SAMPLES` images from all over the data; embeddings and labels of all; and which ones the images are."""
+    every = -(-len(data.reader.files) // SAMPLES)
+    images, embeddings = [], []
+    labels: list[int] = []
+    sampled: list[int] = []
+    for batch in data.as_numpy_iterator():
+        x, y = batch if labelled else (batch, np.zeros(len(batch)))
+        if len(x) == 0:  # none could be read
+            continue
+        chosen = np.arange(-len(labels) % every, len(x), every)
+        images.append(x[chosen])
+        sampled.extend(len(labels) + chosen)
+        embeddings.append(model.predict_on_batch(x))
+        labels.extend(y)
+    return np.concatenate(images), np.concatenate(embeddings), np.array(labels), np.array(sampled)
 
 
-def _knn(model: keras_tfcl.ContrastiveModel, settings: Settings) -> float:
-    """Accuracy on every fifth image by the nearest neighbours among the others, up to 20 of them."""
-    data = image_batches(settings.source, 64, settings.image_size, labels=True)
-    embeddings = model.predict(data.map(lambda x, y: x), verbose=0)
-    labels = np.concatenate([y for _, y in data.as_numpy_iterator()])
+def _knn(embeddings: np.ndarray, labels: np.ndarray) -> float:
+    """Accuracy on every fifth image by up to 20 nearest neighbours among the others."""
     held_out = np.arange(len(labels)) % 5 == 0
-    k = min(20, int((~held_out).sum()))
-    return keras_tfcl.evaluation.knn_accuracy(
-        embeddings[~held_out], labels[~held_out], embeddings[held_out], labels[held_out], k=k
-    )
-
-
-def _draw_neighbours(images: np.ndarray, embeddings: np.ndarray, path: Path, queries: int = 6, k: int = 6) -> None:
-    """A row for each query: the image, and the images nearest to it with their cosines."""
-    from matplotlib.figure import Figure
-
-    chosen = np.linspace(0, len(images) - 1, min(queries, len(images))).astype(int)
-    cosines = embeddings[chosen] @ embeddings.T
-    cosines[np.arange(len(chosen)), chosen] = -np.inf
-    k = min(k, len(images) - 1)
-    nearest = np.argsort(-cosines, axis=1)[:, :k]
-    figure = Figure(figsize=(1.5 * (k + 1), 1.6 * len(chosen)), layout="constrained")
-    axes = np.atleast_2d(figure.subplots(len(chosen), k + 1, squeeze=False))
-    for row, query in enumerate(chosen):
-        shown = [(query, "query"), *((i, f"{cosines[row, i]:.2f}") for i in nearest[row])]
-        for axis, (i, title) in zip(axes[row], shown, strict=True):
-            axis.imshow(images[i].astype("uint8"))
-            axis.set_title(title, fontsize=9)
-            axis.axis("off")
-    figure.savefig(path, dpi=100)
+    return knn_accuracy(embeddings[~held_out], labels[~held_out], embeddings[held_out], labels[held_out])

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from keras_tfcl.cli.keras_file import load_model, without_native_logs
-from keras_tfcl.cli.options import AUTO, AsJson, OnnxFile, Provider, providers_of, read_rows, show
+from keras_tfcl.cli.options import AUTO, NO_MODULES, AsJson, Import, OnnxFile, Provider, providers_of, read_rows, show
 from keras_tfcl.export.errors import ParityError
 from keras_tfcl.export.runtime.golden_inputs import check_probes
 from keras_tfcl.export.verify import verify_onnx
@@ -24,6 +24,7 @@ def verify(
         typer.Option(exists=True, dir_okay=False, help="With --model: rows of real input, a .npy or .npz file."),
     ] = None,
     provider: Provider = AUTO,
+    modules: Import = NO_MODULES,
     as_json: AsJson = False,
 ) -> None:
     """Prove on this machine that a file gives the embeddings it gave when it was exported.
@@ -41,7 +42,7 @@ def verify(
     if model is not None:
         rows = None if samples is None else read_rows(samples)
         with without_native_logs():
-            parity = verify_onnx(file, load_model(model), rows)
+            parity = verify_onnx(file, load_model(model, modules), rows)
         show(parity, as_json)
         return
     parity = check_probes(file, providers_of(provider))

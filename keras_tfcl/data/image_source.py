@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tarfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +35,17 @@ class ImageFiles:
     def __len__(self) -> int:
         return len(self.paths)
 
+    def take(self, indices: np.ndarray) -> ImageFiles:
+        """Some of the images, with their classes."""
+        return replace(
+            self,
+            paths=[self.paths[i] for i in indices],
+            offsets=self.offsets[indices],
+            sizes=self.sizes[indices],
+            names=[self.names[i] for i in indices],
+            classes=self.classes[indices] if len(self.classes) else self.classes,
+        )
+
     def read(self, index: int) -> bytes:
         """The bytes of one image file."""
         with open(self.paths[index], "rb") as file:
@@ -42,14 +53,17 @@ class ImageFiles:
             return file.read(self.sizes[index])
 
 
-def find_images(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> ImageFiles:
+Source = str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | ImageFiles
+
+
+def find_images(source: Source) -> ImageFiles:
     """Finds the images of a source without reading them.
 
     Args:
         source: a folder, flat or nested; a list of paths; a tar file, or a list of them (webdataset's layout).
             In a folder, files with an image's extension count, or all files if none has one; hidden files and folders
             are passed over. The first folder below it is an image's class. In a list it is the folder that holds the
-            file, in a tar shard the member `.cls` of the same key.
+            file, in a tar shard the member `.cls` of the same key. `ImageFiles` are returned as they are.
 
     Returns:
         `ImageFiles`, sorted by name.
@@ -58,6 +72,8 @@ def find_images(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]
         FileNotFoundError: for a path that does not exist.
         ValueError: for a source without images.
     """
+    if isinstance(source, ImageFiles):
+        return source
     paths = [source] if isinstance(source, (str, os.PathLike)) else list(source)
     if len(paths) == 1 and Path(paths[0]).is_dir():
         return _from_folder(Path(paths[0]))

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
 
 from keras_tfcl.data.decoding import Window, decode_crops, decode_fitted, random_window
 from keras_tfcl.data.epoch_steps import EpochSteps
-from keras_tfcl.data.image_source import ImageFiles, find_images
+from keras_tfcl.data.image_source import ImageFiles, Source, find_images
 from keras_tfcl.layers import ImageAugmenter
 from keras_tfcl.layers.photo_recipe import photo_layers
 from keras_tfcl.typing import Structure, Tensor
 from keras_tfcl.validation import positive_integer
 
-Source = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 CROP_SCALE, CROP_RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 ATTEMPTS = 100  # to replace an image that cannot be read
 ON_ERROR = ("skip", "raise")
@@ -195,7 +193,8 @@ def image_batches(
 
     Returns:
         `tf.data.Dataset` of `x`, float32 `(B, image_size, image_size, 3)`, values 0..255; with `labels=True` of
-        `(x, y)`. Its attribute `reader` holds the files and what was skipped.
+        `(x, y)`. Its attribute `reader` holds the files and what was skipped; `image_rule` says how images become
+        pixels, for `export_onnx(..., notes={"image": images.image_rule})`.
 
     Raises:
         FileNotFoundError, ValueError: as `image_views`.
@@ -226,7 +225,9 @@ def image_batches(
     def epoch(first: tf.Tensor) -> tf.data.Dataset:
         return tf.data.Dataset.range(len(reader.files)).map(element, tf.data.AUTOTUNE)
 
-    return _stream(reader, len(reader.files), epoch, batch, readable_only)
+    dataset = _stream(reader, len(reader.files), epoch, batch, readable_only)
+    dataset.image_rule = {"range": [0, 255], "size": [size, size], "resize": "crop", "interpolation": "bilinear"}
+    return dataset
 
 
 def _reader(source: Source, on_error: str, labels: bool) -> ImageReader:

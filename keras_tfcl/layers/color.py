@@ -13,7 +13,9 @@ RED, GREEN, BLUE = 0.2989, 0.587, 0.114
 
 
 def to_grayscale(images: tf.Tensor) -> tf.Tensor:
-    """Returns the luma of each pixel, `(B, H, W, 1)`: 0.2989 R + 0.587 G + 0.114 B."""
+    """The luma `(B, H, W, 1)`: 0.2989 R + 0.587 G + 0.114 B; or the mean of another number of channels."""
+    if images.shape[-1] != 3:
+        return tf.reduce_mean(images, axis=-1, keepdims=True)
     return RED * images[..., 0:1] + GREEN * images[..., 1:2] + BLUE * images[..., 2:3]
 
 

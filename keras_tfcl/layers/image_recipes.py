@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from keras import layers
 
 from keras_tfcl.layers.image_augmenter import ImageAugmenter
+from keras_tfcl.layers.photo_recipe import photo_layers
 from keras_tfcl.validation import positive_number
 
 VALUE_RANGE = (0, 255)  # ImageAugmenter maps all others to it
@@ -16,21 +17,34 @@ PROBABLE = (0.5, 0.5)  # Keras draws the probability itself between two bounds, 
 def image_augmenter(
     kind: str, image_shape: Sequence[int], strength: float = 1.0, value_range: tuple[float, float] = (0, 255)
 ) -> ImageAugmenter:
-    """The usual random views for a kind of image, made of Keras' own layers.
+    """The usual random views for a kind of image.
 
     | kind | for | views |
     |---|---|---|
-    | `"photos"` | photographs, as SimCLR | flip, shift and zoom in, colours, grey, and above 64 pixels blur |
+    | `"photos"` | photographs, as SimCLR | random resized crop, flip, colours, grey, and above 64 pixels blur |
     | `"grey"` | grey objects, such as Fashion-MNIST | flip, shift, zoom, brightness, contrast, an erased patch |
     | `"digits"` | characters on black | turn, shift, zoom, shear, an erased patch; **never flipped** |
 
-    Shift and zoom stand for SimCLR's random resized crop: a window of half the side to the whole, its two sides drawn
-    apart. What comes in from outside mirrors the image, or is black for characters.
+    For photographs the changes have SimCLR's published probabilities and magnitudes:
+
+    | operation | probability | magnitude |
+    |---|---|---|
+    | random resized crop | 1 | 8 % to 100 % of the area, proportions 3:4 to 4:3 |
+    | horizontal flip | 0.5 | |
+    | brightness, contrast, saturation, in random order | 0.8 | 0.8 s |
+    | hue, among these | 0.8 | 0.2 s turns |
+    | grey | 0.2 | |
+    | Gaussian blur, above 64 pixels | 0.5 | kernel of a tenth of the side, sigma 0.1 to 2 |
+
+    There s is `strength` above 64 pixels and half of it up to 64, as published for ImageNet and for CIFAR-10. For the
+    other kinds, shift and zoom cut a window of half the side to the whole, its two sides drawn apart, and what comes in
+    from outside is black.
 
     Args:
         kind: `"photos"`, `"grey"` or `"digits"`.
         image_shape: `(H, W, C)`. Saturation, hue and grey are left out unless C is 3.
-        strength: factor on every magnitude (not on the probabilities), in (0, 2]. Defaults to 1.
+        strength: factor on every magnitude (not on the probabilities; for photographs on those of the colours), in
+            (0, 2]. Defaults to 1.
         value_range: lowest and highest value of the images, such as (0, 1) or (-1, 1). Defaults to (0, 255).
 
     Returns:
@@ -45,7 +59,8 @@ def image_augmenter(
     >>> image_augmenter("digits", (28, 28, 1))(np.zeros((2, 28, 28, 1), "uint8"), training=True).shape
     TensorShape([2, 28, 28, 1])
 
-    Reference: Chen et al. 2020, arXiv 2002.05709, appendix A; Zhong et al. 2017, "Random Erasing", arXiv 1708.04896.
+    References: Chen et al. 2020, arXiv 2002.05709, appendices A and B.9; Zhong et al. 2017, "Random Erasing",
+    arXiv 1708.04896.
     """
     if kind not in _RECIPES:
         raise ValueError(f"`kind` must be one of {sorted(_RECIPES)}. Received: kind={kind!r}.")
@@ -61,36 +76,10 @@ def image_augmenter(
     return ImageAugmenter(_RECIPES[kind](shape, strength), value_range, name=f"{kind}_augmenter")
 
 
-def _photos(shape: tuple[int, ...], strength: float) -> list[layers.Layer]:
-    recipe = [
-        layers.RandomFlip("horizontal", dtype="float32"),
-        *_window(strength, "reflect"),
-        layers.RandomBrightness(0.2 * strength, VALUE_RANGE, dtype="float32"),
-        layers.RandomContrast(0.4 * strength, VALUE_RANGE, dtype="float32"),
-    ]
-    if shape[-1] == 3:
-        recipe += _colour(strength)
-    if min(shape[:2]) > 64:
-        size = min(shape[:2]) // 20 * 2 + 1  # odd, about a tenth of the side
-        recipe.append(layers.RandomGaussianBlur(PROBABLE, size, (0.1, 2.0), VALUE_RANGE, dtype="float32"))
-    return recipe
-
-
-def _colour(strength: float) -> list[layers.Layer]:
-    least, most = 1 - 0.4 * strength, 1 + 0.4 * strength
-    return [
-        # Keras' factor f multiplies the saturation by f / (1 - f). The saturation it clips lies in 0..1 whatever the
-        # range of the image: with (0, 255) over-saturated colours would leave the range.
-        layers.RandomSaturation((least / (1 + least), most / (1 + most)), (0, 1), dtype="float32"),
-        layers.RandomHue(0.2 * strength, VALUE_RANGE, dtype="float32"),
-        layers.RandomGrayscale(0.2, dtype="float32"),
-    ]
-
-
 def _grey(shape: tuple[int, ...], strength: float) -> list[layers.Layer]:
     return [
         layers.RandomFlip("horizontal", dtype="float32"),
-        *_window(strength, "constant"),
+        *_window(strength),
         layers.RandomBrightness(0.2 * strength, VALUE_RANGE, dtype="float32"),
         layers.RandomContrast(0.4 * strength, VALUE_RANGE, dtype="float32"),
         _erasing(strength),
@@ -110,11 +99,11 @@ def _digits(shape: tuple[int, ...], strength: float) -> list[layers.Layer]:
     ]
 
 
-def _window(strength: float, fill_mode: str) -> list[layers.Layer]:
+def _window(strength: float) -> list[layers.Layer]:
     shift, zoom = 0.2 * strength, (-min(0.5 * strength, 0.8), 0.0)
     return [
-        layers.RandomTranslation(shift, shift, fill_mode=fill_mode, dtype="float32"),
-        layers.RandomZoom(zoom, zoom, fill_mode=fill_mode, dtype="float32"),
+        layers.RandomTranslation(shift, shift, fill_mode="constant", dtype="float32"),
+        layers.RandomZoom(zoom, zoom, fill_mode="constant", dtype="float32"),
     ]
 
 
@@ -122,4 +111,8 @@ def _erasing(strength: float) -> layers.Layer:
     return layers.RandomErasing(PROBABLE, (0.02, 0.1 * strength), 0.0, VALUE_RANGE, dtype="float32")
 
 
-_RECIPES = {"photos": _photos, "grey": _grey, "digits": _digits}
+_RECIPES: dict[str, Callable[[tuple[int, ...], float], list[layers.Layer]]] = {
+    "photos": photo_layers,
+    "grey": _grey,
+    "digits": _digits,
+}

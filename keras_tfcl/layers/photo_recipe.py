@@ -14,26 +14,14 @@ from keras_tfcl.layers.random_resized_crop import RandomResizedCrop
 SMALL = 64
 
 
-def photo_layers(
-    image_shape: Sequence[int], strength: float = 1.0, value_range: Sequence[float] = (0, 255), crop: bool = True
-) -> list[keras.layers.Layer]:
-    """The layers of SimCLR's augmentation: crop, flip, colour jitter, grey and blur.
+def photo_layers(image_shape: Sequence[int], strength: float = 1.0, crop: bool = True) -> list[keras.layers.Layer]:
+    """The layers of SimCLR's augmentation for pixels 0..255: crop, flip, colour jitter, grey and blur.
 
-    | operation | probability | magnitude |
-    |---|---|---|
-    | random resized crop | 1 | 8 % to 100 % of the area, proportions 3:4 to 4:3 |
-    | horizontal flip | 0.5 | |
-    | brightness, contrast, saturation, in random order | 0.8 | 0.8 s |
-    | hue, among these | 0.8 | 0.2 s turns |
-    | grey | 0.2 | |
-    | Gaussian blur, above 64 pixels | 0.5 | kernel of a tenth of the side, sigma 0.1 to 2 |
-
-    s is `strength` above 64 pixels and half of it up to 64, as published for ImageNet and for CIFAR-10.
+    The table of probabilities and magnitudes stands in `keras_tfcl.layers.image_augmenter`.
 
     Args:
         image_shape: `(H, W, C)` of the views. Saturation, hue and grey are left out unless C is 3.
         strength: factor on the colour jitter.
-        value_range: `(0, high)`, the range of the pixels.
         crop: whether the random resized crop is among them; `data.image_views` crops while it decodes.
 
     Reference: Chen et al. 2020 (SimCLR), arXiv 2002.05709, appendices A and B.9.
@@ -44,10 +32,10 @@ def photo_layers(
     layers.append(keras.layers.RandomFlip("horizontal", dtype="float32"))
     change, hue = 0.8 * strength, min(0.2 * strength, 0.5)
     if channels == 3:
-        layers.append(RandomColorJitter(change, change, change, hue, 0.8, value_range, dtype="float32"))
+        layers.append(RandomColorJitter(change, change, change, hue, 0.8, dtype="float32"))
         layers.append(keras.layers.RandomGrayscale(0.2, dtype="float32"))
     else:
-        layers.append(RandomColorJitter(change, change, 0.0, 0.0, 0.8, value_range, dtype="float32"))
+        layers.append(RandomColorJitter(change, change, 0.0, 0.0, 0.8, dtype="float32"))
     if min(height, width) > SMALL:
         layers.append(RandomGaussianBlur(0.5, dtype="float32"))
     return layers

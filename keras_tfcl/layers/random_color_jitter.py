@@ -16,7 +16,7 @@ class RandomColorJitter(keras.layers.Layer):
     """Changes the colours of photographs at random, as SimCLR and torchvision's `ColorJitter` do.
 
     Each image draws a factor for each of brightness, contrast and saturation, uniform in `[max(0, 1 - x), 1 + x]`, and
-    a rotation of the hue, uniform in `[-hue, hue]` turns. The four are applied one after the other, in an order that is
+    a rotation of the hue, uniform in `[-hue, hue]` turns. They are applied one after the other, in an order that is
     drawn anew at each call. An image is left as it is with probability `1 - probability`.
 
     Args:
@@ -28,14 +28,14 @@ class RandomColorJitter(keras.layers.Layer):
         **kwargs: of `keras.layers.Layer`.
 
     Call arguments:
-        images: float `(B, H, W, 3)`.
+        images: float `(B, H, W, C)`; C must be 3 unless saturation and hue are 0.
         training: whether to change anything. Defaults to True.
 
     Returns:
         Images of the same shape.
 
     Raises:
-        ValueError: for arguments out of range.
+        ValueError: for arguments out of range, or images without colours whose colours are to change.
 
     Example:
 
@@ -79,27 +79,35 @@ class RandomColorJitter(keras.layers.Layer):
         return self._changed(images) if training else images
 
     def _changed(self, images: tf.Tensor) -> tf.Tensor:
+        if images.shape[-1] != 3 and (self.saturation or self.hue):
+            raise ValueError(
+                f"`images` must have 3 channels for changes of saturation and hue. Received: shape={images.shape}. "
+                "Pass saturation=0 and hue=0."
+            )
         draws = keras.random.uniform((5, tf.shape(images)[0]), dtype="float32", seed=self.generator)
         changed = tf.cast(draws[4] < self.probability, "float32")  # (B,)
-        order = tf.argsort(keras.random.uniform((4,), seed=self.generator))
 
         def factor(draw: tf.Tensor, most: float) -> tf.Tensor:
             low, high = max(0.0, 1.0 - most), 1.0 + most
             return 1.0 + changed * (low + (high - low) * draw - 1.0)
 
         high = float(self.value_range[1])
-        steps: list[Callable[[tf.Tensor], tf.Tensor]] = [
-            lambda x: adjust_brightness(x, factor(draws[0], self.brightness), high),
-            lambda x: adjust_contrast(x, factor(draws[1], self.contrast), high),
-            lambda x: adjust_saturation(x, factor(draws[2], self.saturation), high),
-            lambda x: adjust_hue(x, changed * self.hue * (2.0 * draws[3] - 1.0), high),
+        every: list[tuple[float, Callable[[tf.Tensor], tf.Tensor]]] = [
+            (self.brightness, lambda x: adjust_brightness(x, factor(draws[0], self.brightness), high)),
+            (self.contrast, lambda x: adjust_contrast(x, factor(draws[1], self.contrast), high)),
+            (self.saturation, lambda x: adjust_saturation(x, factor(draws[2], self.saturation), high)),
+            (self.hue, lambda x: adjust_hue(x, changed * self.hue * (2.0 * draws[3] - 1.0), high)),
         ]
+        steps = [step for most, step in every if most]
+        if not steps:
+            return tf.cast(images, self.compute_dtype)
+        order = tf.argsort(keras.random.uniform((len(steps),), seed=self.generator))
         # A loop, not four switches in a row: XLA then compiles each step once.
         _, images = tf.while_loop(
-            lambda slot, x: slot < 4,
+            lambda slot, x: slot < len(steps),
             lambda slot, x: (slot + 1, tf.switch_case(order[slot], [lambda step=step: step(x) for step in steps])),
             (tf.constant(0), tf.cast(images, "float32")),
-            maximum_iterations=4,
+            maximum_iterations=len(steps),
         )
         return tf.cast(images, self.compute_dtype)
 

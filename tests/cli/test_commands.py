@@ -204,6 +204,32 @@ class TestEmbed:
         assert run(*arguments[:-1], "stop")[0] == 1
         assert run(*arguments[:-1], "ignore")[0] == 2
 
+    def test_a_text_a_line(self, run, tmp_path):
+        parquet, tokenizers = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("tokenizers")
+        words = tokenizers.models.WordLevel({"[UNK]": 0, "cat": 1, "dog": 2}, unk_token="[UNK]")
+        tokenizer = tokenizers.Tokenizer(words)
+        tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+        ids = keras.Input((None,), dtype="int32")
+        model = keras.Model(ids, keras.layers.GlobalMaxPooling1D()(keras.layers.Embedding(3, 4)(ids)))
+        model.save(tmp_path / "text.keras")
+        tokenizer.save(str(tmp_path / "tokenizer.json"))
+        file = tmp_path / "text.onnx"
+        exported = run("export", tmp_path / "text.keras", file, "--tokenizer", tmp_path / "tokenizer.json")
+        assert exported[0] == 0, exported
+        (tmp_path / "texts.txt").write_text("cat\n\na dog\n", encoding="utf-8")
+        assert run("embed", file, tmp_path / "texts.txt", "-o", tmp_path / "x.parquet")[0] == 1, "an empty line"
+        arguments = ["embed", file, tmp_path / "texts.txt", "-o", tmp_path / "x.parquet", "--on-error", "skip"]
+        code, out, err = run(*arguments, "--json")
+        assert code == 0 and json.loads(out)["skipped"] == [""] and "text 1" in err
+        table = parquet.read_table(tmp_path / "x.parquet").to_pylist()
+        assert [row["id"] for row in table] == [0, 2]
+        np.testing.assert_allclose(table[1]["embedding"], OnnxEncoder(file).encode(["a dog"])[0], atol=1e-6)
+        (tmp_path / "two.txt").write_text("cat\na dog\n", encoding="utf-8")
+        index = tmp_path / "texts.index"
+        assert run("index", "build", file, tmp_path / "two.txt", "-o", index)[0] == 0
+        code, out, _ = run("index", "search", file, index, tmp_path / "two.txt", "-k", "1")
+        assert code == 0 and out.splitlines() == ["cat", "  1.0000  0  cat", "a dog", "  1.0000  1  a dog"]
+
     def test_npz_with_an_array_for_each_input(self, run, tmp_path):
         value = helper.make_tensor_value_info
         graph = helper.make_graph(
@@ -475,12 +501,54 @@ class TestDiagnose:
         code, _, err = run("diagnose", run_file, "cifar10", "-o", tmp_path / "r.html")
         assert (code, "could not be downloaded" in err) == (2, True)
 
-    @pytest.mark.parametrize("prefix", ["", "folder:"])
-    def test_a_folder_without_labels(self, run, run_file, tmp_path, prefix):
-        folder = tmp_path / "photos"
-        folder.mkdir()
-        for i in range(3):
-            Image.fromarray(np.full((4, 4, 3), i, "uint8")).save(folder / f"{i}.png")
-        code, _, err = run("diagnose", run_file, f"{prefix}{folder}", "-o", tmp_path / "r.html")
-        assert code == 2
-        assert re.fullmatch(r"error: A folder must hold labelled images.*3 images without labels in .*photos.*\n", err)
+    @pytest.mark.parametrize("labelled", [False, True])
+    def test_a_folder_of_images(self, run, tmp_path, labelled):
+        """In the size of the model's input, with the kNN accuracy if there are labels; a broken file is left out."""
+        rng, folder = np.random.default_rng(0), tmp_path / "photos"
+        for i in range(40):
+            path = folder / (f"class_{i % 2}" if labelled else "any/depth") / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 256, (9, 12, 3), "uint8")).save(path)
+        path.write_bytes(b"broken")
+        encoder = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(8)])
+        (tmp_path / "run").mkdir()
+        encoder.save(tmp_path / "run" / "model.keras")
+        code, out, err = run("diagnose", tmp_path / "run", folder, "-o", tmp_path / "r.html", "--rows", "50")
+        assert code in (0, 1) and "Written" in out, err
+        text = (tmp_path / "r.html").read_text()
+        assert "<th>samples</th><td>39<" in text and ("kNN accuracy" in text) == labelled
+
+    def test_a_folder_for_a_model_of_other_samples(self, run, run_file, tmp_path):
+        Image.fromarray(np.zeros((4, 4, 3), "uint8")).save(tmp_path / "black.png")
+        code, _, err = run("diagnose", run_file, tmp_path, "-o", tmp_path / "r.html")
+        assert (code, err.count("\n")) == (2, 1)
+        assert "needs images in PATH/label/file" in err
+
+
+def test_a_model_with_classes_of_one_s_own(tmp_path):
+    """In processes of their own: the class must not be known before."""
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "layers.py").write_text(
+        "import keras\n"
+        "@keras.saving.register_keras_serializable('own')\n"
+        "class Doubled(keras.layers.Layer):\n"
+        "    def call(self, x):\n"
+        "        return 2 * x\n"
+    )
+    make = (
+        "import keras; from own.layers import Doubled\n"
+        "keras.Sequential([keras.Input((4,)), keras.layers.Dense(3), Doubled()]).save('own.keras')"
+    )
+    subprocess.run([sys.executable, "-c", make], cwd=tmp_path, check=True, capture_output=True)
+    command = [os.path.join(os.path.dirname(sys.executable), "keras-tfcl"), "export", "own.keras", "own.onnx"]
+    refused = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert refused.returncode == 1 and "--import my.module" in refused.stderr
+    unknown = subprocess.run(
+        [*command, "--import", "nothing"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert unknown.returncode == 2 and "No module named 'nothing'" in unknown.stderr
+    done = subprocess.run(
+        [*command, "--import", "own.layers"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert OnnxEncoder(tmp_path / "own.onnx").dimension == 3

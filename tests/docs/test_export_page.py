@@ -44,4 +44,4 @@ def test_table_of_arguments():
 
 def test_table_of_metadata(folder):
     documented = {name for row in rows_of("Metadata") for name in re.findall(r"`(\w+)`", row)}
-    assert documented - {"data_file", "quantization"} == set(OnnxEncoder(folder / "encoder.onnx").metadata)
+    assert documented - {"data_file", "quantization", "tokenizer"} == set(OnnxEncoder(folder / "encoder.onnx").metadata)

@@ -116,7 +116,7 @@ def test_every_layer_with_weights_that_are_nan_is_named(tmp_path):
     model = keras.Model(ids, layers.Dense(3, name="first")(layers.Dense(3, name="good")(x)))
     model.get_layer("first").bias.assign([0.0, np.nan, 0.0])
     with pytest.raises(
-        NonFiniteError, match=r"NaN in `first` \(Dense\): training has diverged.*load_weights"
+        NonFiniteError, match=r"NaN or infinity in `first` \(Dense\): training has diverged.*load_weights"
     ) as caught:
         export_onnx(model, tmp_path / "encoder.onnx")
     assert "good" not in str(caught.value)

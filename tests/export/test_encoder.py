@@ -188,6 +188,21 @@ def test_infinite_embeddings_are_not_returned(tmp_path):
         encoder.encode(np.array([[1, 1, 1, 1]] * 3 + [[1, 0, 1, 1]]), batch_size=2)
 
 
+@pytest.mark.parametrize(
+    ("kind", "large"), [(TensorProto.FLOAT, 3e38), (TensorProto.DOUBLE, 3e38), (TensorProto.FLOAT16, 6e4)]
+)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_large_numbers_are_finite(tmp_path, kind, large, bad):
+    """Those whose squares and sums are beyond the type, beside one that is infinite or no number."""
+    nodes = [helper.make_node("Identity", ["features"], ["embedding"])]
+    path = write(tmp_path / "x.onnx", nodes, [("features", kind, ("batch", 4))], output_type=kind)
+    x = np.full((5, 4), large, np.float32) * np.array([1, -1, 1, 1], np.float32)
+    np.testing.assert_allclose(OnnxEncoder(path).encode(x), x, rtol=1e-3)
+    x[3, 2] = bad
+    with pytest.raises(InputError, match="NaN or infinity in row 3"):
+        OnnxEncoder(path).encode(x)
+
+
 @pytest.mark.parametrize("kind", [TensorProto.DOUBLE, TensorProto.FLOAT16])
 def test_embeddings_are_float32_whatever_the_file_gives(tmp_path, kind):
     nodes = [helper.make_node("Identity", ["features"], ["embedding"])]
@@ -238,7 +253,8 @@ def test_a_copy_has_the_same_arguments(tmp_path, monkeypatch, copied):
     encoder = OnnxEncoder("linear.onnx", ("cpu",), batch_size=3, threads=1, buckets=True, low_memory=True)
     monkeypatch.chdir("/")  # as a worker in another folder would be
     other = copied(encoder)
-    assert other._arguments == encoder._arguments == (tmp_path / "linear.onnx", ("cpu",), False, 3, 1, True, True)
+    expected = (tmp_path / "linear.onnx", ("cpu",), False, 3, 1, True, True, None, None)
+    assert other._arguments == encoder._arguments == expected
     assert other._session is not encoder._session
     np.testing.assert_array_equal(other.encode(rows(7)), encoder.encode(rows(7)))
 

@@ -43,6 +43,24 @@ def photos(tmp_path_factory):
     return OnnxEncoder(path)
 
 
+@pytest.fixture(scope="module")
+def words(tmp_path_factory):
+    """An encoder of texts: the mean of the tokens that the mask keeps."""
+    import keras
+
+    tokenizers = pytest.importorskip("tokenizers")
+    vocabulary = {word: i for i, word in enumerate("[PAD] [UNK] a red green blue cat dog house".split())}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    ids = keras.Input((None,), dtype="int32", name="input_ids")
+    mask = keras.Input((None,), dtype="int32", name="attention_mask")
+    keep = keras.ops.expand_dims(keras.ops.cast(mask, "float32"), 2)
+    summed = keras.ops.sum(keras.layers.Embedding(len(vocabulary), 8)(ids) * keep, axis=1)
+    path = tmp_path_factory.mktemp("words") / "words.onnx"
+    export_onnx(keras.Model([ids, mask], summed), path, tokenizer=tokenizer)
+    return OnnxEncoder(path)
+
+
 def client(encoder, index=None, **settings):
     return testclient.TestClient(create_app(encoder, ServerSettings(**settings), index), raise_server_exceptions=False)
 
@@ -127,6 +145,40 @@ def test_limits(dense):
         assert answer.status_code == 413 and "400 bytes" in answer.json()["error"]["message"]
 
 
+def test_texts_are_embedded_in_their_order_and_tokens_counted(words):
+    texts = ["a red cat", "a dog", "dog", "a green house a green house a green house", "a blue dog"]
+    with client(words, max_batch_size=2) as http:
+        many = http.post("/v1/embeddings", json={"input": texts}).json()
+        one = http.post("/v1/embeddings", json={"input": "a red cat"}).json()
+        info = http.get("/info").json()
+    expected = np.concatenate([words.encode([text]) for text in texts])
+    np.testing.assert_allclose([entry["embedding"] for entry in many["data"]], expected, atol=1e-6)
+    np.testing.assert_allclose(one["data"][0]["embedding"], expected[0], atol=1e-6)
+    assert many["usage"]["total_tokens"] == 18 and one["usage"]["prompt_tokens"] == 3
+    assert info["text"] and not info["images"] and "tokenizer" not in info["metadata"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["a dog", ""], "input 1 without"),
+        ("a " * 9, "8 tokens. Received: 9"),
+    ],
+)
+def test_texts_that_cannot_be_embedded(words, given, message):
+    with client(words, max_tokens=8) as http:
+        answer = http.post("/v1/embeddings", json={"input": given})
+    assert answer.status_code == 422 and message in str(answer.json()), answer.text
+
+
+def test_texts_are_searched_for(words):
+    index, texts = Index(words), ["a red cat", "a blue dog", "a green house"]
+    index.add(words.encode(texts), metadata=[{"text": text} for text in texts])
+    with client(words, index) as http:
+        found = http.post("/v1/search", json={"input": ["a blue dog", "a red cat"], "k": 1}).json()["results"]
+    assert [hits[0]["metadata"]["text"] for hits in found] == ["a blue dog", "a red cat"]
+
+
 def test_a_key_is_asked_for_everywhere_but_at_health(dense):
     with client(dense, api_key="secret") as http:
         assert http.get("/health/ready").status_code == 200
@@ -205,7 +257,7 @@ class Slow:
     def __getattr__(self, name):
         return getattr(self._encoder, name)
 
-    def encode(self, rows):
+    def encode(self, rows, batch_size):
         self.runs.append(len(rows))
         self.go.wait(10)
         if (rows[:, 0] == 9).any():
@@ -338,13 +390,16 @@ def test_the_page_searches_by_an_image_and_says_what_is_wrong(photos, tmp_path):
         problems, asked = [], []
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.on("request", lambda request: asked.append(request.url))
-        page.goto(f"{address}/#key=k")
+        page.goto(f"{address}/#key=k", wait_until="networkidle")
         with page.expect_file_chooser() as chooser:
             page.locator("#drop").press("Enter")
         chooser.value.set_files(tmp_path / "1.jpg")
         page.wait_for_selector("#results li")
         assert page.text_content("#results li").split() == ["1.000", "1.jpg"]
-        page.wait_for_function("document.querySelector('#results img').naturalWidth == 30")
+        until = time.monotonic() + 20  # not by wait_for_function, whose script the page's policy refuses
+        while page.evaluate("document.querySelector('#results img').naturalWidth") != 30 and time.monotonic() < until:
+            page.wait_for_timeout(20)
+        assert page.evaluate("document.querySelector('#results img').naturalWidth") == 30
         assert page.evaluate("document.documentElement.scrollWidth") <= 380
         (tmp_path / "broken.jpg").write_bytes(b"no image")
         page.set_input_files("#file", tmp_path / "broken.jpg")
@@ -352,6 +407,25 @@ def test_the_page_searches_by_an_image_and_says_what_is_wrong(photos, tmp_path):
         assert "Input 0" in page.text_content("#message")
         browser.close()
     assert problems == [] and all(url.startswith((address, "blob:")) for url in asked)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
+def test_the_page_searches_by_a_text(words):
+    playwright = pytest.importorskip("playwright.sync_api")
+    index, texts = Index(words), ["a red cat", "a blue dog", "a green house"]
+    index.add(words.encode(texts), metadata=[{"text": text} for text in texts])
+    with running(create_app(words, ServerSettings(), index)) as address, playwright.sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 380, "height": 700})
+        page.goto(address)
+        page.wait_for_selector("#text", state="visible")
+        page.wait_for_selector("#drop", state="hidden")
+        page.fill("#sought", "a blue dog")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#results li")
+        assert page.text_content("#results li p") == "a blue dog"
+        assert page.evaluate("document.documentElement.scrollWidth") <= 380
+        browser.close()
 
 
 @pytest.mark.parametrize("binary", [False, True])

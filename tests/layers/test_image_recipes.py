@@ -64,7 +64,29 @@ def test_border_of_digits_stays_black():
 def test_blur_and_colour_only_where_they_make_sense():
     assert "RandomGaussianBlur" not in names(image_augmenter("photos", (64, 64, 3)))
     assert "RandomGaussianBlur" in names(image_augmenter("photos", (65, 96, 3)))
-    assert "RandomHue" not in names(image_augmenter("photos", (32, 32, 1)))
+    colours, none = (image_augmenter("photos", (32, 32, channels)).layers[2] for channels in (3, 1))
+    assert colours.hue > 0 and (none.saturation, none.hue) == (0, 0)
+    assert "RandomGrayscale" not in names(image_augmenter("photos", (32, 32, 1)))
+
+
+def test_views_of_photographs_compile_with_xla():
+    images = np.random.default_rng(0).integers(0, 256, (4, 24, 24, 3)).astype("uint8")
+    augmenter = image_augmenter("photos", images.shape[1:])
+    augmenter.build(images.shape)
+    views = tf.function(augmenter.augment, jit_compile=True, autograph=False)(images, SEED).numpy()
+    assert views.shape == images.shape and views.min() >= 0 and views.max() <= 255.001 and views.std() > 10
+
+
+def test_a_view_of_a_photograph_is_a_window_of_it():
+    """Of a horizontal ramp a window is a shorter ramp, mirrored or not."""
+    ramp = np.broadcast_to(np.arange(0.0, 256.0, 4)[:, None], (200, 48, 64, 1)).astype("float32")
+    views = image_augmenter("photos", (48, 64, 1), strength=1e-6).augment(ramp, SEED).numpy()[..., 0]
+    steps = np.diff(views[:, :, 8:-8], axis=2)
+    slope = steps.mean((1, 2))
+    assert np.abs(steps - slope[:, None, None]).max() < 1.5  # straight
+    widths = np.abs(slope) / 4  # share of the ramp's width
+    assert 0.2 < widths.min() < 0.35 and 0.9 < widths.max() < 1.01
+    assert 0.35 < (slope < 0).mean() < 0.65
 
 
 def test_strength_scales_the_change():

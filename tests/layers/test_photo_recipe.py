@@ -103,6 +103,16 @@ def test_jitter_draws_its_share_within_its_limits():
     assert 0.6 <= factors.min() < 0.61 and 1.39 < factors.max() <= 1.4
 
 
+def test_jitter_of_grey_images_blends_with_their_mean():
+    images = RNG.integers(100, 151, (50, 6, 5, 1)).astype("float32")  # nothing is clipped
+    found = RandomColorJitter(0.0, 0.5, 0.0, 0.0, probability=1.0, seed=0)(images).numpy()
+    mean = images.mean((1, 2, 3), keepdims=True)
+    factor = ((found - mean) * (images - mean)).sum((1, 2, 3)) / ((images - mean) ** 2).sum((1, 2, 3))
+    np.testing.assert_allclose(found, blend(images, mean, factor), atol=1e-2)
+    assert 0.5 <= factor.min() < 0.6 and 1.4 < factor.max() <= 1.5
+    np.testing.assert_array_equal(RandomColorJitter(0.0, 0.0, 0.0, 0.0)(images), images)
+
+
 def test_every_order_of_the_jitter_is_drawn():
     """Brightness 2 after contrast 0 is not contrast 0 after brightness 2, as clipping shows."""
     image = np.concatenate([np.zeros((1, 1, 4, 3)), np.full((1, 1, 4, 3), 200)], axis=1).astype("float32")
@@ -147,6 +157,7 @@ def test_the_recipe_is_the_published_one():
         (lambda: RandomColorJitter(hue=0.6), r"`hue` must be a number from 0 to 0.5\. Received: hue=0.6"),
         (lambda: RandomColorJitter(contrast=-1), r"`contrast` must be .* Received: contrast=-1"),
         (lambda: RandomColorJitter(value_range=(-1, 1)), r"`value_range` must be \(0, high\)\. Received"),
+        (lambda: RandomColorJitter()(np.ones((1, 4, 4, 1), "float32")), r"must have 3 channels .* Received: shape="),
         (lambda: RandomGaussianBlur(kernel_size=4), r"`kernel_size` must be odd .* Received: kernel_size=4"),
         (lambda: RandomGaussianBlur(sigma=(2, 1)), r"`sigma` must be .* Received: sigma=\(2, 1\)"),
         (lambda: RandomGaussianBlur(kernel_size=21)(np.ones((1, 8, 8, 1), "float32")), r"less than twice"),

@@ -1,0 +1,146 @@
+"""Embedding into a Parquet file by a run that may be killed and started again.
+
+Finished rows go to small files in a folder beside the target, `.<name>.parts`. A later run reads the ids in them and in
+the target, and embeds only the rest. At the end all become one file. Each file gets its name when it is complete, so
+that a row is in one whole file or in none.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_tfcl.export.errors import InputError
+from keras_tfcl.export.runtime.atomic_write import atomic_write, check_target
+from keras_tfcl.export.runtime.batches import OnError
+from keras_tfcl.export.runtime.embedding_files import Part, check_embedding_file, in_groups, with_ids, write_parquet
+from keras_tfcl.export.runtime.metadata import KEY
+from keras_tfcl.export.runtime.requirements import require
+
+PART_ROWS = 4096  # in one file of the folder: at most so many are lost
+
+
+def encode_resumed(
+    encoder: Any,
+    x: Any,
+    path: Path,
+    ids: Iterable[object] | None,
+    on_error: OnError,
+    **options: Any,
+) -> int:
+    """Embed the rows of `x` whose ids are not in `path` yet, and return how many rows the file then has.
+
+    Args:
+        encoder: an `OnnxEncoder`.
+        x: a list of images or texts, or one array.
+        path: the `.parquet` file, new or from an earlier run.
+        ids: one for each row, unique. Defaults to row numbers.
+        on_error: as in `OnnxEncoder.encode_iter`. What is left out is tried again by the next run.
+        options: of `encode_iter`.
+
+    Raises:
+        ValueError: another kind of file, or ids that are not one for each row, or not unique.
+        InputError: `x` is a stream, or another encoder wrote the earlier rows.
+    """
+    if check_embedding_file(path, ids).suffix != ".parquet":
+        raise ValueError(f"Only a .parquet file can be resumed. Received: {path}. Change its suffix.")
+    if not isinstance(x, (list, tuple, np.ndarray)):
+        raise InputError(f"Only a list or an array can be resumed. Received: {type(x).__name__}. Gather it in a list.")
+    check_target(path)
+    names = _checked_ids(ids, len(x))
+    folder = path.with_name(f".{path.name}.parts")
+    folder.mkdir(exist_ok=True)
+    done = {name for file in _files(path, folder) for name in _ids_in(file, encoder)}
+    missing = [position for position, name in enumerate(names) if name not in done]
+    if missing:
+        left_out: dict[int, Any] = {}
+
+        def leave_out(position: int, row: Any, error: Exception) -> None:
+            left_out[position] = row
+            if callable(on_error):
+                on_error(missing[position], row, error)
+
+        rows = x[missing] if isinstance(x, np.ndarray) else [x[position] for position in missing]
+        stream = encoder.encode_iter(
+            _batches(rows, encoder.batch_size) if isinstance(rows, np.ndarray) else iter(rows),
+            on_error=leave_out if callable(on_error) else on_error,
+            **options,
+        )
+        pairs = with_ids(stream, [names[position] for position in missing], left_out)
+        try:
+            _write_parts(pairs, folder, encoder)
+        except InputError:
+            if not done or len(left_out) < len(missing):  # else only what no run can read is missing
+                raise
+    return _join(path, folder, encoder)
+
+
+def _checked_ids(ids: Iterable[object] | None, count: int) -> list[int | str]:
+    names: list[int | str] = (
+        list(range(count))
+        if ids is None
+        else [int(name) if isinstance(name, (int, np.integer)) else str(name) for name in ids]
+    )
+    if len(names) != count or len(set(names)) != count:
+        raise ValueError(
+            f"`ids` must have one item for each row, and each only once. Received: {len(set(names))} different ones of "
+            f"{len(names)}, for {count} rows."
+        )
+    return names
+
+
+def _batches(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]
+
+
+def _files(path: Path, folder: Path) -> list[Path]:
+    """The files with finished rows, the target first."""
+    return [*([path] if path.is_file() else []), *sorted(folder.glob("*.parquet"))]
+
+
+def _ids_in(file: Path, encoder: Any) -> list[Any]:
+    parquet = require("pyarrow.parquet", "parquet").ParquetFile(file)
+    facts = json.loads((parquet.schema_arrow.metadata or {}).get(KEY.encode(), b"{}"))
+    own = encoder.metadata.get("weights_sha256")
+    if facts.get("dimension", encoder.dimension) != encoder.dimension or facts.get("weights_sha256") != own:
+        raise InputError(
+            f"A run can be resumed only with the encoder that began it. Received: {file}, which another one wrote. "
+            f"Delete it, or give a new name."
+        )
+    return parquet.read(["id"]).column("id").to_pylist()
+
+
+def _write_parts(pairs: Iterator[Part], folder: Path, encoder: Any) -> None:
+    first = 1 + max((int(file.stem) for file in folder.glob("*.parquet")), default=-1)
+    for number, part in enumerate(in_groups(pairs, PART_ROWS), first):
+        with atomic_write(folder / f"{number:08d}.parquet") as draft:
+            write_parquet([part], draft, encoder.dimension, encoder.metadata)
+
+
+def _join(path: Path, folder: Path, encoder: Any) -> int:
+    """Write the rows of all files into one, and remove the others. A run that is killed in between repeats it."""
+    files, seen, count = _files(path, folder), set(), 0
+
+    def rows() -> Iterator[Part]:
+        for file in files:
+            for batch in require("pyarrow.parquet", "parquet").ParquetFile(file).iter_batches():
+                names = batch.column("id").to_pylist()
+                vectors = batch.column("embedding").flatten().to_numpy().reshape(len(names), -1)
+                new = [i for i, name in enumerate(names) if name not in seen]  # killed before the folder was removed
+                seen.update(names)
+                if new:
+                    yield vectors[new], [names[i] for i in new]
+
+    if files != [path]:
+        with atomic_write(path) as draft:
+            count = write_parquet(rows(), draft, encoder.dimension, encoder.metadata)
+    else:
+        count = require("pyarrow.parquet", "parquet").ParquetFile(path).metadata.num_rows
+    shutil.rmtree(folder)
+    return count
