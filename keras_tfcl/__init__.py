@@ -35,7 +35,9 @@ __all__ = [
     "LinearProbe",
     "Negatives",
     "ProjectionHead",
+    "RetrievalEvaluation",
     "ReweightedNegatives",
+    "SamplingProbability",
     "Scaling",
     "ScheduledTemperature",
     "SigmoidContrastiveLoss",
@@ -74,7 +76,14 @@ if tensorflow_is_installed() and not loads_on_demand():
         ops,
         scaling,
     )
-    from keras_tfcl.callbacks import CollapseMonitor, KNNEvaluation, LinearProbe, StopOnNonFinite, TemperatureSchedule
+    from keras_tfcl.callbacks import (
+        CollapseMonitor,
+        KNNEvaluation,
+        LinearProbe,
+        RetrievalEvaluation,
+        StopOnNonFinite,
+        TemperatureSchedule,
+    )
     from keras_tfcl.layers import ImageAugmenter, ProjectionHead
     from keras_tfcl.losses import (
         ArctanhInfoNCE,
@@ -86,7 +95,7 @@ if tensorflow_is_installed() and not loads_on_demand():
         SimpleContrastiveLoss,
     )
     from keras_tfcl.metrics import Alignment, ContrastiveAccuracy, EffectiveRank, Tolerance, Uniformity
-    from keras_tfcl.models import ContrastiveModel
+    from keras_tfcl.models import ContrastiveModel, SamplingProbability
     from keras_tfcl.negatives import HardNegatives, Negatives, ReweightedNegatives, WithoutNearDuplicates
     from keras_tfcl.scaling import (
         Arctanh,

@@ -41,6 +41,7 @@ class FirstBatch:
             views: tuple of V batches of views.
             y: labels, if any.
         """
+        y = y.get("labels") if isinstance(y, dict) else y
         batch: dict[str, Structure] = {"views": views}
         if not isinstance(x, tuple):
             batch["samples"] = x

@@ -15,6 +15,7 @@ from keras_tfcl.evaluation.health import Health, embedding_health
 from keras_tfcl.evaluation.linear_probe import linear_accuracy
 from keras_tfcl.evaluation.neighbours import knn_accuracy, nearest_neighbours
 from keras_tfcl.evaluation.pairs import WeightedMean
+from keras_tfcl.evaluation.ranking import pair_correlation, retrieval
 
 __all__ = [
     "Diagnosis",
@@ -32,6 +33,8 @@ __all__ = [
     "linear_accuracy",
     "make_views",
     "nearest_neighbours",
+    "pair_correlation",
+    "retrieval",
     "tolerance",
     "uniform_sphere",
     "uniformity",

@@ -30,7 +30,8 @@ class ContrastiveLoss(EmbeddingLoss):
 
     This is not a classification loss: `y_pred` holds embeddings, not class scores. The additional memory is a few times
     the embeddings and a few tiles of `4 * block_size^2` bytes or, in the dense form, a few times `8 * (B * V)^2` bytes.
-    Keras masks on `y_pred` are ignored; set `sample_weight` to 0 for padded rows.
+    Keras masks on `y_pred` are ignored; give padded samples a label of their own, and
+    name it in `ignore_class`.
 
     Args:
         scaling: a temperature, `"arctanh"`, or a `keras_tfcl.Scaling`.
@@ -46,14 +47,27 @@ class ContrastiveLoss(EmbeddingLoss):
             `"sum"`, `"mean_with_sample_weight"`, or `"none"` / None for the loss of every anchor.
         name: name of the loss.
         dtype: dtype of the result. Defaults to `keras.backend.floatx()`.
+        roles: the role of each view of `y_pred` `(B, V, D)`, such as `("anchor", "positive", "negative")`. Anchors are
+            compared with all positives and negatives of the batch, and never with anchors; the `"positive"` views of
+            samples with an anchor's label are its positives. This is one direction, with explicit hard negatives
+            (MultipleNegativesRankingLoss of sentence-transformers; Henderson et al. 2017, arXiv 1705.00652). Defaults
+            to None: all views are anchors and candidates, and views of one sample are positives of one another.
+        symmetric: with `roles`, the direction from positives to anchors counts too. Defaults to False.
+        ignore_class: samples with this label are neither anchors nor candidates, such as padding. Defaults to None.
+        unlabelled_class: samples with this label have only their own views as positives, and are negatives of all
+            others (semi-supervised). Defaults to None.
+        same_label: `"ignore"` leaves other samples with the anchor's label out of the comparison (accidental hits);
+            only its own views are positives. Defaults to `"positive"`.
 
     Call arguments:
-        y_true: integer labels `(B,)` or `(B, 1)`. They stay integers, so labels above 2^24 remain distinct.
+        y_true: integer labels `(B,)` or `(B, 1)`. They stay integers, so labels above 2^24 remain distinct. Or
+            multi-hot labels `(B, L)`, 0 or 1, L > 1: samples that share a label are positives, and so are views of one sample.
         y_pred: float embeddings `(B, D)`, or `(B, V, D)` for V views of each sample.
         sample_weight: weight of each anchor, `(B,)` or `(B, V)`.
 
     Returns:
-        A scalar, or `(B,)` or `(B, V)` for reduction None.
+        A scalar, or `(B,)` or `(B, V)` for reduction None. With `roles` it is `(B,)` for one anchor, else
+        `(B, anchors)`, followed by the positives if symmetric.
 
     Raises:
         ValueError: for arguments out of range, wrong shapes, labels that are not integers, non-finite embeddings.
@@ -79,11 +93,31 @@ class ContrastiveLoss(EmbeddingLoss):
         reduction: str | None = "sum_over_batch_size",
         name: str = "contrastive_loss",
         dtype: str | keras.dtype_policies.DTypePolicy | None = None,
+        roles: tuple[str, ...] | None = None,
+        symmetric: bool = False,
+        ignore_class: int | None = None,
+        unlabelled_class: int | None = None,
+        same_label: str = "positive",
     ) -> None:
-        super().__init__(cross_view_only, reduction, name, dtype, block_size)
+        super().__init__(
+            cross_view_only,
+            reduction,
+            name,
+            dtype,
+            block_size,
+            roles,
+            symmetric,
+            ignore_class,
+            unlabelled_class,
+            same_label,
+        )
         self.scaling = scaling_module.get(scaling)
         self.negatives = negatives_module.get(negatives)
         self.decoupled = decoupled
+
+    @property
+    def corrects_sampling(self) -> bool:
+        return True
 
     def _losses(self, comparison: Comparison) -> AnchorLosses:
         return self._statistics(comparison).losses(self.decoupled)

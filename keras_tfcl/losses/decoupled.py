@@ -53,6 +53,10 @@ class DecoupledInfoNCE(ContrastiveLoss):
         self.temperature = scaling.temperature
         self.sigma = None if sigma is None else positive_number("sigma", sigma, "The authors use 0.5.")
 
+    @property
+    def corrects_sampling(self) -> bool:
+        return self.sigma is None  # the weights are of cosines, which the correction is not
+
     def _losses(self, comparison: Comparison) -> AnchorLosses:
         statistics = self._statistics(comparison)
         losses = statistics.losses(decoupled=True)

@@ -6,11 +6,12 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from keras_tfcl.losses.pair_rule import PairRule
 from keras_tfcl.losses.reduction import reduce_losses
 from keras_tfcl.losses.untrained_variables import warn_of_untrained_variables
 from keras_tfcl.ops import replicas
 from keras_tfcl.ops.block_size import check_block_size, choose_block
-from keras_tfcl.ops.candidates import Candidates
+from keras_tfcl.ops.candidates import Candidates, constant_log_probability
 from keras_tfcl.ops.comparison import Comparison
 from keras_tfcl.ops.info_nce import AnchorLosses
 from keras_tfcl.ops.masks import Pairs, as_labels
@@ -40,6 +41,7 @@ class EmbeddingLoss(keras.losses.Loss):
         name: name of the loss.
         dtype: dtype of the result. Defaults to `keras.backend.floatx()`.
         block_size: as in `ContrastiveLoss`. Defaults to `"auto"`.
+        roles, symmetric, ignore_class, unlabelled_class, same_label: as in `ContrastiveLoss`.
     """
 
     def __init__(
@@ -49,9 +51,15 @@ class EmbeddingLoss(keras.losses.Loss):
         name: str | None = None,
         dtype: str | keras.dtype_policies.DTypePolicy | None = None,
         block_size: str | int = "auto",
+        roles: tuple[str, ...] | None = None,
+        symmetric: bool = False,
+        ignore_class: int | None = None,
+        unlabelled_class: int | None = None,
+        same_label: str = "positive",
     ) -> None:
         super().__init__(name=name, reduction=reduction, dtype=dtype)
         self.cross_view_only = cross_view_only
+        self.rule = PairRule(cross_view_only, roles, symmetric, ignore_class, unlabelled_class, same_label)
         self.block_size = check_block_size(block_size)
         self._warned = False
         self._warned_of_variables = False
@@ -115,23 +123,20 @@ class EmbeddingLoss(keras.losses.Loss):
 
     def _anchor_losses(self, y_true: Tensor, y_pred: Tensor, candidates: Candidates | None = None) -> AnchorLosses:
         y_pred = ops.convert_to_tensor(y_pred)
-        labels = as_labels(y_true)
+        labels = as_labels(y_true, multi_hot=True)
         self._check(labels, y_pred)
         if candidates is not None:
             candidates = self._checked_candidates(candidates, y_pred)
-        comparison = self._comparison(labels, _with_rows(y_pred), candidates)
-        losses, valid = self._losses(comparison)
-        losses = comparison.nan_unless_finite(losses)
+        self.rule.check(labels, y_pred, candidates)
+        parts = []
+        for comparison in self.rule.comparisons(labels, _with_rows(y_pred), candidates):
+            losses, valid = self._losses(comparison)
+            losses = ops.cast(comparison.nan_unless_finite(losses), self.dtype)
+            parts.append([ops.reshape(x, (-1, comparison.anchors_per_sample)) for x in (losses, valid)])
+        losses, valid = (ops.concatenate(x, axis=1) for x in zip(*parts, strict=True))
         self._warn_without_positives(valid)
-        shape = ops.shape(y_pred)[:-1]
-        return AnchorLosses(ops.cast(ops.reshape(losses, shape), self.dtype), ops.reshape(valid, shape))
-
-    def _comparison(self, labels: Tensor, y_pred: Tensor, candidates: Candidates | None) -> Comparison:
-        """Embeddings `(B * V, D)`, sample by sample, their labels and, if only other views count, their views."""
-        views = 1 if len(y_pred.shape) == 2 else y_pred.shape[1]
-        anchors = ops.reshape(y_pred, (-1, y_pred.shape[-1]))
-        view = ops.arange(ops.shape(anchors)[0], dtype="int32") % views if self.cross_view_only else None
-        return Comparison(anchors, ops.repeat(labels, views), views, view, candidates)
+        one = len(y_pred.shape) == 2 or (self.rule.roles is not None and losses.shape[1] == 1)
+        return AnchorLosses(losses[:, 0], valid[:, 0]) if one else AnchorLosses(losses, valid)
 
     def _losses(self, comparison: Comparison) -> AnchorLosses:
         """The losses by `losses_of_pairs`: all at once, or of some anchors at a time."""
@@ -161,16 +166,11 @@ class EmbeddingLoss(keras.losses.Loss):
                 "`y_true` must hold one label for each row of `y_pred`. Received: "
                 f"{count} labels for y_pred of shape {tuple(y_pred.shape)}."
             )
-        if self.cross_view_only and (len(y_pred.shape) == 2 or y_pred.shape[1] == 1):
-            raise ValueError(
-                "`cross_view_only=True` compares different views: `y_pred` must have shape (B, V, D) with V >= 2. "
-                f"Received: shape={tuple(y_pred.shape)}. Stack the views on axis 1."
-            )
 
     def _checked_candidates(self, candidates: Candidates, y_pred: Tensor) -> Candidates:
         embeddings, labels = (
             ops.convert_to_tensor(candidates.embeddings),
-            as_labels(candidates.labels, "candidates.labels"),
+            as_labels(candidates.labels, "candidates.labels", multi_hot=True),
         )
         rows, count = embeddings.shape[0], labels.shape[0]
         fits = len(embeddings.shape) == 2 and embeddings.shape[1] == y_pred.shape[-1]
@@ -179,12 +179,18 @@ class EmbeddingLoss(keras.losses.Loss):
                 "`candidates` must hold embeddings (C, D), D as in `y_pred`, and one label each. Received: embeddings "
                 f"of shape {tuple(embeddings.shape)} and {count} labels for y_pred of shape {tuple(y_pred.shape)}."
             )
-        if self.cross_view_only and candidates.views is None:
+        log_probability = constant_log_probability(candidates.log_probability)
+        if log_probability is not None and not self.corrects_sampling:
             raise ValueError(
-                "`cross_view_only=True` needs the view of each candidate. Received: candidates without views. Pass "
-                "Candidates(..., views=...), or use a loss with cross_view_only=False (instance banks have no views)."
+                "The log Q correction is for a softmax over candidates. Received: candidates with log_probability for "
+                f"{type(self).__name__}. Use a loss such as InfoNCE, without sigma."
             )
-        return candidates._replace(embeddings=embeddings, labels=labels)
+        if log_probability is not None and not log_probability.shape.is_compatible_with([rows]):
+            raise ValueError(
+                f"`candidates.log_probability` must have shape ({rows},), one number for each candidate. Received: "
+                f"{tuple(log_probability.shape)}."
+            )
+        return candidates._replace(embeddings=embeddings, labels=labels, log_probability=log_probability)
 
     def _warn_without_positives(self, valid: Tensor) -> None:
         if self._warned or not tf.executing_eagerly() or bool(ops.any(valid)):
@@ -197,6 +203,11 @@ class EmbeddingLoss(keras.losses.Loss):
         )
 
     @property
+    def corrects_sampling(self) -> bool:
+        """Whether candidates may have a `log_probability`."""
+        return False
+
+    @property
     def _requirement(self) -> str:
         """What an anchor must have to have a loss."""
         return "a positive"
@@ -207,6 +218,11 @@ class EmbeddingLoss(keras.losses.Loss):
             "dtype": self.dtype,
             "cross_view_only": self.cross_view_only,
             "block_size": self.block_size,
+            "roles": self.rule.roles,
+            "symmetric": self.rule.symmetric,
+            "ignore_class": self.rule.ignore_class,
+            "unlabelled_class": self.rule.unlabelled_class,
+            "same_label": self.rule.same_label,
         }
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -37,6 +38,7 @@ class SigmoidContrastiveLoss(EmbeddingLoss):
         bias: a finite number, the initial bias. Defaults to -10, because nearly all pairs are negatives.
         learnable: whether to train both, the scale through its logarithm. Defaults to True.
         cross_view_only, reduction, name, dtype, block_size: of `ContrastiveLoss`.
+        **kwargs: `roles`, `symmetric`, `ignore_class`, `unlabelled_class`, `same_label` of `ContrastiveLoss`.
 
     Raises:
         ValueError: if `scale` is not positive and finite or `bias` not finite; and as `ContrastiveLoss`.
@@ -61,8 +63,9 @@ class SigmoidContrastiveLoss(EmbeddingLoss):
         name: str = "sigmoid_contrastive",
         dtype: str | keras.dtype_policies.DTypePolicy | None = None,
         block_size: str | int = "auto",
+        **kwargs: Any,
     ) -> None:
-        super().__init__(cross_view_only, reduction, name, dtype, block_size)
+        super().__init__(cross_view_only, reduction, name, dtype, block_size, **kwargs)
         if not is_number(bias) or not math.isfinite(bias):
             raise ValueError(f"`bias` must be a finite number. Received: bias={bias!r}. SigLIP starts at -10.")
         self.scale = positive_number("scale", scale, "SigLIP starts at 10.")

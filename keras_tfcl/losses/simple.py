@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 import tensorflow as tf
 
@@ -33,6 +35,7 @@ class SimpleContrastiveLoss(EmbeddingLoss):
             the sum becomes their mean. (The paper does not state its weight.)
         negatives: `"all"`, or a choice among them such as `HardNegatives(top_k=64)`. Defaults to `"all"`.
         cross_view_only, reduction, name, dtype, block_size: of `ContrastiveLoss`.
+        **kwargs: `roles`, `symmetric`, `ignore_class`, `unlabelled_class`, `same_label` of `ContrastiveLoss`.
 
     Raises:
         ValueError: if `weight` is not positive and finite, or `negatives` weighs instead of choosing
@@ -57,8 +60,9 @@ class SimpleContrastiveLoss(EmbeddingLoss):
         name: str = "simple_contrastive",
         dtype: str | keras.dtype_policies.DTypePolicy | None = None,
         block_size: str | int = "auto",
+        **kwargs: Any,
     ) -> None:
-        super().__init__(cross_view_only, reduction, name, dtype, block_size)
+        super().__init__(cross_view_only, reduction, name, dtype, block_size, **kwargs)
         self.weight = None if weight is None else positive_number("weight", weight, "None takes 1 / negatives.")
         self.negatives = negatives_module.get(negatives)
         if self.negatives.weighs:

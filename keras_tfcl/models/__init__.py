@@ -2,5 +2,6 @@
 
 from keras_tfcl.models.backbone import build_backbone
 from keras_tfcl.models.contrastive_model import ContrastiveModel
+from keras_tfcl.models.sampling_probability import SamplingProbability
 
-__all__ = ["ContrastiveModel", "build_backbone"]
+__all__ = ["ContrastiveModel", "SamplingProbability", "build_backbone"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
+from keras_tfcl.models.targets import targets_of
 from keras_tfcl.ops.masks import as_labels
 from keras_tfcl.typing import TensorLike
 
@@ -21,7 +22,7 @@ def weights_of_classes(y: TensorLike, class_weight: dict[int, float]) -> tf.Tens
     >>> weights_of_classes([0, 1, 2], {0: 0.5, 2: 3.0}).numpy()
     array([0.5, 1. , 3. ], dtype=float32)
     """
-    labels = as_labels(y)
+    labels = as_labels(targets_of(y).labels)
     is_class = tf.expand_dims(labels, 1) == tf.constant(list(class_weight), labels.dtype)  # (B, classes)
     weights = tf.reduce_sum(tf.where(is_class, tf.constant(list(class_weight.values()), "float32"), 0.0), axis=1)
     return tf.where(tf.reduce_any(is_class, axis=1), weights, 1.0)

@@ -32,11 +32,14 @@ from keras_tfcl.models.epoch_start import EpochStart
 from keras_tfcl.models.instance_bank import InstanceBank
 from keras_tfcl.models.memory import InBatch, Memory
 from keras_tfcl.models.momentum_keys import MomentumKeys
+from keras_tfcl.models.sampling_probability import SamplingProbability
 from keras_tfcl.models.seed_state import load_seeds, save_seeds
 from keras_tfcl.models.shared_layers import deserialize_parts, serialize_parts
+from keras_tfcl.models.targets import Targets, check_correction, check_rule, targets_of
 from keras_tfcl.models.towers import Towers
 from keras_tfcl.models.uneven_replicas import at_least_one_sample, split
 from keras_tfcl.ops import replicas
+from keras_tfcl.ops.candidates import batch_candidates
 from keras_tfcl.ops.masks import as_labels
 from keras_tfcl.typing import (
     Augmenter,
@@ -91,6 +94,10 @@ class ContrastiveModel(keras.Model):
         encoder_batch_size: largest number of views that pass through the encoder at a time in training. It allows
             batches larger than memory with the exact gradient, for about a third more time (gradient caching). Batch
             normalisation in the encoder then uses the statistics of each slice. Defaults to None: all at once.
+        sampling_probability: a `keras_tfcl.SamplingProbability`, which estimates from y, the items of the samples, how
+            probable it is that a batch holds each of them; the loss subtracts the logarithm from the logits of its
+            views as candidates (log Q correction). Probabilities that are known go into y instead, as below. Not with
+            `momentum`. Defaults to None: no correction.
         **kwargs: of `keras.Model`.
 
     `fit`, `evaluate` and `validation_data` accept as x:
@@ -98,6 +105,10 @@ class ContrastiveModel(keras.Model):
         a tuple of V arrays: ready-made views (in `validation_data`: `((view_1, view_2),)` or `((view_1, view_2), y)`);
         a `tf.data.Dataset`, `PyDataset` or generator of batches `x`, `(x, y)`, `((view_1, ..., view_V),)` or
         `((view_1, ..., view_V), y)`, each with an optional `sample_weight` after y.
+
+    y is an array of labels; with `supervised=True` also multi-hot labels `(N, L)`, but not with `momentum`; or a
+    dictionary with `"sampling_probability"`, floats `(N,)` in (0, 1] (below 1e-6 they count as that), and perhaps
+    `"labels"`.
 
     `train_on_batch` and `test_on_batch` take one such batch. `predict` takes samples or a tuple of views.
 
@@ -139,6 +150,7 @@ class ContrastiveModel(keras.Model):
         queue_size: int = 0,
         queue: str = "keys",
         encoder_batch_size: int | None = None,
+        sampling_probability: SamplingProbability | None = None,
         **kwargs: object,
     ) -> None:
         encoder = tuple(encoder) if isinstance(encoder, list) else encoder
@@ -155,6 +167,7 @@ class ContrastiveModel(keras.Model):
         self.queue_size = queue_size
         self.queue = queue
         self.encoder_batch_size = encoder_batch_size
+        self.sampling_probability = sampling_probability
         self.towers = Towers(encoder, projector, encoder_batch_size)
         self.built = self.towers.build()
         # Not a layer of the model: what makes views belongs to the input pipeline.
@@ -225,6 +238,7 @@ class ContrastiveModel(keras.Model):
         if count > 1:
             built = self.built and self.towers.built
             check_replicas(count, built, kwargs.get("jit_compile"), kwargs.get("steps_per_execution", 1))
+        check_rule(loss, self.supervised)
         optimizer = keras.optimizers.get(optimizer)
         if kwargs.get("auto_scale_loss", True) and self._computes_in_float16():
             optimizer = _scaled(optimizer)
@@ -348,16 +362,33 @@ class ContrastiveModel(keras.Model):
         comparison = y if isinstance(y, Comparison) else self._comparison(x, y, y_pred, training)
         return super().compute_loss(x, comparison, y_pred, sample_weight, training)
 
-    def _comparison(self, x: tuple[Structure, ...] | None, y: Tensor | None, z: Tensor, training: bool) -> Comparison:
-        labels = self._labels(y, z, training)
-        return Comparison(labels, self.memory.candidates(labels, z, x, training))
+    def _comparison(self, x: Any, y: Any, z: Any, training: bool) -> Comparison:
+        targets = self._targets(y, training)
+        labels = self._labels(targets.labels, z, training)
+        if targets.sampling_probability is None:
+            return Comparison(labels, self.memory.candidates(labels, z, x, training))
+        check_correction(self.loss, self.memory)
+        return Comparison(labels, batch_candidates(labels, z, targets.log_probability))
+
+    def _targets(self, y: Any, training: bool) -> Targets:
+        """Labels and sampling probabilities, given or estimated from the labels."""
+        targets = targets_of(y)
+        if self.sampling_probability is None:
+            return targets
+        if targets.labels is None or targets.sampling_probability is not None:
+            raise ValueError(
+                "SamplingProbability estimates from the items of a batch. Received: "
+                f"{'no y' if targets.labels is None else 'probabilities in y besides'}. Pass the integer of each "
+                "sample's item as y."
+            )
+        return Targets(targets.labels, self.sampling_probability(targets.labels, training=training))
 
     def _labels(self, y: Tensor | None, z: Tensor, training: bool) -> Tensor:
         """The labels `(B,)` that decide who is positive: labels, slots, or rows of the batch of all replicas."""
         numbered = self.queue == "instances"
         if self.supervised or (numbered and training):
             check_labels(y, self.supervised)
-            return as_labels(y)
+            return as_labels(y, multi_hot=self.momentum is None)
         check_several_views(z.shape[1], numbered)
         count = ops.shape(z)[0]
         return replicas.first_row(count) + ops.arange(count, dtype="int32")
@@ -374,6 +405,7 @@ class ContrastiveModel(keras.Model):
         y, y_pred, sample_weight = keras.tree.map_structure(
             lambda value: None if value is None else replicas.gather(value)[0], (y, y_pred, sample_weight)
         )
+        y = targets_of(y).labels
         labels = y if self.supervised else ops.arange(ops.shape(y_pred)[0], dtype="int32")
         for metric in self.label_metrics:
             metric.update_state(labels, y_pred)
@@ -562,6 +594,7 @@ class ContrastiveModel(keras.Model):
             "queue_size": self.queue_size,
             "queue": self.queue,
             "encoder_batch_size": self.encoder_batch_size,
+            "sampling_probability": serialize(self.sampling_probability),
         }
 
     def save_own_variables(self, store: WeightStore) -> None:
@@ -578,8 +611,11 @@ class ContrastiveModel(keras.Model):
     def from_config(
         cls, config: dict[str, Any], custom_objects: Mapping[str, object] | None = None
     ) -> ContrastiveModel:
-        augmenter = keras.saving.deserialize_keras_object(config["augmenter"], custom_objects=custom_objects)
-        return cls(**deserialize_parts({**config, "augmenter": augmenter}, custom_objects, "encoder", "projector"))
+        objects = {
+            name: keras.saving.deserialize_keras_object(config.get(name), custom_objects=custom_objects)
+            for name in ("augmenter", "sampling_probability")
+        }
+        return cls(**deserialize_parts({**config, **objects}, custom_objects, "encoder", "projector"))
 
 
 def _guarded(callbacks: list[keras.callbacks.Callback]) -> list[keras.callbacks.Callback]:

@@ -46,8 +46,11 @@ def at_least_one_anchor(
     It has no positive, so that no loss counts it, and is nobody's candidate.
     """
     missing = tf.maximum(1 - tf.shape(z)[0], 0)
-    nobody = labels.dtype.min if labels.dtype.min < 0 else labels.dtype.max
-    labels = tf.concat([labels, tf.fill([missing], tf.constant(nobody, labels.dtype))], axis=0)
+    if labels.dtype.is_floating:  # multi-hot
+        labels = _padded_with_zeros(labels, missing)
+    else:
+        nobody = labels.dtype.min if labels.dtype.min < 0 else labels.dtype.max
+        labels = tf.concat([labels, tf.fill([missing], tf.constant(nobody, labels.dtype))], axis=0)
     if candidates.self_index is not None:
         nowhere = tf.fill([missing * z.shape[1]], tf.constant(-1, candidates.self_index.dtype))
         candidates = candidates._replace(self_index=tf.concat([candidates.self_index, nowhere], axis=0))

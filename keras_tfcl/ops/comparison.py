@@ -8,7 +8,8 @@ import tensorflow as tf
 from keras import ops
 
 from keras_tfcl.ops.candidates import Candidates
-from keras_tfcl.ops.masks import Pairs, pair_masks
+from keras_tfcl.ops.masks import Pairs
+from keras_tfcl.ops.sides import Side, pairs_of
 from keras_tfcl.ops.similarity import cosine_similarity
 
 
@@ -21,6 +22,10 @@ class Comparison(NamedTuple):
         views: V, if the anchors are V views of each sample, sample by sample. 1: the views are not known.
         view: int32 `(A,)`, the view of each anchor, if only different views are compared. None: all are.
         candidates: `Candidates`. None: the anchors themselves, each without itself.
+        valid: bool `(A,)`: the others are compared with nothing. None: all are valid.
+        samples: integer `(A,)`: candidates of the same sample are positives in any case. None: labels decide.
+        groups: as `labels`: candidates of the same group are left out unless they are positives. None: none are.
+        anchors_per_sample: of the A anchors, which stand sample by sample.
     """
 
     anchors: tf.Tensor
@@ -28,6 +33,10 @@ class Comparison(NamedTuple):
     views: int = 1
     view: tf.Tensor | None = None
     candidates: Candidates | None = None
+    valid: tf.Tensor | None = None
+    samples: tf.Tensor | None = None
+    groups: tf.Tensor | None = None
+    anchors_per_sample: int = 1
 
     @property
     def size(self) -> tuple[int | None, int | None]:
@@ -42,24 +51,32 @@ class Comparison(NamedTuple):
             return cosine_similarity(anchors, anchors)
         return cosine_similarity(anchors, ops.cast(self.candidates.embeddings, dtype))
 
-    def others(self) -> Candidates:
-        """The candidates, be they the anchors themselves."""
-        if self.candidates is not None:
-            return self.candidates
-        index = ops.arange(ops.shape(self.anchors)[0], dtype="int32")
-        return Candidates(self.anchors, self.labels, index, self.view)
+    def sides(self) -> tuple[Side, Side]:
+        """What decides about pairs: of the anchors, and of what they are compared with."""
+        index = tf.range(tf.shape(self.anchors)[0])
+        if self.candidates is None:
+            side = Side(self.labels, index, self.view, self.valid, samples=self.samples, groups=self.groups)
+            return side, side
+        others = self.candidates
+        samples = None if others.samples is None else self.samples
+        nowhere = tf.fill(tf.shape(index), -1)
+        own = nowhere if others.self_index is None else tf.cast(others.self_index, "int32")
+        rows = Side(self.labels, own, self.view, self.valid, samples=samples, groups=self.groups)
+        columns = Side(
+            others.labels,
+            tf.range(tf.shape(others.embeddings)[0]),
+            None if self.view is None else tf.cast(others.views, "int32"),
+            None if others.mask is None else tf.cast(others.mask, "bool"),
+            samples=None if samples is None else others.samples,
+            groups=None if self.groups is None else others.groups,
+            log_probability=others.log_probability,
+        )
+        return rows, columns
 
     def pairs(self) -> Pairs:
         """The masks of all pairs, `(A, C)` each."""
-        others = self.others()
-        return pair_masks(
-            self.labels,
-            others.labels,
-            self_index=others.self_index,
-            anchor_views=self.view,
-            candidate_views=others.views,
-            candidate_mask=others.mask,
-        )
+        compared, same = pairs_of(*self.sides())
+        return Pairs(compared & same, compared & ~same)
 
     def nan_unless_finite(self, losses: tf.Tensor) -> tf.Tensor:
         """NaN or Inf in any embedding makes every loss NaN: a choice of negatives must not hide it."""

@@ -9,7 +9,7 @@ import tensorflow as tf
 from keras import ops
 
 from keras_tfcl.ops.block_size import check_block_size, choose_block
-from keras_tfcl.ops.candidates import Candidates
+from keras_tfcl.ops.candidates import Candidates, constant_log_probability
 from keras_tfcl.ops.comparison import Comparison
 from keras_tfcl.ops.info_nce import ChoosesNegatives, statistics
 from keras_tfcl.ops.masks import as_labels
@@ -30,6 +30,7 @@ def contrastive_loss(
     anchor_views: TensorLike | None = None,
     candidate_views: TensorLike | None = None,
     candidate_mask: TensorLike | None = None,
+    candidate_log_probability: TensorLike | None = None,
     block_size: str | int = "auto",
 ) -> Tensor:
     """Computes the general InfoNCE loss of each anchor against a set of candidates, for your own training loops.
@@ -60,6 +61,10 @@ def contrastive_loss(
             Without `candidates`, only `anchor_views` is needed.
         candidate_mask: bool `(C,)`: the valid mask: only candidates where it is True are compared. Only with
             `candidates`.
+        candidate_log_probability: float `(C,)`: the logarithm of the probability that a candidate is in a batch,
+            subtracted from its logits, so that popular candidates are not repelled for being drawn often (log Q
+            correction; Yi et al. 2019, RecSys). It is constant for the gradient. Goes with `candidates`; not for
+            negatives that weigh.
         block_size: edge of the tiles; `"dense"` for no tiles; or `"auto"`, the default, which decides by A and C.
             A function that is differentiated by tensors or variables that it reads is always dense, unless it is a
             `keras_tfcl.Scaling` that holds them as Keras variables.
@@ -88,6 +93,7 @@ def contrastive_loss(
     alone = candidates is None
     if alone:
         _check_alone(self_index=self_index, candidate_views=candidate_views, candidate_mask=candidate_mask)
+        _check_alone(candidate_log_probability=candidate_log_probability)
     else:
         _check_views(anchor_views, candidate_views)
     _check_negatives(negatives)
@@ -95,14 +101,25 @@ def contrastive_loss(
     candidates = anchors if alone else ops.convert_to_tensor(candidates)
     candidate_labels = anchor_labels if alone else as_labels(candidate_labels, "candidate_labels")
     _check_shapes("anchors", anchors, anchor_labels=anchor_labels, self_index=self_index, anchor_views=anchor_views)
-    of_candidates = {"candidate_views": candidate_views, "candidate_mask": candidate_mask}
+    of_candidates = {
+        "candidate_views": candidate_views,
+        "candidate_mask": candidate_mask,
+        "candidate_log_probability": candidate_log_probability,
+    }
     _check_shapes("candidates", candidates, candidate_labels=candidate_labels, **of_candidates)
     if alone:
         comparison = Comparison(anchors, anchor_labels, view=_integers(anchor_views))
     else:
         views = _integers(candidate_views)
         valid = None if candidate_mask is None else ops.convert_to_tensor(candidate_mask, "bool")
-        others = Candidates(candidates, candidate_labels, _integers(self_index), views, valid)
+        others = Candidates(
+            candidates,
+            candidate_labels,
+            _integers(self_index),
+            views,
+            valid,
+            log_probability=constant_log_probability(candidate_log_probability),
+        )
         comparison = Comparison(anchors, anchor_labels, view=_integers(anchor_views), candidates=others)
     block = choose_block(check_block_size(block_size), *comparison.size)
     made = statistics(comparison, scaling=scaling, negatives=negatives, decoupled=decoupled, block=block)

@@ -101,15 +101,22 @@ def statistics(
         block: edge of the tiles. None: all pairs at once, in float64.
     """
     logits = Logits(scaling, holder=negatives)
+    whole = negatives != "all" and getattr(negatives, "whole_rows", True)
+    log_probability = None if comparison.candidates is None else comparison.candidates.log_probability
+    if log_probability is not None and getattr(negatives, "weighs", False):
+        raise ValueError(
+            "The log Q correction changes how much a negative counts, and so do weights of negatives. Received: "
+            f"log_probability with negatives={type(negatives).__name__}. Use negatives='all' or HardNegatives."
+        )
     chosen = None if isinstance(negatives, str) else negatives
     whole = chosen is not None and getattr(chosen, "whole_rows", True)
     result: Iterable[Tensor]
     if block is None or not logits.streams or (chosen is not None and whole and not _streams(chosen, logits)):
         # float64: at a temperature of 0.001, or beside the pole of arctanh, float32 cosines carry too few digits. These
         # products are small beside an encoder's; half precision would be lost entirely.
-        result = _of_rows(comparison.cosines(), comparison.pairs(), logits, chosen)
+        result = _of_rows(comparison.cosines(), comparison.pairs(), logits, chosen, log_probability)
     elif whole:
-        rows = lambda cosines, pairs, logits: list(_of_rows(cosines, pairs, logits, chosen))  # noqa: E731
+        rows = lambda cosines, pairs, logits: list(_of_rows(cosines, pairs, logits, chosen, log_probability))  # noqa: E731
         result = [tf.cast(x, "float64") for x in map_rows(rows, comparison, logits, outputs=4, block=block)]
     else:
         result = _streamed(comparison, logits, chosen, decoupled, block)  # type: ignore[arg-type]  # not `whole_rows`
@@ -126,9 +133,17 @@ def _streams(negatives: ChoosesNegatives, logits: Logits) -> bool:
     return logits.explains(alone)
 
 
-def _of_rows(cosines: Tensor, pairs: Pairs, logits: Logits, negatives: ChoosesNegatives | None) -> Statistics:
+def _of_rows(
+    cosines: Tensor,
+    pairs: Pairs,
+    logits: Logits,
+    negatives: ChoosesNegatives | None,
+    log_probability: Tensor | None,
+) -> Statistics:
     """From whole rows of cosines `(A, C)`."""
     scaled = logits(cosines)
+    if log_probability is not None:
+        scaled -= tf.cast(log_probability, scaled.dtype)
     if negatives is None:
         log_negative = masked_logsumexp(scaled, pairs.negative)
     else:
@@ -166,7 +181,9 @@ def _streamed(
     reduced = reduce_pairs(comparison, reducers, logits, block=block, **choice)
     total, count, *logs = reduced.joined()
     if together:
-        return Statistics(reduced.results[2], tf.reduce_logsumexp(reduced.known, 1), total / count, count)
+        return Statistics(
+            reduced.results[2], tf.reduce_logsumexp(reduced.known, 1), total / tf.maximum(count, 1.0), count
+        )
     known = logs[0]
     if not views_known:  # where there is one positive, it is compared once more, by distance
         only = logits_by_number(reduced, logits, tf.cast(tf.where(count == 1, logs[-1], 0.0), "int32"))

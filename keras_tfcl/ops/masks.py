@@ -64,16 +64,17 @@ def pair_masks(
     return Pairs(ops.logical_and(allowed, same_label), ops.logical_and(allowed, ops.logical_not(same_label)))
 
 
-def as_labels(y_true: TensorLike, name: str = "y_true") -> Tensor:
+def as_labels(y_true: TensorLike, name: str = "y_true", multi_hot: bool = False) -> Tensor:
     """Turns labels into an integer tensor `(B,)`, without a conversion to float on the way.
 
     Args:
         y_true: integers or booleans `(B,)` or `(B, 1)`. Floats are accepted only outside of `tf.function`, where their
             values can be checked, and only if they are whole numbers.
         name: what an error calls them.
+        multi_hot: whether `(B, L)` of 0 and 1, L > 1, is taken too.
 
     Returns:
-        int64 `(B,)`; uint64 keeps its dtype.
+        int64 `(B,)`; uint64 keeps its dtype. For multi-hot labels float32 `(B, L)`.
 
     Raises:
         ValueError: for any other rank, for non-integers, for strings.
@@ -82,6 +83,8 @@ def as_labels(y_true: TensorLike, name: str = "y_true") -> Tensor:
     dtype = keras.backend.standardize_dtype(labels.dtype)
     if labels.shape.rank == 2 and labels.shape[1] == 1:
         labels = tf.squeeze(labels, axis=1)
+    if multi_hot and labels.shape.rank == 2 and dtype != "string":
+        return _zeros_and_ones(labels, name)
     if labels.shape.rank != 1:
         raise ValueError(
             f"`{name}` must be integer labels of shape (B,) or (B, 1), one for each row of `y_pred`. Received: "
@@ -93,6 +96,17 @@ def as_labels(y_true: TensorLike, name: str = "y_true") -> Tensor:
         raise ValueError(f"`{name}` must be integer labels. Received: dtype={dtype}. Number them, for example with "
                          "numpy.unique(labels, return_inverse=True)[1].")  # fmt: skip
     return labels if dtype == "uint64" else tf.cast(labels, "int64")
+
+
+def _zeros_and_ones(labels: tf.Tensor, name: str) -> tf.Tensor:
+    labels = tf.cast(labels, "float32")
+    if tf.executing_eagerly() and not bool(tf.reduce_all((labels == 0) | (labels == 1))):
+        raise ValueError(
+            f"`{name}` of shape (B, L) must be multi-hot labels, 0 or 1. Received: shape={tuple(labels.shape)} with "
+            f"values from {float(tf.reduce_min(labels))} to {float(tf.reduce_max(labels))}. Give one integer label for "
+            "each row as (B,); views of one sample share it."
+        )
+    return labels
 
 
 def _plain(values: TensorLike) -> Tensor | np.ndarray:

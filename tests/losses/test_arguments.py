@@ -120,9 +120,9 @@ def test_string_ids():
         keras_tfcl.InfoNCE()(np.array(["a", "b", "c", "d"]), Z)
 
 
-def test_one_hot_labels():
-    with pytest.raises(ValueError, match=r"shape \(B,\) or \(B, 1\).*Received: shape=\(4, 3\)\. .*argmax"):
-        keras_tfcl.InfoNCE()(np.eye(4, 3, dtype="int32"), Z)
+def test_one_label_for_each_view():
+    with pytest.raises(ValueError, match=r"multi-hot labels, 0 or 1\. Received: shape=\(4, 2\).*one integer label"):
+        keras_tfcl.InfoNCE()(np.arange(8).reshape(4, 2), Z)
 
 
 @pytest.mark.parametrize("z", [Z[:, 0], Z[:, :1]])

@@ -43,6 +43,21 @@ CASES = {
     "tiled": ((keras_tfcl.ArctanhInfoNCE, {"block_size": 5}), {}),
     "sigmoid": ((keras_tfcl.SigmoidContrastiveLoss, {}), {}),
     "labels": (INFONCE, {"supervised": True}),
+    "rules": (
+        (
+            keras_tfcl.InfoNCE,
+            {
+                "temperature": 0.2,
+                "roles": ("anchor", "positive"),
+                "symmetric": True,
+                "ignore_class": 0,
+                "unlabelled_class": 1,
+                "same_label": "ignore",
+            },
+        ),
+        {"supervised": True},
+    ),
+    "log_q": (INFONCE, {"supervised": True, "sampling_probability": lambda: keras_tfcl.SamplingProbability(50, 0.1)}),
     "slices": (INFONCE, {"encoder_batch_size": 3}),
     "queue": (INFONCE, {"momentum": 0.9, "queue_size": 32}),
     "bank": (INFONCE, {"momentum": 0.5, "queue_size": ROWS, "queue": "instances"}),
@@ -55,7 +70,8 @@ def train(case, strategy):
     with strategy.scope():
         kernel = keras.initializers.Constant(KERNEL)
         encoder = keras.Sequential([keras.Input((FEATURES,)), keras.layers.Dense(12, kernel_initializer=kernel)])
-        model = keras_tfcl.ContrastiveModel(encoder, seed=0, **options)
+        made = {name: option() if callable(option) else option for name, option in options.items()}
+        model = keras_tfcl.ContrastiveModel(encoder, seed=0, **made)
         metrics = [keras_tfcl.ContrastiveAccuracy(), keras_tfcl.Uniformity()]
         model.compile(keras.optimizers.SGD(1.0), loss=loss(**arguments), metrics=metrics)
     y = None if "queue" in options else LABELS

@@ -14,7 +14,7 @@ import pytest
 SCRIPT = Path(__file__).with_name("replicas_run.py")
 CASES = [
     "infonce", "arctanh", "hard", "reweighted", "decoupled", "learned", "dynamic", "near_duplicates", "simple", "sum",
-    "cross_view", "tiled", "sigmoid", "labels", "slices", "queue", "bank",
+    "cross_view", "tiled", "sigmoid", "labels", "rules", "log_q", "slices", "queue", "bank",
 ]  # fmt: skip
 
 

@@ -7,8 +7,9 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from keras_tfcl.ops.comparison import Comparison
-from keras_tfcl.ops.masks import Pairs, pair_masks
+from keras_tfcl.ops.masks import Pairs
 from keras_tfcl.ops.pairwise.logits import Logits
+from keras_tfcl.ops.sides import pairs_of
 from keras_tfcl.ops.similarity import at_least_float32, l2_normalize
 from keras_tfcl.typing import Tensor
 
@@ -33,26 +34,16 @@ def map_rows(
         A list of `(A,)`, differentiable in the embeddings and the scaling's values.
     """
     z = l2_normalize(at_least_float32(comparison.anchors))
-    others = comparison.others()
-    c = z if comparison.candidates is None else l2_normalize(at_least_float32(others.embeddings))
+    mine, others = comparison.sides()
+    c = z if comparison.candidates is None else l2_normalize(at_least_float32(comparison.candidates.embeddings))
     rows = tf.shape(z)[0]
     height = tf.clip_by_value(8 * block * block // tf.maximum(tf.shape(c)[0], 1), 1, rows)
 
     def strip(start: Tensor) -> tuple[tf.Tensor, Pairs, tf.Tensor]:
         """The numbers of the anchors, their pairs, and which are new: the last strip overlaps the one before it."""
         index = tf.minimum(start, rows - height) + tf.range(height)
-
-        def cut(x: tf.Tensor | None) -> tf.Tensor | None:
-            return None if x is None else tf.gather(x, index)
-
-        pairs = pair_masks(
-            cut(comparison.labels),
-            others.labels,
-            self_index=cut(others.self_index),
-            anchor_views=cut(comparison.view),
-            candidate_views=others.views,
-            candidate_mask=others.mask,
-        )
+        compared, same = pairs_of(mine.each(lambda x: tf.gather(x, index)), others)
+        pairs = Pairs(compared & same, compared & ~same)
         return index, pairs, index >= start
 
     @tf.custom_gradient
@@ -73,9 +64,9 @@ def map_rows(
         def gradient(*cotangents: tf.Tensor) -> list[tf.Tensor]:
             def backward(start: Tensor, dz: tf.Tensor, dc: tf.Tensor, *dv: tf.Tensor) -> tuple[Tensor, ...]:
                 index, pairs, new = strip(start)
-                mine = tf.gather(z, index)
+                units = tf.gather(z, index)
                 with tf.GradientTape(watch_accessed_variables=False) as tape:
-                    cosines = tf.matmul(mine, c, transpose_b=True)
+                    cosines = tf.matmul(units, c, transpose_b=True)
                     tape.watch([cosines, *values])
                     parts = function(cosines, pairs, scaling.at(values))
                 given = [
@@ -84,7 +75,7 @@ def map_rows(
                 ]
                 h, *of_values = tape.gradient(parts, [cosines, *values], given, unconnected_gradients="zero")
                 dz = tf.tensor_scatter_nd_add(dz, index[:, None], tf.matmul(h, c))
-                dc += tf.matmul(h, mine, transpose_a=True)
+                dc += tf.matmul(h, units, transpose_a=True)
                 return (start + height, dz, dc, *(old + x for old, x in zip(dv, of_values, strict=True)))
 
             state = (tf.constant(0), *map(tf.zeros_like, (z, c, *values)))

@@ -9,7 +9,8 @@ import tensorflow as tf
 
 from keras_tfcl.ops.pairwise.logits import Logits
 from keras_tfcl.ops.pairwise.reducers import Reducer
-from keras_tfcl.ops.pairwise.tile import Allows, Blocks, Tile, pairs_of
+from keras_tfcl.ops.pairwise.tile import Allows, Blocks, Tile
+from keras_tfcl.ops.sides import pairs_of
 from keras_tfcl.typing import Tensor
 
 Hardest = Callable[[tf.Tensor], tf.Tensor] | None
@@ -44,7 +45,7 @@ def sum_over_strips(
         negatives, less the tolerance of a tie. Without gradients.
     """
     z, c = (tf.reshape(x.units, [-1, x.units.shape[-1]]) for x in (anchors, candidates))
-    flat = lambda x: tf.reshape(x, [-1])  # noqa: E731
+    flat = lambda x: tf.reshape(x, [-1, *x.shape[2:]])  # noqa: E731
     mine, others = anchors.side.each(flat), candidates.side.each(flat)
     count = tf.shape(z)[0]
     height = tf.minimum(STRIP, count)

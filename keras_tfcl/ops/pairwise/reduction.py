@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -10,8 +11,9 @@ from keras_tfcl.ops.comparison import Comparison
 from keras_tfcl.ops.pairwise.hardest import Hardest
 from keras_tfcl.ops.pairwise.logits import Logits
 from keras_tfcl.ops.pairwise.reducers import LogSumExp, Reducer
-from keras_tfcl.ops.pairwise.tile import Allows, Blocks, Side
+from keras_tfcl.ops.pairwise.tile import Allows, Blocks
 from keras_tfcl.ops.pairwise.tiles import sum_over_tiles
+from keras_tfcl.ops.sides import Side
 from keras_tfcl.ops.similarity import at_least_float32, l2_normalize
 from keras_tfcl.typing import Tensor
 
@@ -25,6 +27,7 @@ class Reduced(NamedTuple):
         known: float64 `(A, V - 1)`, logits of the views of the same sample, by their distance: these positives are not
             in the results. None: all positives are.
         anchors, candidates: unit embeddings `(A, D)` and `(C, D)`.
+        rows, columns: their sides.
     """
 
     reducers: list[Reducer]
@@ -32,13 +35,16 @@ class Reduced(NamedTuple):
     known: tf.Tensor | None
     anchors: tf.Tensor
     candidates: tf.Tensor
+    rows: Side
+    columns: Side
 
     def joined(self) -> list[tf.Tensor]:
         """The results, with the known positives in them."""
         if self.known is None:
             return self.results
+        valid = True if self.rows.valid is None else self.rows.valid
         return [
-            result if reducer.over == "negative" else reducer.join(result, self.known)
+            result if reducer.over == "negative" else tf.where(valid, reducer.join(result, self.known), result)
             for reducer, result in zip(self.reducers, self.results, strict=True)
         ]
 
@@ -63,39 +69,35 @@ def reduce_pairs(
         hardest: how many of so many negatives, the hardest, count. None: all.
     """
     z = l2_normalize(at_least_float32(comparison.anchors))
-    limits = scaling.range()
+    rows, columns = comparison.sides()
+    limits = scaling.range() if columns.log_probability is None else (-math.inf, math.inf)
     reducers = [r.within(*limits, z.dtype) if isinstance(r, LogSumExp) else r for r in reducers]
-    views, view = comparison.views, comparison.view
-    index = tf.range(tf.shape(z)[0])
+    views = comparison.views
     tiles = _Tiles(reducers, scaling, block, allows, hardest)
     if comparison.candidates is not None:
-        others = comparison.candidates
-        c = l2_normalize(at_least_float32(others.embeddings))
-        nowhere = tf.fill(tf.shape(index), -1)
-        own = nowhere if others.self_index is None else tf.cast(others.self_index, "int32")
-        seen = None if view is None else tf.cast(others.views, "int32")
-        rows = Side(comparison.labels, own, view)
-        valid = None if others.mask is None else tf.cast(others.mask, "bool")
-        columns = Side(others.labels, tf.range(tf.shape(c)[0]), seen, valid)
-        return Reduced(reducers, tiles.between(z, c, rows, columns, both=False)[0], None, z, c)
+        c = l2_normalize(at_least_float32(comparison.candidates.embeddings))
+        results = tiles.between(z, c, _in_dtype(rows, z), _in_dtype(columns, z), both=False)[0]
+        return Reduced(reducers, results, None, z, c, rows, columns)
     if views == 1:
-        return Reduced(reducers, tiles.among(z, Side(comparison.labels, index, view)), None, z, z)
+        return Reduced(reducers, tiles.among(z, rows), None, z, z, rows, columns)
     by_sample = tf.reshape(z, [-1, views, z.shape[1]])  # (B, V, D)
     turned = [tf.concat([by_sample[:, k:], by_sample[:, :k]], 1) for k in range(1, views)]
     known = tf.stack([_logits(scaling, by_sample, other) for other in turned], -1)
     known = tf.reshape(known, [-1, views - 1])
-    if views == 2 and view is not None:
-        side = Side(comparison.labels[::2], tf.range(tf.shape(by_sample)[0]))
+    if views == 2 and rows.views is not None:
+        side = rows.each(lambda x: x[::2])._replace(skip=tf.range(tf.shape(by_sample)[0]), views=None)
         two = tiles.between(by_sample[:, 0], by_sample[:, 1], side, side, both=True)
         results = [tf.reshape(tf.stack(pair, 1), [-1]) for pair in zip(*two, strict=True)]
     else:
-        results = tiles.among(z, Side(comparison.labels, index // views, view))
-    return Reduced(reducers, results, known, z, z)
+        results = tiles.among(z, rows._replace(skip=rows.skip // views))
+    return Reduced(reducers, results, known, z, z, rows, columns)
 
 
 def logits_by_number(reduced: Reduced, scaling: Logits, number: tf.Tensor) -> tf.Tensor:
     """Logits `(A,)`, float64, of each anchor and the candidate of that number, by their distance."""
-    return _logits(scaling, reduced.anchors, tf.gather(reduced.candidates, number))
+    logits = _logits(scaling, reduced.anchors, tf.gather(reduced.candidates, number))
+    log_probability = reduced.columns.log_probability
+    return logits if log_probability is None else logits - tf.cast(tf.gather(log_probability, number), "float64")
 
 
 def _logits(scaling: Logits, a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
@@ -107,6 +109,12 @@ def _logits(scaling: Logits, a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
     nothing = [tf.cast(tf.reduce_all(x == 0, -1), "float64") for x in (a, b)]
     distance = tf.cast(tf.reduce_sum(tf.square(a - b), -1), "float64")
     return scaling(1.0 - (distance + nothing[0] + nothing[1]) / 2.0)
+
+
+def _in_dtype(side: Side, units: tf.Tensor) -> Side:
+    if side.log_probability is None:
+        return side
+    return side._replace(log_probability=tf.cast(side.log_probability, units.dtype))
 
 
 class _Tiles(NamedTuple):

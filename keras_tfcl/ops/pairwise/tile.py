@@ -8,32 +8,11 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from keras_tfcl.ops.pairwise.logits import Logits
+from keras_tfcl.ops.sides import Side, pairs_of
 from keras_tfcl.typing import Tensor
 
 # A function of cosines: which negatives may count. None: all.
 Allows = Callable[[tf.Tensor], tf.Tensor] | None
-
-
-class Side(NamedTuple):
-    """What a tile must know of the embeddings of one side, `(N,)` each, or in blocks `(T, B)`.
-
-    Attributes:
-        labels: integer; pairs of equal labels are positives, all others negatives.
-        skip: int32; pairs of equal numbers are absent: an embedding with itself, and views that are compared elsewhere.
-        views: int32; pairs of equal views are absent. None: views do not matter.
-        valid: bool; pairs with an embedding that is not valid are absent. None: all are valid.
-        threshold: the cosine from which a negative counts. None: all of them do.
-    """
-
-    labels: tf.Tensor
-    skip: tf.Tensor
-    views: tf.Tensor | None = None
-    valid: tf.Tensor | None = None
-    threshold: tf.Tensor | None = None
-
-    def each(self, function: Callable[[tf.Tensor], tf.Tensor]) -> Side:
-        """The same with `function` of every part."""
-        return Side(*(None if x is None else function(x) for x in self))
 
 
 class Blocks(NamedTuple):
@@ -73,6 +52,9 @@ class Tile:
         # Absent pairs, such as an embedding with itself, are kept from the poles of a scaling.
         self.cosines = tf.where(compared, cosines, 0.0)
         self.logits = scaling(self.cosines)
+        for axis, side in ((1, rows), (0, columns)):
+            if side.log_probability is not None:
+                self.logits -= tf.expand_dims(side.log_probability, axis)
         allowed = None if allows is None else scaling.run(allows, cosines)
         self.positive = compared & same
 
@@ -108,15 +90,3 @@ class Tile:
     def exp(self, power: float, shift: float) -> tf.Tensor:
         """`exp(power * logit + shift)`."""
         return self.scaling.exp(self.cosines, power, shift)
-
-
-def pairs_of(rows: Side, columns: Side) -> tuple[tf.Tensor, tf.Tensor]:
-    """The pairs that are not absent, and those of equal labels."""
-    rows, columns = rows.each(lambda x: x[:, None]), columns.each(lambda x: x[None])
-    compared = rows.skip != columns.skip
-    if rows.views is not None:
-        compared &= rows.views != columns.views
-    for side in (rows, columns):
-        if side.valid is not None:
-            compared &= side.valid
-    return compared, rows.labels == columns.labels

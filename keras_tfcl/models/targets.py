@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import keras
+from keras import ops
+
+from keras_tfcl.losses import EmbeddingLoss
+from keras_tfcl.models.memory import InBatch, Memory
+from keras_tfcl.typing import Structure, Tensor, TensorLike
+
+KEYS = {"labels", "sampling_probability"}
+LEAST = 1e-6  # of a sampling probability, as in TensorFlow Recommenders: its logarithm is finite
+
+
+class Targets(NamedTuple):
+    """What y holds: labels, and the probability with which each sample is drawn into a batch. Either may be None."""
+
+    labels: TensorLike | None
+    sampling_probability: TensorLike | None = None
+
+    @property
+    def log_probability(self) -> Tensor:
+        """float32 `(B,)`."""
+        return ops.log(ops.maximum(ops.reshape(ops.cast(self.sampling_probability, "float32"), (-1,)), LEAST))
+
+
+def targets_of(y: Structure | None) -> Targets:
+    """Takes y apart: labels, or a dictionary of `"labels"` and `"sampling_probability"`.
+
+    Raises:
+        ValueError: for a dictionary of something else besides.
+    """
+    if not isinstance(y, Mapping) or "sampling_probability" not in y:
+        return Targets(y)
+    if not set(y) <= KEYS:
+        raise ValueError(
+            "`y` must be labels, or a dictionary with 'sampling_probability' and perhaps 'labels'. Received: a "
+            f"dictionary of {sorted(map(str, y))}. Pass y={{'labels': ..., 'sampling_probability': ...}}."
+        )
+    return Targets(y.get("labels"), y["sampling_probability"])
+
+
+def check_correction(loss: keras.losses.Loss, memory: Memory) -> None:
+    """Raises ValueError where sampling probabilities cannot be taken into account."""
+    if not isinstance(memory, InBatch):
+        raise ValueError(
+            "Sampling probabilities correct for negatives of the batch. Received: sampling probabilities with "
+            "`momentum`, whose queue or bank holds those of other batches. Leave out momentum."
+        )
+    if not isinstance(loss, EmbeddingLoss):
+        raise ValueError(
+            "Sampling probabilities need a loss with candidates, a keras_tfcl.losses.EmbeddingLoss. Received: "
+            f"{type(loss).__name__}. Use for example InfoNCE."
+        )
+
+
+def check_rule(loss: keras.losses.Loss, supervised: bool) -> None:
+    """Raises ValueError for a loss that goes by class labels where the model gives it row numbers."""
+    if not supervised and isinstance(loss, EmbeddingLoss) and loss.rule.needs_labels:
+        raise ValueError(
+            f"`{loss.rule.needs_labels[0]}` of the loss is about the labels in y, and with supervised=False the loss "
+            "gets row numbers. Received: such a loss for a model that is not supervised. Pass supervised=True."
+        )
