@@ -61,7 +61,8 @@ class ContrastiveLoss(EmbeddingLoss):
 
     Call arguments:
         y_true: integer labels `(B,)` or `(B, 1)`. They stay integers, so labels above 2^24 remain distinct. Or
-            multi-hot labels `(B, L)`, 0 or 1, L > 1: samples that share a label are positives, and so are views of one sample.
+            multi-hot labels `(B, L)`, 0 or 1, L > 1: samples that share a label are positives, and so are views of one
+            sample.
         y_pred: float embeddings `(B, D)`, or `(B, V, D)` for V views of each sample.
         sample_weight: weight of each anchor, `(B,)` or `(B, V)`.
 
