@@ -118,7 +118,7 @@ def _trace(
             return tf.function(embed, autograph=False).get_concrete_function(*specs)
     except Exception as error:  # whatever the user's layers raise
         layer = _failing_layer(error, source.layers)
-        if type(layer).__module__.startswith("keras.src."):
+        if type(layer).__module__.partition(".")[0] == "keras":
             remedy = "Give keras.Input a fixed size, which this layer of Keras may need, or move the layer outside."
         else:
             remedy = "Use keras.ops alone inside `call`, without .numpy() and without `if` on values."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,6 +12,9 @@ from keras_tfcl.export.errors import ModelInputError, text_of
 from keras_tfcl.export.keras_to_onnx.source import Source
 from keras_tfcl.export.runtime.requirements import require
 from keras_tfcl.export.runtime.tokens import TextRule, text_rule
+
+if TYPE_CHECKING:
+    import keras
 
 _SPACES = "[ \\t\\n\\v\\f\\r]+"  # what TensorFlow splits words at
 _PUNCTUATION = r'[!"#$%&()\*\+,-\./:;<=>?@\[\\\]^_`{|}~\']'  # what Keras strips
@@ -22,7 +25,7 @@ _TEXTS = (
 )  # fmt: skip
 
 
-def tokenizer_json(tokenizer: Any) -> str:
+def tokenizer_json(tokenizer: object) -> str:
     """Return the JSON of a tokenizer.
 
     Args:
@@ -81,7 +84,7 @@ def check_tokenizer(text: str, source: Source, path: Path) -> TextRule:
     return rule
 
 
-def _from_text_vectorization(tokenizers: Any, layer: Any) -> Any:
+def _from_text_vectorization(tokenizers: Any, layer: keras.layers.TextVectorization) -> Any:
     """Write a `TextVectorization` as a tokenizer of words or characters, and compare the two on texts."""
     config = layer.get_config()
     _check_supported(config)
@@ -105,7 +108,7 @@ def _from_text_vectorization(tokenizers: Any, layer: Any) -> Any:
     return tokenizer
 
 
-def _check_supported(config: dict[str, Any]) -> None:
+def _check_supported(config: dict[str, object]) -> None:
     wanted = {
         "output_mode": ("int",),
         "standardize": _STANDARDIZATIONS,
@@ -123,7 +126,7 @@ def _check_supported(config: dict[str, Any]) -> None:
             )
 
 
-def _check_equal(tokenizer: Any, layer: Any, vocabulary: list[str]) -> None:
+def _check_equal(tokenizer: Any, layer: keras.layers.TextVectorization, vocabulary: list[str]) -> None:
     """Raise ValueError if layer and tokenizer differ on a text."""
     known = vocabulary[2:500]
     texts = [*_TEXTS, " ".join(known), " ".join(known).upper(), "".join(known), *known[:50]]

@@ -92,7 +92,7 @@ class BatchReader:
         else:
             yield from (split_inputs(batch, self._specs) for batch in everything)
 
-    def _decoded(self, images: Iterator[Any], rule: ImageRule) -> Iterator[Batch]:
+    def _decoded(self, images: Iterator[ImageLike], rule: ImageRule) -> Iterator[Batch]:
         """Read images in several threads, `step` of them at a time."""
 
         def read(image: ImageLike) -> np.ndarray | Exception:

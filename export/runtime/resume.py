@@ -11,7 +11,7 @@ import json
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,11 +22,14 @@ from keras_tfcl.export.runtime.embedding_files import Part, check_embedding_file
 from keras_tfcl.export.runtime.metadata import KEY
 from keras_tfcl.export.runtime.requirements import require
 
+if TYPE_CHECKING:
+    from keras_tfcl.export.runtime.encoder import OnnxEncoder
+
 PART_ROWS = 4096  # in one file of the folder: at most so many are lost
 
 
 def encode_resumed(
-    encoder: Any,
+    encoder: OnnxEncoder,
     x: Any,
     path: Path,
     ids: Iterable[object] | None,
@@ -58,7 +61,7 @@ def encode_resumed(
     done = {name for file in _files(path, folder) for name in _ids_in(file, encoder)}
     missing = [position for position, name in enumerate(names) if name not in done]
     if missing:
-        left_out: dict[int, Any] = {}
+        left_out: dict[int, object] = {}
 
         def leave_out(position: int, row: Any, error: Exception) -> None:
             left_out[position] = row
@@ -104,7 +107,7 @@ def _files(path: Path, folder: Path) -> list[Path]:
     return [*([path] if path.is_file() else []), *sorted(folder.glob("*.parquet"))]
 
 
-def _ids_in(file: Path, encoder: Any) -> list[Any]:
+def _ids_in(file: Path, encoder: OnnxEncoder) -> list[object]:
     parquet = require("pyarrow.parquet", "parquet").ParquetFile(file)
     facts = json.loads((parquet.schema_arrow.metadata or {}).get(KEY.encode(), b"{}"))
     own = encoder.metadata.get("weights_sha256")
@@ -116,14 +119,14 @@ def _ids_in(file: Path, encoder: Any) -> list[Any]:
     return parquet.read(["id"]).column("id").to_pylist()
 
 
-def _write_parts(pairs: Iterator[Part], folder: Path, encoder: Any) -> None:
+def _write_parts(pairs: Iterator[Part], folder: Path, encoder: OnnxEncoder) -> None:
     first = 1 + max((int(file.stem) for file in folder.glob("*.parquet")), default=-1)
     for number, part in enumerate(in_groups(pairs, PART_ROWS), first):
         with atomic_write(folder / f"{number:08d}.parquet") as draft:
             write_parquet([part], draft, encoder.dimension, encoder.metadata)
 
 
-def _join(path: Path, folder: Path, encoder: Any) -> int:
+def _join(path: Path, folder: Path, encoder: OnnxEncoder) -> int:
     """Write the rows of all files into one, and remove the others. A run that is killed in between repeats it."""
     files, seen, count = _files(path, folder), set(), 0
 

@@ -116,7 +116,7 @@ class TextReader:
 
     def __init__(self, rule: TextRule, rows: int, on_error: str | Callable[[int, Any, Exception], None]) -> None:
         self._rule, self._rows, self._on_error = rule, rows, on_error
-        self.skipped: dict[int, Any] = {}
+        self.skipped: dict[int, object] = {}
 
     def windows(self, texts: Iterator[object]) -> Iterator[tuple[np.ndarray, list[Tokens]]]:
         """Yield the positions in the stream, and the tokens, of the texts of each window."""
@@ -155,7 +155,7 @@ class TextReader:
             )
 
 
-def text_rule(inputs: tuple[InputSpec, ...], metadata: Mapping[str, Any], path: object) -> TextRule:
+def text_rule(inputs: tuple[InputSpec, ...], metadata: Mapping[str, object], path: object) -> TextRule:
     """Return how texts become rows, by the tokenizer in the metadata and the names of the inputs.
 
     Raises:

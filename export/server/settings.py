@@ -11,7 +11,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 class ServerSettings(BaseSettings):
     """Settings of the server. Each may also come from the environment, such as `KERAS_TFCL_MAX_QUEUE=512`."""
 
-    model_config = SettingsConfigDict(env_prefix="KERAS_TFCL_", env_ignore_empty=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="KERAS_TFCL_", env_ignore_empty=True, extra="ignore", protected_namespaces=()
+    )
 
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=8000, ge=0, le=65_535, description="Port to listen on; 0 lets the system choose.")

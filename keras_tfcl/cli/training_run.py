@@ -52,7 +52,7 @@ class Result:
     knn_accuracy: float | None
     complete_before: bool = False
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """The result for JSON."""
         return dataclasses.asdict(self)
 

@@ -362,7 +362,7 @@ class ContrastiveModel(keras.Model):
         comparison = y if isinstance(y, Comparison) else self._comparison(x, y, y_pred, training)
         return super().compute_loss(x, comparison, y_pred, sample_weight, training)
 
-    def _comparison(self, x: Any, y: Any, z: Any, training: bool) -> Comparison:
+    def _comparison(self, x: Any, y: Structure, z: Tensor, training: bool) -> Comparison:
         targets = self._targets(y, training)
         labels = self._labels(targets.labels, z, training)
         if targets.sampling_probability is None:
@@ -370,7 +370,7 @@ class ContrastiveModel(keras.Model):
         check_correction(self.loss, self.memory)
         return Comparison(labels, batch_candidates(labels, z, targets.log_probability))
 
-    def _targets(self, y: Any, training: bool) -> Targets:
+    def _targets(self, y: Structure, training: bool) -> Targets:
         """Labels and sampling probabilities, given or estimated from the labels."""
         targets = targets_of(y)
         if self.sampling_probability is None:

@@ -318,9 +318,9 @@ def test_steps_per_execution():
     [
         (
             keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Conv2D(3, 3)]),
-            r"encoder must give one vector.*\(None, 6, 6, 3\)",
+            r"encoder must return one vector.*\(None, 6, 6, 3\)",
         ),
-        (SubclassedEncoder, r"encoder must give one vector.*list"),
+        (SubclassedEncoder, r"encoder must return one vector.*list"),
     ],
 )
 def test_encoder_output(encoder, message):
