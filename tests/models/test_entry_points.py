@@ -275,7 +275,10 @@ def test_refusals():
         (lambda: build("queue").train_on_batch((X[:5], X[:5])), "queue_size=24 for 5 * 2 keys"),
         (lambda: build().fit(READY, class_weight={0: 2.0}, verbose=0), "class_weight and data without y. Pass y"),
         (lambda: build().train_on_batch(READY, class_weight={0: 2.0}), "class_weight and data without y. Pass y"),
-        (lambda: build().fit(READY, LABELS, sample_weight=LABELS, class_weight={0: 2.0}), "Weights are given in one"),
+        (
+            lambda: build().fit(READY, LABELS, sample_weight=LABELS, class_weight={0: 2.0}),
+            "Pass either class_weight or sample_weight",
+        ),
         (lambda: build().compile("sgd", [keras_tfcl.InfoNCE()] * 2), "must be one loss.*Received: a list of 2"),
         (lambda: build().compile("sgd", {"a": keras_tfcl.InfoNCE()}), "must be one loss.*Received: a dict of 1"),
         (lambda: build().compile("sgd", keras_tfcl.InfoNCE(reduction=None)), "reduction=None. Leave reduction at"),
