@@ -102,7 +102,7 @@ def test_bad_pairs():
     with pytest.raises(ValueError, match=r"must hold one for each view, at least two\. Received: 1\."):
         build((image_encoder(),))
     with pytest.raises(ValueError, match=r"one for each encoder\. Received: 3 projectors for 2"):
-        build(projector=tuple(keras_tfcl.ProjectionHead((3,)) for _ in range(3)))
+        build(projector=[(3,)] * 3)
     with pytest.raises(ValueError, match=r"2 encoders take ready-made pairs.*augmenter=<function"):
         build(augmenter=lambda x: x)
     with pytest.raises(ValueError, match=r"projections of the same size\. Received: sizes \[5, 7\]"):
