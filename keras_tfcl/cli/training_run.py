@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from keras_tfcl._keras_compat import batches_seen
 from keras_tfcl.cli.keras_file import load_model
-from keras_tfcl.cli.neighbours_picture import draw_neighbours
+from keras_tfcl.cli.neighbours_plot import draw_neighbours
 from keras_tfcl.cli.run_callbacks import Checkpoint, Progress, SkippedImages
 from keras_tfcl.cli.run_record import RunRecord, Settings
 from keras_tfcl.data import image_batches, image_views
