@@ -109,14 +109,14 @@ class Index:
 
         Args:
             vectors: `(N, D)`, any float dtype, not zero; they are divided by their length.
-            ids: integers or strings, unique. Defaults to the numbers from `len(index)` on.
+            ids: integers or strings, unique. Defaults to numbers above every number in use.
             metadata: a dict for each, which JSON can hold, such as a title or a path.
 
         Raises:
             InputError: shapes, lengths, ids or values do not fit.
         """
         units = self._units(vectors)
-        names = _checked_ids(range(len(self), len(self) + len(units)) if ids is None else ids, len(units))
+        names = _checked_ids(self._new_ids(len(units)) if ids is None else ids, len(units))
         notes = [{} for _ in names] if metadata is None else [dict(entry) for entry in metadata]
         if len(notes) != len(names):
             raise InputError(f"`metadata` must have one dict for each vector. Received: {len(notes)} for {len(names)}.")
@@ -259,6 +259,11 @@ class Index:
         search = "graph" if self._graph is not None else f"exact, {self.precision}"
         return f"Index({len(self)} vectors of {self.dimension}, {search}, weights {_short(self.weights_hash)})"
 
+    def _new_ids(self, count: int) -> range:
+        """Numbers that replace no entry, also after some were deleted."""
+        first = max((name for name in self._ids if isinstance(name, int)), default=-1) + 1
+        return range(first, first + count)
+
     def _units(self, vectors: ArrayLike) -> np.ndarray:
         array = np.asarray(vectors, np.float32)
         if array.ndim != 2 or array.shape[1] != self.dimension:
@@ -267,7 +272,7 @@ class Index:
         bad = np.flatnonzero(~np.isfinite(lengths[:, 0]) | (lengths[:, 0] == 0))
         if bad.size:
             raise InputError(
-                f"Vectors must be finite and not zero. Received: {bad.size} of {len(array)} that are, the first is "
+                f"Vectors must be finite and not zero. Received: {bad.size} of {len(array)} that are not, the first is "
                 f"number {bad[0]}. Leave them out."
             )
         return array / lengths

@@ -90,6 +90,14 @@ def test_add_replaces_and_delete_removes(tmp_path):
     assert len(loaded) == 2 and "c" in loaded and "a" not in loaded
 
 
+def test_numbers_given_by_default_replace_nothing():
+    index = Index(2)
+    index.add(np.eye(2))
+    index.delete([0])
+    index.add([[1.0, 1.0]])
+    assert len(index) == 2 and 1 in index and 2 in index
+
+
 def encoder(weights="1" * 64, dimension=2):
     return SimpleNamespace(dimension=dimension, metadata={"weights_sha256": weights})
 
