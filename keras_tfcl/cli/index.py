@@ -108,8 +108,7 @@ def search(
 def _fill(index: Index, encoder: OnnxEncoder, inputs: list[Path], on_error: str) -> None:
     rows = read_input(inputs)
     if not isinstance(rows, list):
-        first = len(index)
-        index.add(encoder.encode(rows), range(first, first + _count(rows)))
+        index.add(encoder.encode(rows))
         return
     if isinstance(rows[0], str):
         first = len(index)
