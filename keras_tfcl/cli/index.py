@@ -111,8 +111,7 @@ def _fill(index: Index, encoder: OnnxEncoder, inputs: list[Path], on_error: str)
         index.add(encoder.encode(rows))
         return
     if isinstance(rows[0], str):
-        first = len(index)
-        index.add(encoder.encode(rows), range(first, first + len(rows)), [{"text": text} for text in rows])
+        index.add(encoder.encode(rows), metadata=[{"text": text} for text in rows])
         return
     skipped: set[int] = set()
 
