@@ -28,7 +28,7 @@ sys.argv[0] = "keras-tfcl"
 from keras_tfcl.cli import main
 sys.exit(main())
 """
-SETTINGS = ("--image-size", "16", "--epochs", "2", "--batch-size", "20")
+SETTINGS = ("--backbone", "resnet10", "--image-size", "16", "--epochs", "2", "--batch-size", "20")
 
 
 def save_images(folder, count, seed=0):
@@ -204,7 +204,7 @@ def test_lost_outputs_are_written_again(trained, photos, capsys):
         (("--image-size", "24"), "--image-size 24, before 16"),
         (("--loss", "infonce"), "--loss infonce, before arctanh; --temperature 0.2, before None"),
         (("--seed", "1"), "--seed 1, before 0"),
-        (("--backbone", "MobileNetV2"), "--backbone MobileNetV2, before resnet18"),
+        (("--backbone", "MobileNetV2"), "--backbone MobileNetV2, before resnet10"),
     ],
 )
 def test_other_settings_are_refused_by_name(trained, photos, capsys, changed, named):
@@ -230,7 +230,7 @@ def test_other_images_are_refused(trained, tmp_path, capsys):
         (("--temperature", "0.2"), r"arctanh loss has no temperature"),
         (("--loss", "infonce", "--temperature", "0"), r"--temperature must be a positive number\. Received: 0"),
         (("--learning-rate", "nan"), r"--learning-rate must be a positive number\. Received: nan"),
-        (("--backbone", "resnet19"), r"`name` must be \"resnet18\" or a net of keras"),
+        (("--backbone", "resnet19"), r"`name` must be \"resnet18\", \"resnet10\" or a net of keras"),
         (("--batch-size", "999"), r"`batch_size` must not exceed the number of images"),
     ],
 )
