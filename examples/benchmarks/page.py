@@ -69,7 +69,7 @@ def headline(results: Sequence[Result]) -> str:
         answers[name] = "yes" if fine == len(results) else "no" if worse else "open"
     if len(set(answers.values())) == 1:
         return f"{answers[ARCTANH[0]].capitalize()}, at all three scales."
-    return ", ".join(f"{short(name)}: {answered}" for name, answered in answers.items()).capitalize() + "."
+    return ", ".join(f"{short(name)}: {answered}" for name, answered in answers.items()) + "."
 
 
 def overview(results: Sequence[Result]) -> str:
