@@ -95,7 +95,8 @@ class LanguageDebiasing:
         head = untrained_head()
         model = keras_tfcl.ContrastiveModel(head, seed=seed)
         model.compile(keras.optimizers.Adam(LEARNING_RATE), loss)
-        model.fit((frozen["sentences"], frozen["swapped"]), batch_size=BATCH, epochs=1 if tiny else EPOCHS, verbose=0)
+        batch, epochs = (TINY, 1) if tiny else (BATCH, EPOCHS)
+        model.fit((frozen["sentences"], frozen["swapped"]), batch_size=batch, epochs=epochs, verbose=0)
         outputs = {name: embedded(head, x) for name, x in frozen.items() if name not in ("sentences", "swapped")}
         return Trained(outputs, outputs["dev_a"], None)
 
