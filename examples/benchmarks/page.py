@@ -105,6 +105,11 @@ def incomplete(results: Sequence[Result]) -> str:
         lines.append(
             f"- The temperature hardly matters (best and worst differ by less than 0.01) on {', '.join(flat)}."
         )
+    untrained = [text for text in map(better_without_training, results) if text]
+    if untrained:
+        lines.append(
+            f"- What needs no contrastive training is ahead of the best temperature on {'; '.join(untrained)}."
+        )
     return "\n".join(lines)
 
 
