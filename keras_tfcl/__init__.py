@@ -17,12 +17,14 @@ from keras_tfcl.availability import (
 __version__ = "0.1.0"
 __all__ = [
     "Alignment",
+    "AngularMargin",
     "Arctanh",
     "ArctanhInfoNCE",
     "CollapseMonitor",
     "ContrastiveAccuracy",
     "ContrastiveLoss",
     "ContrastiveModel",
+    "CosineMargin",
     "DecoupledInfoNCE",
     "DynamicTemperature",
     "EffectiveRank",
@@ -98,7 +100,9 @@ if tensorflow_is_installed() and not loads_on_demand():
     from keras_tfcl.models import ContrastiveModel, SamplingProbability
     from keras_tfcl.negatives import HardNegatives, Negatives, ReweightedNegatives, WithoutNearDuplicates
     from keras_tfcl.scaling import (
+        AngularMargin,
         Arctanh,
+        CosineMargin,
         DynamicTemperature,
         LearnableTemperature,
         Scaling,

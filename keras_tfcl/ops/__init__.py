@@ -6,12 +6,13 @@ from keras_tfcl.ops.hard import hardest
 from keras_tfcl.ops.info_nce import info_nce_from_logits
 from keras_tfcl.ops.masks import Pairs, pair_masks
 from keras_tfcl.ops.reweighted import reweighted_log_sum
-from keras_tfcl.ops.scaling import arctanh_logits, temperature_logits
+from keras_tfcl.ops.scaling import angular_margin, arctanh_logits, temperature_logits
 from keras_tfcl.ops.similarity import cosine_similarity, l2_normalize
 
 __all__ = [
     "Candidates",
     "Pairs",
+    "angular_margin",
     "arctanh_logits",
     "contrastive_loss",
     "cosine_similarity",
