@@ -20,6 +20,7 @@ __all__ = [
     "AngularMargin",
     "Arctanh",
     "ArctanhInfoNCE",
+    "CoSENTLoss",
     "CollapseMonitor",
     "ContrastiveAccuracy",
     "ContrastiveLoss",
@@ -36,6 +37,7 @@ __all__ = [
     "LearnableTemperature",
     "LinearProbe",
     "Negatives",
+    "PairContrastiveLoss",
     "ProjectionHead",
     "RetrievalEvaluation",
     "ReweightedNegatives",
@@ -90,9 +92,11 @@ if tensorflow_is_installed() and not loads_on_demand():
     from keras_tfcl.losses import (
         ArctanhInfoNCE,
         ContrastiveLoss,
+        CoSENTLoss,
         DecoupledInfoNCE,
         HardNegativeInfoNCE,
         InfoNCE,
+        PairContrastiveLoss,
         SigmoidContrastiveLoss,
         SimpleContrastiveLoss,
     )

@@ -48,7 +48,7 @@ class CosineMargin(_Margin):
     are meant for class labels, where they make classes compact.
 
     Args:
-        scaling: a temperature or a `Scaling`, but not arctanh, which has no value below a cosine of -1. Defaults to 0.1.
+        scaling: a temperature or a `Scaling`, but not arctanh, which has no value below cosine -1. Defaults to 0.1.
         margin: number in (0, 2]. Defaults to 0.35.
 
     Raises:
@@ -82,7 +82,7 @@ class AngularMargin(_Margin):
     where they make classes compact.
 
     Args:
-        scaling: a temperature or a `Scaling`, but not arctanh, which has no value below a cosine of -1. Defaults to 0.1.
+        scaling: a temperature or a `Scaling`, but not arctanh, which has no value below cosine -1. Defaults to 0.1.
         margin: radians in (0, pi / 2]. Defaults to 0.5, which is 28.6 degrees.
 
     Raises:

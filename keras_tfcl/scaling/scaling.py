@@ -34,9 +34,9 @@ class Scaling:
     Automatic differentiation finds its derivative, in the dense form and in tiles. Keras variables and layers that it
     holds as attributes are trained with the model.
 
-    A scaling does not see labels: it is given cosines alone, the same function for every pair. Only `positive_cosine`
-    treats positives differently from negatives. What goes by the similarity of negatives belongs into a `Negatives`, and
-    what goes by more than cosine and kind into an `EmbeddingLoss`.
+    A scaling does not see labels: it is the same function of the cosine for every pair. Only `positive_cosine` treats
+    positives differently from negatives. Define a `Negatives` to choose or weigh negatives by their similarity, and an
+    `EmbeddingLoss` for anything else.
 
     Attributes:
         positive_cosine: `positive_cosine(similarity)`, elementwise on cosines of any shape: the cosine that takes the

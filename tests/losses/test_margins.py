@@ -26,7 +26,8 @@ SHIFTED = {"cosine": lambda s: s - 0.35, "angular": lambda s: np.cos(np.arccos(s
 def test_with_one_candidate_for_each_class_it_is_the_classification_loss(kind):
     """Softmax cross-entropy over classes, the margin on the true one: the form of the papers."""
     anchors, proxies = Z[:, 0], RNG.normal(size=(4, 8))
-    cosines = (anchors / np.linalg.norm(anchors, axis=1)[:, None]) @ (proxies / np.linalg.norm(proxies, axis=1)[:, None]).T
+    units = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (anchors, proxies)]
+    cosines = units[0] @ units[1].T
     logits, rows = cosines.copy(), np.arange(30)
     assert (np.arccos(cosines[rows, LABELS]) + 0.5 < np.pi).all()
     logits[rows, LABELS] = SHIFTED[kind](cosines[rows, LABELS])
