@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 import keras_tfcl
-from helpers.gradients import value_and_gradient, value_and_slope
+from helpers.gradients import value_and_derivative, value_and_gradient
 from keras_tfcl.testing import reference, reference_family
 
 LABELS = {
@@ -128,7 +128,7 @@ def test_gradient_of_the_sigmoid_scale_and_bias():
 def test_dynamic_temperature_is_the_published_formula():
     """DySTreSS: t = min + (max - min)/2 (1 + cos(pi (1 + s))), held constant in the gradient."""
     s = np.linspace(-1, 1, 41)
-    logits, slopes = value_and_slope(keras_tfcl.DynamicTemperature(0.07, 0.2), s)
+    logits, slopes = value_and_derivative(keras_tfcl.DynamicTemperature(0.07, 0.2), s)
     t = 0.07 + 0.13 / 2 * (1 + np.cos(np.pi * (1 + s)))
     np.testing.assert_allclose(logits, s / t, rtol=1e-12)
     np.testing.assert_allclose(slopes, 1 / t, rtol=1e-12)

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 import keras_tfcl
-from helpers.gradients import value_and_gradient, value_and_slope
+from helpers.gradients import value_and_derivative, value_and_gradient
 from keras_tfcl.testing import reference
 
 LOSSES = {
@@ -77,7 +77,7 @@ def test_gradient_of_the_positive_at_the_pole_is_its_limit(negatives):
     positive = np.arange(negatives + 1)[None] == 0
     pairs = keras_tfcl.ops.Pairs(tf.constant(positive), tf.constant(~positive))
     ops = keras_tfcl.ops
-    gradient = value_and_slope(lambda s: ops.info_nce_from_logits(ops.arctanh_logits(s), pairs).loss, s)[1][0, 0]
+    gradient = value_and_derivative(lambda s: ops.info_nce_from_logits(ops.arctanh_logits(s), pairs).loss, s)[1][0, 0]
     assert gradient == pytest.approx(-z / 2, rel=1e-3)
     # 1e-6 is the documented shift of the pole: with it the derivative is exactly this.
     shift, floor = 1e-6, 2 + 1e-6
@@ -100,7 +100,7 @@ def test_near_duplicate_negatives_repel(angle):
 
 @pytest.mark.parametrize("s", [1.0, -1.0, 1.0000002, -1.0000002])
 def test_logits_beyond_the_poles_are_those_of_the_poles(s):
-    logits, slopes = value_and_slope(keras_tfcl.ops.arctanh_logits, np.array([s], "float32"))
+    logits, slopes = value_and_derivative(keras_tfcl.ops.arctanh_logits, np.array([s], "float32"))
     np.testing.assert_allclose(np.abs(logits), np.log(2e6 + 1), rtol=1e-2)
     np.testing.assert_allclose(slopes, 1e6, rtol=0.1)  # float32: 1 + 1e-6 is 1 + 9.5e-7
 

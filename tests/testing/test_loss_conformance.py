@@ -24,13 +24,13 @@ class Cubic(keras_tfcl.Scaling):
 
 STOPS = "its gradient is stopped on purpose: "
 # What depends on how a scaling and a choice of negatives work together; the rest depends on one of them.
-OF_THE_PAIR = ("gradient", "poles", "block_size", "duplicates", "same_id_is_no_negative", "attraction", "dtypes")
+OF_THE_PAIR = ("gradient", "poles", "block_size", "duplicates", "same_label_is_no_negative", "attraction", "dtypes")
 # What depends on who is compared with whom; the rest is checked once for each loss, on the default batch.
 OF_THE_LAYOUT = ("gradient", "reductions", "batch_permutation", "view_swap", "duplicates", "perfect_below_random")
 
 
 def expected_failures(loss):
-    """The losses whose gradient is documented not to be the slope of their value."""
+    """The losses whose gradient is documented not to be the derivative of their value."""
     if getattr(loss, "sigma", None) is not None:
         return {"gradient": STOPS + "DCLW's weights are constants"}
     if isinstance(getattr(loss, "scaling", None), keras_tfcl.DynamicTemperature):
