@@ -10,7 +10,7 @@ from keras_tfcl.testing import parametrize_with_checks
 
 @keras.saving.register_keras_serializable(package="tests.conformance")
 class Cubic(keras_tfcl.Scaling):
-    """A scaling of a user's own, in as few lines as it takes."""
+    """A user's own scaling."""
 
     def __init__(self, strength=2.0):
         self.strength = strength
@@ -20,6 +20,20 @@ class Cubic(keras_tfcl.Scaling):
 
     def get_config(self):
         return {"strength": self.strength}
+
+
+@keras.saving.register_keras_serializable(package="tests.conformance")
+class NotTooSimilar(keras_tfcl.Negatives):
+    """A user's own choice of negatives."""
+
+    def __init__(self, limit=0.95):
+        self.limit = limit
+
+    def keep(self, similarity, mask):
+        return mask & (similarity < self.limit)
+
+    def get_config(self):
+        return {"limit": self.limit}
 
 
 STOPS = "its gradient is stopped on purpose: "
@@ -47,7 +61,7 @@ PUBLIC = {
     "dclw": keras_tfcl.DecoupledInfoNCE(0.2, sigma=0.5),
     "simple": keras_tfcl.SimpleContrastiveLoss(negatives=keras_tfcl.HardNegatives(alpha=0.5)),
     "sigmoid": keras_tfcl.SigmoidContrastiveLoss(),
-    "own_scaling": keras_tfcl.ContrastiveLoss(Cubic(), block_size=5),
+    "own_parts": keras_tfcl.ContrastiveLoss(Cubic(), NotTooSimilar(), block_size=6),
     "learnable_reweighted": keras_tfcl.ContrastiveLoss(
         keras_tfcl.LearnableTemperature(0.3), keras_tfcl.ReweightedNegatives(1.0, 0.05)
     ),
