@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import analysis
 import numpy as np
-from analysis import INFONCE
-from results import ARCTANH, FIXED, LABELS, OTHERS, TASKS, TRANSFERRED, TUNED, Result, grid, regrets, signed
+from analysis import INFONCE, mean_score
+from results import ARCTANH, FIXED, LABELS, OTHERS, TASKS, TRANSFERRED, TUNED, Result, decisive, grid, regrets, signed
 
 TABLE_NOTE = """
 *Regret*: 0 is the best of seven temperatures on the test set, 1 the worst of them, below 0 is better than all of them.
@@ -37,11 +37,6 @@ def page(results: Sequence[Result], law_rows: Sequence[dict[str, str]]) -> str:
         parts += ["## When to use it, and when not", advice(results)]
     parts += ["## The scale", scale_law(law_rows), "## What is incomplete", incomplete(results)]
     return "\n\n".join([*parts, "## How it was made", HOW.strip()]) + "\n"
-
-
-def decisive(results: Sequence[Result]) -> Sequence[Result]:
-    """The data sets on which the temperature matters, or all if there is none."""
-    return [result for result in results if analysis.temperature_matters(result.test)] or results
 
 
 def answer(results: Sequence[Result]) -> str:
@@ -88,8 +83,8 @@ def overview(results: Sequence[Result]) -> str:
             compared = [", ".join(map(str, verdicts(results, name)))]
             compared += [", ".join(str(outcomes.count(kind)) for kind in ("win", "tie", "loss"))]
         values, of_all = regrets(decisive(results), name), regrets(results, name)
-        figures = [f"{np.mean(values):.2f}", f"{max(values):.2f}"] if values else ["–", "–"]
-        figures.append(f"{np.mean(of_all):.2f}" if of_all else "–")
+        figures = [number(np.mean(values)), number(max(values))] if values else ["–", "–"]
+        figures.append(number(np.mean(of_all)) if of_all else "–")
         rows.append([LABELS[name], *figures, *compared, "7" if name == TUNED else "1"])
     return grid(
         ["method", "mean regret", "worst", "of all", "not inferior, worse, open", "win, tie, loss", "runs"], rows
@@ -110,7 +105,25 @@ def incomplete(results: Sequence[Result]) -> str:
         lines.append(
             f"- The temperature hardly matters (best and worst differ by less than 0.01) on {', '.join(flat)}."
         )
+    untrained = [text for text in map(better_without_training, results) if text]
+    if untrained:
+        lines.append(
+            f"- What needs no contrastive training is ahead of the best temperature on {'; '.join(untrained)}."
+        )
     return "\n".join(lines)
+
+
+def better_without_training(result: Result) -> str:
+    """The data set and its best baseline, if that is ahead of every temperature; or nothing."""
+    top = max(mean_score(result.test[setting]) for setting in INFONCE)
+    name = max(result.baselines, key=lambda name: result.baselines[name], default="")
+    if not name or result.baselines[name] <= top:
+        return ""
+    return f"{result.dataset} ({name} {result.baselines[name]:.3f}, best τ {top:.3f})"
+
+
+def number(value: float) -> str:
+    return f"{value:.2f}".replace("-", "−")
 
 
 def verdicts(results: Sequence[Result], name: str) -> tuple[int, int, int]:
@@ -131,7 +144,7 @@ def mean(results: Sequence[Result], name: str) -> float:
 def summary(results: Sequence[Result], name: str) -> str:
     values = regrets(results, name)
     worst = results[int(np.argmax(values))].dataset
-    return f"mean regret {np.mean(values):.2f}, worst {max(values):.2f} ({worst})"
+    return f"mean regret {number(np.mean(values))}, worst {number(max(values))} ({worst})"
 
 
 def difference(results: Sequence[Result], first: str, second: str) -> tuple[float, float]:

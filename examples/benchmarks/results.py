@@ -124,6 +124,11 @@ def regrets(results: Sequence[Result], method: str) -> list[float]:
     return [result.regret(method) for result in results]
 
 
+def decisive(results: Sequence[Result]) -> Sequence[Result]:
+    """The data sets on which the temperature matters, or all if there is none."""
+    return [result for result in results if analysis.temperature_matters(result.test)] or results
+
+
 def signed(value: float, digits: int = 2) -> str:
     return "–" if math.isnan(value) else f"{value:+.{digits}f}".replace("-", "−")
 

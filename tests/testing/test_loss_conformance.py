@@ -61,6 +61,7 @@ PUBLIC = {
     "dclw": keras_tfcl.DecoupledInfoNCE(0.2, sigma=0.5),
     "simple": keras_tfcl.SimpleContrastiveLoss(negatives=keras_tfcl.HardNegatives(alpha=0.5)),
     "sigmoid": keras_tfcl.SigmoidContrastiveLoss(),
+    "angular_margin": keras_tfcl.ContrastiveLoss(keras_tfcl.AngularMargin(0.3), block_size=5),
     "own_parts": keras_tfcl.ContrastiveLoss(Cubic(), NotTooSimilar(), block_size=6),
     "learnable_reweighted": keras_tfcl.ContrastiveLoss(
         keras_tfcl.LearnableTemperature(0.3), keras_tfcl.ReweightedNegatives(1.0, 0.05)
@@ -79,6 +80,8 @@ SCALINGS = {
     "learnable": lambda: keras_tfcl.LearnableTemperature(0.3),
     "scheduled": lambda: keras_tfcl.ScheduledTemperature(0.3),
     "dynamic": lambda: keras_tfcl.DynamicTemperature(0.2, 0.4),
+    "cosine_margin": lambda: keras_tfcl.CosineMargin(0.3),
+    "angular_margin": lambda: keras_tfcl.AngularMargin(keras_tfcl.LearnableTemperature(0.3)),
 }
 NEGATIVES = {
     "all": lambda: "all",
