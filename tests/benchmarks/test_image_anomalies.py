@@ -28,11 +28,12 @@ def script(monkeypatch, tmp_path):
     monkeypatch.setattr(module, "TRAIN", 20)
     monkeypatch.setattr(module, "VALIDATION_NORMAL", 10)
     monkeypatch.setattr(module, "VALIDATION_ANOMALIES", 30)
-    module.load_images.cache_clear()
-    module.load_split.cache_clear()
+    caches = module.load_images, module.load_split
+    for cached in caches:
+        cached.cache_clear()
     yield module
-    module.load_images.cache_clear()
-    module.load_split.cache_clear()
+    for cached in caches:
+        cached.cache_clear()
 
 
 def numbers(images):
