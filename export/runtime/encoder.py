@@ -441,7 +441,7 @@ class OnnxEncoder:
                 embeddings = embeddings.astype(np.float32)
         if self._normalize:
             embeddings = embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
-        return embeddings[:rows]
+        return embeddings if size == rows else embeddings[:rows]
 
 
 def _mask_in(feed: Mapping[str, np.ndarray]) -> np.ndarray | None:
