@@ -127,6 +127,17 @@ def all_finite(array: np.ndarray) -> bool:
     return np.count_nonzero(np.isfinite(array)) == array.size
 
 
+def not_finite(array: np.ndarray, spec: InputSpec) -> np.ndarray:
+    """Which rows hold NaN or infinity in the type of the input."""
+    if array.dtype.kind != "f" or spec.type.kind != "f":
+        return np.zeros(len(array), bool)
+    with np.errstate(over="ignore"):
+        values = array.astype(spec.type, copy=False)
+    if all_finite(values):
+        return np.zeros(len(array), bool)
+    return ~np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
+
+
 def _by_position(x: Any, specs: Sequence[InputSpec]) -> list[ArrayLike]:
     if isinstance(x, np.ndarray) and len(specs) == 1:
         return [x]
