@@ -6,7 +6,7 @@ python examples/benchmarks/image_classification.py train --seeds 0     # then: t
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import keras
 import numpy as np
@@ -17,6 +17,7 @@ import keras_tfcl
 from keras_tfcl.evaluation import embed, knn_accuracy, linear_accuracy
 
 DIMENSION = 128
+SPLITS = ("train", "validation", "test")
 
 
 class ImageClassification:
@@ -57,12 +58,18 @@ def images(tiny: bool) -> Images:
 
 
 def train_encoder(
-    data: Images, loss: keras.losses.Loss, seed: int, epochs: int, batch_size: int, dimension: int
+    data: Images,
+    loss: keras.losses.Loss,
+    seed: int,
+    epochs: int,
+    batch_size: int,
+    dimension: int,
+    steps: int | None = None,
 ) -> keras_tfcl.ContrastiveModel:
     """SimCLR with AdamW, whose steps do not depend on the size of the gradient: a temperature is no learning rate."""
     encoder = build_encoder(data.train.shape[1:])
     model = keras_tfcl.ContrastiveModel(encoder, projector=keras_tfcl.ProjectionHead((128, dimension)), seed=seed)
-    views = Views(data, seed, epochs, batch_size)
+    views = Views(data, seed, epochs, batch_size, steps)
     warmup = min(20, len(views) // 5)
     rate = keras.optimizers.schedules.CosineDecay(0.0, len(views) - warmup, warmup_target=2e-3, warmup_steps=warmup)
     model.compile(keras.optimizers.AdamW(rate, weight_decay=1e-4), loss=loss, jit_compile=False)
@@ -70,12 +77,14 @@ def train_encoder(
     return model
 
 
-def features(net: keras.Model, data: Images) -> dict[str, np.ndarray]:
-    """The outputs of a net and the labels of all three sets; half precision, which accuracies do not notice."""
-    sets = {"train": data.train, "validation": data.validation, "test": data.test}
-    labels = {"train": data.train_labels, "validation": data.validation_labels, "test": data.test_labels}
-    outputs = {f"{name}_features": embed(net, x.astype("float32")).astype("float16") for name, x in sets.items()}
-    return outputs | {f"{name}_labels": y for name, y in labels.items()}
+def features(net: keras.Model, data: Images, splits: Sequence[str] = SPLITS) -> dict[str, np.ndarray]:
+    """The outputs of a net and the labels of some splits; half precision, which accuracies do not notice."""
+    outputs = {}
+    for split in splits:
+        images, labels = getattr(data, split), getattr(data, f"{split}_labels")
+        outputs[f"{split}_features"] = embed(net, images.astype("float32")).astype("float16")
+        outputs[f"{split}_labels"] = labels
+    return outputs
 
 
 def accuracies(outputs: Mapping[str, np.ndarray], split: str) -> Metrics:

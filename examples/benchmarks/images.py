@@ -81,19 +81,21 @@ class Views(keras.utils.PyDataset):
         seed: of order and views.
         epochs: number of epochs. An epoch of `fit` must have all their batches, so train for one long epoch.
         batch_size: of images; an incomplete last batch is left out.
+        steps: number of batches. Defaults to all of these epochs.
     """
 
-    def __init__(self, data: Images, seed: int, epochs: int, batch_size: int) -> None:
+    def __init__(self, data: Images, seed: int, epochs: int, batch_size: int, steps: int | None = None) -> None:
         super().__init__()
         self.views = cached_views(data, seed, epochs)
         self.batch_size = batch_size
-        self.steps = self.views.shape[1] // batch_size  # of an epoch
+        self.steps_per_epoch = self.views.shape[1] // batch_size
+        self.steps = steps or len(self.views) * self.steps_per_epoch
 
     def __len__(self) -> int:
-        return len(self.views) * self.steps
+        return self.steps
 
     def __getitem__(self, index: int) -> tuple[tuple[np.ndarray, np.ndarray]]:
-        epoch, step = divmod(index, self.steps)
+        epoch, step = divmod(index, self.steps_per_epoch)
         batch = self.views[epoch, step * self.batch_size : (step + 1) * self.batch_size]  # (B, 2, H, W, C)
         return ((np.asarray(batch[:, 0], "float32"), np.asarray(batch[:, 1], "float32")),)
 

@@ -12,6 +12,7 @@ from keras_tfcl._keras_compat import batches_seen, builds_from_one_replica, nest
 from keras_tfcl.callbacks.stop_on_non_finite import FirstFailure, StopOnNonFinite, nan_unless_finite
 from keras_tfcl.data.inputs import as_samples, brings_batches, checked_source, row_count
 from keras_tfcl.data.views import ViewPipeline
+from keras_tfcl.losses import ScoredPairLoss
 from keras_tfcl.losses.loss_variables import layers_of_loss, leave_temperatures_out_of_weight_decay
 from keras_tfcl.models import serving
 from keras_tfcl.models.checks import (
@@ -106,9 +107,9 @@ class ContrastiveModel(keras.Model):
         a `tf.data.Dataset`, `PyDataset` or generator of batches `x`, `(x, y)`, `((view_1, ..., view_V),)` or
         `((view_1, ..., view_V), y)`, each with an optional `sample_weight` after y.
 
-    y is an array of labels; with `supervised=True` also multi-hot labels `(N, L)`, but not with `momentum`; or a
-    dictionary with `"sampling_probability"`, floats `(N,)` in (0, 1] (below 1e-6 they count as that), and perhaps
-    `"labels"`.
+    y is an array of labels; with `supervised=True` also multi-hot labels `(N, L)`, but not with `momentum`, or the
+    scores of pairs for `CoSENTLoss` and `PairContrastiveLoss`; or a dictionary with `"sampling_probability"`, floats
+    `(N,)` in (0, 1] (below 1e-6 they count as that), and perhaps `"labels"`.
 
     `train_on_batch` and `test_on_batch` take one such batch. `predict` takes samples or a tuple of views.
 
@@ -388,6 +389,8 @@ class ContrastiveModel(keras.Model):
         numbered = self.queue == "instances"
         if self.supervised or (numbered and training):
             check_labels(y, self.supervised)
+            if isinstance(self.loss, ScoredPairLoss):
+                return y
             return as_labels(y, multi_hot=self.momentum is None)
         check_several_views(z.shape[1], numbered)
         count = ops.shape(z)[0]

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import keras
 from keras import ops
 
-from keras_tfcl.losses import EmbeddingLoss
+from keras_tfcl.losses import EmbeddingLoss, ScoredPairLoss
 from keras_tfcl.models.memory import InBatch, Memory
 from keras_tfcl.typing import Structure, Tensor, TensorLike
 
@@ -57,7 +57,12 @@ def check_correction(loss: keras.losses.Loss, memory: Memory) -> None:
 
 
 def check_rule(loss: keras.losses.Loss, supervised: bool) -> None:
-    """Raises ValueError for a loss that goes by class labels where the model gives it row numbers."""
+    """Raises ValueError for a loss that goes by class labels or scores where the model gives it row numbers."""
+    if not supervised and isinstance(loss, ScoredPairLoss):
+        raise ValueError(
+            f"{type(loss).__name__} goes by the scores of pairs in y, and with supervised=False the loss gets row "
+            "numbers. Received: such a loss for a model that is not supervised. Pass supervised=True."
+        )
     if not supervised and isinstance(loss, EmbeddingLoss) and loss.rule.needs_labels:
         raise ValueError(
             f"`{loss.rule.needs_labels[0]}` of the loss is about the labels in y, and with supervised=False the loss "
