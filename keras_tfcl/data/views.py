@@ -210,9 +210,20 @@ class ViewPipeline:
             )
 
     def _check_shapes(self, views: Iterable[Structure]) -> None:
-        shapes = [tf.nest.map_structure(lambda v: tuple(v.shape), view) for view in views]
-        if not self.paired and any(shape != shapes[0] for shape in shapes[1:]):
+        views = list(views)
+        if not self.paired and any(_sizes(view) != _sizes(views[0]) for view in views[1:]):
+            shapes = [tf.nest.map_structure(lambda part: tuple(part.shape), view) for view in views]
             raise ValueError(f"The views of a sample must have one shape. Received: {shapes}. Crop or resize them.")
+
+
+def _sizes(view: Structure) -> list[tuple[int | None, ...]]:
+    """The sizes that the views of a sample share.
+
+    Only the first array need have a row for each sample: the others may list the parts of samples of unequal sizes,
+    such as the nodes of graphs.
+    """
+    first, *others = tf.nest.flatten(view)
+    return [tuple(first.shape), *(tuple(other.shape)[1:] for other in others)]
 
 
 class _AugmentedPyDataset(keras.utils.PyDataset):

@@ -62,11 +62,11 @@ def arctanh(s, fixed, positive, negative):
     return info_nce(s, fixed, positive, negative, logits=np.log((1 + s + SHIFT) / (1 - s + SHIFT)))
 
 
-def hard(s, fixed, positive, negative):
+def hard(s, fixed, positive, negative, logits=None):
     ranked = -np.sort(-np.where(negative, s, -2.0), axis=1)
     k = np.minimum(3, negative.sum(1))
     limit = ranked[np.arange(len(s)), np.maximum(k - 1, 0)]
-    return info_nce(s, fixed, positive, negative & (s >= limit[:, None] - 1e-10))
+    return info_nce(s, fixed, positive, negative & (s >= limit[:, None] - 1e-10), logits=logits)
 
 
 def decoupled(s, fixed, positive, negative, weight=1.0):
@@ -98,6 +98,16 @@ def sigmoid(s, fixed, positive, negative):
     return terms.sum(1), positive.any(1)
 
 
+def cosine_margin(s, fixed, positive, negative):
+    return info_nce(s - 0.35 * positive, fixed, positive, negative)
+
+
+def hard_angular_margin(s, fixed, positive, negative):
+    angle = np.arccos(np.clip(s, -1, 1))
+    shifted = np.where(angle + 0.5 <= np.pi, np.cos(angle + 0.5), s - 0.5 * np.sin(0.5))
+    return hard(s, fixed, positive, negative, logits=np.where(positive, shifted, s) / 0.3)
+
+
 LOSSES = {
     "infonce": (lambda **k: keras_tfcl.InfoNCE(0.3, **k), info_nce),
     "arctanh": (lambda **k: keras_tfcl.ArctanhInfoNCE(**k), arctanh),
@@ -107,6 +117,16 @@ LOSSES = {
     "reweighted": (
         lambda **k: keras_tfcl.ContrastiveLoss(0.5, keras_tfcl.ReweightedNegatives(1.0), **k),
         reweighted,
+    ),
+    "cosine_margin": (
+        lambda **k: keras_tfcl.ContrastiveLoss(keras_tfcl.CosineMargin(0.3, 0.35), **k),
+        cosine_margin,
+    ),
+    "hard_angular_margin": (
+        lambda **k: keras_tfcl.ContrastiveLoss(
+            keras_tfcl.AngularMargin(0.3, 0.5), keras_tfcl.HardNegatives(top_k=3), **k
+        ),
+        hard_angular_margin,
     ),
     "simple": (lambda **k: keras_tfcl.SimpleContrastiveLoss(**k), simple),
     "sigmoid": (lambda **k: keras_tfcl.SigmoidContrastiveLoss(5.0, -1.0, **k), sigmoid),
