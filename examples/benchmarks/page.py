@@ -44,7 +44,8 @@ def answer(results: Sequence[Result]) -> str:
     fixed, arctanh = (best(deciding, names) for names in (INFONCE, ARCTANH))
     low, high = difference(deciding, arctanh, fixed)
     hours = sum(result.hours(INFONCE) for result in results)
-    lines = [f"**{headline(results)}** {len(results)} data sets, {seeds_of(results)}.", ""]
+    lines = [f"**{headline(results)}** {len(results)} data sets, {seeds_of(results)}. {provisional(results)}".rstrip()]
+    lines.append("")
     for name in ARCTANH:
         fine, worse, undecided = verdicts(results, name)
         lines.append(
@@ -92,7 +93,50 @@ def overview(results: Sequence[Result]) -> str:
 
 
 def advice(results: Sequence[Result]) -> str:
-    return "No advice yet."
+    """Recommendations, each with the figures that it rests on; which one is printed depends on them."""
+    deciding = decisive(results)
+    arctanh, fixed = best(deciding, ARCTANH), best(deciding, INFONCE)
+    low, high = difference(deciding, arctanh, fixed)
+    regret_of = {name: mean(deciding, name) for name in (*ARCTANH, *INFONCE, *OTHERS, TUNED)}
+    figures = f"mean regret {number(regret_of[arctanh])} beside {number(regret_of[fixed])} of {LABELS[fixed]}"
+    if high < 0:
+        first = f"**Without a search, take arctanh with {short(arctanh)}.** It is ahead of every fixed τ ({figures})."
+    elif low > 0:
+        first = f"**Without a search, take {LABELS[fixed]}.** It is ahead of arctanh at every scale ({figures})."
+    else:
+        first = (
+            f"**Without a search, take arctanh with {short(arctanh)} or {LABELS[fixed]}.** These data do not tell "
+            f"them apart ({figures})."
+        )
+    lines = [first]
+    nearest = min(INFONCE, key=lambda name: abs(regret_of[name] - regret_of["arctanh 2"]))
+    lines.append(
+        f"**The paper's scale 2** has the mean regret {number(regret_of['arctanh 2'])}; the nearest fixed temperature "
+        f"is {LABELS[nearest]} with {number(regret_of[nearest])}. Near s = 0 its logit has slope 2, as τ = 0.5 has."
+    )
+    gain = regret_of[fixed] - regret_of[TUNED]
+    verb = "pays" if gain > 0.05 else "hardly pays"
+    lines.append(
+        f"**A search for τ {verb}**: its mean regret is {number(regret_of[TUNED])}, that of {LABELS[fixed]} for "
+        f"everything {number(regret_of[fixed])}."
+    )
+    for name in ("learnable", "pps"):
+        level = "behind" if regret_of[name] > regret_of[fixed] + 0.05 else "no worse than"
+        lines.append(f"**{LABELS[name]}** is {level} {LABELS[fixed]} (mean regret {number(regret_of[name])}).")
+    ahead = [result.dataset for result in deciding if result.regret("hard 0.3") < 0]
+    if ahead:
+        lines.append(
+            f"**Hard negatives** at τ = 0.3 are ahead of every temperature on {len(ahead)} of {len(deciding)} data "
+            f"sets ({', '.join(ahead)}): which negatives count can matter more than the temperature."
+        )
+    return provisional(results) + "\n".join(f"- {line}" for line in lines)
+
+
+def provisional(results: Sequence[Result]) -> str:
+    """A warning as long as a data set has fewer seeds than the protocol asks for, or a task is missing."""
+    if min(result.seeds for result in results) >= 5 and {result.task for result in results} == set(TASKS):
+        return ""
+    return "Provisional: the runs of the protocol are not complete, and these lines change with them.\n\n"
 
 
 def incomplete(results: Sequence[Result]) -> str:
@@ -104,6 +148,11 @@ def incomplete(results: Sequence[Result]) -> str:
     if flat:
         lines.append(
             f"- The temperature hardly matters (best and worst differ by less than 0.01) on {', '.join(flat)}."
+        )
+    untrained = [text for text in map(better_without_training, results) if text]
+    if untrained:
+        lines.append(
+            f"- What needs no contrastive training is ahead of the best temperature on {'; '.join(untrained)}."
         )
     return "\n".join(lines)
 

@@ -20,6 +20,7 @@ TASKS = {
     "graph_classification": "graph classification",
     "sequential_recommendation": "sequential recommendation",
     "image_classification": "image classification",
+    "image_anomalies": "anomalies among images",
 }
 ARCTANH = ("arctanh 2", "arctanh 8", "arctanh fisher")
 FIXED = ("infonce 0.07", "infonce 0.1", "infonce 0.2", "infonce 0.5")

@@ -1,4 +1,4 @@
-"""The reference itself: it is independent of the library, its gradient is that of its value, its limits are known."""
+"""The reference is independent of the library, its gradient is the derivative of its value, its limits are known."""
 
 import ast
 import inspect
@@ -30,7 +30,7 @@ def test_imports_nothing_of_the_library():
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_gradient_is_the_slope_of_the_value(options):
+def test_gradient_is_the_derivative_of_the_value(options):
     rng = np.random.default_rng(1)
     x, labels = rng.normal(size=(5, 2, 3)), np.array([0, 1, 2, 2, 4])
     weights = rng.uniform(size=(5, 2))
@@ -40,9 +40,9 @@ def test_gradient_is_the_slope_of_the_value(options):
         losses, valid, _ = reference.contrastive_loss(labels, x + step * direction, weights=weights, **options)
         return (weights * losses).sum() / valid.sum()
 
-    slope = (value(1e-6) - value(-1e-6)) / 2e-6
+    expected = (value(1e-6) - value(-1e-6)) / 2e-6
     gradient = reference.contrastive_loss(labels, x, weights=weights, **options).gradient
-    assert (gradient * direction).sum() == pytest.approx(slope, rel=1e-6)
+    assert (gradient * direction).sum() == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("options", [{"temperature": 0.1}, {"arctanh_scale": 2.0}], ids=str)

@@ -1,4 +1,4 @@
-"""The references of the rest of the family: independent of the library, and their gradients are their slopes."""
+"""The references of the rest of the family: independent of the library, and their gradients are their derivatives."""
 
 import ast
 import inspect
@@ -30,7 +30,7 @@ def test_imports_numpy_and_its_geometry_only():
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_gradient_is_the_slope_of_the_value(name):
+def test_gradient_is_the_derivative_of_the_value(name):
     function, options = CASES[name]
     rng = np.random.default_rng(1)
     x, labels, weights = rng.normal(size=(5, 2, 3)), np.array([0, 1, 2, 2, 4]), rng.uniform(size=(5, 2))
@@ -40,13 +40,13 @@ def test_gradient_is_the_slope_of_the_value(name):
         losses, valid, _ = function(labels, x + step * direction, weights=weights, **options)
         return (weights * losses).sum() / valid.sum()
 
-    slope = (value(1e-6) - value(-1e-6)) / 2e-6
+    expected = (value(1e-6) - value(-1e-6)) / 2e-6
     gradient = function(labels, x, weights=weights, **options).gradient
-    assert (gradient * direction).sum() == pytest.approx(slope, rel=1e-6, abs=1e-8)
+    assert (gradient * direction).sum() == pytest.approx(expected, rel=1e-6, abs=1e-8)
 
 
 def test_weights_of_the_decoupled_loss_are_constants_of_mean_one():
-    """At equal positives w = 1: the value is DCL's, and so is the slope."""
+    """At equal positives w = 1: the value is DCL's, and so is the gradient."""
     x = np.random.default_rng(0).normal(size=(4, 3))
     x = np.stack([x, x], axis=1)  # identical views: every positive has cosine 1
     u = x[:, 0] / np.linalg.norm(x[:, 0], axis=1, keepdims=True)
