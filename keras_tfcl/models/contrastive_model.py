@@ -105,7 +105,8 @@ class ContrastiveModel(keras.Model):
         an array, a tensor or a dict of them: samples, one in each row;
         a tuple of V arrays: ready-made views (in `validation_data`: `((view_1, view_2),)` or `((view_1, view_2), y)`);
         a `tf.data.Dataset`, `PyDataset` or generator of batches `x`, `(x, y)`, `((view_1, ..., view_V),)` or
-        `((view_1, ..., view_V), y)`, each with an optional `sample_weight` after y.
+        `((view_1, ..., view_V), y)`, each with an optional `sample_weight` after y. A view may be a dict, of which only
+        the first array by name has a row for each sample, and the others list the parts of all samples.
 
     y is an array of labels; with `supervised=True` also multi-hot labels `(N, L)`, but not with `momentum`, or the
     scores of pairs for `CoSENTLoss` and `PairContrastiveLoss`; or a dictionary with `"sampling_probability"`, floats
