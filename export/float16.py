@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _LARGEST = 65504 / 2  # half of the largest float16: samples hardly show the largest value that will come
 _SMALLEST = 2.0**-14  # smallest normal float16: below it digits are lost
-_HIDDEN_SUMS = {"LpNormalization", "ReduceL2", "ReduceSumSquare", "ReduceLogSumExp"}  # of values that no tensor shows
+_HIDDEN_SUMS = {"LpNormalization", "ReduceL2", "ReduceSumSquare", "ReduceLogSumExp"}  # of values that are in no tensor
 _MEASURED_SAMPLES = 256
 _CHECKED_SAMPLES = 4
 _MIN_COSINE = 0.99
@@ -71,9 +71,9 @@ def to_half(model: onnx.ModelProto, rows: Rows) -> tuple[onnx.ModelProto, tuple[
 def check_in_true_float16(float16: onnx.ModelProto, float32: onnx.ModelProto, rows: Rows, expected: np.ndarray) -> None:
     """Raise unless a float16 model computes the embeddings of the float32 model, where float16 is not emulated.
 
-    onnxruntime's CPU computes most float16 operations in float32, and so hides what a GPU would show. ONNX's reference
-    evaluator does not. It is slow, so that it sees four samples, those with the largest and the smallest values among
-    them. Where it cannot even reproduce the float32 model there is a ParityWarning instead.
+    onnxruntime computes most float16 operations in float32 on the CPU, which hides errors that a GPU would show. ONNX's
+    reference evaluator computes in float16. It is slow, so it runs four samples, including those with the largest and
+    the smallest values. If it cannot reproduce the float32 model either, there is a ParityWarning.
 
     Raises:
         QuantizationError: the embeddings are not finite, or differ by more than rounding.

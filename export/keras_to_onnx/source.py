@@ -1,4 +1,4 @@
-"""A Keras encoder, perhaps with its projector, as one function of its inputs in float32.
+"""A Keras encoder, with or without its projector, as one function of its inputs in float32.
 
 A model of another precision computes in float32 during the export: each layer keeps its weights and temporarily has the
 policy float32, so that a model trained in mixed precision becomes a file that runs everywhere. Rebuilding the model
@@ -74,7 +74,7 @@ class Source:
 
     @property
     def layers(self) -> list[keras.Layer]:
-        """Every layer at every depth, each once, in the order of its model. Keras' own walk turns nested ones round."""
+        """Every layer at every depth, once, in the order of its model. Keras' own walk reverses nested layers."""
         found: dict[int, keras.Layer] = {}
 
         def visit(layer: keras.Layer) -> None:
@@ -105,15 +105,15 @@ def read_source(
 
     Args:
         model: a `keras.Model`, or a `ContrastiveModel`, of which the encoder is exported.
-        projector: keep the projector behind the encoder.
-        samples: rows of input, used where the model does not know its inputs.
-        preprocessing: a layer or model to put before the encoder.
-        input_dtype: type that float inputs get in the file.
+        projector: whether to keep the projector after the encoder.
+        samples: samples of input, used if the model does not know its inputs.
+        preprocessing: a layer or model to run before the encoder.
+        input_dtype: dtype of float inputs in the file.
 
     Raises:
         TypeError: `model` is not a Keras model, or `preprocessing` not a layer.
-        ValueError: `projector` is asked of a model without one, or `input_dtype` of one without float inputs.
-        ModelInputError: the inputs are unknown, or ONNX cannot carry them.
+        ValueError: the model has no projector although `projector` is True, or no float inputs for `input_dtype`.
+        ModelInputError: the inputs are unknown, or ONNX cannot represent them.
     """
     keras = require("keras", "tf")
     if keras.backend.backend() != "tensorflow":
@@ -149,7 +149,7 @@ class _Tensor:
 
 
 def _split_model(keras: ModuleType, model: keras.Model, projector: bool) -> tuple[keras.Model, keras.Layer | None, str]:
-    """Return the encoder, the projector to keep or None, and what became of the projector."""
+    """Return the encoder, the projector to keep or None, and "kept", "dropped" or "none" for the projector."""
     models = sys.modules.get("keras_tfcl.models")  # whoever made a ContrastiveModel has imported it
     if models is None or not isinstance(model, models.ContrastiveModel):
         if not isinstance(model, keras.Model):
@@ -196,7 +196,7 @@ def _input_tensors(keras: ModuleType, encoder: keras.Model, samples: Inputs | No
 
 
 def _rename_by_key(keras: ModuleType, structure: Structure, tensors: list[_Tensor]) -> list[_Tensor]:
-    """Name the inputs of a flat dict by its keys, which a caller uses, rather than by their tensors."""
+    """Name the inputs of a flat dict by its keys, because callers use them, and not by their tensors."""
     if not isinstance(structure, Mapping) or len(structure) != len(tensors):
         return tensors
     keys = keras.tree.flatten({key: key for key in structure})  # Keras flattens a dict in its own order
@@ -256,7 +256,7 @@ def _file_dtypes(tensors: Sequence[_Tensor], input_dtype: str | None) -> list[st
 
 
 def _public_names(names: Sequence[str], tensors: Sequence[_Tensor]) -> list[str]:
-    """Names that do not change from run to run: by kind for one input, the user's own for several."""
+    """Return names that do not change between runs: by kind for one input, the user's names for several."""
     if len(tensors) == 1:
         rank, integer = len(tensors[0].shape), "int" in tensors[0].dtype
         return ["image" if rank == 4 else "tokens" if rank == 2 and integer else "features"]
@@ -271,8 +271,8 @@ def _public_names(names: Sequence[str], tensors: Sequence[_Tensor]) -> list[str]
 def hash_weights(weights: Sequence[keras.Variable]) -> str:
     """Return the SHA-256 of the dtypes, shapes and values of `weights` in order.
 
-    Equal weights have equal hashes in every process and after saving and loading. A hash of the file would not do: two
-    exports of one model differ in bytes.
+    Equal weights have equal hashes in every process and after saving and loading. A hash of the file would differ
+    between two exports of one model.
     """
     digest = hashlib.sha256()
     for weight in weights:
@@ -317,7 +317,7 @@ def computing_in_float32(layers: Iterable[keras.Layer]) -> Iterator[Precision]:
 
 @contextlib.contextmanager
 def computing_as_built(precision: Precision) -> Iterator[None]:
-    """Undo `computing_in_float32` inside the block."""
+    """Restore the original policies inside the block."""
     precision.use_own()
     try:
         yield
