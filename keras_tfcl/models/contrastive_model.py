@@ -105,7 +105,8 @@ class ContrastiveModel(keras.Model):
         an array, a tensor or a dict of them: samples, one in each row;
         a tuple of V arrays: ready-made views (in `validation_data`: `((view_1, view_2),)` or `((view_1, view_2), y)`);
         a `tf.data.Dataset`, `PyDataset` or generator of batches `x`, `(x, y)`, `((view_1, ..., view_V),)` or
-        `((view_1, ..., view_V), y)`, each with an optional `sample_weight` after y.
+        `((view_1, ..., view_V), y)`, each with an optional `sample_weight` after y. A view may be a dict, of which only
+        the first array by name has a row for each sample, and the others list the parts of all samples.
 
     y is an array of labels; with `supervised=True` also multi-hot labels `(N, L)`, but not with `momentum`, or the
     scores of pairs for `CoSENTLoss` and `PairContrastiveLoss`; or a dictionary with `"sampling_probability"`, floats
@@ -113,8 +114,8 @@ class ContrastiveModel(keras.Model):
 
     `train_on_batch` and `test_on_batch` take one such batch. `predict` takes samples or a tuple of views.
 
-    The metrics `Alignment` and `ContrastiveAccuracy` receive the labels that define the positives of the loss. All
-    other metrics receive the labels y, or the row numbers if there is no y.
+    The metrics `Alignment` and `ContrastiveAccuracy` receive the labels that define the positives of the loss, and
+    compare what it compares. All other metrics receive the labels y, or the row numbers if there is no y.
 
     Raises:
         ValueError: for samples without an augmenter and without views, an encoder or projector output of the wrong
@@ -245,6 +246,8 @@ class ContrastiveModel(keras.Model):
             optimizer = _scaled(optimizer)
         by_label, others = _split(metrics)
         weighted_by_label, weighted_others = _split(weighted_metrics)
+        for metric in [*by_label, *weighted_by_label]:
+            metric.follow(getattr(loss, "rule", None))
         loss_layers = layers_of_loss(loss)  # trained inside the loss, such as a learnable temperature
         leave_temperatures_out_of_weight_decay(optimizer, loss_layers)
         self._track_parts(loss_layers, by_label, weighted_by_label)

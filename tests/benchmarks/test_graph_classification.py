@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import keras_tfcl
+
 BENCHMARKS = Path(__file__).parents[2] / "examples" / "benchmarks"
 
 # A triangle with a tail, and a single node; tags 4 and 9, and an attribute behind the neighbours of each node.
@@ -142,6 +144,23 @@ def test_views_are_two_of_each_graph_in_equal_batches(script, graphs, monkeypatc
             np.testing.assert_array_equal(first["nodes"], second["nodes"])
             sizes += first["node_counts"].tolist()
         assert sorted(sizes) == [1, 2, 3, 5, 8, 12]
+
+
+def test_model_compares_views_of_unequal_sizes(script, graphs):
+    """Each view through the encoder alone gives the projections whose loss `evaluate` returns; and `fit` trains."""
+    projector = keras_tfcl.ProjectionHead((8, 4))
+    encoder = script.build_encoder(3)
+    model = keras_tfcl.ContrastiveModel(encoder, projector=projector, seed=0)
+    model.compile("adam", loss=keras_tfcl.InfoNCE(0.2))
+    views = script.GraphViews(graphs, epochs=1, seed=0)
+    ((first, second),) = views[0]
+    assert len(first["nodes"]) != len(second["nodes"])
+    z = np.stack([projector(encoder(view, training=False)).numpy() for view in (first, second)], axis=1)
+    expected = keras_tfcl.InfoNCE(0.2)(np.arange(len(graphs)), z)
+    assert model.evaluate(views, verbose=0) == pytest.approx(float(expected), rel=1e-4)
+    before = encoder.get_weights()
+    model.fit(views, verbose=0)
+    assert any((old != new).any() for old, new in zip(before, encoder.get_weights(), strict=True))
 
 
 def labelled(script):
