@@ -160,10 +160,11 @@ def incomplete(results: Sequence[Result]) -> str:
 def better_without_training(result: Result) -> str:
     """The data set and its best baseline, if that is ahead of every temperature; or nothing."""
     top = max(mean_score(result.test[setting]) for setting in INFONCE)
-    name = max(result.baselines, key=lambda name: result.baselines[name], default="")
-    if not name or result.baselines[name] <= top:
+    own = {name: score for name, score in result.baselines.items() if not name.endswith("published")}
+    name = max(own, key=lambda name: own[name], default="")
+    if not name or own[name] <= top:
         return ""
-    return f"{result.dataset} ({name} {result.baselines[name]:.3f}, best τ {top:.3f})"
+    return f"{result.dataset} ({name} {own[name]:.3f}, best τ {top:.3f})"
 
 
 def number(value: float) -> str:

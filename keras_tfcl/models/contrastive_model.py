@@ -114,8 +114,8 @@ class ContrastiveModel(keras.Model):
 
     `train_on_batch` and `test_on_batch` take one such batch. `predict` takes samples or a tuple of views.
 
-    The metrics `Alignment` and `ContrastiveAccuracy` receive the labels that define the positives of the loss. All
-    other metrics receive the labels y, or the row numbers if there is no y.
+    The metrics `Alignment` and `ContrastiveAccuracy` receive the labels that define the positives of the loss, and
+    compare what it compares. All other metrics receive the labels y, or the row numbers if there is no y.
 
     Raises:
         ValueError: for samples without an augmenter and without views, an encoder or projector output of the wrong
@@ -246,6 +246,8 @@ class ContrastiveModel(keras.Model):
             optimizer = _scaled(optimizer)
         by_label, others = _split(metrics)
         weighted_by_label, weighted_others = _split(weighted_metrics)
+        for metric in [*by_label, *weighted_by_label]:
+            metric.follow(getattr(loss, "rule", None))
         loss_layers = layers_of_loss(loss)  # trained inside the loss, such as a learnable temperature
         leave_temperatures_out_of_weight_decay(optimizer, loss_layers)
         self._track_parts(loss_layers, by_label, weighted_by_label)
