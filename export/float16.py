@@ -16,7 +16,7 @@ import numpy as np
 
 from keras_tfcl.export.architecture import nodes_of_final_normalization
 from keras_tfcl.export.errors import ParityWarning, QuantizationError
-from keras_tfcl.export.runtime.parity import unit_rows
+from keras_tfcl.export.runtime.parity import compare
 from keras_tfcl.export.runtime.requirements import require
 
 if TYPE_CHECKING:
@@ -145,12 +145,9 @@ def _summed_in_float32(name: str, operation: Any) -> type[OpRun]:
 
 
 def _cosine(embedding: np.ndarray, expected: np.ndarray) -> float:
-    """NaN where the embedding is not finite; 1 where both are zeros."""
-    pair = np.stack([np.ravel(embedding), np.ravel(expected)]).astype(np.float64)
-    if not np.isfinite(pair).all():
-        return float("nan")
-    first, second = unit_rows(pair)
-    return float(first @ second) if pair.any() else 1.0
+    """NaN if the embedding is not finite; 1 if both are zeros."""
+    row = embedding.reshape(1, -1)
+    return compare(expected.reshape(1, -1), row).min_cosine if np.isfinite(row).all() else float("nan")
 
 
 def _first_infinity(model: onnx.ModelProto, tensors: Mapping[str, np.ndarray]) -> str:
