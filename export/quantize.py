@@ -214,7 +214,7 @@ def _tools(module: str) -> Iterator[ModuleType]:
         yield require(module, "quantize")
     except (ExportError, ImportError):
         raise
-    except Exception as error:  # whatever the tools' handlers of each operation raise
+    except Exception as error:  # the tools may raise any exception
         raise QuantizationError(
             f"onnxruntime's tools must be able to convert the file. Received: {type(error).__name__}: {error}. "
             f"Try another mode."

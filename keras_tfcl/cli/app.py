@@ -59,8 +59,8 @@ def build_app() -> typer.Typer:
     return app
 
 
-def _show_version(asked: bool) -> None:
-    if asked:
+def _show_version(show: bool) -> None:
+    if show:
         print(f"keras-tfcl {__version__}")
         raise typer.Exit
 
