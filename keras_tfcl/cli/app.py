@@ -20,20 +20,7 @@ from keras_tfcl.export.errors import ExportError, ParityWarning, ProviderWarning
 
 # Each is a function, or a group of commands, in the module of its name beside this one. A module here must not import
 # TensorFlow.
-COMMANDS = (
-    "doctor",
-    "train",
-    "export",
-    "inspect",
-    "verify",
-    "embed",
-    "index",
-    "serve",
-    "triton",
-    "quantize",
-    "bench",
-    "diagnose",
-)
+COMMANDS = tuple("doctor train export inspect verify embed index serve triton quantize bench diagnose".split())
 
 DONE, FAILED, WRONG_USAGE = 0, 1, 2
 

@@ -56,8 +56,7 @@ def reference(views, epochs):
 
 
 @pytest.mark.parametrize(
-    ("count", "options"),
-    [pytest.param(2, {"jit_compile": True}, marks=pytest.mark.slow), (1, {"run_eagerly": True})],
+    ("count", "options"), [pytest.param(2, {"jit_compile": True}, marks=pytest.mark.slow), (1, {"run_eagerly": True})]
 )
 def test_training_with_an_instance_bank(count, options):
     views = VIEWS[:count]
