@@ -42,11 +42,7 @@ class BatchReader:
     """
 
     def __init__(
-        self,
-        specs: Sequence[InputSpec],
-        step: int,
-        image_rule: Callable[[], ImageRule],
-        on_error: OnError = "raise",
+        self, specs: Sequence[InputSpec], step: int, image_rule: Callable[[], ImageRule], on_error: OnError = "raise"
     ) -> None:
         check_on_error(on_error)
         self._specs, self._step, self._image_rule, self._on_error = specs, step, image_rule, on_error
@@ -142,7 +138,7 @@ class BatchReader:
                     yield split_inputs(_stacked(rows, self._specs), self._specs)
         self._report(next(positions), "images could not be read")
 
-    def _skip(self, position: int, item: Any, error: Exception) -> None:
+    def _skip(self, position: int, item: object, error: Exception) -> None:
         self.skipped[position] = item if is_image(item) else str(position)
         if callable(self._on_error):
             self._on_error(position, item, error)

@@ -114,8 +114,8 @@ class ContrastiveModel(keras.Model):
 
     `train_on_batch` and `test_on_batch` take one such batch. `predict` takes samples or a tuple of views.
 
-    The metrics `Alignment` and `ContrastiveAccuracy` receive the labels that define the positives of the loss. All
-    other metrics receive the labels y, or the row numbers if there is no y.
+    The metrics `Alignment` and `ContrastiveAccuracy` receive the labels that define the positives of the loss, and
+    compare what it compares. All other metrics receive the labels y, or the row numbers if there is no y.
 
     Raises:
         ValueError: for samples without an augmenter and without views, an encoder or projector output of the wrong
@@ -246,6 +246,8 @@ class ContrastiveModel(keras.Model):
             optimizer = _scaled(optimizer)
         by_label, others = _split(metrics)
         weighted_by_label, weighted_others = _split(weighted_metrics)
+        for metric in [*by_label, *weighted_by_label]:
+            metric.follow(getattr(loss, "rule", None))
         loss_layers = layers_of_loss(loss)  # trained inside the loss, such as a learnable temperature
         leave_temperatures_out_of_weight_decay(optimizer, loss_layers)
         self._track_parts(loss_layers, by_label, weighted_by_label)
@@ -380,7 +382,7 @@ class ContrastiveModel(keras.Model):
         if targets.labels is None or targets.sampling_probability is not None:
             raise ValueError(
                 "SamplingProbability estimates from the items of a batch. Received: "
-                f"{'no y' if targets.labels is None else 'probabilities in y besides'}. Pass the integer of each "
+                f"{'no y' if targets.labels is None else 'probabilities in y as well'}. Pass the integer of each "
                 "sample's item as y."
             )
         return Targets(targets.labels, self.sampling_probability(targets.labels, training=training))
@@ -609,7 +611,7 @@ class ContrastiveModel(keras.Model):
         super().load_own_variables(load_seeds(self, store))
 
     def build_from_config(self, config: Config) -> None:
-        self.built = self.towers.built  # encoder and projector come out of their own configurations built
+        self.built = self.towers.built  # encoder and projector are built when they are loaded
 
     @classmethod
     def from_config(

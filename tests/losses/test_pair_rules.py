@@ -8,40 +8,10 @@ import tensorflow as tf
 from hypothesis import strategies as st
 
 import keras_tfcl
+from helpers.relations import IGNORED, UNLABELLED, masks
 from keras_tfcl.ops import Candidates
 
-IGNORED, UNLABELLED = -7, -1
 SHIFT = 1e-6  # of the poles of arctanh, as the docstring of `Arctanh` says
-
-
-def related(labels, rule, i, j):
-    """1 for a positive, -1 for a negative, 0 where view i[1] of sample i[0] is not compared with j."""
-    (b, v), (c, w) = i, j
-    same = bool((labels[b] * labels[c]).any()) or b == c if labels.ndim == 2 else labels[b] == labels[c]
-    if labels.ndim == 1 and IGNORED in (labels[b], labels[c]) and rule.get("ignore_class"):
-        return 0
-    if labels.ndim == 1 and labels[b] == UNLABELLED and rule.get("unlabelled_class"):
-        same = b == c
-    roles = rule.get("roles")
-    if roles:
-        if "anchor" not in (roles[v], roles[w]) or roles[v] == roles[w] or roles[v] == "negative":
-            return 0
-        if roles[v] == "positive" and not rule.get("symmetric"):
-            return 0
-        if roles[w] == "negative":
-            return -1
-    elif i == j or (rule.get("cross_view_only") and v == w):
-        return 0
-    if rule.get("same_label") == "ignore" and same and b != c:
-        return 0
-    return 1 if same else -1
-
-
-def masks(labels, rule, views):
-    """Positives and negatives `(B * V, B * V)`."""
-    all_views = [(b, v) for b in range(len(labels)) for v in range(views)]
-    relation = np.array([[related(labels, rule, i, j) for j in all_views] for i in all_views])
-    return relation > 0, relation < 0
 
 
 def log_sum(x, mask):
@@ -114,14 +84,8 @@ LOSSES = {
     "hard": (lambda **k: keras_tfcl.HardNegativeInfoNCE(0.3, top_k=3, **k), hard),
     "decoupled": (lambda **k: keras_tfcl.DecoupledInfoNCE(0.3, **k), decoupled),
     "weighted": (lambda **k: keras_tfcl.DecoupledInfoNCE(0.3, sigma=0.5, **k), weighted),
-    "reweighted": (
-        lambda **k: keras_tfcl.ContrastiveLoss(0.5, keras_tfcl.ReweightedNegatives(1.0), **k),
-        reweighted,
-    ),
-    "cosine_margin": (
-        lambda **k: keras_tfcl.ContrastiveLoss(keras_tfcl.CosineMargin(0.3, 0.35), **k),
-        cosine_margin,
-    ),
+    "reweighted": (lambda **k: keras_tfcl.ContrastiveLoss(0.5, keras_tfcl.ReweightedNegatives(1.0), **k), reweighted),
+    "cosine_margin": (lambda **k: keras_tfcl.ContrastiveLoss(keras_tfcl.CosineMargin(0.3, 0.35), **k), cosine_margin),
     "hard_angular_margin": (
         lambda **k: keras_tfcl.ContrastiveLoss(
             keras_tfcl.AngularMargin(0.3, 0.5), keras_tfcl.HardNegatives(top_k=3), **k
