@@ -20,18 +20,7 @@ if TYPE_CHECKING:
     import onnx
 
 _HALF_TYPES = (10, 16)  # TensorProto.FLOAT16 and BFLOAT16
-_MOVES = (
-    "Reshape",
-    "Transpose",
-    "Identity",
-    "Cast",
-    "Squeeze",
-    "Unsqueeze",
-    "ExpandDims",
-    "Concat",
-    "ConcatV2",
-    "Shape",
-)
+_MOVES = "Reshape Transpose Identity Cast Squeeze Unsqueeze ExpandDims Concat ConcatV2 Shape".split()
 _LAYOUTS = ((0, 3, 1, 2), (0, 2, 3, 1))  # tf2onnx transposes images from (N, H, W, C) to (N, C, H, W) and back
 
 
