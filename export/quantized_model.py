@@ -126,7 +126,7 @@ def open_float_model(path: str | os.PathLike[str], out: str | os.PathLike[str]) 
     Raises:
         ValueError: `out` is the same file.
         FileNotFoundError, IsADirectoryError: `out` cannot be written.
-        QuantizationError: it is quantized itself, or keeps weights in a second file.
+        QuantizationError: it is quantized itself, keeps weights in a second file, or has a fixed batch.
         ModelFileError: it is not an encoder.
     """
     if Path(path).resolve() == Path(out).resolve():
@@ -139,6 +139,11 @@ def open_float_model(path: str | os.PathLike[str], out: str | os.PathLike[str]) 
                 f"Expected a float32 file in one piece. Received: {path}, {what}. Quantize the file that export_onnx "
                 f"wrote, of an encoder below 2 GB."
             )
+    if float_model.inputs[0].shape[0] is not None:
+        raise QuantizationError(
+            f"Expected a file with a free batch. Received: {path} with {float_model.inputs[0]}. Export once more "
+            f"without `batch_size`, and quantize that file."
+        )
     return float_model
 
 

@@ -22,6 +22,7 @@ from keras_tfcl.export.keras_to_onnx import blame
 from keras_tfcl.export.keras_to_onnx.golden_inputs import Golden, make_golden_inputs, rounding_noise
 from keras_tfcl.export.keras_to_onnx.model_card import describe_preprocessing
 from keras_tfcl.export.keras_to_onnx.source import OUTPUT, Source, computing_in_float32, hash_weights, read_source
+from keras_tfcl.export.runtime.batches import pad_rows
 from keras_tfcl.export.runtime.encoder import OnnxEncoder
 from keras_tfcl.export.runtime.inputs import InputSpec
 from keras_tfcl.export.runtime.metadata import KEY, Metadata
@@ -82,7 +83,7 @@ def verify_onnx(
         )
     source = read_source(
         model, projector=metadata.get("projector") == "kept", samples=samples, preprocessing=preprocessing
-    )
+    ).with_batch(encoder.inputs[0].shape[0])
     if len(source.inputs) == len(encoder.inputs):
         source = replace(source, inputs=_with_dtypes(source.inputs, encoder.inputs))
     with computing_in_float32(source.layers):
@@ -140,8 +141,9 @@ def check_model(model: onnx.ModelProto, source: Source, dimension: int) -> None:
             f"Every operation must be in ONNX opset {opsets.get('')}. Received: {'; '.join(dict.fromkeys(unknown))}. "
             f"Move it outside the model, write it with other keras.ops, or try a higher `opset`."
         )
-    received = [_describe(onnx, tensor) for tensor in (*model.graph.input, *model.graph.output)]
-    expected = [str(spec) for spec in (*source.inputs, InputSpec(OUTPUT, "float32", (None, dimension)))]
+    received = [str(_spec(onnx, tensor)) for tensor in (*model.graph.input, *model.graph.output)]
+    batch = source.inputs[0].shape[0]
+    expected = [str(spec) for spec in (*source.inputs, InputSpec(OUTPUT, "float32", (batch, dimension)))]
     if received != expected:
         raise VerificationError(
             f"Expected the inputs and output {expected}. Received: {received}. A layer may hold a constant that the "
@@ -157,10 +159,10 @@ def _in_standard(onnx: ModuleType, node: onnx.NodeProto, opsets: Mapping[str, in
     return True
 
 
-def _describe(onnx: ModuleType, value: onnx.ValueInfoProto) -> str:
+def _spec(onnx: ModuleType, value: onnx.ValueInfoProto) -> InputSpec:
     tensor = value.type.tensor_type
     shape = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim)
-    return str(InputSpec(value.name, onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name, shape))
+    return InputSpec(value.name, onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name, shape)
 
 
 @dataclass(frozen=True)
@@ -253,10 +255,21 @@ def _compare_with_wide_batch(
 
 
 def _embed(session: onnxruntime.InferenceSession, model: onnx.ModelProto, source: Source, batch: Golden) -> np.ndarray:
-    feed = dict(zip((spec.name for spec in source.inputs), batch.inputs, strict=True))
-    expected = (len(batch.inputs[0]), batch.reference.shape[1])
+    count = len(batch.inputs[0])
+    size = source.inputs[0].shape[0] or count
+    names = [spec.name for spec in source.inputs]
+    expected = (count, batch.reference.shape[1])
     try:
-        (embeddings,) = session.run(None, feed)
+        runs = [
+            session.run(
+                None,
+                {
+                    name: pad_rows(array[start : start + size], size)
+                    for name, array in zip(names, batch.inputs, strict=True)
+                },
+            )[0]
+            for start in range(0, count, size)
+        ]
     except Exception as error:  # onnxruntime's exceptions share no public base class
         found = "; ".join(blame.failing_nodes(error, model, source.layers))
         raise VerificationError(
@@ -264,6 +277,7 @@ def _embed(session: onnxruntime.InferenceSession, model: onnx.ModelProto, source
             f"{found or 'an unnamed operation'}: {error}. Move this step outside the model, or declare its sizes: "
             f"keras.Input(shape)."
         ) from error
+    embeddings = np.concatenate(runs)[:count]
     if embeddings.shape != expected:
         raise VerificationError(f"The file must give embeddings {expected}. Received: {embeddings.shape}.")
     return embeddings

@@ -98,7 +98,9 @@ def test_scripts(script, tmp_path):
 
 def test_every_script_is_run():
     written = {file.name for file in (ROOT / "examples").glob("*.py")}
-    elsewhere = {"demo.py", "demo_plots.py", "multi_worker.py"} | {name for name in written if "wang_liu" in name}
+    elsewhere = {"demo.py", "demo_plots.py", "multi_worker.py"}
+    elsewhere |= {name for name in written if name.startswith("bulk_")}
+    elsewhere |= {name for name in written if "wang_liu" in name}
     assert written == {*SCRIPTS, *elsewhere}
 
 

@@ -18,7 +18,7 @@ BELOW_MODELS = "keras_tfcl.callbacks.stop_on_non_finite"
 ALLOWED = {
     "ops": set(),
     "layers": {"ops"},
-    "data": {"ops", "layers"},
+    "data": {"ops", "layers", "export"},  # of the latter the rule by which images become pixels
     "scaling": {"ops"},
     "negatives": {"ops"},
     "losses": {"ops", "scaling", "negatives"},

@@ -108,7 +108,10 @@ def _first_differences(
     if any(tensor.external_data for tensor in model.graph.initializer):
         return []  # more than fits into one TensorFlow graph
     nodes = {name: node for node in model.graph.node for name in node.output}
-    feed = dict(zip((spec.name for spec in source.inputs), inputs, strict=True))
+    rows = source.inputs[0].shape[0] or len(inputs[0])
+    feed = {
+        spec.name: np.resize(array, (rows, *array.shape[1:])) for spec, array in zip(source.inputs, inputs, strict=True)
+    }
     try:
         kinds, expected = _run_tensorflow(source, normalize, feed, list(nodes))
         received = _run_onnx(model, feed, list(expected))

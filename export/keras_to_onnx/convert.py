@@ -85,7 +85,7 @@ def convert(
             ) from error
     _keep_zero_padding(model.graph)
     inputs_to_initializers(model.graph)
-    _name_dimensions(model.graph, dimension)
+    _name_dimensions(model.graph, source.inputs[0].shape[0], dimension)
     return model
 
 
@@ -230,17 +230,17 @@ def _keep_zero_padding(graph: onnx.GraphProto) -> None:
                 node.attribute.append(require("onnx.helper", "export").make_attribute("auto_pad", "VALID"))
 
 
-def _name_dimensions(graph: onnx.GraphProto, dimension: int) -> None:
-    """Call the first dimension `batch` everywhere, and give other free ones names that do not change between runs."""
+def _name_dimensions(graph: onnx.GraphProto, batch: int | None, dimension: int) -> None:
+    """Call a free first dimension `batch` everywhere, and give others names that do not change between runs."""
     for tensor in graph.input:
         for axis, dim in enumerate(tensor.type.tensor_type.shape.dim):
-            if axis == 0:
+            if axis == 0 and batch is None:
                 dim.dim_param = "batch"
             elif not dim.HasField("dim_value"):
                 dim.dim_param = f"{tensor.name}_{axis}"
     output = graph.output[0].type.tensor_type.shape
     output.ClearField("dim")  # the trace of a subclassed model may not know its shape
-    output.dim.add(dim_param="batch")
+    output.dim.add(dim_param="batch") if batch is None else output.dim.add(dim_value=batch)
     output.dim.add(dim_value=dimension)
 
 

@@ -68,6 +68,10 @@ class Source:
             outputs = stage(outputs, training=False)
         return outputs
 
+    def with_batch(self, size: int | None) -> Source:
+        """The same with another batch in the file: a number, or None for a free one."""
+        return replace(self, inputs=tuple(replace(spec, shape=(size, *spec.shape[1:])) for spec in self.inputs))
+
     @property
     def layers(self) -> list[keras.Layer]:
         """Every layer at every depth, each once, in the order of its model. Keras' own walk turns nested ones round."""

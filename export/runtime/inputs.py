@@ -16,7 +16,10 @@ from keras_tfcl.export.runtime.typing import Inputs
 
 @dataclass(frozen=True)
 class InputSpec:
-    """One input of an encoder: name, dtype and shape, where None is a free dimension. The first one is the batch."""
+    """One input of an encoder: name, dtype and shape, where None is a free dimension.
+
+    The first dimension is the batch, a number only if the file runs so many samples at a time and no others.
+    """
 
     name: str
     dtype: str
@@ -24,7 +27,8 @@ class InputSpec:
 
     @property
     def shape_text(self) -> str:
-        return "(" + ", ".join(["batch", *("any" if dim is None else str(dim) for dim in self.shape[1:])]) + ")"
+        batch = "batch" if self.shape[0] is None else f"batch of {self.shape[0]}"
+        return "(" + ", ".join([batch, *("any" if dim is None else str(dim) for dim in self.shape[1:])]) + ")"
 
     @property
     def is_image(self) -> bool:

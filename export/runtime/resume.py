@@ -7,7 +7,6 @@ that a row is in one whole file or in none.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -18,8 +17,14 @@ import numpy as np
 from keras_tfcl.export.errors import InputError
 from keras_tfcl.export.runtime.atomic_write import atomic_write, check_target
 from keras_tfcl.export.runtime.batches import OnError
-from keras_tfcl.export.runtime.embedding_files import Part, check_embedding_file, in_groups, with_ids, write_parquet
-from keras_tfcl.export.runtime.metadata import KEY
+from keras_tfcl.export.runtime.embedding_files import (
+    Part,
+    check_embedding_file,
+    in_groups,
+    read_ids,
+    with_ids,
+    write_parquet,
+)
 from keras_tfcl.export.runtime.requirements import require
 
 if TYPE_CHECKING:
@@ -58,7 +63,7 @@ def encode_resumed(
     names = _checked_ids(ids, len(x))
     folder = path.with_name(f".{path.name}.parts")
     folder.mkdir(exist_ok=True)
-    done = {name for file in _files(path, folder) for name in _ids_in(file, encoder)}
+    done = {name for file in _files(path, folder) for name in read_ids(file, encoder)}
     missing = [position for position, name in enumerate(names) if name not in done]
     if missing:
         left_out: dict[int, object] = {}
@@ -105,18 +110,6 @@ def _batches(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
 def _files(path: Path, folder: Path) -> list[Path]:
     """The files with finished rows, the target first."""
     return [*([path] if path.is_file() else []), *sorted(folder.glob("*.parquet"))]
-
-
-def _ids_in(file: Path, encoder: OnnxEncoder) -> list[object]:
-    parquet = require("pyarrow.parquet", "parquet").ParquetFile(file)
-    facts = json.loads((parquet.schema_arrow.metadata or {}).get(KEY.encode(), b"{}"))
-    own = encoder.metadata.get("weights_sha256")
-    if facts.get("dimension", encoder.dimension) != encoder.dimension or facts.get("weights_sha256") != own:
-        raise InputError(
-            f"A run can be resumed only with the encoder that began it. Received: {file}, which another one wrote. "
-            f"Delete it, or give a new name."
-        )
-    return parquet.read(["id"]).column("id").to_pylist()
 
 
 def _write_parts(pairs: Iterator[Part], folder: Path, encoder: OnnxEncoder) -> None:

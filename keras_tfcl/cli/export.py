@@ -32,6 +32,9 @@ def export(
     pixel_range: Annotated[
         tuple[float, float] | None, typer.Option(help="Values of black and white, such as 0 1. [found in the model]")
     ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Fix the batch, for consumers that need it. [free]")
+    ] = None,
     opset: Annotated[int, typer.Option(help="ONNX operator set.")] = 17,
     allow_mismatch: Annotated[
         bool, typer.Option("--allow-mismatch", help="Write the file even if its embeddings differ.")
@@ -54,6 +57,7 @@ def export(
             normalize=normalize,
             input_dtype=input_dtype,
             notes=None if pixel_range is None else {"image": {"range": list(pixel_range)}},
+            batch_size=batch_size,
             opset=opset,
             samples=rows,
             tokenizer=tokenizer,

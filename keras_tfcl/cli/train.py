@@ -17,11 +17,16 @@ STOPPED = 130  # 128 + SIGINT, as shells have it
 
 
 def train(
-    folder: Annotated[
-        Path, typer.Argument(exists=True, file_okay=False, help="A folder of images, at any depth, labelled or not.")
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A folder of images, at any depth, labelled or not; a tar shard; a set of tensorflow_datasets."
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", file_okay=False, help="The folder of the run.")],
-    backbone: Annotated[str, typer.Option(help="resnet18, or a net of keras.applications.")] = "resnet18",
+    backbone: Annotated[
+        str, typer.Option(help="resnet18, resnet10 (for CPUs), or a net of keras.applications.")
+    ] = "resnet18",
     weights: Annotated[
         str | None, typer.Option(help="A weights file of the backbone, or imagenet. [random weights]")
     ] = None,
@@ -44,12 +49,14 @@ def train(
     Examples: keras-tfcl train photos/ -o runs/photos
 
     keras-tfcl train photos/ -o runs/small --image-size 64 --epochs 200 --loss infonce --temperature 0.2
+
+    keras-tfcl train fashion_mnist@train[:5000] -o runs/fashion
     """
     _check(loss, temperature, learning_rate)
     with without_native_logs():
         run = require("keras_tfcl.cli.training_run", "tf")
         settings = run.Settings(
-            source=str(folder.resolve()),
+            source=str(Path(source).resolve()) if Path(source).exists() else source,
             backbone=backbone,
             weights=weights,
             image_size=image_size,

@@ -78,7 +78,10 @@ def train(settings: Settings, folder: Path, quiet: bool = False) -> Result:
             f"The folder of the run must lie outside of the images, since it will hold images too. Received: {folder} "
             f"inside of {settings.source}. Give another folder."
         )
-    files = find_images(settings.source)
+    try:
+        files = find_images(settings.source)
+    except FileNotFoundError as error:
+        raise ValueError(str(error)) from error
     if len(files) < FEWEST:
         raise ValueError(
             f"A run needs at least {FEWEST} images. Received: {len(files)} in {settings.source}. Add more."
@@ -90,9 +93,8 @@ def train(settings: Settings, folder: Path, quiet: bool = False) -> Result:
         return Result(**found | {"folder": os.fspath(folder), "complete_before": True})
     batch_size: int = settings.batch_size  # type: ignore[assignment]  # chosen above
     views = image_views(settings.source, batch_size, settings.image_size, seed=settings.seed)
-    keras.utils.set_random_seed(settings.seed)
     model_file = folder / "model.keras"
-    model = load_model(model_file) if model_file.exists() else _model(settings, steps=settings.epochs * len(views))
+    model = load_model(model_file) if model_file.exists() else _untrained(settings, settings.epochs * len(views))
     record.write()
     _remove_drafts(folder)
     epoch = batches_seen(model.optimizer) // len(views)
@@ -129,7 +131,9 @@ def with_choices_made(settings: Settings, images: int) -> Settings:
     return dataclasses.replace(settings, batch_size=batch_size, learning_rate=rate, temperature=temperature)
 
 
-def _model(settings: Settings, steps: int) -> ContrastiveModel:
+def _untrained(settings: Settings, steps: int) -> ContrastiveModel:
+    """The model with which a run begins, always with the same weights, and its schedule over all steps."""
+    keras.utils.set_random_seed(settings.seed)
     encoder = build_backbone(settings.backbone, settings.image_size, weights=settings.weights)
     projector = ProjectionHead((encoder.output_shape[-1], PROJECTION))
     model = ContrastiveModel(encoder, projector=projector, seed=settings.seed)
@@ -172,7 +176,9 @@ def _finish(model: ContrastiveModel, settings: Settings, folder: Path, skipped: 
     augmenter = image_augmenter("photos", images.shape[1:])
     data = (images, labels[sampled]) if labelled else images
     verdict = write_report(model, data, folder / "report.html", augmenter, title=folder.resolve().name)
-    draw_neighbours(images, embeddings[sampled], folder / "neighbours.png")
+    before = _untrained(settings, steps=1).predict(images, batch_size=64, verbose=0)
+    titles = {"before training": before, "after training": embeddings[sampled]}
+    draw_neighbours(images, titles, folder / "neighbours.png")
     return Result(
         folder=os.fspath(folder),
         images=len(plain.reader.files),

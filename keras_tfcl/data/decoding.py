@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from keras_tfcl.export.runtime.images import eight_bits
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -93,21 +95,6 @@ def random_window(
     return centred_window(height, width, (1000, max(round(1000 * proportions), 1)))
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """A Pillow image of any mode in RGB; 16 bits a channel are scaled to 8, transparency is dropped."""
-    if image.mode.startswith("I"):  # 16 or 32 bits of grey
-        values = np.asarray(image, "float64")
-        scale = 257.0 if values.max(initial=0) > 255 else 1.0
-        if values.min(initial=0) < 0 or values.max(initial=0) > 65_535:
-            raise ValueError(f"its pixels lie in {values.min():.0f}..{values.max():.0f}, and not in 0..65535")
-        return _pillow("Image").fromarray(np.round(values / scale).astype("uint8")).convert("RGB")
-    if image.mode == "F":
-        raise ValueError("its pixels are floats of an unknown range")
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")
-    return image.convert("RGB")
-
-
 @contextlib.contextmanager
 def _opened(encoded: bytes) -> Iterator[Image.Image]:
     """The Pillow image of some bytes; what goes wrong while it is open becomes a ValueError with the reason."""
@@ -133,7 +120,8 @@ def _is_plain_jpeg(image: Image.Image, encoded: bytes) -> bool:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    return to_rgb(_pillow("ImageOps").exif_transpose(image))
+    """The image in RGB, turned as its EXIF orientation says; transparency is dropped."""
+    return eight_bits(_pillow("ImageOps").exif_transpose(image), "the image").convert("RGB")
 
 
 def _jpeg_window(encoded: bytes, window: Window) -> np.ndarray:

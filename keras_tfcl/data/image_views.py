@@ -95,14 +95,17 @@ def image_views(
     starts, whatever the number of threads, so a run that was killed and resumed sees the same views.
 
     Args:
-        source: a folder of images, flat or nested, with or without a folder for each class; a list of image files; or
-            tar shards in webdataset's layout. Formats are recognised by content, hidden files are passed over.
+        source: a folder of images, flat or nested, with or without a folder for each class; a list of image files; tar
+            shards in webdataset's layout; or the name of a set of tensorflow_datasets, such as `"cifar10"`, with a
+            split other than `train` after an @: `"cifar10@test"`. Formats are recognised by content, hidden files are
+            passed over.
         batch_size: number of images in a batch. Images left over at the end of an epoch are left out of it.
         image_size: side of the views in pixels. Defaults to 224.
         views: number of views of each image. Defaults to 2.
         recipe: `"photos"`, SimCLR's augmentation.
         seed: integer of order and views. Defaults to 0.
-        labels: whether elements hold class labels too: the index of the first folder below `source`. Defaults to False.
+        labels: whether elements hold class labels too: the index of the first folder below `source`, or the label of
+            the set. Defaults to False.
         on_error: what to do with an image that cannot be read: `"skip"` takes another one in its place, and names it in
             one warning at the end of the epoch; `"raise"` raises. Defaults to `"skip"`.
         strength: factor on the colour changes. Defaults to 1.

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 import keras_tfcl
+from helpers.registered_set import define
 from keras_tfcl.data import image_batches, image_views
 from keras_tfcl.data.decoding import decode_crops, decode_fitted, random_window
 from keras_tfcl.data.image_source import find_images
@@ -104,6 +105,27 @@ def test_lists_of_paths_and_tar_shards_are_the_same_images(folder, tmp_path_fact
     np.testing.assert_array_equal(one, two)
     np.testing.assert_array_equal(one, three)
     assert find_images(sources[2]).classes.tolist() == [0, 1, 2, 0, 1, 2] * 2
+
+
+def test_registered_sets_are_read_by_name(tfds):
+    define(tfds, "KerasTfclStream", {"train": 30, "test": 9})
+    data = image_batches("keras_tfcl_stream", batch_size=8, image_size=8, labels=True)
+    builder = tfds.builder("keras_tfcl_stream")
+    expected = [*builder.as_dataset(split="train", as_supervised=True).as_numpy_iterator()]
+    found = elements(data)
+    np.testing.assert_array_equal(
+        np.concatenate([x for x, _ in found]), [np.repeat(image, 3, axis=-1) for image, _ in expected]
+    )
+    assert np.concatenate([y for _, y in found]).tolist() == [label for _, label in expected]
+    assert data.reader.files.class_names == ("a", "b", "c")
+    assert len(find_images("keras_tfcl_stream:1.0.0@test")) == 9
+    some = builder.as_dataset(split="train[10:14]").as_numpy_iterator()
+    part = elements(image_batches("keras_tfcl_stream@train[10:14]", batch_size=4, image_size=8))
+    assert part[0][:, 0, 0, 0].tolist() == [element["image"][0, 0, 0] for element in some]
+    ((views,),) = elements(image_views("keras_tfcl_stream@test", batch_size=9, image_size=8))
+    assert len(views) == 2 and views[0].shape == (9, 8, 8, 3)
+    with pytest.raises(ValueError, match=r"one of \['test', 'train'\].* Received: 'valid' of 'keras_tfcl_stream'"):
+        find_images("keras_tfcl_stream@valid")
 
 
 ODD = {

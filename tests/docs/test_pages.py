@@ -27,7 +27,7 @@ PAGES = sorted({"README.md", *(str(page.relative_to(ROOT)) for page in (ROOT / "
 
 # Installation, other programs, servers, which would never return, and long scripts with tests of their own.
 NOT_RUN = re.compile(r"(pip|make|git|curl|docker|cd|tensorboard|python|keras-tfcl (serve|triton))\b")
-SHORTER = {"train": ["--epochs", "1", "--image-size", "32", "--quiet"]}
+SHORTER = {"train": ["--epochs", "1", "--image-size", "32", "--batch-size", "16", "--quiet"]}
 JUDGES = {"diagnose", "quantize", "doctor"}  # their exit code is 1 where the quality is poor, as it is after one epoch
 
 
@@ -41,6 +41,12 @@ def run_commands(example: Example) -> None:
         assert main([*arguments, *SHORTER.get(arguments[0], [])]) <= (arguments[0] in JUDGES), command
 
 
+def small_encoder(name="small", image_size=32, channels=3, weights=None):
+    """Stands for `build_backbone`, whose nets are tested elsewhere and take long."""
+    layers = [keras.layers.Rescaling(1 / 255), keras.layers.Conv2D(8, 3, 4), keras.layers.BatchNormalization()]
+    return keras.Sequential([keras.Input((image_size, image_size, channels)), *layers, keras.layers.Flatten()])
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """Files that pages assume: `photos/`, `run.keras`, `encoder.onnx`, `held_out.npz`, `texts.txt`."""
@@ -48,11 +54,8 @@ def trained(tmp_path_factory):
     write_photographs(folder / "photos", 256)
     write_photographs(folder / "new-photos", 2)
     shutil.copy(folder / "photos/0001.jpg", folder / "cat.jpg")
-    encoder = keras.Sequential(
-        [keras.Input((32, 32, 3)), keras.layers.Rescaling(1 / 255), keras.layers.Conv2D(8, 3, 2), keras.layers.Flatten()]
-    )
     augmenter = keras_tfcl.layers.image_augmenter("photos", (32, 32, 3))
-    model = keras_tfcl.ContrastiveModel(encoder, augmenter=augmenter)
+    model = keras_tfcl.ContrastiveModel(small_encoder(), augmenter=augmenter)
     model.compile("adam", keras_tfcl.InfoNCE(0.2))
     model.save(folder / "run.keras")
     export_onnx(model, folder / "encoder.onnx")
@@ -72,6 +75,7 @@ def workspace(trained, tmp_path, monkeypatch):
         return fit(self, *args, epochs=min(epochs, 1), **{"verbose": 0, **kwargs})
 
     monkeypatch.setattr(keras.Model, "fit", short)
+    monkeypatch.setattr(keras_tfcl.models, "build_backbone", small_encoder)
     policy = keras.config.dtype_policy()
     yield tmp_path
     keras.config.set_dtype_policy(policy)

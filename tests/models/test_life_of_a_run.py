@@ -10,20 +10,12 @@ import time
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 import keras_tfcl
+from helpers.augmenters import Noise
 from keras_tfcl.models.seed_state import load_seeds, save_seeds
 
 X = np.random.default_rng(0).normal(size=(48, 6)).astype("float32")
-
-
-@keras.saving.register_keras_serializable(package="tests")
-class Noise(keras.layers.Layer):
-    """Views of a few operations, drawn from the seed that the pipeline gives."""
-
-    def augment(self, x, seed):
-        return x + 0.3 * tf.random.stateless_normal(tf.shape(x), seed)
 
 
 def build(**options):
@@ -98,7 +90,7 @@ def test_files_without_seeds_load():
 
 RUN = """
 import json, sys, time
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = [sys.argv[1], sys.argv[1] + "/.."]  # for the helpers
 import keras
 from test_life_of_a_run import build, fit
 
