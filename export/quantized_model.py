@@ -12,8 +12,9 @@ import numpy as np
 
 from keras_tfcl.export.errors import ExportError, ModelFileError, QuantizationError, RecallError
 from keras_tfcl.export.float16 import Rows
-from keras_tfcl.export.recall import Recall, compare_neighbours, latency
+from keras_tfcl.export.recall import Recall, compare_neighbours
 from keras_tfcl.export.runtime.atomic_write import atomic_write, check_target, write_synced
+from keras_tfcl.export.runtime.benchmark import benchmark
 from keras_tfcl.export.runtime.encoder import OnnxEncoder
 from keras_tfcl.export.runtime.golden_inputs import Generator, dump_golden_inputs, load_golden_inputs
 from keras_tfcl.export.runtime.inputs import cast_input, split_inputs
@@ -182,11 +183,16 @@ def _measure(
         recall=compare_neighbours(expected, quantized.encode(rows)),
         bytes=draft.stat().st_size,
         float_bytes=float_model.path.stat().st_size,
-        latency=latency(lambda: quantized.encode(one)),
-        float_latency=latency(lambda: float_model.encode(one)),
+        latency=_latency(quantized, one),
+        float_latency=_latency(float_model, one),
         float_weights_sha256=float_model.metadata.get("weights_sha256"),
         kept_in_float32=kept,
     )
+
+
+def _latency(encoder: OnnxEncoder, one: Rows) -> dict[str, float]:
+    (speed,) = benchmark(encoder, [1], seconds=0.5, samples=one).speeds
+    return {"p50_ms": speed.p50_ms, "p95_ms": speed.p95_ms}
 
 
 def _check_recall(recall: Recall, min_recall: float | None) -> None:

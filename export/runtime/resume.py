@@ -8,6 +8,7 @@ that a row is in one whole file or in none.
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,7 +77,7 @@ def encode_resumed(
         rows = x[missing] if isinstance(x, np.ndarray) else [x[position] for position in missing]
         stream = encoder.encode_iter(
             _batches(rows, encoder.batch_size) if isinstance(rows, np.ndarray) else iter(rows),
-            on_error=leave_out if callable(on_error) else on_error,
+            on_error="raise" if on_error == "raise" else leave_out,
             **options,
         )
         pairs = with_ids(stream, [names[position] for position in missing], left_out)
@@ -85,6 +86,9 @@ def encode_resumed(
         except InputError:
             if not done or len(left_out) < len(missing):  # else only what no run can read is missing
                 raise
+        if left_out and on_error == "skip":
+            numbers = ", ".join(str(names[missing[position]]) for position in left_out)
+            warnings.warn(f"{len(left_out)} of {len(x)} inputs are left out: {numbers}.", stacklevel=2)
     return _join(path, folder, encoder)
 
 

@@ -1,4 +1,4 @@
-"""The commands put together, and the one place where errors become a message and an exit code."""
+"""The application of all commands. It turns errors into a message and an exit code."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ def load_model(path: Path, modules: Sequence[str] = ()) -> keras.Model:
 
     Args:
         path: of the file.
-        modules: to import first, from the current folder too, because they register classes of one's own.
+        modules: to import first, from the current folder too, because they register custom classes.
 
     Raises:
         ModelFileError: Keras cannot load it.

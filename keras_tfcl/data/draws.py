@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from keras_tfcl._keras_compat import graphs_of_dataset
 from keras_tfcl.ops.seeded_call import seeded_call
-from keras_tfcl.typing import Augmenter, Structure, Tensor
+from keras_tfcl.typing import Augmenter, SeededAugmenter, Structure, Tensor
 
 REMEDY = (
     "Use Keras layers such as keras.layers.GaussianNoise(0.1), keras.random with a keras.random.SeedGenerator that is "
@@ -20,7 +20,7 @@ REMEDY = (
 )
 
 
-def repeats_draws(augmenter: Augmenter, x: Structure) -> bool:
+def repeats_draws(augmenter: Callable[..., Structure], x: Structure) -> bool:
     """Whether an augmenter of stateful `tf.random` operations would repeat its draws in each epoch.
 
     It would under a global seed, as `keras.utils.set_random_seed` sets it: a data set starts each of its epochs with
@@ -76,7 +76,7 @@ def draw(augmenter: Augmenter, x: Structure, seed: tuple[int | Tensor, int | Ten
         x: batch of samples.
         seed: two integers.
     """
-    if hasattr(augmenter, "augment"):
+    if isinstance(augmenter, SeededAugmenter):
         return augmenter.augment(x, tf.stack([tf.cast(number, "int32") for number in seed]))
     if not isinstance(augmenter, keras.Layer):
         return augmenter(x)
@@ -90,7 +90,7 @@ def draw(augmenter: Augmenter, x: Structure, seed: tuple[int | Tensor, int | Ten
     return augmenter(x, training=True)
 
 
-def reseeded(augmenter: Augmenter, *key: int) -> Augmenter:
+def reseeded(augmenter: Callable[..., Structure], *key: int) -> Callable[..., Structure]:
     """The augmenter as a function to be traced, whose stateful `tf.random` operations follow from the key.
 
     Args:
@@ -124,7 +124,7 @@ def made_anew(make: Callable[[int], tf.data.Dataset], step: Callable[[], int]) -
     return tf.data.Dataset.from_tensors(0).flat_map(epoch)
 
 
-def _traced(augmenter: Augmenter, x: Structure) -> tuple[list[tf.compat.v1.NodeDef], int | None]:
+def _traced(augmenter: Callable[..., Structure], x: Structure) -> tuple[list[tf.compat.v1.NodeDef], int | None]:
     """The operations of an augmenter and of all functions in it, without a global seed; and what that seed is."""
     augmenter = _untraced(augmenter)
     global_seed = None
@@ -153,11 +153,11 @@ def _nodes(graph: tf.compat.v1.GraphDef) -> list[tf.compat.v1.NodeDef]:
     return [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
 
 
-def _call(augmenter: Augmenter, x: Structure) -> Structure:
+def _call(augmenter: Callable[..., Structure], x: Structure) -> Structure:
     return augmenter(x, training=True) if isinstance(augmenter, keras.Layer) else augmenter(x)
 
 
-def _untraced(augmenter: Augmenter) -> Augmenter:
+def _untraced(augmenter: Callable[..., Structure]) -> Callable[..., Structure]:
     """The Python function of a `tf.function`, which would keep the seeds that it was first traced with."""
     return getattr(augmenter, "python_function", augmenter)
 

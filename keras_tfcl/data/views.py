@@ -14,7 +14,7 @@ import tensorflow as tf
 from keras_tfcl.data.draws import draw, made_anew, notice_repeated_draws, repeats_draws, reseeded
 from keras_tfcl.data.first_batch import FirstBatch
 from keras_tfcl.data.inputs import as_samples, as_targets, brings_batches, checked_source, row_count
-from keras_tfcl.typing import Augmenter, BatchSource, DataSource, Structure, Tensor
+from keras_tfcl.typing import Augmenter, BatchSource, DataSource, SeededAugmenter, Structure, Tensor
 from keras_tfcl.validation import positive_integer
 
 
@@ -144,12 +144,12 @@ class ViewPipeline:
                 lambda number, batch: pipeline._batch(batch, number, number == first, look), num_parallel_calls=parallel
             )
 
-        def reseeded_epoch(augmenter: Augmenter, start: int) -> tf.data.Dataset:
+        def reseeded_epoch(augmenter: Callable[..., Structure], start: int) -> tf.data.Dataset:
             # One batch at a time: in parallel it would be left to chance which batch gets which draw.
             pipeline = dataclasses.replace(self, augmenter=reseeded(augmenter, self.seed, start))
             return numbered(tf.data.Dataset.counter(start), pipeline, None)
 
-        augmenter = None if isinstance(x, tuple) or hasattr(self.augmenter, "augment") else self.augmenter
+        augmenter = None if isinstance(x, tuple) or isinstance(self.augmenter, SeededAugmenter) else self.augmenter
         if augmenter is not None and repeats_draws(augmenter, x):
             dataset = made_anew(partial(reseeded_epoch, augmenter), step)
         else:
@@ -210,9 +210,20 @@ class ViewPipeline:
             )
 
     def _check_shapes(self, views: Iterable[Structure]) -> None:
-        shapes = [tf.nest.map_structure(lambda v: tuple(v.shape), view) for view in views]
-        if not self.paired and any(shape != shapes[0] for shape in shapes[1:]):
+        views = list(views)
+        if not self.paired and any(_sizes(view) != _sizes(views[0]) for view in views[1:]):
+            shapes = [tf.nest.map_structure(lambda part: tuple(part.shape), view) for view in views]
             raise ValueError(f"The views of a sample must have one shape. Received: {shapes}. Crop or resize them.")
+
+
+def _sizes(view: Structure) -> list[tuple[int | None, ...]]:
+    """The sizes that the views of a sample share.
+
+    Only the first array need have a row for each sample: the others may list the parts of samples of unequal sizes,
+    such as the nodes of graphs.
+    """
+    first, *others = tf.nest.flatten(view)
+    return [tuple(first.shape), *(tuple(other.shape)[1:] for other in others)]
 
 
 class _AugmentedPyDataset(keras.utils.PyDataset):

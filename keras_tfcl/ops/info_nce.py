@@ -141,7 +141,7 @@ def _of_rows(
     log_probability: Tensor | None,
 ) -> Statistics:
     """From whole rows of cosines `(A, C)`."""
-    scaled = logits(cosines)
+    scaled = logits(logits.with_margin(cosines, pairs.positive))
     if log_probability is not None:
         scaled -= tf.cast(log_probability, scaled.dtype)
     if negatives is None:

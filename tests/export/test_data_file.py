@@ -110,6 +110,7 @@ def rewrite(report, location=None, record=None):
             if location is not None and entry.key == "location":
                 entry.value = location
     content |= {} if record is None else {"data_file": record}
+    content.pop("metadata_hash", None)
     model.metadata_props[0].value = json.dumps(content | {"content_hash": content_hash(model.SerializeToString())})
     report.path.write_bytes(model.SerializeToString())
 
