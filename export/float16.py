@@ -95,7 +95,7 @@ def check_in_true_float16(float16: onnx.ModelProto, float32: onnx.ModelProto, ro
 
 
 def _fault(model: onnx.ModelProto, rows: Rows, expected: np.ndarray) -> str | None:
-    """Return the fault of the embeddings that ONNX's reference evaluator computes; None if there is none."""
+    """Return an error of the embeddings that ONNX's reference evaluator computes, or None."""
     evaluator = _reference_evaluator(model)
     order = np.argsort(np.max([_peaks_of_rows(array) for array in rows.values()], axis=0))
     for row in {*order[np.linspace(0, len(order) - 1, _CHECKED_SAMPLES).astype(int)].tolist()}:
@@ -103,7 +103,7 @@ def _fault(model: onnx.ModelProto, rows: Rows, expected: np.ndarray) -> str | No
         try:
             with np.errstate(all="ignore"):
                 tensors: Any = evaluator.run(None, one, intermediate=True)
-        except Exception as error:  # whatever its implementations of each operation raise
+        except Exception as error:  # its operations may raise any exception
             return f"{type(error).__name__}: {error}"
         cosine = _cosine(tensors[model.graph.output[0].name], expected[row])
         if not cosine >= _MIN_COSINE:

@@ -95,8 +95,8 @@ def write_quantized_model(
         mode: for the report.
         rows: samples to compare on.
         min_recall: least share of the 10 nearest neighbours to keep.
-        convert: writes a draft, given its path, in a folder of its own, and the float model's embeddings of `rows`;
-            returns the operations that it kept in float32, if any.
+        convert: a function of the path of a draft and of the float model's embeddings of `rows`, which writes the draft
+            and returns the operations that it kept in float32, if any.
 
     Raises:
         InputError: the float model cannot embed `rows`.

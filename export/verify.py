@@ -125,8 +125,8 @@ def _with_dtypes(wanted: Sequence[InputSpec], received: Sequence[InputSpec]) -> 
 def check_model(model: onnx.ModelProto, source: Source, dimension: int) -> None:
     """Check that an ONNX model holds standard operations alone and has the declared interface.
 
-    tf2onnx writes operations that ONNX lacks and inputs that nobody declared, and reports neither; `onnx.checker`
-    passes both.
+    tf2onnx writes operations that ONNX lacks and inputs that were not declared, and reports neither; `onnx.checker`
+    accepts both.
 
     Raises:
         UnsupportedOpError: an operation is not in the ONNX standard.

@@ -1,6 +1,6 @@
 """The types that the library's signatures share.
 
-Keras and TensorFlow ship no types of their own, so that a type checker takes both names for `Any`; a reader does not.
+Keras and TensorFlow ship no types, so that a type checker reads both names as `Any`, but a reader does not.
 """
 
 from __future__ import annotations

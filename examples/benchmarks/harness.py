@@ -39,7 +39,7 @@ ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "examples" / "results" / "benchmarks"
 RUNS = ROOT / "runs" / "benchmarks"
 DATA = Path(os.environ.get("KERAS_TFCL_DATA", ROOT.parent / "shared" / "data"))  # data sets that are no package's
-SEEDS = (0, 1, 2, 3, 4)
+SEEDS = range(7)
 GEOMETRY_SAMPLES = 1000
 
 Metrics = dict[str, float]

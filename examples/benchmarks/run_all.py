@@ -32,7 +32,7 @@ ROUND = (
     Unit("sequential_recommendation", ("ML-100K",)),
     Unit("image_classification"),
 )
-SEEDS = range(5)
+SEEDS = range(7)
 LATER = (
     *((seed, Unit("anomaly_detection", ("shuttle",))) for seed in SEEDS),  # all settings have an AUROC of 0.998
     *((seed, Unit("scale_law")) for seed in range(3)),

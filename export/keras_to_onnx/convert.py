@@ -78,7 +78,7 @@ def convert(
         progress("convert to ONNX, which can take a minute")
         try:
             model = _to_onnx(function, [spec.name for spec in specs], opset)
-        except Exception as error:  # tf2onnx raises whatever its handlers happen to raise
+        except Exception as error:  # handlers of tf2onnx may raise any exception
             raise UnsupportedOpError(
                 f"Every operation must have an ONNX counterpart. Received: a graph that tf2onnx cannot convert "
                 f"({text_of(error)}). Move the operation outside the model, or write it with keras.ops."
@@ -116,7 +116,7 @@ def _trace(
         # on the CPU, so that a GPU host does not put its own recurrent kernels into the graph
         with free_sizes(source.layers), _nested_functions_inlined(tf), _whole_tracebacks(), tf.device("/cpu:0"):
             return tf.function(embed, autograph=False).get_concrete_function(*specs)
-    except Exception as error:  # whatever the user's layers raise
+    except Exception as error:  # the user's layers may raise any exception
         layer = _failing_layer(error, source.layers)
         if type(layer).__module__.partition(".")[0] == "keras":
             remedy = "Give keras.Input a fixed size, which this layer of Keras may need, or move the layer outside."

@@ -217,7 +217,7 @@ def _embed(
     try:
         with tf.device("/cpu:0"):  # a GPU may round to TF32, which is coarser than the tolerance
             output = source(*map(tf.convert_to_tensor, inputs))
-    except Exception as error:  # whatever the user's layers raise
+    except Exception as error:  # the user's layers may raise any exception
         raise _UnusableInputs from error
     reference = _embedding_of(output, source, rows=len(inputs[0]))
     if not np.isfinite(reference).all():

@@ -212,9 +212,7 @@ def _one_hot(write: Writer, axis: int) -> None:
     classes = write.op("Range", start, write.cast(depth, np.int64), step)
     trailing = write.constant([-1] + [1] * (rank - axis), np.int64)  # the classes, then the axes after them
     hot = write.op(
-        "Equal",
-        write.op("Unsqueeze", index, write.constant([axis], np.int64)),
-        write.op("Reshape", classes, trailing),
+        "Equal", write.op("Unsqueeze", index, write.constant([axis], np.int64)), write.op("Reshape", classes, trailing)
     )
     if write.value_of(on) == 1 and write.value_of(off) == 0:
         write.finish_cast(hot)

@@ -19,13 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from keras_tfcl._keras_compat import (
-    dtype_policy,
-    inner_layers,
-    nested_layers,
-    set_dtype_policy,
-    set_variable_dtype,
-)
+from keras_tfcl._keras_compat import dtype_policy, inner_layers, nested_layers, set_dtype_policy, set_variable_dtype
 from keras_tfcl.export.errors import ModelInputError
 from keras_tfcl.export.keras_to_onnx.external_data import byte_view
 from keras_tfcl.export.runtime.inputs import InputSpec

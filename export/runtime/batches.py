@@ -42,11 +42,7 @@ class BatchReader:
     """
 
     def __init__(
-        self,
-        specs: Sequence[InputSpec],
-        step: int,
-        image_rule: Callable[[], ImageRule],
-        on_error: OnError = "raise",
+        self, specs: Sequence[InputSpec], step: int, image_rule: Callable[[], ImageRule], on_error: OnError = "raise"
     ) -> None:
         check_on_error(on_error)
         self._specs, self._step, self._image_rule, self._on_error = specs, step, image_rule, on_error

@@ -35,12 +35,7 @@ PART_ROWS = 4096  # in one file of the folder: at most so many are lost
 
 
 def encode_resumed(
-    encoder: OnnxEncoder,
-    x: Any,
-    path: Path,
-    ids: Iterable[object] | None,
-    on_error: OnError,
-    **options: Any,
+    encoder: OnnxEncoder, x: Any, path: Path, ids: Iterable[object] | None, on_error: OnError, **options: Any
 ) -> int:
     """Embed the rows of `x` whose ids are not in `path` yet, and return how many rows the file then has.
 

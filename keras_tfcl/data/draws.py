@@ -31,19 +31,19 @@ def repeats_draws(augmenter: Callable[..., Structure], x: Structure) -> bool:
         x: structure of `tf.TensorSpec` of that batch.
 
     Raises:
-        ValueError: for an augmenter that draws the same in each view or batch whatever is done: random operations with
-            a seed of their own, or numbers drawn by Python while the function is traced.
+        ValueError: for an augmenter that draws the same in each view or batch in any case: random operations with
+            a fixed seed, or numbers drawn by Python while the function is traced.
     """
     nodes, global_seed = _traced(augmenter, x)
     seeded = list(filter(_is_seeded, nodes))
     if seeded:
         raise ValueError(
-            f"`augmenter` must draw anew for each view. Received: {_name(augmenter)}, whose {seeded[0].op} has the "
-            f"fixed seed {seeded[0].attr['seed2'].i}, so that views and epochs repeat. Leave out its `seed`; a "
+            f"`augmenter` must draw new numbers for each view. Received: {_name(augmenter)}, whose {seeded[0].op} has "
+            f"the fixed seed {seeded[0].attr['seed2'].i}, so that views and epochs repeat. Leave out its `seed`; a "
             f"tf.function in it must not have been called before. {REMEDY}"
         )
     again = _traced(augmenter, x)[0]
-    # What an augmenter builds when it is first called is no draw: the second and third call are compared then.
+    # Constants that an augmenter builds in its first call are not draws, so the second and third call are compared.
     if _constants(nodes) != _constants(again) != _constants(_traced(augmenter, x)[0]):
         raise ValueError(
             f"`augmenter` must draw with TensorFlow or Keras. Received: {_name(augmenter)}, whose numbers change each "
@@ -103,7 +103,7 @@ def reseeded(augmenter: Callable[..., Structure], *key: int) -> Callable[..., St
     def augment(x: Structure) -> Structure:
         seed = seeds.getrandbits(31)  # of this view
 
-        @tf.function  # of its own, since AutoGraph is off where an epoch's data set is made
+        @tf.function  # because AutoGraph is off where the data set of an epoch is created
         def seeded(x: Structure) -> Structure:
             tf.compat.v1.set_random_seed(seed)  # of the graph that is being traced, and of no other
             return _call(augmenter, x)
@@ -113,8 +113,8 @@ def reseeded(augmenter: Callable[..., Structure], *key: int) -> Callable[..., St
     return augment
 
 
-def made_anew(make: Callable[[int], tf.data.Dataset], step: Callable[[], int]) -> tf.data.Dataset:
-    """The data set `make(step())`, made anew each time an epoch starts."""
+def created_each_epoch(make: Callable[[int], tf.data.Dataset], step: Callable[[], int]) -> tf.data.Dataset:
+    """The data set `make(step())`, which is created again each time an epoch starts."""
 
     def epoch(_: Tensor) -> tf.data.Dataset:
         made = tf.py_function(lambda: tf.data.experimental.to_variant(make(int(step()))), [], tf.variant)

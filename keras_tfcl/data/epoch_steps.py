@@ -22,7 +22,7 @@ class EpochSteps:
     def passes(
         self, epoch: Callable[[tf.Tensor], tf.data.Dataset], on_start: Callable[[], None] = lambda: None
     ) -> tf.data.Dataset:
-        """The data set that `epoch(first_step)` makes, made anew at each pass; `on_start` is called before."""
+        """The data set that `epoch(first_step)` makes, created again at each pass; `on_start` is called before."""
 
         def start() -> np.int64:
             on_start()

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_tfcl.data.draws import draw, made_anew, notice_repeated_draws, repeats_draws, reseeded
+from keras_tfcl.data.draws import created_each_epoch, draw, notice_repeated_draws, repeats_draws, reseeded
 from keras_tfcl.data.first_batch import FirstBatch
 from keras_tfcl.data.inputs import as_samples, as_targets, brings_batches, checked_source, row_count
 from keras_tfcl.typing import Augmenter, BatchSource, DataSource, SeededAugmenter, Structure, Tensor
@@ -33,7 +33,7 @@ class ViewPipeline:
         augmenter: function from a batch of samples to a batch of one view each. If it has a method
             `augment(x, seed)` (as `keras_tfcl.ImageAugmenter` does), that is called with an int32 seed of shape (2,);
             a Keras layer is called with its random generators set to such a seed. Stateful `tf.random` operations of
-            any other function draw anew in each epoch: under a global seed (`keras.utils.set_random_seed`) as a
+            any other function draw new numbers in each epoch: under a global seed (`keras.utils.set_random_seed`) as a
             function of `seed` and the epoch's first step, one batch at a time; without one freely.
         views: number of views of each sample.
         seed: integer.
@@ -151,7 +151,7 @@ class ViewPipeline:
 
         augmenter = None if isinstance(x, tuple) or isinstance(self.augmenter, SeededAugmenter) else self.augmenter
         if augmenter is not None and repeats_draws(augmenter, x):
-            dataset = made_anew(partial(reseeded_epoch, augmenter), step)
+            dataset = created_each_epoch(partial(reseeded_epoch, augmenter), step)
         else:
             numbers = _steps(step).flat_map(lambda start: tf.data.Dataset.counter(start))
             dataset = numbered(numbers, self, tf.data.AUTOTUNE)

@@ -213,12 +213,7 @@ class EmbeddingLoss(keras.losses.Loss):
         return "a positive"
 
     def get_config(self) -> Config:
-        return {
-            **super().get_config(),
-            "dtype": self.dtype,
-            "block_size": self.block_size,
-            **self.rule.get_config(),
-        }
+        return {**super().get_config(), "dtype": self.dtype, "block_size": self.block_size, **self.rule.get_config()}
 
 
 def check_embeddings(y_pred: Tensor) -> None:

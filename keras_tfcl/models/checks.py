@@ -195,7 +195,7 @@ def check_replicas(replicas: int, built: bool, jit_compile: bool | str | None, s
 
 
 def check_labels(y: Structure | None, supervised: bool) -> None:
-    """Raises ValueError where labels are to come from y and there is none."""
+    """Raises ValueError if labels must come from y but there is no y."""
     if isinstance(y, (Mapping, tuple, list)):
         raise ValueError(
             f"The labels must be one array. Received: a {type(y).__name__} of {len(y)} arrays as y. Pass the one that "

@@ -382,7 +382,7 @@ class ContrastiveModel(keras.Model):
         if targets.labels is None or targets.sampling_probability is not None:
             raise ValueError(
                 "SamplingProbability estimates from the items of a batch. Received: "
-                f"{'no y' if targets.labels is None else 'probabilities in y besides'}. Pass the integer of each "
+                f"{'no y' if targets.labels is None else 'probabilities in y as well'}. Pass the integer of each "
                 "sample's item as y."
             )
         return Targets(targets.labels, self.sampling_probability(targets.labels, training=training))
@@ -611,7 +611,7 @@ class ContrastiveModel(keras.Model):
         super().load_own_variables(load_seeds(self, store))
 
     def build_from_config(self, config: Config) -> None:
-        self.built = self.towers.built  # encoder and projector come out of their own configurations built
+        self.built = self.towers.built  # encoder and projector are built when they are loaded
 
     @classmethod
     def from_config(

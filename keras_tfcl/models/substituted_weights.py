@@ -13,7 +13,7 @@ from keras_tfcl.typing import Structure, Tensor
 
 
 class SubstitutedWeights(keras.StatelessScope):
-    """A scope in which layers read and write other variables in place of their own.
+    """A scope in which layers read and write other variables instead of their own.
 
     Args:
         pairs: a variable of a layer and its substitute, which is another variable, or a tensor if nothing is written.

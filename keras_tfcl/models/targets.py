@@ -57,10 +57,10 @@ def check_correction(loss: keras.losses.Loss, memory: Memory) -> None:
 
 
 def check_rule(loss: keras.losses.Loss, supervised: bool) -> None:
-    """Raises ValueError for a loss that goes by class labels or scores where the model gives it row numbers."""
+    """Raises ValueError for a loss of class labels or scores in a model that gives it row numbers."""
     if not supervised and isinstance(loss, ScoredPairLoss):
         raise ValueError(
-            f"{type(loss).__name__} goes by the scores of pairs in y, and with supervised=False the loss gets row "
+            f"{type(loss).__name__} needs the scores of pairs in y, but with supervised=False the loss gets row "
             "numbers. Received: such a loss for a model that is not supervised. Pass supervised=True."
         )
     if not supervised and isinstance(loss, EmbeddingLoss) and loss.rule.needs_labels:

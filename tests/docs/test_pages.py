@@ -1,7 +1,8 @@
 """Every block of Python and every command on the pages runs, in the order of the page, in a short form.
 
-A page may assume the files and names of `workspace` and `names`. What else it needs, it prepares in a comment that readers
-do not see, `<!-- invisible-code-block: python ... -->`. A block that cannot run here follows `<!-- skip: next "reason" -->`.
+A page may assume the files of `trained` and the names `keras`, `np` and `keras_tfcl`. Whatever else it needs, it prepares
+in a comment that readers do not see, `<!-- invisible-code-block: python ... -->`. A block that cannot run here follows
+`<!-- skip: next "reason" -->`.
 """
 
 import re
@@ -22,7 +23,7 @@ from keras_tfcl.cli import main
 from keras_tfcl.export import export_onnx
 
 ROOT = Path(__file__).resolve().parents[2]
-ELSEWHERE = {"docs/export.md", "docs/losses.md"}  # test_export_page.py, test_losses_page.py
+ELSEWHERE = {"docs/export.md", "docs/losses.md", "docs/training.md"}  # their code runs in the tests of their names
 PAGES = sorted({"README.md", *(str(page.relative_to(ROOT)) for page in (ROOT / "docs").rglob("*.md"))} - ELSEWHERE)
 
 # Installation, other programs, servers, which would never return, and long scripts with tests of their own.

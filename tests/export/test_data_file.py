@@ -23,13 +23,7 @@ LIMIT = 4000  # Embedding: 19 kB, Dense: 4 kB and 1 kB
 
 def encoder(pooling):
     return keras.Sequential(
-        [
-            keras.Input((None,), dtype="int32"),
-            layers.Embedding(300, 16),
-            pooling,
-            layers.Dense(64),
-            layers.Dense(5),
-        ]
+        [keras.Input((None,), dtype="int32"), layers.Embedding(300, 16), pooling, layers.Dense(64), layers.Dense(5)]
     )
 
 

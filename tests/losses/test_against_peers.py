@@ -15,7 +15,7 @@ import pytest
 import tensorflow as tf
 
 import keras_tfcl
-from helpers.gradients import value_and_slope
+from helpers.gradients import value_and_derivative
 from keras_tfcl.ops import Candidates, contrastive_loss
 
 RNG = np.random.default_rng(0)
@@ -42,7 +42,7 @@ def check(peers, case, function):
     """Compares the case with a function of X."""
     if case not in peers:
         pytest.skip(f"{case.rsplit('_', 1)[0]} is not installed: pip install 'keras-tfcl[peers]'")
-    value, gradient = value_and_slope(function, X)
+    value, gradient = value_and_derivative(function, X)
     expected = peers[f"{case}_gradient"]
     differences = abs(float(value) / float(peers[case]) - 1), np.abs(gradient - expected).max() / np.abs(expected).max()
     print(f"{case}: value {differences[0]:.1e}, gradient {differences[1]:.1e}")

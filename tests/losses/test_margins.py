@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 import keras_tfcl
-from helpers.gradients import value_and_gradient, value_and_slope
+from helpers.gradients import value_and_derivative, value_and_gradient
 from keras_tfcl.ops import Candidates, angular_margin, contrastive_loss
 
 RNG = np.random.default_rng(0)
@@ -70,7 +70,7 @@ def test_given_candidates_equal_the_batch(kind):
 
 def test_the_angular_margin_of_equal_and_opposite_embeddings():
     s = np.array([-1.0, -np.cos(0.5) - 1e-9, -np.cos(0.5) + 1e-9, 0.0, 0.5, 1 - 1e-4, 1.0])
-    value, slope = value_and_slope(lambda x: angular_margin(x, 0.5), s)
+    value, slope = value_and_derivative(lambda x: angular_margin(x, 0.5), s)
     turned = np.cos(np.arccos(s) + 0.5)
     np.testing.assert_allclose(value, np.where(s < -np.cos(0.5), s - 0.5 * np.sin(0.5), turned), atol=1e-12)
     angle = np.arccos(s[2:-1])

@@ -84,14 +84,8 @@ LOSSES = {
     "hard": (lambda **k: keras_tfcl.HardNegativeInfoNCE(0.3, top_k=3, **k), hard),
     "decoupled": (lambda **k: keras_tfcl.DecoupledInfoNCE(0.3, **k), decoupled),
     "weighted": (lambda **k: keras_tfcl.DecoupledInfoNCE(0.3, sigma=0.5, **k), weighted),
-    "reweighted": (
-        lambda **k: keras_tfcl.ContrastiveLoss(0.5, keras_tfcl.ReweightedNegatives(1.0), **k),
-        reweighted,
-    ),
-    "cosine_margin": (
-        lambda **k: keras_tfcl.ContrastiveLoss(keras_tfcl.CosineMargin(0.3, 0.35), **k),
-        cosine_margin,
-    ),
+    "reweighted": (lambda **k: keras_tfcl.ContrastiveLoss(0.5, keras_tfcl.ReweightedNegatives(1.0), **k), reweighted),
+    "cosine_margin": (lambda **k: keras_tfcl.ContrastiveLoss(keras_tfcl.CosineMargin(0.3, 0.35), **k), cosine_margin),
     "hard_angular_margin": (
         lambda **k: keras_tfcl.ContrastiveLoss(
             keras_tfcl.AngularMargin(0.3, 0.5), keras_tfcl.HardNegatives(top_k=3), **k

@@ -231,8 +231,8 @@ def test_compile_after_predict():
     assert np.isfinite(fit(model, VIEWS)["loss"]).all()
 
 
-def test_save_load_and_go_on(tmp_path):
-    """A run that is saved and loaded goes on with the losses it would have had."""
+def test_save_load_and_resume(tmp_path):
+    """A run that is saved and loaded continues with the losses of a run that never stopped."""
     metrics = [keras_tfcl.ContrastiveAccuracy(), keras_tfcl.Uniformity()]
     expected = fit(build(metrics=metrics), epochs=4)
     model = build(metrics=[keras_tfcl.ContrastiveAccuracy(), keras_tfcl.Uniformity()])

@@ -1,4 +1,4 @@
-"""Runs that are stopped, killed, saved and loaded go on as if nothing had happened."""
+"""Runs that are stopped, killed, saved or loaded continue with the same numbers."""
 
 import json
 import os
@@ -47,7 +47,7 @@ def test_seeds_reproduce_to_the_bit(uninterrupted):
     assert fit(build(), epochs=4) == uninterrupted
 
 
-def test_saved_and_loaded_it_goes_on_to_the_bit(uninterrupted, tmp_path):
+def test_saved_and_loaded_it_resumes_to_the_bit(uninterrupted, tmp_path):
     model = build()
     assert fit(model, epochs=2) == uninterrupted[:2]
     model.save(tmp_path / "run.keras")
@@ -65,7 +65,7 @@ def test_a_model_that_was_not_compiled_loads(tmp_path):
 
 
 @pytest.mark.slow
-def test_weights_alone_go_on_in_a_model_built_anew(uninterrupted, tmp_path):
+def test_weights_alone_resume_in_a_new_model(uninterrupted, tmp_path):
     """ModelCheckpoint(save_weights_only=True) writes optimizer and seeds too."""
     save = keras.callbacks.ModelCheckpoint(str(tmp_path / "{epoch}.weights.h5"), save_weights_only=True)
     fit(build(), epochs=2, callbacks=[save])

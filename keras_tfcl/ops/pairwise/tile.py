@@ -62,11 +62,7 @@ class Tile:
             chosen = reached if allowed is None else allowed if reached is None else allowed & reached
             if chosen is None:
                 return {"positive": self.positive, "negative": compared & ~same, "all": compared}
-            return {
-                "positive": self.positive,
-                "negative": compared & ~same & chosen,
-                "all": compared & (same | chosen),
-            }
+            return {"positive": self.positive, "negative": compared & ~same & chosen, "all": compared & (same | chosen)}
 
         # By axis: along axis 1 rows are summed up, along axis 0 columns, each with thresholds of their own.
         thresholds = (
