@@ -1,8 +1,8 @@
 """Every block of Python and every command on the pages runs, in the order of the page, in a short form.
 
-A page may assume the files of `trained` and the names `keras`, `np` and `keras_tfcl`. Whatever else it needs, it prepares
-in a comment that readers do not see, `<!-- invisible-code-block: python ... -->`. A block that cannot run here follows
-`<!-- skip: next "reason" -->`.
+A page may assume the files of `trained` and the names `keras`, `np` and `keras_tfcl`. Whatever else it needs, it
+prepares in a comment that readers do not see, `<!-- invisible-code-block: python ... -->`. A block that cannot run here
+follows `<!-- skip: next "reason" -->`.
 """
 
 import re
