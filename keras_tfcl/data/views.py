@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from keras_tfcl.data.draws import created_each_epoch, draw, notice_repeated_draws, repeats_draws, reseeded
 from keras_tfcl.data.first_batch import FirstBatch
-from keras_tfcl.data.inputs import as_samples, as_targets, brings_batches, checked_source, row_count
+from keras_tfcl.data.inputs import as_samples, as_targets, as_weights, brings_batches, checked_source, row_count
 from keras_tfcl.typing import Augmenter, BatchSource, DataSource, SeededAugmenter, Structure, Tensor
 from keras_tfcl.validation import positive_integer
 
@@ -84,7 +84,7 @@ class ViewPipeline:
             return _AugmentedPyDataset(checked_source(x, y, sample_weight), self, step, training)
         if brings_batches(x):
             return self._of_iterator(checked_source(x, y, sample_weight), step, training)
-        arrays = _pack(as_samples(x), as_targets(y), as_targets(sample_weight, "sample_weight"))
+        arrays = _pack(as_samples(x), as_targets(y), as_weights(sample_weight))
         if batch_size is not None:
             check_batch_size(batch_size, row_count(arrays) if training else None)
         return self._array_batches(arrays, batch_size or 32, shuffle and training, training, step)
@@ -103,7 +103,7 @@ class ViewPipeline:
                 f"`x` must be one batch, arrays or a tuple of views. Received: a {type(x).__name__}. Pass its elements "
                 "one by one, or use fit or evaluate."
             )
-        arrays = _pack(as_samples(x), as_targets(y), as_targets(sample_weight, "sample_weight"))
+        arrays = _pack(as_samples(x), as_targets(y), as_weights(sample_weight))
         row_count(arrays)
         with tf.device("CPU"):
             arrays = tf.nest.map_structure(tf.convert_to_tensor, arrays)
