@@ -143,14 +143,16 @@ def advice(results: Sequence[Result]) -> str:
             f"**Hard negatives** at τ = 0.3 are ahead of every temperature on {len(ahead)} of {len(deciding)} data "
             f"sets ({', '.join(ahead)}): which negatives count can matter more than the temperature."
         )
-    return provisional(results) + "\n".join(f"- {line}" for line in lines)
+    return "\n".join(f"- {line}" for line in lines)
 
 
 def provisional(results: Sequence[Result]) -> str:
     """A warning as long as a data set has fewer seeds than the protocol asks for, or a task is missing."""
     if min(result.seeds for result in results) >= SEEDS and {result.task for result in results} == set(TASKS):
         return ""
-    return "Provisional: the runs of the protocol are not complete, and these lines change with them.\n\n"
+    few = " One seed has no interval, and two have a wide one: *open* says no more than that."
+    text = "Provisional: the runs of the protocol are not complete, and this changes with them."
+    return text + few * (min(result.seeds for result in results) < 3)
 
 
 def incomplete(results: Sequence[Result]) -> str:

@@ -138,7 +138,7 @@ class BatchReader:
                     yield split_inputs(_stacked(rows, self._specs), self._specs)
         self._report(next(positions), "images could not be read")
 
-    def _skip(self, position: int, item: Any, error: Exception) -> None:
+    def _skip(self, position: int, item: object, error: Exception) -> None:
         self.skipped[position] = item if is_image(item) else str(position)
         if callable(self._on_error):
             self._on_error(position, item, error)

@@ -64,7 +64,7 @@ def encode_resumed(
     if missing:
         left_out: dict[int, object] = {}
 
-        def leave_out(position: int, row: Any, error: Exception) -> None:
+        def leave_out(position: int, row: object, error: Exception) -> None:
             left_out[position] = row
             if callable(on_error):
                 on_error(missing[position], row, error)

@@ -8,7 +8,6 @@ import shutil
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
@@ -150,7 +149,7 @@ def _untrained(settings: Settings, steps: int) -> ContrastiveModel:
     return model
 
 
-def _fit(model: keras.Model, views: tf.data.Dataset, **options: Any) -> None:
+def _fit(model: keras.Model, views: tf.data.Dataset, **options: object) -> None:
     try:
         model.fit(views, verbose=0, **options)
     except tf.errors.InvalidArgumentError as error:  # how tf.data passes on what reading an image raises

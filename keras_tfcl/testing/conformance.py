@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 from unittest import SkipTest
 
 import keras
@@ -12,6 +12,9 @@ from numpy.typing import ArrayLike
 
 from keras_tfcl.testing import checks_of_compilation, checks_of_configuration, checks_of_geometry, checks_of_labels
 from keras_tfcl.testing.batch import Batch, default_batch
+
+if TYPE_CHECKING:
+    import pytest
 
 Check = Callable[[keras.losses.Loss, Batch], None]
 
@@ -75,7 +78,7 @@ def parametrize_with_checks(
     *,
     expected_failures: Mapping[str, str] | Callable[[keras.losses.Loss], Mapping[str, str]] | None = None,
     only: Iterable[str] | None = None,
-) -> Any:
+) -> pytest.MarkDecorator:
     """Parametrizes a pytest function `test(loss, check)`, whose body is `check(loss)`, with every loss and every check.
 
     Args:
