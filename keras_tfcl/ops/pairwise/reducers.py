@@ -22,6 +22,7 @@ class Reducer:
 
     over: str  # "positive", "negative" or "all": which pairs
     empty = 0.0
+    additive = False
 
     def values(self, tile: Tile, axis: int) -> tf.Tensor:
         raise NotImplementedError
@@ -106,6 +107,7 @@ class Softplus(Reducer):
     """The sum of `softplus(-logit)` of the positives and `softplus(logit)` of the negatives."""
 
     over = "all"
+    additive = True
 
     def values(self, tile: Tile, axis: int) -> tf.Tensor:
         return tf.nn.relu(self._wrong(tile)) + log1p_unit(tf.exp(-tf.abs(tile.logits)))
