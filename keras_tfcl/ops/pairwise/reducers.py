@@ -22,7 +22,8 @@ class Reducer:
 
     over: str  # "positive", "negative" or "all": which pairs
     empty = 0.0
-    additive = False
+    has_slope = True
+    additive = False  # whether the slope does not depend on what the loops hold
 
     def values(self, tile: Tile, axis: int) -> tf.Tensor:
         raise NotImplementedError
@@ -69,6 +70,8 @@ class Reducer:
 
 class Count(Reducer):
     """The number of pairs."""
+
+    has_slope = False
 
     def __init__(self, over: str) -> None:
         self.over = over
