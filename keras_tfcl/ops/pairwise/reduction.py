@@ -14,7 +14,7 @@ from keras_tfcl.ops.pairwise.products import product_of
 from keras_tfcl.ops.pairwise.reducers import LogSumExp, Reducer
 from keras_tfcl.ops.pairwise.tile import Allows, Blocks
 from keras_tfcl.ops.pairwise.tiles import Tiles, sum_over_tiles
-from keras_tfcl.ops.sides import Side
+from keras_tfcl.ops.sides import Side, with_small_labels
 from keras_tfcl.ops.similarity import at_least_float32, l2_normalize
 
 
@@ -72,6 +72,8 @@ def reduce_pairs(
     """
     z = l2_normalize(at_least_float32(comparison.anchors))
     rows, columns = comparison.sides()
+    if hardest is not None:
+        rows, columns = with_small_labels(rows, columns)
     limits = scaling.range() if columns.log_probability is None else (-math.inf, math.inf)
     reducers = [r.within(*limits, z.dtype) if isinstance(r, LogSumExp) else r for r in reducers]
     views = comparison.views
