@@ -42,6 +42,7 @@ def product_of(precision: str | None, embeddings: tf.DType) -> Product:
         return tf.matmul
 
     def product(a: tf.Tensor, b: tf.Tensor, transpose_a: bool = False, transpose_b: bool = False) -> tf.Tensor:
+        a, b = tf.stop_gradient(a), tf.stop_gradient(b)  # the kernel has a gradient of its own, the operation has none
         dot = xla_dot(transpose_a, transpose_b, a.dtype, highest=half is None)
         if half is None:
             return dot(a, b)

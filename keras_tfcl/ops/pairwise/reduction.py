@@ -95,11 +95,10 @@ def reduce_pairs(
     if views == 1:
         return Reduced(reducers, sums(z, rows, z, rows)[0], None, z, z, rows, columns)
     by_sample = tf.reshape(z, [-1, views, z.shape[1]])  # (B, V, D)
+    turn = lambda x, k: tf.concat([x[:, k:], x[:, :k]], 1)  # noqa: E731
     nothing = _nothing(by_sample)
-    known = [
-        scaling(_cosines(by_sample, tf.roll(by_sample, k, 1), nothing + tf.roll(nothing, k, 1)))
-        for k in range(1, views)
-    ]
+    cosines = [_cosines(by_sample, turn(by_sample, k), nothing + turn(nothing, k)) for k in range(1, views)]
+    known = [scaling(x) for x in cosines]
     known = tf.reshape(tf.stack(known, -1), [-1, views - 1])
     if views == 2 and rows.views is not None:
         side = rows.each(lambda x: x[::2])._replace(skip=tf.range(tf.shape(by_sample)[0]), views=None)
