@@ -229,7 +229,8 @@ def plot(rows: list[dict[str, Any]], target: Path) -> None:
 
     dimension = rows[0]["D"]
     counts = sorted({row["N"] for row in rows})
-    colors = dict(zip(BASELINES, pyplot.get_cmap("tab20").colors, strict=False))
+    palette = [*pyplot.get_cmap("tab20").colors, *pyplot.get_cmap("tab20b").colors]
+    colors = dict(zip(BASELINES, palette, strict=False))
     figure, axes = pyplot.subplots(1, 2, figsize=(13, 5), layout="constrained")
     for axis, field, label in zip(axes, ("seconds", "MiB"), ("seconds", "peak extra memory (MiB)"), strict=True):
         for name in BASELINES:
