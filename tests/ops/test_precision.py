@@ -105,7 +105,7 @@ def test_input_changes_nothing_for_float32():
 def test_is_saved_and_checked():
     loss = keras_tfcl.InfoNCE(precision="highest")
     assert keras_tfcl.InfoNCE.from_config(loss.get_config()).precision == "highest"
-    with pytest.raises(ValueError, match="`precision` must be None .* Received: precision='high'"):
+    with pytest.raises(ValueError, match=r"`precision` must be None .* Received: precision='high'"):
         keras_tfcl.InfoNCE(precision="high")
     with pytest.raises(ValueError, match="`precision` must be"):
         keras_tfcl.ops.contrastive_loss(np.eye(3, dtype="float32"), anchor_labels=[0, 0, 1], precision=True)

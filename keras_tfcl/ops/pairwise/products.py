@@ -8,8 +8,6 @@ import tensorflow as tf
 
 from keras_tfcl._keras_compat import xla_dot
 
-PRECISIONS = (None, "highest", "input")
-
 
 class Product(Protocol):
     """The product of two matrices, either of them transposed first."""
@@ -21,8 +19,8 @@ class Product(Protocol):
 
 def check_precision(precision: object) -> str | None:
     """Returns `precision`; raises ValueError unless it is None, `"highest"` or `"input"`."""
-    if precision is None or precision == "highest" or precision == "input":
-        return precision  # type: ignore[return-value]  # a str
+    if precision is None or (isinstance(precision, str) and precision in ("highest", "input")):
+        return precision
     raise ValueError(
         "`precision` must be None (TensorFlow's own, which may be TF32 on a GPU), 'highest' (float32 in full) or "
         f"'input' (half precision for half-precision embeddings, with float32 sums). Received: precision={precision!r}."

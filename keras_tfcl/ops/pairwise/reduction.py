@@ -95,11 +95,9 @@ def reduce_pairs(
     if views == 1:
         return Reduced(reducers, sums(z, rows, z, rows)[0], None, z, z, rows, columns)
     by_sample = tf.reshape(z, [-1, views, z.shape[1]])  # (B, V, D)
-    turn = lambda x, k: tf.concat([x[:, k:], x[:, :k]], 1)  # noqa: E731
     nothing = _nothing(by_sample)
-    cosines = [_cosines(by_sample, turn(by_sample, k), nothing + turn(nothing, k)) for k in range(1, views)]
-    known = [scaling(x) for x in cosines]
-    known = tf.reshape(tf.stack(known, -1), [-1, views - 1])
+    cosines = [_cosines(by_sample, _turned(by_sample, k), nothing + _turned(nothing, k)) for k in range(1, views)]
+    known = tf.reshape(tf.stack([scaling(x) for x in cosines], -1), [-1, views - 1])
     if views == 2 and rows.views is not None:
         side = rows.each(lambda x: x[::2])._replace(skip=tf.range(tf.shape(by_sample)[0]), views=None)
         two = sums(by_sample[:, 0], side, by_sample[:, 1], side, both=True)
@@ -116,6 +114,11 @@ def logits_by_number(reduced: Reduced, scaling: Logits, number: tf.Tensor) -> tf
     logits = scaling(_cosines(reduced.anchors, other, _nothing(reduced.anchors) + _nothing(other)))
     log_probability = reduced.columns.log_probability
     return logits if log_probability is None else logits - tf.cast(tf.gather(log_probability, number), "float64")
+
+
+def _turned(x: tf.Tensor, k: int) -> tf.Tensor:
+    """Beside each view of a sample, the k-th one after it. (`tf.roll` makes XLA hold the views twice.)"""
+    return tf.concat([x[:, k:], x[:, :k]], 1)
 
 
 def _cosines(a: tf.Tensor, b: tf.Tensor, nothing: tf.Tensor) -> tf.Tensor:

@@ -73,12 +73,10 @@ class Tiles(NamedTuple):
         return self.product(self.rows.units[i], self.columns.units[j], transpose_b=True)
 
     def tile(self, i: Tensor, j: Tensor, cosines: tf.Tensor, thresholds: Thresholds = (None, None)) -> Tile:
-        sides = [
-            blocks.side._replace(threshold=threshold).each(lambda x, n=n: x[n])
-            for blocks, threshold, n in zip((self.rows, self.columns), thresholds, (i, j), strict=True)
-        ]
+        rows = self.rows.side._replace(threshold=thresholds[0]).each(lambda x: x[i])
+        columns = self.columns.side._replace(threshold=thresholds[1]).each(lambda x: x[j])
         first = i * tf.shape(cosines)[0], j * tf.shape(cosines)[1]
-        return Tile(cosines, *sides, self.scaling, self.allows, first)
+        return Tile(cosines, rows, columns, self.scaling, self.allows, first)
 
     def empty(self) -> list[tf.Tensor]:
         """What the reducers hold of no pairs: `(T, K, B)` of the rows and, if `both`, of the columns."""
