@@ -156,8 +156,9 @@ def xla_dot(
 ) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
     """The product of two matrices, summed in `dtype`; `highest` keeps a GPU from rounding float32 to TF32.
 
-    `tensorflow.compiler`: `tf.matmul` has no such choices, and TF32 has one switch for the whole process, which is read
-    when a program is compiled. Outside of XLA the product is compiled by itself. Seen in TensorFlow 2.20 to 2.21.
+    `tensorflow.compiler.tf2xla.ops.gen_xla_ops`: `tf.matmul` has no such choices, and TF32 has one switch for the whole
+    process, which is read when a program is compiled. `tensorflow.compiler.xla`: the types of that operation's arguments.
+    Outside of XLA the product is compiled by itself. Seen in Keras 3.15 with TensorFlow 2.21.
     """
     import tensorflow as tf
     from tensorflow.compiler.tf2xla.ops.gen_xla_ops import xla_dot_v2

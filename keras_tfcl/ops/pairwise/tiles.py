@@ -168,7 +168,8 @@ def sum_over_tiles(tiles: Tiles, hardest: Hardest = None) -> list[list[tf.Tensor
                 return now.visit(body, zeros, now.number)
             # `unit` is the gradient where every embedding has the weight 1. Other weights take a loop of their own.
             weight, equal = _equal_weight(now, [x[:, weighs[0]] for x in cotangents])
-            return now.visit(body, [tf.where(equal, weight * x, 0.0) for x in unit], tf.where(equal, 0, now.number))
+            given = [tf.where(equal, tf.cast(weight, x.dtype) * x, tf.zeros((), x.dtype)) for x in unit]
+            return now.visit(body, given, tf.where(equal, 0, now.number))
 
         return held, gradient
 
