@@ -14,20 +14,31 @@ class EpochSteps:
 
     Order and random views follow from it and a seed. `ContrastiveModel.fit` sets `first_step` to the optimizer's step,
     so that a run that was killed and resumed sees the same batches. Elsewhere passes are counted.
+
+    Attributes:
+        first_step: function that returns the number of the first step of the next pass.
+        done: number of batches that the next passes leave out, since a run that was killed in the middle of an epoch
+            has had them: such a pass starts `done` steps later than its epoch.
     """
 
     def __init__(self) -> None:
         self.first_step: Callable[[], int] = itertools.count().__next__
+        self.done = 0
 
     def passes(
-        self, epoch: Callable[[tf.Tensor], tf.data.Dataset], on_start: Callable[[], None] = lambda: None
+        self,
+        epoch: Callable[[tf.Tensor, tf.Tensor], tf.data.Dataset],
+        on_start: Callable[[int], None] = lambda done: None,
     ) -> tf.data.Dataset:
-        """The data set that `epoch(first_step)` makes, made anew at each pass; `on_start` is called before."""
+        """The data set that `epoch(first step of the epoch, done)` makes, made anew at each pass.
 
-        def start() -> np.int64:
-            on_start()
-            return np.int64(self.first_step())
+        `on_start(done)` is called before.
+        """
+
+        def start() -> np.ndarray:
+            on_start(self.done)
+            return np.array([self.first_step() - self.done, self.done], "int64")
 
         first = tf.data.Dataset.from_tensors(0)
-        first = first.map(lambda _: tf.ensure_shape(tf.numpy_function(start, [], tf.int64), ()))
-        return first.flat_map(epoch)
+        first = first.map(lambda _: tf.ensure_shape(tf.numpy_function(start, [], tf.int64), (2,)))
+        return first.flat_map(lambda numbers: epoch(numbers[0], numbers[1]))
