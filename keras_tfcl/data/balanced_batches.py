@@ -90,8 +90,11 @@ def balanced_batches(
             )
         )
 
-    steps = EpochSteps()
-    dataset = steps.passes(epoch).apply(tf.data.experimental.assert_cardinality(count)).prefetch(tf.data.AUTOTUNE)
+    def batches(starts: tf.data.Dataset) -> tf.data.Dataset:
+        return starts.flat_map(lambda numbers: epoch(numbers[0], numbers[1])).prefetch(tf.data.AUTOTUNE)
+
+    steps = EpochSteps(batches)
+    dataset = steps.one_pass().apply(tf.data.experimental.assert_cardinality(count))
     dataset.steps = steps
     return dataset
 

@@ -291,13 +291,19 @@ def _stream(
     finish: Callable[[Tensor, Tensor, Tensor], Structure] | None = None,
 ) -> tf.data.Dataset:
     """Batches of `count` elements, with the attributes `reader` and `steps`."""
-    steps = EpochSteps()
-    dataset = steps.passes(epoch, lambda done: reader.start_pass(count - done * batch_size)).batch(
-        batch_size, drop_remainder=count % batch_size == 0
-    )
-    if finish is not None:
-        dataset = dataset.map(finish)
+
+    def begin(numbers: np.ndarray) -> np.ndarray:
+        reader.start_pass(count - int(numbers[1]) * batch_size)
+        return numbers
+
+    def batches(starts: tf.data.Dataset) -> tf.data.Dataset:
+        begun = starts.map(lambda n: tf.ensure_shape(tf.numpy_function(begin, [n], tf.int64), (2,)))
+        elements = begun.flat_map(lambda numbers: epoch(numbers[0], numbers[1]))
+        found = elements.batch(batch_size, drop_remainder=count % batch_size == 0)
+        return (found if finish is None else found.map(finish)).prefetch(2)
+
+    steps = EpochSteps(batches)
     # Keras counts batches wrongly, and warns, where their number is unknown.
-    dataset = dataset.apply(tf.data.experimental.assert_cardinality(-(-count // batch_size))).prefetch(2)
+    dataset = steps.one_pass().apply(tf.data.experimental.assert_cardinality(-(-count // batch_size)))
     dataset.reader, dataset.steps = reader, steps
     return dataset

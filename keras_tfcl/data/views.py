@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -82,7 +81,7 @@ class ViewPipeline:
             checked_source(x, y, sample_weight)
             if training:
                 notice_repeated_draws(x)
-            return self._augmented(partial(_repeated, x), x.cardinality(), _one_start(step), int(step()), training)
+            return self._augmented(lambda _: x, x.cardinality(), _one_start(step), int(step()), training)
         if isinstance(x, keras.utils.PyDataset):
             return _AugmentedPyDataset(checked_source(x, y, sample_weight), self, step, training)
         if brings_batches(x):
@@ -99,7 +98,7 @@ class ViewPipeline:
         *,
         batch_size: int | None = None,
         shuffle: bool = True,
-        step: int = 0,
+        step: Callable[[], int] = lambda: 0,
     ) -> tuple[tf.data.Dataset, int] | None:
         """The batches of `batches` in training, epoch after epoch without end, and the number of batches in an epoch.
 
@@ -108,20 +107,19 @@ class ViewPipeline:
 
         Args:
             x, y, sample_weight, batch_size, shuffle: as for `batches`.
-            step: number of the step at which the first epoch starts.
+            step: returns the number of the step at which the first epoch starts.
         """
         if isinstance(x, tf.data.Dataset) and hasattr(x, "steps"):  # of `image_views` or `balanced_batches`
             checked_source(x, y, sample_weight)
+            batches: Batches = x.steps.passes
             count = int(x.cardinality())
-            x.steps.first_step = itertools.count(step, count).__next__
-            batches: Batches = partial(_repeated, x)
         elif isinstance(x, tf.data.Dataset) or brings_batches(x):
             return None
         else:
             arrays = self._checked_arrays(x, y, sample_weight, batch_size, True)
             batches, count = self._array_batches(arrays, batch_size or 32, shuffle, True)
-        starts = tf.data.Dataset.counter(step, count)
-        return self._augmented(batches, tf.data.INFINITE_CARDINALITY, starts, step, True), count
+        starts = _one_start(step).flat_map(lambda first: tf.data.Dataset.counter(first, count))
+        return self._augmented(batches, tf.data.INFINITE_CARDINALITY, starts, int(step()), True), count
 
     def one_batch(
         self, x: Structure, y: Structure | None = None, sample_weight: Structure | None = None, step: int = 0
@@ -302,11 +300,6 @@ class _AugmentedPyDataset(keras.utils.PyDataset):
 
     def on_epoch_end(self) -> None:
         self._dataset.on_epoch_end()
-
-
-def _repeated(dataset: tf.data.Dataset, starts: tf.data.Dataset) -> tf.data.Dataset:
-    """The data set once for each start."""
-    return dataset.repeat(starts.cardinality())
 
 
 def _one_start(step: Callable[[], int]) -> tf.data.Dataset:
