@@ -85,8 +85,8 @@ def export_onnx(
         samples: real samples, on which the file and the model are compared as well: an array, a tuple of arrays, or a
             dict by input name. A subclassed model that was never called, or that holds an `Embedding`, needs them,
             because it does not record the dtype of its input. They are not stored.
-        tokenizer: what makes tokens of texts, stored in the file, so that `OnnxEncoder(path).encode(["a text"])` works:
-            a `tokenizers.Tokenizer` (Hugging Face), its JSON or the path of that, or a `keras.layers.TextVectorization`
+        tokenizer: the tokenizer, which is stored in the file, so that `OnnxEncoder(path).encode(["a text"])` works: a
+            `tokenizers.Tokenizer` (Hugging Face), its JSON or the path of that, or a `keras.layers.TextVectorization`
             that a tokenizer can express, checked on texts. It fills the input of the tokens and, by their names,
             `attention_mask` or `padding_mask` and `token_type_ids` or `segment_ids`.
         notes: your own metadata, stored as JSON, at most 32 KiB. `notes["image"]` says how images are prepared: a dict
@@ -122,7 +122,7 @@ def export_onnx(
     started = time.perf_counter()
     progress = progress or _say_nothing
     path = _check_arguments(path, opset, batch_size, notes)
-    progress("look at the layers")
+    progress("check the layers")
     source = read_source(
         model, projector=projector, samples=samples, preprocessing=preprocessing, input_dtype=input_dtype
     ).with_batch(batch_size)
@@ -133,7 +133,7 @@ def export_onnx(
         lint_layers(source)
         if text:
             check_tokenizer(text, source, path)
-        progress("embed rows to compare with")
+        progress("embed samples for the comparison")
         golden = make_golden_inputs(source, normalize=normalize, samples=samples)
         lint_layers(source)  # again: calling the model may just have built layers
         dimension = golden[0].reference.shape[1]
@@ -157,7 +157,7 @@ def export_onnx(
             _report_mismatch(comparison, onnx_model, source, normalize, allow_mismatch)
         card |= {"parity": comparison.parity.to_dict(), "content_hash": content_hash(content)}
         add_metadata(draft, card)
-        progress("move into place")
+        progress("rename the file")
     seconds = time.perf_counter() - started
     return make_report(path, opset, source.inputs, card, comparison.parity, hints(source.layers), seconds)
 
@@ -195,11 +195,11 @@ def _report_mismatch(
     comparison: Comparison, onnx_model: onnx.ModelProto, source: Source, normalize: bool, allow_mismatch: bool
 ) -> None:
     if allow_mismatch:
-        text = comparison.mismatch_text("It is written nevertheless: allow_mismatch=True.")
+        text = comparison.mismatch_text("It is written because allow_mismatch=True.")
         warnings.warn(text, ParityWarning, stacklevel=3)
         return
     found = differing_operations(onnx_model, source, normalize, comparison.worst.inputs)
-    look = f"Look at {'; '.join(found)}" if found else "Look for an operation that ONNX defines otherwise"
+    look = f"Look at {'; '.join(found)}" if found else "Look for an operation that ONNX defines differently"
     raise ParityError(
         comparison.mismatch_text(
             f"{look}: move it outside the model or write it otherwise; or accept the difference with "

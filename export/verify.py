@@ -102,7 +102,7 @@ def verify_onnx(
 
 
 def _remedy(metadata: Metadata, source: Source, preprocessing: keras.Layer | None) -> str:
-    """Say why a file may not be that of a model: layers before the encoder that were not given again, or weights."""
+    """Suggest why the file does not match: `preprocessing` that was not passed again, or other weights."""
     same = metadata.get("weights_sha256") == hash_weights(source.weights)
     remedy = "Export again." if same else "The weights of the model are not those in the file: export again."
     if preprocessing is not None:
@@ -115,7 +115,7 @@ def _remedy(metadata: Metadata, source: Source, preprocessing: keras.Layer | Non
 
 
 def _with_dtypes(wanted: Sequence[InputSpec], received: Sequence[InputSpec]) -> tuple[InputSpec, ...]:
-    """Take over the types of float inputs, which `input_dtype` may have changed."""
+    """Use the dtypes of float inputs in the file, which `input_dtype` may have changed."""
     return tuple(
         replace(spec, dtype=found.dtype) if "float" in spec.dtype else spec
         for spec, found in zip(wanted, received, strict=True)
@@ -125,8 +125,8 @@ def _with_dtypes(wanted: Sequence[InputSpec], received: Sequence[InputSpec]) -> 
 def check_model(model: onnx.ModelProto, source: Source, dimension: int) -> None:
     """Check that an ONNX model holds standard operations alone and has the declared interface.
 
-    tf2onnx writes operations that ONNX lacks and inputs that nobody declared, and reports neither; `onnx.checker`
-    passes both.
+    tf2onnx writes operations that ONNX lacks and inputs that were not declared, and reports neither; `onnx.checker`
+    accepts both.
 
     Raises:
         UnsupportedOpError: an operation is not in the ONNX standard.
@@ -173,7 +173,7 @@ class Comparison:
     worst: Golden
 
     def mismatch_text(self, remedy: str) -> str:
-        """Say by how much the embeddings of a file miss those of its model."""
+        """Describe the difference between the embeddings of the file and of the model."""
         return (
             f"The file must give the embeddings of the model: difference at most {RELATIVE_TOLERANCE:g} of their "
             f"scale, cosine of each row at least {MIN_COSINE}. Received: {self.parity}, on {self.worst.about}. {remedy}"
@@ -183,7 +183,7 @@ class Comparison:
 def check_file(
     path: Path, model: onnx.ModelProto, source: Source, golden: Sequence[Golden], normalize: bool
 ) -> Comparison:
-    """Make every check of the file at `path`, which holds `model`, but one: whether the comparison has passed.
+    """Check the file at `path`, which holds `model`, and compare its embeddings; the caller judges the comparison.
 
     Raises:
         UnsupportedOpError: onnxruntime cannot load an operation.
@@ -226,7 +226,7 @@ def _load(path: Path, model: onnx.ModelProto, source: Source) -> onnxruntime.Inf
 def _compare(
     session: onnxruntime.InferenceSession, model: onnx.ModelProto, source: Source, batch: Golden, normalize: bool
 ) -> Parity:
-    """Compare the embeddings of one batch, of edge inputs only those that are more than rounding noise."""
+    """Compare the embeddings of one batch; for edge inputs, ignore differences within rounding noise."""
     embeddings = _embed(session, model, source, batch)
     finite = np.isfinite(embeddings).all(axis=1)
     if not finite.all():
@@ -246,9 +246,9 @@ def _compare(
 def _compare_with_wide_batch(
     session: onnxruntime.InferenceSession, model: onnx.ModelProto, source: Source, batch: Golden
 ) -> Parity:
-    """Compare the embeddings of rows alone with those of the same rows in one batch."""
+    """Compare embeddings of single samples with embeddings of the same samples in one batch."""
     rows = max(2, min(_WIDE, _MOST_NUMBERS // max(array[0].size for array in batch.inputs)))
-    wide = [np.resize(array, (rows, *array.shape[1:])) for array in batch.inputs]  # the rows again and again
+    wide = [np.resize(array, (rows, *array.shape[1:])) for array in batch.inputs]  # repeated
     parts = [[array[row : row + 1] for array in wide] for row in range(rows)]
     alone = [_embed(session, model, source, replace(batch, inputs=tuple(part))) for part in parts]
     return compare(np.concatenate(alone), _embed(session, model, source, replace(batch, inputs=tuple(wide))))

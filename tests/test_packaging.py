@@ -80,14 +80,6 @@ def test_no_relative_imports_and_no_utils():
             assert not (isinstance(node, ast.ImportFrom) and node.level), name
 
 
-def test_public_names_exist():
-    import keras_tfcl
-
-    assert keras_tfcl.__all__ == sorted(set(keras_tfcl.__all__))
-    for name in keras_tfcl.__all__:
-        assert getattr(keras_tfcl, name) is not None
-
-
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     """Built through the sdist, as a release would be."""

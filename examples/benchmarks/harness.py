@@ -39,7 +39,7 @@ ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "examples" / "results" / "benchmarks"
 RUNS = ROOT / "runs" / "benchmarks"
 DATA = Path(os.environ.get("KERAS_TFCL_DATA", ROOT.parent / "shared" / "data"))  # data sets that are no package's
-SEEDS = (0, 1, 2, 3, 4)
+SEEDS = range(7)
 GEOMETRY_SAMPLES = 1000
 
 Metrics = dict[str, float]
@@ -104,35 +104,47 @@ class Table:
         return next((row for row in self.rows if (row["dataset"], row["setting"], row["seed"]) == key), None)
 
     def add(self, row: Row) -> None:
-        self.rows.append(row)
+        """Adds a row, in place of one of the same run."""
+        old = self.find(str(row["dataset"]), str(row["setting"]), int(str(row["seed"])))
+        self.rows = [other for other in self.rows if other is not old] + [row]
         write_table(self.path, self.rows)
 
 
-def main(task: Task, settings: Sequence[str] = tuple(SETTINGS)) -> None:
-    """The command line of a task, whose seeds are complete when all of `settings` are trained."""
+def main(task: Task, settings: Sequence[str] = tuple(SETTINGS), has_test: bool = True) -> None:
+    """The command line of a task.
+
+    Args:
+        task: the task.
+        settings: a seed is complete when all of them are trained.
+        has_test: whether there are test metrics. Without them, outputs that were lost are not needed again.
+    """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=["train", "test"])
+    parser.add_argument("command", choices=["train", "test"] if has_test else ["train"])
     parser.add_argument("--datasets", nargs="+", default=task.datasets, choices=task.datasets, metavar="NAME")
     parser.add_argument("--settings", nargs="+", default=settings, choices=settings, metavar="NAME")
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start no run that would end later")
     parser.add_argument("--runs", type=Path, default=RUNS, help="folder of the outputs")
     parser.add_argument("--tiny", action="store_true", help="seconds a run, to see that it works; rows go to RUNS")
-    options = parser.parse_args()
+    options = parser.parse_args(namespace=argparse.Namespace(has_test=has_test))
     results = options.runs if options.tiny else RESULTS
     trained, tested = (Table(results / f"{task.name}{suffix}.csv") for suffix in ("", "_test"))
     if options.command == "train":
-        train(task, options, trained)
+        train(task, options, trained, tested)
     else:
         options.settings = settings
         test(task, options, trained, tested)
 
 
-def train(task: Task, options: argparse.Namespace, table: Table) -> None:
-    """Trains what has no row yet, all settings of the first seed first, as long as the time suffices."""
+def train(task: Task, options: argparse.Namespace, trained: Table, tested: Table) -> None:
+    """Trains what has no row yet, all settings of the first seed first, as long as the time suffices.
+
+    A run is repeated if its outputs were lost before they were tested, such as on another machine.
+    """
     started, longest = time.monotonic(), 0.0
     for seed, dataset, setting in wanted(options):
-        if table.find(dataset, setting, seed):
+        missing = options.has_test and not outputs_path(options, task, dataset, setting, seed).exists()
+        if trained.find(dataset, setting, seed) and (not missing or tested.find(dataset, setting, seed)):
             continue
         run_started = time.monotonic()
         if run_started + longest - started > 60 * options.minutes:
@@ -140,7 +152,7 @@ def train(task: Task, options: argparse.Namespace, table: Table) -> None:
             return
         row = train_one(task, dataset, setting, seed, options)
         longest = max(longest, time.monotonic() - run_started)
-        table.add(row)
+        trained.add(row)
         print(f"{task.name} {dataset} {setting} seed {seed}: {row[task.metric]} in {row['seconds']} s", flush=True)
 
 

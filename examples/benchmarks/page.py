@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import analysis
 import numpy as np
-from analysis import INFONCE
-from results import ARCTANH, FIXED, LABELS, OTHERS, TASKS, TRANSFERRED, TUNED, Result, grid, regrets, signed
+from analysis import INFONCE, mean_score
+from results import ARCTANH, FIXED, LABELS, OTHERS, TASKS, TRANSFERRED, TUNED, Result, decisive, grid, regrets, signed
 
 TABLE_NOTE = """
 *Regret*: 0 is the best of seven temperatures on the test set, 1 the worst of them, below 0 is better than all of them.
@@ -29,19 +29,28 @@ they rank losses at that budget. `python examples/benchmarks/table.py` recompute
 """
 
 
+SEEDS = 7  # of the protocol, as every run takes less than five minutes
+
+# Edit this when one of them is run.
+NOT_RUN = """
+- Not run: arctanh of embeddings whose mean is subtracted, and with a scale that follows their spread; Wang and Liu's
+  findings at 24 epochs.
+"""
+
+
 def page(results: Sequence[Result], law_rows: Sequence[dict[str, str]]) -> str:
     parts = ["# Is a contrastive loss without a temperature as good as a tuned one?"]
     if results:
         parts += [answer(results), "## The table", overview(results), TABLE_NOTE.strip()]
         parts += ["![Regret by method and data set](benchmarks/regret.png)"]
         parts += ["## When to use it, and when not", advice(results)]
-    parts += ["## The scale", scale_law(law_rows), "## What is incomplete", incomplete(results)]
+    parts += [
+        "## The scale",
+        scale_law(law_rows),
+        "## What is incomplete",
+        incomplete(results) + "\n" + NOT_RUN.strip(),
+    ]
     return "\n\n".join([*parts, "## How it was made", HOW.strip()]) + "\n"
-
-
-def decisive(results: Sequence[Result]) -> Sequence[Result]:
-    """The data sets on which the temperature matters, or all if there is none."""
-    return [result for result in results if analysis.temperature_matters(result.test)] or results
 
 
 def answer(results: Sequence[Result]) -> str:
@@ -49,7 +58,8 @@ def answer(results: Sequence[Result]) -> str:
     fixed, arctanh = (best(deciding, names) for names in (INFONCE, ARCTANH))
     low, high = difference(deciding, arctanh, fixed)
     hours = sum(result.hours(INFONCE) for result in results)
-    lines = [f"**{headline(results)}** {len(results)} data sets, {seeds_of(results)}.", ""]
+    lines = [f"**{headline(results)}** {len(results)} data sets, {seeds_of(results)}. {provisional(results)}".rstrip()]
+    lines.append("")
     for name in ARCTANH:
         fine, worse, undecided = verdicts(results, name)
         lines.append(
@@ -88,8 +98,8 @@ def overview(results: Sequence[Result]) -> str:
             compared = [", ".join(map(str, verdicts(results, name)))]
             compared += [", ".join(str(outcomes.count(kind)) for kind in ("win", "tie", "loss"))]
         values, of_all = regrets(decisive(results), name), regrets(results, name)
-        figures = [f"{np.mean(values):.2f}", f"{max(values):.2f}"] if values else ["–", "–"]
-        figures.append(f"{np.mean(of_all):.2f}" if of_all else "–")
+        figures = [number(np.mean(values)), number(max(values))] if values else ["–", "–"]
+        figures.append(number(np.mean(of_all)) if of_all else "–")
         rows.append([LABELS[name], *figures, *compared, "7" if name == TUNED else "1"])
     return grid(
         ["method", "mean regret", "worst", "of all", "not inferior, worse, open", "win, tie, loss", "runs"], rows
@@ -97,20 +107,84 @@ def overview(results: Sequence[Result]) -> str:
 
 
 def advice(results: Sequence[Result]) -> str:
-    return "No advice yet."
+    """Recommendations, each with the figures that it rests on; which one is printed depends on them."""
+    deciding = decisive(results)
+    arctanh, fixed = best(deciding, ARCTANH), best(deciding, INFONCE)
+    low, high = difference(deciding, arctanh, fixed)
+    regret_of = {name: mean(deciding, name) for name in (*ARCTANH, *INFONCE, *OTHERS, TUNED)}
+    figures = f"mean regret {number(regret_of[arctanh])} beside {number(regret_of[fixed])} of {LABELS[fixed]}"
+    if high < 0:
+        first = f"**Without a search, take arctanh with {short(arctanh)}.** It is ahead of every fixed τ ({figures})."
+    elif low > 0:
+        first = f"**Without a search, take {LABELS[fixed]}.** It is ahead of arctanh at every scale ({figures})."
+    else:
+        first = (
+            f"**Without a search, take arctanh with {short(arctanh)} or {LABELS[fixed]}.** These data do not tell "
+            f"them apart ({figures})."
+        )
+    lines = [first]
+    nearest = min(INFONCE, key=lambda name: abs(regret_of[name] - regret_of["arctanh 2"]))
+    lines.append(
+        f"**The paper's scale 2** has the mean regret {number(regret_of['arctanh 2'])}; the nearest fixed temperature "
+        f"is {LABELS[nearest]} with {number(regret_of[nearest])}. Near s = 0 its logit has slope 2, as τ = 0.5 has."
+    )
+    gain = regret_of[fixed] - regret_of[TUNED]
+    verb = "pays" if gain > 0.05 else "hardly pays"
+    lines.append(
+        f"**A search for τ {verb}**: its mean regret is {number(regret_of[TUNED])}, that of {LABELS[fixed]} for "
+        f"everything {number(regret_of[fixed])}."
+    )
+    for name in ("learnable", "pps"):
+        level = "behind" if regret_of[name] > regret_of[fixed] + 0.05 else "no worse than"
+        lines.append(f"**{LABELS[name]}** is {level} {LABELS[fixed]} (mean regret {number(regret_of[name])}).")
+    ahead = [result.dataset for result in deciding if result.regret("hard 0.3") < 0]
+    if ahead:
+        lines.append(
+            f"**Hard negatives** at τ = 0.3 are ahead of every temperature on {len(ahead)} of {len(deciding)} data "
+            f"sets ({', '.join(ahead)}): which negatives count can matter more than the temperature."
+        )
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def provisional(results: Sequence[Result]) -> str:
+    """A warning as long as a data set has fewer seeds than the protocol asks for, or a task is missing."""
+    if min(result.seeds for result in results) >= SEEDS and {result.task for result in results} == set(TASKS):
+        return ""
+    few = " One seed has no interval, and two have a wide one: *open* says no more than that."
+    text = "Provisional: the runs of the protocol are not complete, and this changes with them."
+    return text + few * (min(result.seeds for result in results) < 3)
 
 
 def incomplete(results: Sequence[Result]) -> str:
     lines = []
     for task, title in TASKS.items():
-        have = [f"{result.dataset}: {result.seeds} of 5 seeds" for result in results if result.task == task]
+        have = [f"{result.dataset}: {result.seeds} of {SEEDS} seeds" for result in results if result.task == task]
         lines.append(f"- {title.capitalize()}: {', '.join(have) or 'no seed is complete'}.")
     flat = [result.dataset for result in results if not analysis.temperature_matters(result.test)]
     if flat:
         lines.append(
             f"- The temperature hardly matters (best and worst differ by less than 0.01) on {', '.join(flat)}."
         )
+    untrained = [text for text in map(better_without_training, results) if text]
+    if untrained:
+        lines.append(
+            f"- What needs no contrastive training is ahead of the best temperature on {'; '.join(untrained)}."
+        )
     return "\n".join(lines)
+
+
+def better_without_training(result: Result) -> str:
+    """The data set and its best baseline, if that is ahead of every temperature; or nothing."""
+    top = max(mean_score(result.test[setting]) for setting in INFONCE)
+    own = {name: score for name, score in result.baselines.items() if not name.endswith("published")}
+    name = max(own, key=lambda name: own[name], default="")
+    if not name or own[name] <= top:
+        return ""
+    return f"{result.dataset} ({name} {own[name]:.3f}, best τ {top:.3f})"
+
+
+def number(value: float) -> str:
+    return f"{value:.2f}".replace("-", "−")
 
 
 def verdicts(results: Sequence[Result], name: str) -> tuple[int, int, int]:
@@ -131,7 +205,7 @@ def mean(results: Sequence[Result], name: str) -> float:
 def summary(results: Sequence[Result], name: str) -> str:
     values = regrets(results, name)
     worst = results[int(np.argmax(values))].dataset
-    return f"mean regret {np.mean(values):.2f}, worst {max(values):.2f} ({worst})"
+    return f"mean regret {number(np.mean(values))}, worst {number(max(values))} ({worst})"
 
 
 def difference(results: Sequence[Result], first: str, second: str) -> tuple[float, float]:

@@ -20,6 +20,7 @@ TASKS = {
     "graph_classification": "graph classification",
     "sequential_recommendation": "sequential recommendation",
     "image_classification": "image classification",
+    "image_anomalies": "anomalies among images",
 }
 ARCTANH = ("arctanh 2", "arctanh 8", "arctanh fisher")
 FIXED = ("infonce 0.07", "infonce 0.1", "infonce 0.2", "infonce 0.5")
@@ -122,6 +123,11 @@ def regrets(results: Sequence[Result], method: str) -> list[float]:
         others = [[result.regret(other.tuned) for other in results if other is not result] for result in results]
         return [float(np.mean(values)) for values in others if values]
     return [result.regret(method) for result in results]
+
+
+def decisive(results: Sequence[Result]) -> Sequence[Result]:
+    """The data sets on which the temperature matters, or all if there is none."""
+    return [result for result in results if analysis.temperature_matters(result.test)] or results
 
 
 def signed(value: float, digits: int = 2) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 from all_numbers import tables
 from analysis import INFONCE
 from page import page
-from results import ARCTANH, LABELS, OTHERS, TUNED, Result, read, read_rows, regrets
+from results import ARCTANH, LABELS, OTHERS, TUNED, Result, decisive, read, read_rows, regrets
 
 RESULTS = Path(__file__).parents[1] / "results"
 
@@ -30,7 +30,8 @@ def main(folder: Path = RESULTS) -> None:
 
 
 def draw(results: Sequence[Result], path: Path) -> None:
-    """Regret by method: a mark for each data set, a bar for the mean."""
+    """Regret by method: a mark for each data set on which the temperature matters, a bar for the mean."""
+    results = decisive(results)
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 

@@ -233,9 +233,9 @@ class OnnxEncoder:
                 `batch_size`. The first item tells which: a batch has one axis more than a row. With several inputs an
                 item is a tuple in order, or a dict by name.
             batch_size, progress: as in `encode`.
-            on_error: what to do about an image that cannot be read: "raise" its error; "skip" it, with one warning at
-                the end that names all of them; or skip it and call a function with its position, the image and the
-                error. That no image can be read is an error in any case.
+            on_error: what to do about an image that cannot be read, a text without tokens, or a row with NaN or
+                infinity: "raise" its error; "skip" it, with one warning at the end that names all of them; or skip it
+                and call a function with its position, the input and the error. That none is left is always an error.
 
         Raises:
             InputError, NonFiniteError: as in `encode`, when the item comes.
@@ -269,7 +269,7 @@ class OnnxEncoder:
                 encoder's metadata. In a folder that exists.
             ids: integers or strings, one for each row of `x`, not for `.npy`. Defaults to row numbers.
             batch_size, progress: as in `encode`.
-            on_error: as in `encode_iter`. Images left out take their ids with them.
+            on_error: as in `encode_iter`. What is left out takes its id with it.
             resume: continue what an earlier run with `resume` began, killed or not: rows whose ids are in the file, or
                 in the folder of its parts, are not embedded again. For `.parquet`, and a list or an array.
 
@@ -441,7 +441,7 @@ class OnnxEncoder:
                 embeddings = embeddings.astype(np.float32)
         if self._normalize:
             embeddings = embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
-        return embeddings[:rows]
+        return embeddings if size == rows else embeddings[:rows]
 
 
 def _mask_in(feed: Mapping[str, np.ndarray]) -> np.ndarray | None:

@@ -8,6 +8,7 @@ that a row is in one whole file or in none.
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,12 +35,7 @@ PART_ROWS = 4096  # in one file of the folder: at most so many are lost
 
 
 def encode_resumed(
-    encoder: OnnxEncoder,
-    x: Any,
-    path: Path,
-    ids: Iterable[object] | None,
-    on_error: OnError,
-    **options: Any,
+    encoder: OnnxEncoder, x: Any, path: Path, ids: Iterable[object] | None, on_error: OnError, **options: Any
 ) -> int:
     """Embed the rows of `x` whose ids are not in `path` yet, and return how many rows the file then has.
 
@@ -68,7 +64,7 @@ def encode_resumed(
     if missing:
         left_out: dict[int, object] = {}
 
-        def leave_out(position: int, row: Any, error: Exception) -> None:
+        def leave_out(position: int, row: object, error: Exception) -> None:
             left_out[position] = row
             if callable(on_error):
                 on_error(missing[position], row, error)
@@ -76,7 +72,7 @@ def encode_resumed(
         rows = x[missing] if isinstance(x, np.ndarray) else [x[position] for position in missing]
         stream = encoder.encode_iter(
             _batches(rows, encoder.batch_size) if isinstance(rows, np.ndarray) else iter(rows),
-            on_error=leave_out if callable(on_error) else on_error,
+            on_error="raise" if on_error == "raise" else leave_out,
             **options,
         )
         pairs = with_ids(stream, [names[position] for position in missing], left_out)
@@ -85,6 +81,9 @@ def encode_resumed(
         except InputError:
             if not done or len(left_out) < len(missing):  # else only what no run can read is missing
                 raise
+        if left_out and on_error == "skip":
+            numbers = ", ".join(str(names[missing[position]]) for position in left_out)
+            warnings.warn(f"{len(left_out)} of {len(x)} inputs are left out: {numbers}.", stacklevel=2)
     return _join(path, folder, encoder)
 
 

@@ -17,8 +17,7 @@ def export(
     model: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A saved .keras file.")],
     out: NewOnnxFile,
     samples: Annotated[
-        Path | None,
-        typer.Option(exists=True, dir_okay=False, help="Real samples to compare on, a .npy or .npz file."),
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Real samples to compare on, a .npy or .npz file.")
     ] = None,
     tokenizer: Annotated[
         Path | None,

@@ -10,7 +10,6 @@ import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
@@ -136,7 +135,7 @@ def _remove_drafts(folder: Path) -> None:
         shutil.rmtree(draft)
 
 
-def with_choices_made(settings: Settings, images: int, before: Mapping[str, Any]) -> Settings:
+def with_choices_made(settings: Settings, images: int, before: Mapping[str, int | None]) -> Settings:
     """The settings with batch size, learning rate and temperature chosen where none was given.
 
     Args:

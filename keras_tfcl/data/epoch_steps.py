@@ -31,7 +31,7 @@ class EpochSteps:
         self._make = make
 
     def one_pass(self) -> tf.data.Dataset:
-        """The batches of one epoch, made anew at each pass."""
+        """The batches of one epoch, created again at each pass."""
 
         def start() -> np.ndarray:
             return np.array([self.first_step() - self.done, self.done], "int64")

@@ -11,10 +11,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_tfcl.data.draws import draw, made_anew, notice_repeated_draws, repeats_draws, reseeded
+from keras_tfcl.data.draws import created_each_epoch, draw, notice_repeated_draws, repeats_draws, reseeded
 from keras_tfcl.data.first_batch import FirstBatch
-from keras_tfcl.data.inputs import as_samples, as_targets, brings_batches, checked_source, row_count
-from keras_tfcl.typing import Augmenter, BatchSource, DataSource, Structure, Tensor
+from keras_tfcl.data.inputs import as_samples, as_targets, as_weights, brings_batches, checked_source, row_count
+from keras_tfcl.typing import Augmenter, BatchSource, DataSource, SeededAugmenter, Structure, Tensor
 from keras_tfcl.validation import positive_integer
 
 Batches = Callable[[tf.data.Dataset], tf.data.Dataset]
@@ -35,7 +35,7 @@ class ViewPipeline:
         augmenter: function from a batch of samples to a batch of one view each. If it has a method
             `augment(x, seed)` (as `keras_tfcl.ImageAugmenter` does), that is called with an int32 seed of shape (2,);
             a Keras layer is called with its random generators set to such a seed. Stateful `tf.random` operations of
-            any other function draw anew in each epoch: under a global seed (`keras.utils.set_random_seed`) as a
+            any other function draw new numbers in each epoch: under a global seed (`keras.utils.set_random_seed`) as a
             function of `seed` and the epoch's first step, one batch at a time; without one freely.
         views: number of views of each sample.
         seed: integer.
@@ -135,7 +135,7 @@ class ViewPipeline:
                 f"`x` must be one batch, arrays or a tuple of views. Received: a {type(x).__name__}. Pass its elements "
                 "one by one, or use fit or evaluate."
             )
-        arrays = _pack(as_samples(x), as_targets(y), as_targets(sample_weight, "sample_weight"))
+        arrays = _pack(as_samples(x), as_targets(y), as_weights(sample_weight))
         row_count(arrays)
         with tf.device("CPU"):
             arrays = tf.nest.map_structure(tf.convert_to_tensor, arrays)
@@ -149,7 +149,7 @@ class ViewPipeline:
         batch_size: int | None,
         training: bool,
     ) -> Structure:
-        arrays = _pack(as_samples(x), as_targets(y), as_targets(sample_weight, "sample_weight"))
+        arrays = _pack(as_samples(x), as_targets(y), as_weights(sample_weight))
         if batch_size is not None:
             check_batch_size(batch_size, row_count(arrays) if training else None)
         return arrays
@@ -198,14 +198,14 @@ class ViewPipeline:
                 lambda number, batch: pipeline._batch(batch, number, number == first, look), num_parallel_calls=parallel
             )
 
-        def reseeded_epoch(augmenter: Augmenter, start: int) -> tf.data.Dataset:
+        def reseeded_epoch(augmenter: Callable[..., Structure], start: int) -> tf.data.Dataset:
             # One batch at a time: in parallel it would be left to chance which batch gets which draw.
             pipeline = dataclasses.replace(self, augmenter=reseeded(augmenter, self.seed, start))
             return numbered(tf.data.Dataset.from_tensors(np.int64(start)), pipeline, None)
 
-        augmenter = None if isinstance(x, tuple) or hasattr(self.augmenter, "augment") else self.augmenter
+        augmenter = None if isinstance(x, tuple) or isinstance(self.augmenter, SeededAugmenter) else self.augmenter
         if augmenter is not None and repeats_draws(augmenter, x):
-            dataset = made_anew(partial(reseeded_epoch, augmenter), starts)
+            dataset = created_each_epoch(partial(reseeded_epoch, augmenter), starts)
         else:
             dataset = numbered(starts, self, tf.data.AUTOTUNE)
         self._check_shapes(dataset.element_spec[0])
@@ -263,11 +263,23 @@ class ViewPipeline:
             )
 
     def _check_shapes(self, views: Iterable[Structure]) -> None:
-        """Views of a sample have one shape, except images, whose size may differ (multi-crop)."""
-        shapes = [tf.nest.map_structure(lambda v: tuple(v.shape), view) for view in views]
-        sizeless = [shape[3:] if isinstance(shape, tuple) and len(shape) == 4 else shape for shape in shapes]
-        if not self.paired and any(shape != sizeless[0] for shape in sizeless[1:]):
+        views = list(views)
+        if not self.paired and any(_sizes(view) != _sizes(views[0]) for view in views[1:]):
+            shapes = [tf.nest.map_structure(lambda part: tuple(part.shape), view) for view in views]
             raise ValueError(f"The views of a sample must have one shape. Received: {shapes}. Crop or resize them.")
+
+
+def _sizes(view: Structure) -> list[tuple[int | None, ...]]:
+    """The sizes that the views of a sample share.
+
+    Only the first array need have a row for each sample: the others may list the parts of samples of unequal sizes,
+    such as the nodes of graphs. Images may differ in height and width (multi-crop).
+    """
+    first, *others = tf.nest.flatten(view)
+    shape = tuple(first.shape)
+    if len(shape) == 4 and not others:
+        shape = (shape[0], shape[3])
+    return [shape, *(tuple(other.shape)[1:] for other in others)]
 
 
 class _AugmentedPyDataset(keras.utils.PyDataset):

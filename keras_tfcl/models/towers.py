@@ -19,7 +19,7 @@ from keras_tfcl.typing import Structure, Tensor
 class Towers:
     """One encoder and projector for all views, or one pair for each view.
 
-    It holds no state of its own: `ContrastiveModel` tracks and saves the layers.
+    It holds no state, because `ContrastiveModel` tracks and saves the layers.
 
     Args:
         encoder: Keras model, or a tuple of models, one for each view.

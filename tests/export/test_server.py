@@ -159,11 +159,7 @@ def test_texts_are_embedded_in_their_order_and_tokens_counted(words):
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        (["a dog", ""], "input 1 without"),
-        ("a " * 9, "8 tokens. Received: 9"),
-    ],
+    ("given", "message"), [(["a dog", ""], "input 1 without"), ("a " * 9, "8 tokens. Received: 9")]
 )
 def test_texts_that_cannot_be_embedded(words, given, message):
     with client(words, max_tokens=8) as http:

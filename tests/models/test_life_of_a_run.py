@@ -1,4 +1,4 @@
-"""Runs that are stopped, killed, saved and loaded go on as if nothing had happened."""
+"""Runs that are stopped, killed, saved or loaded continue with the same numbers."""
 
 import json
 import os
@@ -13,17 +13,10 @@ import pytest
 import tensorflow as tf
 
 import keras_tfcl
+from helpers.augmenters import Noise
 from keras_tfcl.models.seed_state import load_seeds, save_seeds
 
 X = np.random.default_rng(0).normal(size=(48, 6)).astype("float32")
-
-
-@keras.saving.register_keras_serializable(package="tests")
-class Noise(keras.layers.Layer):
-    """Views of a few operations, drawn from the seed that the pipeline gives."""
-
-    def augment(self, x, seed):
-        return x + 0.3 * tf.random.stateless_normal(tf.shape(x), seed)
 
 
 def build(**options):
@@ -55,7 +48,7 @@ def test_seeds_reproduce_to_the_bit(uninterrupted):
     assert fit(build(), epochs=4) == uninterrupted
 
 
-def test_saved_and_loaded_it_goes_on_to_the_bit(uninterrupted, tmp_path):
+def test_saved_and_loaded_it_resumes_to_the_bit(uninterrupted, tmp_path):
     model = build()
     assert fit(model, epochs=2) == uninterrupted[:2]
     model.save(tmp_path / "run.keras")
@@ -118,7 +111,7 @@ def test_a_model_that_was_not_compiled_loads(tmp_path):
 
 
 @pytest.mark.slow
-def test_weights_alone_go_on_in_a_model_built_anew(uninterrupted, tmp_path):
+def test_weights_alone_resume_in_a_new_model(uninterrupted, tmp_path):
     """ModelCheckpoint(save_weights_only=True) writes optimizer and seeds too."""
     save = keras.callbacks.ModelCheckpoint(str(tmp_path / "{epoch}.weights.h5"), save_weights_only=True)
     fit(build(), epochs=2, callbacks=[save])
@@ -143,7 +136,7 @@ def test_files_without_seeds_load():
 
 RUN = """
 import json, sys, time
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = [sys.argv[1], sys.argv[1] + "/.."]  # for the helpers
 import keras
 from test_life_of_a_run import build, fit
 

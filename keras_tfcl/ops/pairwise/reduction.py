@@ -94,21 +94,21 @@ def reduce_pairs(
 
 
 def logits_by_number(reduced: Reduced, scaling: Logits, number: tf.Tensor) -> tf.Tensor:
-    """Logits `(A,)`, float64, of each anchor and the candidate of that number, by their distance."""
+    """Logits `(A,)`, float64, of each anchor and its positive, the candidate of that number, by their distance."""
     logits = _logits(scaling, reduced.anchors, tf.gather(reduced.candidates, number))
     log_probability = reduced.columns.log_probability
     return logits if log_probability is None else logits - tf.cast(tf.gather(log_probability, number), "float64")
 
 
 def _logits(scaling: Logits, a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
-    """Logits, float64, of unit vectors `(..., D)` pair by pair.
+    """Logits, float64, of positives, unit vectors `(..., D)` pair by pair.
 
     The cosine is `1 - |a - b|^2 / 2`: without the cancellation that a dot product has where it is close to 1.
     """
     # A zero vector has cosine 0, not the 1/2 that its distance to a unit vector tells.
     nothing = [tf.cast(tf.reduce_all(x == 0, -1), "float64") for x in (a, b)]
     distance = tf.cast(tf.reduce_sum(tf.square(a - b), -1), "float64")
-    return scaling(1.0 - (distance + nothing[0] + nothing[1]) / 2.0)
+    return scaling(scaling.with_margin(1.0 - (distance + nothing[0] + nothing[1]) / 2.0))
 
 
 def _in_dtype(side: Side, units: tf.Tensor) -> Side:
