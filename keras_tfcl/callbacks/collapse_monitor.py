@@ -35,7 +35,7 @@ class CollapseMonitor(keras.callbacks.Callback):
         augmenter: a function that makes one view of each sample of a batch. Defaults to the augmenter of the
             `ContrastiveModel`.
         every: number of epochs between checks; the first check is after epoch number `every`. Defaults to 1.
-        batch_size: number of samples to embed at a time. Defaults to 256.
+        batch_size: number of samples to embed at a time. Defaults to 32.
 
     Raises:
         ValueError: for fewer than two samples or numbers below 1; when training starts, if there is no
@@ -62,12 +62,12 @@ class CollapseMonitor(keras.callbacks.Callback):
         max_samples: int = 1024,
         augmenter: Augmenter | None = None,
         every: int = 1,
-        batch_size: int = 256,
+        batch_size: int = 32,
     ) -> None:
         super().__init__()
         max_samples = positive_integer("max_samples", max_samples, "Use max_samples=1024.")
         self.every = positive_integer("every", every, "Use every=1 to check after each epoch.")
-        self.batch_size = positive_integer("batch_size", batch_size, "Use batch_size=256.")
+        self.batch_size = positive_integer("batch_size", batch_size, "Use batch_size=32.")
         self.augmenter = augmenter
         self.x = keras.tree.map_structure(lambda part: part[:max_samples], x)
         self.health: evaluation.Health | None = None

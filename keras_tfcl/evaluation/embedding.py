@@ -13,13 +13,14 @@ from keras_tfcl.data.draws import draw
 from keras_tfcl.typing import Augmenter, SameStructure, Structure
 
 
-def embed(model: keras.Model, x: Structure, batch_size: int = 256) -> np.ndarray:
+def embed(model: keras.Model, x: Structure, batch_size: int = 32) -> np.ndarray:
     """Computes the embeddings of samples without augmentation, with the projector of a `ContrastiveModel`.
 
     Args:
         model: a `ContrastiveModel`, or any model whose output is the embedding.
         x: N samples, an array or a structure of arrays.
-        batch_size: number of samples that are embedded at a time. Defaults to 256.
+        batch_size: number of samples that are embedded at a time. Defaults to 32: outside of a graph, Keras keeps the
+            output of every layer until the last one, which for 256 images and a ResNet-18 takes gigabytes.
 
     Returns:
         float32 `(N, D)`, not normalised.
@@ -39,7 +40,7 @@ def embed_views(
     augmenter: Augmenter | None = None,
     views: int = 2,
     seed: int = 0,
-    batch_size: int = 256,
+    batch_size: int = 32,
     training: bool = False,
 ) -> np.ndarray:
     """Computes the embeddings of random views of samples, as the loss receives them.
@@ -52,7 +53,8 @@ def embed_views(
         views: number of views. Defaults to 2.
         seed: integer that fixes the views of a built Keras layer, or of an object with a method `augment(x, seed)`.
             Defaults to 0.
-        batch_size: number of samples that are embedded at a time. Defaults to 256.
+        batch_size: number of samples that are embedded at a time. Defaults to 32: outside of a graph, Keras keeps the
+            output of every layer until the last one, which for 256 images and a ResNet-18 takes gigabytes.
         training: whether layers compute as in training: batch normalisation uses the statistics of the batch, and
             dropout drops. No state of the model changes. Defaults to False.
 
