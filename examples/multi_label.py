@@ -4,8 +4,10 @@
     python examples/multi_label.py               # --tiny: a few seconds, to see that it runs
 
 Each film is the vector of its 943 users' ratings, its labels are 18 genres, often several of them. The genres of a new
-film are read off its nearest neighbours. Needs the extras tf and evaluation. The data are for research, under the terms
-of GroupLens (Harper and Konstan 2015).
+film are read off its nearest neighbours. In our runs both trained encoders were better than the ratings themselves, but
+the genres gained nothing over training without them.
+
+Needs the extras tf and evaluation. The data are for research, under the terms of GroupLens (Harper and Konstan 2015).
 """
 
 import csv

@@ -3,7 +3,9 @@
     python examples/semi_supervised.py           # --tiny: a few seconds, to see that it runs
 
 The same encoder is trained three times: on the labelled images alone, on all images without labels, and on both at
-once. Needs the extras tf and evaluation (the 8 x 8 digits are scikit-learn's own).
+once. In our runs labels improved on training without any, but on these small digits the labelled images alone did best.
+
+Needs the extras tf and evaluation (the 8 x 8 digits are scikit-learn's own).
 """
 
 import sys
@@ -18,7 +20,7 @@ from keras_tfcl.evaluation import knn_accuracy
 from keras_tfcl.layers import image_augmenter
 
 TINY = "--tiny" in sys.argv
-EPOCHS, BATCH, LABELLED = (2, 64, 100) if TINY else (60, 256, 100)
+EPOCHS, BATCH, LABELLED = (2, 64, 100) if TINY else (40, 256, 100)
 UNLABELLED = -1
 
 images, labels = load_digits(return_X_y=True)
@@ -27,6 +29,8 @@ train_x, test_x, train_y, test_y = train_test_split(images, labels, test_size=50
 known, _ = train_test_split(np.arange(len(train_x)), train_size=LABELLED, stratify=train_y, random_state=0)
 given = np.full(len(train_x), UNLABELLED)
 given[known] = train_y[known]
+# The labelled images seven times in an epoch, so that a third of each batch has a label: else few of them meet.
+drawn = np.concatenate([np.arange(len(train_x)), np.tile(known, 6)])
 
 
 def new_encoder() -> keras.Model:
@@ -71,7 +75,7 @@ rows = {
     "raw pixels": accuracy(None),
     "labelled images alone": accuracy(trained_encoder(train_x[known], train_y[known])),
     "all images, no labels": accuracy(trained_encoder(train_x, None)),
-    "all images, some labels": accuracy(trained_encoder(train_x, given)),
+    "all images, some labels": accuracy(trained_encoder(train_x[drawn], given[drawn])),
 }
 
 print(f"\n3 nearest of {LABELLED} labelled digits, accuracy on {len(test_x)} others ({len(train_x)} in training)")

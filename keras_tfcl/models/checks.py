@@ -170,7 +170,7 @@ def check_class_weight(class_weight: Mapping[int, float] | None, y: object, samp
 
 def _is_class_weight(item: tuple[object, object]) -> bool:
     label, weight = item
-    return isinstance(label, Integral) and isinstance(weight, Real) and math.isfinite(weight) and weight >= 0
+    return isinstance(label, Integral) and isinstance(weight, Real) and math.isfinite(weight) and float(weight) >= 0
 
 
 def check_replicas(replicas: int, built: bool, jit_compile: bool | str | None, steps_per_execution: int = 1) -> None:
