@@ -10,12 +10,14 @@ INSTALLED := $(VENV)/installed
 demo: $(INSTALLED)
 	$(RUN) examples/demo.py $(ARGS)
 
+# Two processes for all tests, one for a part: `make test ARGS="tests/losses -x"`.
+IN_PARALLEL := --numprocesses=2 --dist=loadfile
 test: $(INSTALLED)
-	$(RUN) -m pytest $(ARGS)
+	$(RUN) -m pytest $(or $(ARGS),$(IN_PARALLEL))
 
 # Branch coverage of the fast tests, as a table and in htmlcov/.
 coverage: $(INSTALLED)
-	$(RUN) -m pytest --cov --cov-report=term --cov-report=html $(ARGS)
+	$(RUN) -m pytest $(IN_PARALLEL) --cov --cov-report=term --cov-report=html $(ARGS)
 
 # The slow tests, then some mutations. KERAS_TFCL_TEST_MINUTES=20 takes a fair sample of the tests for 20 minutes.
 test-slow: $(INSTALLED)

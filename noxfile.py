@@ -50,4 +50,4 @@ def run_tests(session: nox.Session, *options: str) -> None:
     session.run(
         "python", "-c", "import keras, tensorflow as tf; print('Keras', keras.__version__, 'TF', tf.__version__)"
     )
-    session.run("python", "-m", "pytest", "-q", *options, *session.posargs)
+    session.run("python", "-m", "pytest", "-q", *options, *(session.posargs or ("--numprocesses=2", "--dist=loadfile")))

@@ -30,7 +30,7 @@ class VerificationError(ExportError):
 
 
 class ParityError(VerificationError):
-    """The file runs, but its embeddings differ from those of the Keras model."""
+    """The file runs, but its embeddings differ from the Keras model's."""
 
 
 class BatchInvarianceError(VerificationError):
@@ -62,7 +62,7 @@ class ProviderError(ExportError, RuntimeError):
 
 
 class ParityWarning(UserWarning):
-    """A file was written or loaded although its embeddings differ from those of the Keras model."""
+    """A file was written or loaded although its embeddings differ from the Keras model's."""
 
 
 class ProviderWarning(UserWarning):

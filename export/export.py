@@ -42,6 +42,7 @@ def export_onnx(
     normalize: bool = True,
     preprocessing: keras.Layer | None = None,
     input_dtype: str | None = None,
+    batch_size: int | None = None,
     opset: int = 17,
     samples: Inputs | None = None,
     tokenizer: object = None,
@@ -53,7 +54,7 @@ def export_onnx(
 
     The graph computes `model(x, training=False)` in float32 and, with `normalize`, divides each embedding e by |e|₂.
     Its input is named `image` (rank 4), `tokens` (integers, rank 2) or `features`; several inputs keep their names. Its
-    output `embedding` is `(batch, D)` with a free batch.
+    output `embedding` is `(batch, D)` with a free batch, unless `batch_size` fixes it.
 
     The file is checked before it is renamed to `path`. It must follow the ONNX standard, load in onnxruntime, and match
     the model on `samples` and on synthetic inputs: random inputs at batch 1 and 7, zeros, constants and padding,
@@ -78,12 +79,14 @@ def export_onnx(
         preprocessing: a Keras layer or model that runs before the encoder inside the file, such as
             `keras.layers.Rescaling(1 / 255)`. If it is a model with inputs, the file has the same inputs.
         input_dtype: dtype of float inputs in the file, such as "uint8" for pixels; the graph converts them.
+        batch_size: a positive integer to fix the batch, for consumers that need it, such as some versions of OpenCV and
+            TensorRT. The file then runs exactly so many samples; `OnnxEncoder` pads the last run. Defaults to None.
         opset: ONNX operator set, from 13 to the newest that tf2onnx writes (18 with tf2onnx 1.17).
         samples: real samples, on which the file and the model are compared as well: an array, a tuple of arrays, or a
             dict by input name. A subclassed model that was never called, or that holds an `Embedding`, needs them,
             because it does not record the dtype of its input. They are not stored.
-        tokenizer: what makes tokens of texts, stored in the file, so that `OnnxEncoder(path).encode(["a text"])` works:
-            a `tokenizers.Tokenizer` (Hugging Face), its JSON or the path of that, or a `keras.layers.TextVectorization`
+        tokenizer: the tokenizer, which is stored in the file, so that `OnnxEncoder(path).encode(["a text"])` works: a
+            `tokenizers.Tokenizer` (Hugging Face), its JSON or the path of that, or a `keras.layers.TextVectorization`
             that a tokenizer can express, checked on texts. It fills the input of the tokens and, by their names,
             `attention_mask` or `padding_mask` and `token_type_ids` or `segment_ids`.
         notes: your own metadata, stored as JSON, at most 32 KiB. `notes["image"]` says how images are prepared: a dict
@@ -118,11 +121,11 @@ def export_onnx(
     """
     started = time.perf_counter()
     progress = progress or _say_nothing
-    path = _check_arguments(path, opset, notes)
-    progress("look at the layers")
+    path = _check_arguments(path, opset, batch_size, notes)
+    progress("check the layers")
     source = read_source(
         model, projector=projector, samples=samples, preprocessing=preprocessing, input_dtype=input_dtype
-    )
+    ).with_batch(batch_size)
     _check_image_note(source, notes or {}, path)
     text = None if tokenizer is None else tokenizer_json(tokenizer)
     lint_weights(source)
@@ -130,7 +133,7 @@ def export_onnx(
         lint_layers(source)
         if text:
             check_tokenizer(text, source, path)
-        progress("embed rows to compare with")
+        progress("embed samples for the comparison")
         golden = make_golden_inputs(source, normalize=normalize, samples=samples)
         lint_layers(source)  # again: calling the model may just have built layers
         dimension = golden[0].reference.shape[1]
@@ -154,7 +157,7 @@ def export_onnx(
             _report_mismatch(comparison, onnx_model, source, normalize, allow_mismatch)
         card |= {"parity": comparison.parity.to_dict(), "content_hash": content_hash(content)}
         add_metadata(draft, card)
-        progress("move into place")
+        progress("rename the file")
     seconds = time.perf_counter() - started
     return make_report(path, opset, source.inputs, card, comparison.parity, hints(source.layers), seconds)
 
@@ -163,7 +166,9 @@ def _say_nothing(stage: str) -> None:
     return None
 
 
-def _check_arguments(path: str | os.PathLike[str], opset: int, notes: Mapping[str, object] | None) -> Path:
+def _check_arguments(
+    path: str | os.PathLike[str], opset: int, batch_size: int | None, notes: Mapping[str, object] | None
+) -> Path:
     """Return the path, after all checks that need no work."""
     for module, extra in (("tf2onnx", "export"), ("onnx", "export"), ("onnxruntime", "serve")):
         require(module, extra)
@@ -172,6 +177,8 @@ def _check_arguments(path: str | os.PathLike[str], opset: int, notes: Mapping[st
             f"`opset` must be an integer from {supported_opsets()[0]} to {supported_opsets()[-1]}. Received: "
             f"opset={opset!r}. Use 17, which every onnxruntime since 1.12 reads."
         )
+    if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1):
+        raise ValueError(f"`batch_size` must be a positive integer or None. Received: batch_size={batch_size!r}.")
     check_notes(notes)
     check_target(Path(path))
     check_eager()
@@ -188,11 +195,11 @@ def _report_mismatch(
     comparison: Comparison, onnx_model: onnx.ModelProto, source: Source, normalize: bool, allow_mismatch: bool
 ) -> None:
     if allow_mismatch:
-        text = comparison.mismatch_text("It is written nevertheless: allow_mismatch=True.")
+        text = comparison.mismatch_text("It is written because allow_mismatch=True.")
         warnings.warn(text, ParityWarning, stacklevel=3)
         return
     found = differing_operations(onnx_model, source, normalize, comparison.worst.inputs)
-    look = f"Look at {'; '.join(found)}" if found else "Look for an operation that ONNX defines otherwise"
+    look = f"Look at {'; '.join(found)}" if found else "Look for an operation that ONNX defines differently"
     raise ParityError(
         comparison.mismatch_text(
             f"{look}: move it outside the model or write it otherwise; or accept the difference with "

@@ -16,7 +16,7 @@ import numpy as np
 
 from keras_tfcl.export.architecture import nodes_of_final_normalization
 from keras_tfcl.export.errors import ParityWarning, QuantizationError
-from keras_tfcl.export.runtime.parity import unit_rows
+from keras_tfcl.export.runtime.parity import compare
 from keras_tfcl.export.runtime.requirements import require
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _LARGEST = 65504 / 2  # half of the largest float16: samples hardly show the largest value that will come
 _SMALLEST = 2.0**-14  # smallest normal float16: below it digits are lost
-_HIDDEN_SUMS = {"LpNormalization", "ReduceL2", "ReduceSumSquare", "ReduceLogSumExp"}  # of values that no tensor shows
+_HIDDEN_SUMS = {"LpNormalization", "ReduceL2", "ReduceSumSquare", "ReduceLogSumExp"}  # of values that are in no tensor
 _MEASURED_SAMPLES = 256
 _CHECKED_SAMPLES = 4
 _MIN_COSINE = 0.99
@@ -71,9 +71,9 @@ def to_half(model: onnx.ModelProto, rows: Rows) -> tuple[onnx.ModelProto, tuple[
 def check_in_true_float16(float16: onnx.ModelProto, float32: onnx.ModelProto, rows: Rows, expected: np.ndarray) -> None:
     """Raise unless a float16 model computes the embeddings of the float32 model, where float16 is not emulated.
 
-    onnxruntime's CPU computes most float16 operations in float32, and so hides what a GPU would show. ONNX's reference
-    evaluator does not. It is slow, so that it sees four samples, those with the largest and the smallest values among
-    them. Where it cannot even reproduce the float32 model there is a ParityWarning instead.
+    onnxruntime computes most float16 operations in float32 on the CPU, which hides errors that a GPU would show. ONNX's
+    reference evaluator computes in float16. It is slow, so it runs four samples, including those with the largest and
+    the smallest values. If it cannot reproduce the float32 model either, there is a ParityWarning.
 
     Raises:
         QuantizationError: the embeddings are not finite, or differ by more than rounding.
@@ -95,7 +95,7 @@ def check_in_true_float16(float16: onnx.ModelProto, float32: onnx.ModelProto, ro
 
 
 def _fault(model: onnx.ModelProto, rows: Rows, expected: np.ndarray) -> str | None:
-    """Return the fault of the embeddings that ONNX's reference evaluator computes; None if there is none."""
+    """Return an error of the embeddings that ONNX's reference evaluator computes, or None."""
     evaluator = _reference_evaluator(model)
     order = np.argsort(np.max([_peaks_of_rows(array) for array in rows.values()], axis=0))
     for row in {*order[np.linspace(0, len(order) - 1, _CHECKED_SAMPLES).astype(int)].tolist()}:
@@ -103,7 +103,7 @@ def _fault(model: onnx.ModelProto, rows: Rows, expected: np.ndarray) -> str | No
         try:
             with np.errstate(all="ignore"):
                 tensors: Any = evaluator.run(None, one, intermediate=True)
-        except Exception as error:  # whatever its implementations of each operation raise
+        except Exception as error:  # its operations may raise any exception
             return f"{type(error).__name__}: {error}"
         cosine = _cosine(tensors[model.graph.output[0].name], expected[row])
         if not cosine >= _MIN_COSINE:
@@ -145,12 +145,9 @@ def _summed_in_float32(name: str, operation: Any) -> type[OpRun]:
 
 
 def _cosine(embedding: np.ndarray, expected: np.ndarray) -> float:
-    """NaN where the embedding is not finite; 1 where both are zeros."""
-    pair = np.stack([np.ravel(embedding), np.ravel(expected)]).astype(np.float64)
-    if not np.isfinite(pair).all():
-        return float("nan")
-    first, second = unit_rows(pair)
-    return float(first @ second) if pair.any() else 1.0
+    """NaN if the embedding is not finite; 1 if both are zeros."""
+    row = embedding.reshape(1, -1)
+    return compare(expected.reshape(1, -1), row).min_cosine if np.isfinite(row).all() else float("nan")
 
 
 def _first_infinity(model: onnx.ModelProto, tensors: Mapping[str, np.ndarray]) -> str:

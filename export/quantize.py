@@ -16,12 +16,7 @@ import numpy as np
 from keras_tfcl.export.architecture import convolves_most, nodes_of_final_normalization
 from keras_tfcl.export.errors import ExportError, QuantizationError
 from keras_tfcl.export.float16 import Rows, check_in_true_float16, to_half
-from keras_tfcl.export.quantized_model import (
-    QuantizationReport,
-    check_rows,
-    open_float_model,
-    write_quantized_model,
-)
+from keras_tfcl.export.quantized_model import QuantizationReport, check_rows, open_float_model, write_quantized_model
 from keras_tfcl.export.runtime.encoder import OnnxEncoder
 from keras_tfcl.export.runtime.inputs import cast_input, split_inputs
 from keras_tfcl.export.runtime.requirements import require
@@ -100,11 +95,7 @@ def quantize(
 
 
 def to_float16(
-    path: str | os.PathLike[str],
-    out: str | os.PathLike[str],
-    *,
-    samples: Inputs,
-    min_recall: float | None = None,
+    path: str | os.PathLike[str], out: str | os.PathLike[str], *, samples: Inputs, min_recall: float | None = None
 ) -> QuantizationReport:
     """Convert an exported encoder to float16, half of its size, and report the loss of recall.
 
@@ -214,7 +205,7 @@ def _tools(module: str) -> Iterator[ModuleType]:
         yield require(module, "quantize")
     except (ExportError, ImportError):
         raise
-    except Exception as error:  # whatever the tools' handlers of each operation raise
+    except Exception as error:  # the tools may raise any exception
         raise QuantizationError(
             f"onnxruntime's tools must be able to convert the file. Received: {type(error).__name__}: {error}. "
             f"Try another mode."

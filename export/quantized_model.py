@@ -12,8 +12,9 @@ import numpy as np
 
 from keras_tfcl.export.errors import ExportError, ModelFileError, QuantizationError, RecallError
 from keras_tfcl.export.float16 import Rows
-from keras_tfcl.export.recall import Recall, compare_neighbours, latency
+from keras_tfcl.export.recall import Recall, compare_neighbours
 from keras_tfcl.export.runtime.atomic_write import atomic_write, check_target, write_synced
+from keras_tfcl.export.runtime.benchmark import benchmark
 from keras_tfcl.export.runtime.encoder import OnnxEncoder
 from keras_tfcl.export.runtime.golden_inputs import Generator, dump_golden_inputs, load_golden_inputs
 from keras_tfcl.export.runtime.inputs import cast_input, split_inputs
@@ -94,8 +95,8 @@ def write_quantized_model(
         mode: for the report.
         rows: samples to compare on.
         min_recall: least share of the 10 nearest neighbours to keep.
-        convert: writes a draft, given its path, in a folder of its own, and the float model's embeddings of `rows`;
-            returns the operations that it kept in float32, if any.
+        convert: a function of the path of a draft and of the float model's embeddings of `rows`, which writes the draft
+            and returns the operations that it kept in float32, if any.
 
     Raises:
         InputError: the float model cannot embed `rows`.
@@ -126,7 +127,7 @@ def open_float_model(path: str | os.PathLike[str], out: str | os.PathLike[str]) 
     Raises:
         ValueError: `out` is the same file.
         FileNotFoundError, IsADirectoryError: `out` cannot be written.
-        QuantizationError: it is quantized itself, or keeps weights in a second file.
+        QuantizationError: it is quantized itself, keeps weights in a second file, or has a fixed batch.
         ModelFileError: it is not an encoder.
     """
     if Path(path).resolve() == Path(out).resolve():
@@ -139,6 +140,11 @@ def open_float_model(path: str | os.PathLike[str], out: str | os.PathLike[str]) 
                 f"Expected a float32 file in one piece. Received: {path}, {what}. Quantize the file that export_onnx "
                 f"wrote, of an encoder below 2 GB."
             )
+    if float_model.inputs[0].shape[0] is not None:
+        raise QuantizationError(
+            f"Expected a file with a free batch. Received: {path} with {float_model.inputs[0]}. Export once more "
+            f"without `batch_size`, and quantize that file."
+        )
     return float_model
 
 
@@ -177,11 +183,16 @@ def _measure(
         recall=compare_neighbours(expected, quantized.encode(rows)),
         bytes=draft.stat().st_size,
         float_bytes=float_model.path.stat().st_size,
-        latency=latency(lambda: quantized.encode(one)),
-        float_latency=latency(lambda: float_model.encode(one)),
+        latency=_latency(quantized, one),
+        float_latency=_latency(float_model, one),
         float_weights_sha256=float_model.metadata.get("weights_sha256"),
         kept_in_float32=kept,
     )
+
+
+def _latency(encoder: OnnxEncoder, one: Rows) -> dict[str, float]:
+    (speed,) = benchmark(encoder, [1], seconds=0.5, samples=one).speeds
+    return {"p50_ms": speed.p50_ms, "p95_ms": speed.p95_ms}
 
 
 def _check_recall(recall: Recall, min_recall: float | None) -> None:

@@ -6,8 +6,6 @@ neighbours differed. The neighbours themselves are therefore compared.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,8 +14,6 @@ from keras_tfcl.export.runtime.parity import unit_rows
 
 DEPTHS = (1, 10, 100)
 _BLOCK = 512  # rows whose similarities to all others are held at once
-_SECONDS = 1.0  # at most, for the latency of each encoder
-_RUNS = 50
 
 
 @dataclass(frozen=True)
@@ -59,17 +55,6 @@ def compare_neighbours(reference: np.ndarray, other: np.ndarray) -> Recall:
         mean_cosine=float(cosines.mean()),
         min_cosine=float(cosines.min()),
     )
-
-
-def latency(run: Callable[[], object]) -> dict[str, float]:
-    """Return the median and the 95th percentile, in milliseconds, of up to 50 calls within about a second."""
-    run()
-    seconds: list[float] = []
-    while len(seconds) < _RUNS and sum(seconds) < _SECONDS:
-        started = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - started)
-    return {"p50_ms": 1e3 * float(np.percentile(seconds, 50)), "p95_ms": 1e3 * float(np.percentile(seconds, 95))}
 
 
 def _similarities(rows: np.ndarray, start: int) -> np.ndarray:

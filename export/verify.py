@@ -22,6 +22,7 @@ from keras_tfcl.export.keras_to_onnx import blame
 from keras_tfcl.export.keras_to_onnx.golden_inputs import Golden, make_golden_inputs, rounding_noise
 from keras_tfcl.export.keras_to_onnx.model_card import describe_preprocessing
 from keras_tfcl.export.keras_to_onnx.source import OUTPUT, Source, computing_in_float32, hash_weights, read_source
+from keras_tfcl.export.runtime.batches import pad_rows
 from keras_tfcl.export.runtime.encoder import OnnxEncoder
 from keras_tfcl.export.runtime.inputs import InputSpec
 from keras_tfcl.export.runtime.metadata import KEY, Metadata
@@ -82,7 +83,7 @@ def verify_onnx(
         )
     source = read_source(
         model, projector=metadata.get("projector") == "kept", samples=samples, preprocessing=preprocessing
-    )
+    ).with_batch(encoder.inputs[0].shape[0])
     if len(source.inputs) == len(encoder.inputs):
         source = replace(source, inputs=_with_dtypes(source.inputs, encoder.inputs))
     with computing_in_float32(source.layers):
@@ -101,7 +102,7 @@ def verify_onnx(
 
 
 def _remedy(metadata: Metadata, source: Source, preprocessing: keras.Layer | None) -> str:
-    """Say why a file may not be that of a model: layers before the encoder that were not given again, or weights."""
+    """Suggest why the file does not match: `preprocessing` that was not passed again, or other weights."""
     same = metadata.get("weights_sha256") == hash_weights(source.weights)
     remedy = "Export again." if same else "The weights of the model are not those in the file: export again."
     if preprocessing is not None:
@@ -114,7 +115,7 @@ def _remedy(metadata: Metadata, source: Source, preprocessing: keras.Layer | Non
 
 
 def _with_dtypes(wanted: Sequence[InputSpec], received: Sequence[InputSpec]) -> tuple[InputSpec, ...]:
-    """Take over the types of float inputs, which `input_dtype` may have changed."""
+    """Use the dtypes of float inputs in the file, which `input_dtype` may have changed."""
     return tuple(
         replace(spec, dtype=found.dtype) if "float" in spec.dtype else spec
         for spec, found in zip(wanted, received, strict=True)
@@ -124,8 +125,8 @@ def _with_dtypes(wanted: Sequence[InputSpec], received: Sequence[InputSpec]) -> 
 def check_model(model: onnx.ModelProto, source: Source, dimension: int) -> None:
     """Check that an ONNX model holds standard operations alone and has the declared interface.
 
-    tf2onnx writes operations that ONNX lacks and inputs that nobody declared, and reports neither; `onnx.checker`
-    passes both.
+    tf2onnx writes operations that ONNX lacks and inputs that were not declared, and reports neither; `onnx.checker`
+    accepts both.
 
     Raises:
         UnsupportedOpError: an operation is not in the ONNX standard.
@@ -140,8 +141,9 @@ def check_model(model: onnx.ModelProto, source: Source, dimension: int) -> None:
             f"Every operation must be in ONNX opset {opsets.get('')}. Received: {'; '.join(dict.fromkeys(unknown))}. "
             f"Move it outside the model, write it with other keras.ops, or try a higher `opset`."
         )
-    received = [_describe(onnx, tensor) for tensor in (*model.graph.input, *model.graph.output)]
-    expected = [str(spec) for spec in (*source.inputs, InputSpec(OUTPUT, "float32", (None, dimension)))]
+    received = [str(_spec(onnx, tensor)) for tensor in (*model.graph.input, *model.graph.output)]
+    batch = source.inputs[0].shape[0]
+    expected = [str(spec) for spec in (*source.inputs, InputSpec(OUTPUT, "float32", (batch, dimension)))]
     if received != expected:
         raise VerificationError(
             f"Expected the inputs and output {expected}. Received: {received}. A layer may hold a constant that the "
@@ -157,10 +159,10 @@ def _in_standard(onnx: ModuleType, node: onnx.NodeProto, opsets: Mapping[str, in
     return True
 
 
-def _describe(onnx: ModuleType, value: onnx.ValueInfoProto) -> str:
+def _spec(onnx: ModuleType, value: onnx.ValueInfoProto) -> InputSpec:
     tensor = value.type.tensor_type
     shape = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim)
-    return str(InputSpec(value.name, onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name, shape))
+    return InputSpec(value.name, onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name, shape)
 
 
 @dataclass(frozen=True)
@@ -171,7 +173,7 @@ class Comparison:
     worst: Golden
 
     def mismatch_text(self, remedy: str) -> str:
-        """Say by how much the embeddings of a file miss those of its model."""
+        """Describe the difference between the embeddings of the file and of the model."""
         return (
             f"The file must give the embeddings of the model: difference at most {RELATIVE_TOLERANCE:g} of their "
             f"scale, cosine of each row at least {MIN_COSINE}. Received: {self.parity}, on {self.worst.about}. {remedy}"
@@ -181,7 +183,7 @@ class Comparison:
 def check_file(
     path: Path, model: onnx.ModelProto, source: Source, golden: Sequence[Golden], normalize: bool
 ) -> Comparison:
-    """Make every check of the file at `path`, which holds `model`, but one: whether the comparison has passed.
+    """Check the file at `path`, which holds `model`, and compare its embeddings; the caller judges the comparison.
 
     Raises:
         UnsupportedOpError: onnxruntime cannot load an operation.
@@ -224,7 +226,7 @@ def _load(path: Path, model: onnx.ModelProto, source: Source) -> onnxruntime.Inf
 def _compare(
     session: onnxruntime.InferenceSession, model: onnx.ModelProto, source: Source, batch: Golden, normalize: bool
 ) -> Parity:
-    """Compare the embeddings of one batch, of edge inputs only those that are more than rounding noise."""
+    """Compare the embeddings of one batch; for edge inputs, ignore differences within rounding noise."""
     embeddings = _embed(session, model, source, batch)
     finite = np.isfinite(embeddings).all(axis=1)
     if not finite.all():
@@ -244,19 +246,30 @@ def _compare(
 def _compare_with_wide_batch(
     session: onnxruntime.InferenceSession, model: onnx.ModelProto, source: Source, batch: Golden
 ) -> Parity:
-    """Compare the embeddings of rows alone with those of the same rows in one batch."""
+    """Compare embeddings of single samples with embeddings of the same samples in one batch."""
     rows = max(2, min(_WIDE, _MOST_NUMBERS // max(array[0].size for array in batch.inputs)))
-    wide = [np.resize(array, (rows, *array.shape[1:])) for array in batch.inputs]  # the rows again and again
+    wide = [np.resize(array, (rows, *array.shape[1:])) for array in batch.inputs]  # repeated
     parts = [[array[row : row + 1] for array in wide] for row in range(rows)]
     alone = [_embed(session, model, source, replace(batch, inputs=tuple(part))) for part in parts]
     return compare(np.concatenate(alone), _embed(session, model, source, replace(batch, inputs=tuple(wide))))
 
 
 def _embed(session: onnxruntime.InferenceSession, model: onnx.ModelProto, source: Source, batch: Golden) -> np.ndarray:
-    feed = dict(zip((spec.name for spec in source.inputs), batch.inputs, strict=True))
-    expected = (len(batch.inputs[0]), batch.reference.shape[1])
+    count = len(batch.inputs[0])
+    size = source.inputs[0].shape[0] or count
+    names = [spec.name for spec in source.inputs]
+    expected = (count, batch.reference.shape[1])
     try:
-        (embeddings,) = session.run(None, feed)
+        runs = [
+            session.run(
+                None,
+                {
+                    name: pad_rows(array[start : start + size], size)
+                    for name, array in zip(names, batch.inputs, strict=True)
+                },
+            )[0]
+            for start in range(0, count, size)
+        ]
     except Exception as error:  # onnxruntime's exceptions share no public base class
         found = "; ".join(blame.failing_nodes(error, model, source.layers))
         raise VerificationError(
@@ -264,6 +277,7 @@ def _embed(session: onnxruntime.InferenceSession, model: onnx.ModelProto, source
             f"{found or 'an unnamed operation'}: {error}. Move this step outside the model, or declare its sizes: "
             f"keras.Input(shape)."
         ) from error
+    embeddings = np.concatenate(runs)[:count]
     if embeddings.shape != expected:
         raise VerificationError(f"The file must give embeddings {expected}. Received: {embeddings.shape}.")
     return embeddings

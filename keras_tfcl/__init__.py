@@ -17,12 +17,15 @@ from keras_tfcl.availability import (
 __version__ = "0.1.0"
 __all__ = [
     "Alignment",
+    "AngularMargin",
     "Arctanh",
     "ArctanhInfoNCE",
+    "CoSENTLoss",
     "CollapseMonitor",
     "ContrastiveAccuracy",
     "ContrastiveLoss",
     "ContrastiveModel",
+    "CosineMargin",
     "DecoupledInfoNCE",
     "DynamicTemperature",
     "EffectiveRank",
@@ -34,6 +37,7 @@ __all__ = [
     "LearnableTemperature",
     "LinearProbe",
     "Negatives",
+    "PairContrastiveLoss",
     "ProjectionHead",
     "RetrievalEvaluation",
     "ReweightedNegatives",
@@ -88,9 +92,11 @@ if tensorflow_is_installed() and not loads_on_demand():
     from keras_tfcl.losses import (
         ArctanhInfoNCE,
         ContrastiveLoss,
+        CoSENTLoss,
         DecoupledInfoNCE,
         HardNegativeInfoNCE,
         InfoNCE,
+        PairContrastiveLoss,
         SigmoidContrastiveLoss,
         SimpleContrastiveLoss,
     )
@@ -98,7 +104,9 @@ if tensorflow_is_installed() and not loads_on_demand():
     from keras_tfcl.models import ContrastiveModel, SamplingProbability
     from keras_tfcl.negatives import HardNegatives, Negatives, ReweightedNegatives, WithoutNearDuplicates
     from keras_tfcl.scaling import (
+        AngularMargin,
         Arctanh,
+        CosineMargin,
         DynamicTemperature,
         LearnableTemperature,
         Scaling,

@@ -30,9 +30,9 @@ def nested_layers(layer: keras.Layer) -> list[keras.Layer]:
 
 
 def inner_layers(layer: keras.Layer) -> list[keras.Layer]:
-    """The layers directly inside a layer, in the order in which it was given them.
+    """The layers directly inside a layer, in the order in which they were added.
 
-    `_layers`: `Model.layers` lacks the layers of a layer that is no model. Seen in Keras 3.12 to 3.15.
+    `_layers`: `Model.layers` lacks the layers of a layer that is not a model. Seen in Keras 3.12 to 3.15.
     """
     return list(layer._layers)
 
@@ -41,8 +41,8 @@ def inner_layers(layer: keras.Layer) -> list[keras.Layer]:
 def unlocked(layer: keras.Layer) -> Iterator[None]:
     """Lets a built layer take new sublayers, metrics and variables inside the block.
 
-    `_tracker`: what `compile` brings must be tracked after the model is built, when Keras refuses new parts. Seen in
-    Keras 3.12 to 3.15.
+    `_tracker`: losses and metrics of `compile` must be tracked after the model is built, when Keras refuses new parts.
+    Seen in Keras 3.12 to 3.15.
     """
     locked = layer._tracker.locked
     layer._tracker.unlock()
@@ -104,7 +104,7 @@ def set_variable_dtype(policy: keras.dtype_policies.DTypePolicy, dtype: str) -> 
 
 
 def leave_out_of_weight_decay(optimizer: keras.optimizers.Optimizer, variables: list[keras.Variable]) -> None:
-    """Weight decay leaves these variables alone, besides those that the optimizer was told of before.
+    """Excludes these variables from weight decay, in addition to the variables that the user has excluded.
 
     `_exclude_from_weight_decay`: the public `exclude_from_weight_decay` forgets what a user told it before, and refuses
     once the optimizer is built. `_exclude_from_weight_decay_cache`: holds what was decided before. `_var_key`: how the
@@ -157,7 +157,7 @@ def xla_dot(
     """The product of two matrices, summed in `dtype`; `highest` keeps a GPU from rounding float32 to TF32.
 
     `tensorflow.compiler.tf2xla.ops.gen_xla_ops`: `tf.matmul` has no such choices, and TF32 has one switch for the whole
-    process, which is read when a program is compiled. `tensorflow.compiler.xla`: the types of that operation's arguments.
+    process, which is read when a program is compiled. `tensorflow.compiler.xla`: the types of its arguments.
     Outside of XLA the product is compiled by itself. Seen in Keras 3.15 with TensorFlow 2.21.
     """
     import tensorflow as tf

@@ -1,12 +1,12 @@
 """The types that the library's signatures share.
 
-Keras and TensorFlow ship no types of their own, so that a type checker takes both names for `Any`; a reader does not.
+Keras and TensorFlow ship no types, so that a type checker reads both names as `Any`, but a reader does not.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Protocol, TypeAlias, TypeVar
+from typing import Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import keras
 import numpy as np
@@ -24,8 +24,17 @@ SameStructure = TypeVar("SameStructure", bound=Structure)
 BatchSource: TypeAlias = tf.data.Dataset | keras.utils.PyDataset | Iterator[Structure]
 # What `fit` takes: samples, or what brings batches of them.
 DataSource: TypeAlias = Structure | BatchSource
-# A Keras layer or a function from a batch to a batch of random views.
-Augmenter: TypeAlias = Callable[..., Structure]
+
+
+@runtime_checkable
+class SeededAugmenter(Protocol):
+    """What makes a view of each sample of a batch from an int32 seed `(2,)`."""
+
+    def augment(self, x: Structure, seed: Tensor) -> Structure: ...
+
+
+# A Keras layer or a function from a batch to a batch of random views, or an object that draws from a seed.
+Augmenter: TypeAlias = Callable[..., Structure] | SeededAugmenter
 # Samples with their labels: a pair, or a data set of pairs.
 LabelledData: TypeAlias = tuple[Structure, np.typing.ArrayLike] | tf.data.Dataset
 # A loss, its name or what computes one.

@@ -8,7 +8,7 @@ from typing import TypeGuard
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """Whether `value` is a real number; booleans are none."""
+    """Whether `value` is a real number; booleans do not count."""
     return isinstance(value, Real) and not isinstance(value, bool)
 
 

@@ -91,8 +91,8 @@ def test_every_plotted_number_is_in_the_rows(script, rows):
 
 
 def test_the_page_has_the_paper_beside_the_rows(script, rows, tmp_path):
-    page, picture = script.draw(rows, tmp_path / "wang_liu_2021")
-    assert sorted(file.name for file in tmp_path.iterdir()) == [page.name, picture.name]
+    page, figure = script.draw(rows, tmp_path / "wang_liu_2021")
+    assert sorted(file.name for file in tmp_path.iterdir()) == [page.name, figure.name]
     text = page.read_text()
     (line,) = [line for line in text.splitlines() if line.startswith("| infonce 0.3 |")]
     cells = [cell.strip() for cell in line.strip("|").split("|")]

@@ -1,6 +1,6 @@
 """Times this library's losses beside others', each in a fresh process: `python examples/speed/losses.py`.
 
-Writes examples/results/speed_losses.csv, .md and .png, and the table in README.md; `--resume` keeps what the table
+Writes examples/results/speed_losses.csv, .md and .png, and the table in docs/kernel.md; `--resume` keeps what the table
 holds, and `--resume --minutes 0` writes all of it anew from the .csv. Other libraries run in the environment given by
 `--peers` (`make bench` builds it); without it they are left out. The most telling sizes come first: when `--minutes`
 are over, what is left is not measured.
@@ -25,7 +25,7 @@ from baselines import BASELINES, CLIP, FLOOR, NT_XENT, SIGLIP
 from launches import launches
 
 RESULTS = Path(__file__).parents[1] / "results"
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "kernel.md"
 START, END = "<!-- examples/speed/losses.py writes this table -->", "<!-- until here -->"
 # At sizes beside N = 4,096: one of ours for each objective, and the fastest of the others.
 CORE = ["keras_tfcl", "keras_tfcl arctanh", "keras_tfcl cross-view", "keras_tfcl sigmoid", FLOOR]
@@ -158,18 +158,18 @@ def write_csv(rows: list[dict[str, Any]]) -> None:
 
 
 def write(rows: list[dict[str, Any]]) -> None:
-    """Writes the table as .csv and .md and into the README, and draws the figure."""
+    """Writes the table as .csv and .md and into docs/kernel.md, and draws the figure."""
     write_csv(rows)
     with replaced(RESULTS / "speed_losses.md") as path:
         path.write_text(markdown(rows))
-    before, rest = README.read_text().split(START)
-    with replaced(README) as path:
+    before, rest = PAGE.read_text().split(START)
+    with replaced(PAGE) as path:
         path.write_text(f"{before}{START}\n{summary(rows)}{END}{rest.split(END, 1)[1]}")
     plot(rows, RESULTS / "speed_losses.png")
 
 
 def summary(rows: list[dict[str, Any]], count: int = 4096, dimension: int = 128) -> str:
-    """The README's table."""
+    """The table in docs/kernel.md."""
     lines = ["", "| | | seconds | extra memory |", "|---|---|---|---|"]
     for objective in (NT_XENT, CLIP, SIGLIP):
         of_objective = [r for r in rows if (r["objective"], r["N"], r["D"]) == (objective, count, dimension)]

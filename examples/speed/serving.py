@@ -1,23 +1,29 @@
-"""Times the server under load: `python examples/speed/serving.py`.
+"""Times the server under load: `python examples/speed/serving.py --peers PYTHON_WITH_LITSERVE`.
 
-One row a request, as a binary tensor of the Open Inference Protocol, from clients that each wait for their answer
-before they send the next. Beside it, on the same cores: a bare onnxruntime session that gets full batches, with no HTTP
-at all, and a plain FastAPI handler that runs the session once for each request. The clients run on the same machine, in
-a process of their own, and take their share of it. Writes examples/results/speed_serving.csv, .md and .png.
+One row a request, from clients that each wait for their answer before they send the next. Beside it, with the same file
+on the same cores: a bare onnxruntime session that gets full batches, with no HTTP at all; a plain FastAPI handler that
+runs the session once for each request; and LitServe, which gathers batches. The clients run on the same machine, in a
+process of their own, and take their share of it. All are measured in turn, round after round. Writes
+examples/results/speed_serving.csv, .md and .png.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import json
 import os
 import platform
+import signal
+import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +37,12 @@ HERE = Path(__file__).parent
 RESULTS = HERE.parent / "results"
 SIDE = 96
 BARE = "bare onnxruntime, full batches"
-SERVERS = {"keras-tfcl serve": "ours", "plain FastAPI + onnxruntime": "plain"}
+OURS, PLAIN, LITSERVE = "keras-tfcl serve", "plain FastAPI + onnxruntime", "LitServe"
 FIELDS = ["name", "clients", "round", "rows_per_second", "p50_ms", "p95_ms", "p99_ms", "failed"]
+NOT_RUN = (
+    "Not run: infinity, which loads Hugging Face models through torch and not an ONNX file of one's own, and "
+    "text-embeddings-inference, a Rust program for models of texts."
+)
 
 
 def main() -> None:
@@ -40,20 +50,23 @@ def main() -> None:
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 64])
     parser.add_argument("--seconds", type=float, default=8)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--peers", help="Python interpreter with litserve and onnxruntime")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the table and the figure")
     options = parser.parse_args()
+    servers = [OURS, PLAIN, *([LITSERVE] if options.peers else [])]
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "encoder.onnx"
         make_encoder(path)
         for number in range(1, options.rounds + 1):
             rows.append({"name": BARE, "clients": "", "round": number, "rows_per_second": bare(path, options.seconds)})
-            for name, kind in SERVERS.items():
-                for clients in options.clients:
-                    rows.append(
-                        {"name": name, "clients": clients, "round": number, **loaded(path, kind, clients, options)}
-                    )
-                    print(rows[-1], flush=True)
-    write(rows, options)
+            for name in servers:
+                with running(name, path, options.peers) as port:
+                    for clients in options.clients:
+                        measured = load(path, port, clients, options.seconds, "json" if name == LITSERVE else "tensor")
+                        rows.append({"name": name, "clients": clients, "round": number, **measured})
+                        print(rows[-1], flush=True)
+    write(rows, servers, options)
 
 
 def make_encoder(path: Path) -> None:
@@ -78,77 +91,99 @@ def bare(path: Path, seconds: float, batch: int = 64) -> float:
     return count / (time.perf_counter() - started)
 
 
-def loaded(path: Path, kind: str, clients: int, options: argparse.Namespace) -> dict[str, float]:
-    """What clients measure of one server, started for them alone."""
-    command = [Path(sys.executable).with_name("keras-tfcl"), "serve", path, "--port", "0"]
-    if kind == "plain":
-        command = [sys.executable, HERE / "serving_plain.py", path]
+@contextlib.contextmanager
+def running(name: str, path: Path, peers: str | None) -> Iterator[int]:
+    """A server in a process of its own; gives its port when it accepts connections."""
+    port = free_port()
+    command = {
+        OURS: [Path(sys.executable).with_name("keras-tfcl"), "serve", path, "--port", port],
+        PLAIN: [sys.executable, HERE / "serving_plain.py", path, port],
+        LITSERVE: [peers, HERE / "serving_litserve.py", path, port],
+    }[name]
     env = {**os.environ, "KERAS_TFCL_ON_DEMAND": "1"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as server:
-        port = int(server.stdout.readline().strip().rsplit(":", 1)[1])
-        spec = OnnxEncoder(path).inputs[0]
-        shape = [str(side) for side in spec.shape[1:]]
-        done = subprocess.run(
-            [
-                sys.executable,
-                HERE / "serving_clients.py",
-                str(port),
-                str(clients),
-                str(options.seconds),
-                spec.name,
-                *shape,
-            ],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        server.terminate()
-    return json.loads(done.stdout)
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen([*map(str, command)], env=env, start_new_session=True, **quiet) as server:
+        until = time.monotonic() + 60
+        while True:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                break
+            if server.poll() is not None or time.monotonic() > until:
+                os.killpg(server.pid, signal.SIGKILL)
+                raise RuntimeError(f"{name} does not start.")
+            time.sleep(0.1)
+        try:
+            yield port
+        finally:
+            os.killpg(server.pid, signal.SIGTERM)  # with its workers
 
 
-def write(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
+def load(path: Path, port: int, clients: int, seconds: float, form: str) -> dict[str, float]:
+    """What clients measure of one server."""
+    spec = OnnxEncoder(path).inputs[0]
+    given = [port, clients, seconds, form, spec.name, *spec.shape[1:]]
+    command = [sys.executable, str(HERE / "serving_clients.py"), *map(str, given)]
+    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def write(rows: list[dict[str, Any]], servers: list[str], options: argparse.Namespace) -> None:
     """Prints and saves the table and the figure."""
-    with (RESULTS / "speed_serving.csv").open("w", newline="") as file:
+    with (options.results / "speed_serving.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, FIELDS)
         writer.writeheader()
         writer.writerows(rows)
     bare_rate = {row["round"]: row["rows_per_second"] for row in rows if row["name"] == BARE}
+    packages = ", ".join(f"{name} {version(name)}" for name in ("onnxruntime", "fastapi", "uvicorn"))
     lines = [
         "# Serving: speed under load",
         "",
         f"ResNet-18, images of {SIDE} x {SIDE}, one row a request, {options.seconds:g} s, median of "
-        f"{options.rounds} rounds. {os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}; "
-        "the clients run on the same cores. No GPU was measured.",
+        f"{options.rounds} rounds; the ratio has its lowest and highest round in brackets. {os.cpu_count()} cores, "
+        f"{platform.machine()}, Python {platform.python_version()}, {packages}{litserve_version(options.peers)}; the "
+        f"clients run on the same cores. {NOT_RUN} No GPU was measured.",
         "",
-        f"Command: `python examples/speed/serving.py --seconds {options.seconds:g} --rounds {options.rounds}`",
+        f"Command: `python examples/speed/serving.py --seconds {options.seconds:g} --rounds {options.rounds} "
+        f"--clients {' '.join(map(str, options.clients))}{' --peers PYTHON' if options.peers else ''}`",
         "",
         "| | clients | rows a second | of bare onnxruntime | p50 ms | p95 ms | p99 ms | failed |",
         "|---|---|---|---|---|---|---|---|",
         f"| {BARE} | | {statistics.median(bare_rate.values()):.0f} | 1.00 | | | | |",
     ]
-    for name in SERVERS:
+    for name in servers:
         for clients in options.clients:
             mine = [row for row in rows if row["name"] == name and row["clients"] == clients]
-            ratio = statistics.median(row["rows_per_second"] / bare_rate[row["round"]] for row in mine)
+            ratios = [row["rows_per_second"] / bare_rate[row["round"]] for row in mine]
             values = [statistics.median(row[key] for row in mine) for key in FIELDS[3:]]
             lines.append(
-                f"| {name} | {clients} | {values[0]:.0f} | {ratio:.2f} | "
-                + " | ".join(f"{value:.0f}" for value in values[1:])
-                + " |"
+                f"| {name} | {clients} | {values[0]:.0f} | {statistics.median(ratios):.2f} ({min(ratios):.2f} to "
+                f"{max(ratios):.2f}) | " + " | ".join(f"{value:.0f}" for value in values[1:]) + " |"
             )
+    if LITSERVE not in servers:
+        lines += ["", "LitServe was left out: no --peers."]
     text = "\n".join(lines) + "\n"
     print(text)
-    (RESULTS / "speed_serving.md").write_text(text)
-    draw(rows, options)
+    (options.results / "speed_serving.md").write_text(text)
+    draw(rows, servers, options)
 
 
-def draw(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
+def litserve_version(peers: str | None) -> str:
+    if peers is None:
+        return ""
+    code = "from importlib.metadata import version as v; print('litserve', v('litserve'))"
+    return ", " + subprocess.run([peers, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def draw(rows: list[dict[str, Any]], servers: list[str], options: argparse.Namespace) -> None:
     """Throughput and latency against the number of clients."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for name in SERVERS:
+    for name in servers:
         mine = {c: [row for row in rows if row["name"] == name and row["clients"] == c] for c in options.clients}
         left.plot(
             options.clients,
@@ -170,7 +205,7 @@ def draw(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
         axis.set(xlabel="clients", title=title, xscale="log", ylim=(0, None))
         axis.set_xticks(options.clients, [str(c) for c in options.clients])
         axis.legend(fontsize=7)
-    figure.savefig(RESULTS / "speed_serving.png", dpi=110)
+    figure.savefig(options.results / "speed_serving.png", dpi=110)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""Clients of a server: `python serving_clients.py PORT CLIENTS SECONDS INPUT SIDE...` prints a line of JSON.
+"""Clients of a server: `python serving_clients.py PORT CLIENTS SECONDS FORM INPUT SIDE...` prints a line of JSON.
+
+FORM is "tensor", a binary tensor of the Open Inference Protocol, or "json", a row in base64 to `/predict`.
 
 Each client keeps one connection, sends a request that was prepared beforehand, and waits for the answer.
 """
@@ -6,6 +8,7 @@ Each client keeps one connection, sends a request that was prepared beforehand, 
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import sys
 import time
@@ -31,9 +34,8 @@ async def client(port: int, request: bytes, until: float, since: float, times: l
     writer.close()
 
 
-async def main(port: int, clients: int, seconds: float, name: str, shape: list[int]) -> None:
-    row = np.random.default_rng(0).integers(0, 256, (1, *shape)).astype("float32").tobytes()
-    tensor = {"name": name, "shape": [1, *shape], "datatype": "FP32", "parameters": {"binary_data_size": len(row)}}
+def tensor_request(name: str, shape: list[int], row: bytes) -> bytes:
+    tensor = {"name": name, "shape": shape, "datatype": "FP32", "parameters": {"binary_data_size": len(row)}}
     output = {"name": "embedding", "parameters": {"binary_data": True}}
     head = json.dumps({"inputs": [tensor], "outputs": [output]}).encode()
     lines = [
@@ -42,7 +44,18 @@ async def main(port: int, clients: int, seconds: float, name: str, shape: list[i
         f"Inference-Header-Content-Length: {len(head)}",
         f"Content-Length: {len(head) + len(row)}",
     ]
-    request = "\r\n".join([*lines, "", ""]).encode() + head + row
+    return "\r\n".join([*lines, "", ""]).encode() + head + row
+
+
+def json_request(row: bytes) -> bytes:
+    body = json.dumps({"row": base64.b64encode(row).decode()}).encode()
+    head = f"POST /predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    return f"{head}\r\n\r\n".encode() + body
+
+
+async def main(port: int, clients: int, seconds: float, form: str, name: str, shape: list[int]) -> None:
+    row = np.random.default_rng(0).integers(0, 256, (1, *shape)).astype("float32").tobytes()
+    request = json_request(row) if form == "json" else tensor_request(name, [1, *shape], row)
     times: list[float] = []
     failed: list[int] = []
     since = time.perf_counter() + WARM_UP
@@ -53,5 +66,5 @@ async def main(port: int, clients: int, seconds: float, name: str, shape: list[i
 
 
 if __name__ == "__main__":
-    port, clients, seconds, name, *shape = sys.argv[1:]
-    asyncio.run(main(int(port), int(clients), float(seconds), name, [int(side) for side in shape]))
+    port, clients, seconds, form, name, *shape = sys.argv[1:]
+    asyncio.run(main(int(port), int(clients), float(seconds), form, name, [int(side) for side in shape]))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import sys
 
 import numpy as np
@@ -26,6 +25,4 @@ async def infer(request: Request) -> Response:
 
 
 if __name__ == "__main__":
-    listener = socket.create_server(("127.0.0.1", 0))
-    print(f"http://127.0.0.1:{listener.getsockname()[1]}", flush=True)
-    uvicorn.Server(uvicorn.Config(app, log_level="error", access_log=False)).run([listener])
+    uvicorn.run(app, port=int(sys.argv[2]), log_level="error", access_log=False)

@@ -1,4 +1,4 @@
-"""Find the operation and the layer that make a file wrong, for the error."""
+"""Find the operation and the layer behind a wrong file, for the error message."""
 
 from __future__ import annotations
 
@@ -20,19 +20,8 @@ if TYPE_CHECKING:
     import onnx
 
 _HALF_TYPES = (10, 16)  # TensorProto.FLOAT16 and BFLOAT16
-_MOVES = (
-    "Reshape",
-    "Transpose",
-    "Identity",
-    "Cast",
-    "Squeeze",
-    "Unsqueeze",
-    "ExpandDims",
-    "Concat",
-    "ConcatV2",
-    "Shape",
-)
-_LAYOUTS = ((0, 3, 1, 2), (0, 2, 3, 1))  # tf2onnx turns images of (N, H, W, C) into (N, C, H, W) and back
+_MOVES = "Reshape Transpose Identity Cast Squeeze Unsqueeze ExpandDims Concat ConcatV2 Shape".split()
+_LAYOUTS = ((0, 3, 1, 2), (0, 2, 3, 1))  # tf2onnx transposes images from (N, H, W, C) to (N, C, H, W) and back
 
 
 def nodes_of(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
@@ -45,7 +34,7 @@ def nodes_of(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
 
 
 def describe_node(node: onnx.NodeProto, layers: Sequence[keras.Layer]) -> str:
-    """Name the operation and layer of a node; a Resize loses its name in the conversion, so all layers that resize."""
+    """Name the operation and layer of a node, or all resizing layers of a Resize, which the conversion renames."""
     candidates = [f"layer `{layer.name}` ({type(layer).__name__})" for layer in resizers(layers)]
     named = layer_of(node.name, layers)
     unnamed = node.op_type == "Resize" and named.startswith("node") and candidates
@@ -53,7 +42,7 @@ def describe_node(node: onnx.NodeProto, layers: Sequence[keras.Layer]) -> str:
 
 
 def failing_nodes(error: object, model: onnx.ModelProto, layers: Sequence[keras.Layer]) -> list[str]:
-    """Name the nodes that an error of onnxruntime speaks of: by their name, or else by their type."""
+    """Name the nodes that an error of onnxruntime mentions by name or, if there are none, by type."""
     text = str(error)
     by_name = [node for node in nodes_of(model.graph) if node.name and node.name in text]
     by_type = [node for node in nodes_of(model.graph) if re.search(rf"\b{node.op_type}\b", text)]
@@ -76,7 +65,7 @@ def batch_reductions(model: onnx.ModelProto, layers: Sequence[keras.Layer]) -> l
 def differing_operations(
     model: onnx.ModelProto, source: Source, normalize: bool, inputs: Sequence[np.ndarray]
 ) -> list[str]:
-    """Name what makes the embeddings of `inputs` differ, with its layers: what is known to, or the first to differ."""
+    """Name the operations, with their layers, that are known to differ or, if there are none, the first that do."""
     return _known_differences(model, source) or _first_differences(model, source, normalize, inputs)
 
 
@@ -100,23 +89,26 @@ def _known_differences(model: onnx.ModelProto, source: Source) -> list[str]:
 def _first_differences(
     model: onnx.ModelProto, source: Source, normalize: bool, inputs: Sequence[np.ndarray]
 ) -> list[str]:
-    """Compare the tensors inside the file with those of the same names inside the TensorFlow graph.
+    """Compare the tensors inside the file with the tensors of the same names in the TensorFlow graph.
 
-    The first ones that differ are named, unless what is computed of them agrees again: then the converter has merged
-    the operation with the next.
+    The first tensors that differ are named, unless all results computed from them agree: then the converter has merged
+    the operation with the next one.
     """
     if any(tensor.external_data for tensor in model.graph.initializer):
-        return []  # more than fits into one TensorFlow graph
+        return []  # the weights do not fit into one TensorFlow graph
     nodes = {name: node for node in model.graph.node for name in node.output}
-    feed = dict(zip((spec.name for spec in source.inputs), inputs, strict=True))
+    rows = source.inputs[0].shape[0] or len(inputs[0])
+    feed = {
+        spec.name: np.resize(array, (rows, *array.shape[1:])) for spec, array in zip(source.inputs, inputs, strict=True)
+    }
     try:
         kinds, expected = _run_tensorflow(source, normalize, feed, list(nodes))
         received = _run_onnx(model, feed, list(expected))
-    except Exception:  # a second look at what is already known to be wrong: without it the error is less exact
+    except Exception:  # the file is known to be wrong; without this comparison the error is only less exact
         return []
     agree = {name: _agrees(value, received[name]) for name, value in expected.items()}
     if agree and all(agree.values()):
-        return ["a layer that gives something else in a graph, as in `model.predict`, than in an eager call"]
+        return ["a layer whose output in a graph, as in `model.predict`, differs from its output in an eager call"]
     inputs_of = {name: list(node.input) for name, node in nodes.items()}
     uses_of: dict[str, list[str]] = {}
     for name, node in nodes.items():
@@ -138,7 +130,7 @@ def _first_differences(
 def _nearest(
     name: str, neighbours: Mapping[str, Sequence[str]], agree: Mapping[str, bool]
 ) -> tuple[list[bool], list[str]]:
-    """Return whether the nearest comparable tensors around `name` agree, and the names of those before them."""
+    """Return whether the nearest comparable tensors around `name` agree, and the names of the tensors in between."""
     found, between, open_names = [], [], list(neighbours.get(name, ()))
     while open_names:
         other = open_names.pop()
@@ -153,7 +145,7 @@ def _nearest(
 def _run_tensorflow(
     source: Source, normalize: bool, feed: Mapping[str, np.ndarray], names: Sequence[str]
 ) -> tuple[dict[str, str], dict[str, np.ndarray]]:
-    """Return type and value of those tensors of the TensorFlow graph that are among `names`."""
+    """Return the types and values of the tensors of the TensorFlow graph that are in `names`."""
     tf = require("tensorflow", "tf")
     graph_def = frozen_graph(source, normalize)
     config = tf.compat.v1.ConfigProto(device_count={"GPU": 0})

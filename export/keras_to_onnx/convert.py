@@ -78,14 +78,14 @@ def convert(
         progress("convert to ONNX, which can take a minute")
         try:
             model = _to_onnx(function, [spec.name for spec in specs], opset)
-        except Exception as error:  # tf2onnx raises whatever its handlers happen to raise
+        except Exception as error:  # handlers of tf2onnx may raise any exception
             raise UnsupportedOpError(
                 f"Every operation must have an ONNX counterpart. Received: a graph that tf2onnx cannot convert "
                 f"({text_of(error)}). Move the operation outside the model, or write it with keras.ops."
             ) from error
     _keep_zero_padding(model.graph)
     inputs_to_initializers(model.graph)
-    _name_dimensions(model.graph, dimension)
+    _name_dimensions(model.graph, source.inputs[0].shape[0], dimension)
     return model
 
 
@@ -116,7 +116,7 @@ def _trace(
         # on the CPU, so that a GPU host does not put its own recurrent kernels into the graph
         with free_sizes(source.layers), _nested_functions_inlined(tf), _whole_tracebacks(), tf.device("/cpu:0"):
             return tf.function(embed, autograph=False).get_concrete_function(*specs)
-    except Exception as error:  # whatever the user's layers raise
+    except Exception as error:  # the user's layers may raise any exception
         layer = _failing_layer(error, source.layers)
         if type(layer).__module__.partition(".")[0] == "keras":
             remedy = "Give keras.Input a fixed size, which this layer of Keras may need, or move the layer outside."
@@ -139,13 +139,13 @@ def _failing_layer(error: Exception, layers: Sequence[keras.Layer]) -> keras.Lay
 
 
 def _needed_graph(function: tf.types.experimental.ConcreteFunction) -> tf.compat.v1.GraphDef:
-    """Return the graph without what the output does not need, such as random numbers that only training uses."""
+    """Return the part of the graph that the output needs, without random numbers that only training uses."""
     extract = require("tensorflow", "tf").compat.v1.graph_util.extract_sub_graph
     return extract(function.graph.as_graph_def(), [function.outputs[0].op.name])
 
 
 def _l2_normalize(tf: ModuleType, rows: Tensor) -> Tensor:
-    """Divide each row by its length, after its largest entry so that no square over- or underflows. Zeros stay."""
+    """Divide each row by its largest entry, so that no square over- or underflows, and then by its length."""
     scaled = tf.math.divide_no_nan(rows, tf.reduce_max(tf.abs(rows), axis=-1, keepdims=True))
     length = tf.sqrt(tf.reduce_sum(tf.square(scaled), axis=-1, keepdims=True))
     return tf.math.divide_no_nan(scaled, length)
@@ -184,8 +184,8 @@ def _true_inputs(function: tf.types.experimental.ConcreteFunction) -> list[str]:
 def _exact_divisions(loader: Any) -> Iterator[None]:
     """Keep TensorFlow's graph optimizer from making `x * (1 / c)` of `x / c`.
 
-    The two round differently, which is enough for a `floor` behind it, as in `tf.image.resize_with_pad`, to differ by a
-    whole number. The optimizer leaves `DivNoNan` alone, so divisions are called so while it runs.
+    The two round differently, so that a later `floor`, as in `tf.image.resize_with_pad`, can differ by one. The
+    optimizer does not change `DivNoNan`, so divisions have that name while it runs.
     """
     optimize = loader.tf_optimize
 
@@ -217,10 +217,10 @@ def _all_nodes(graph_def: tf.compat.v1.GraphDef) -> list[tf.compat.v1.NodeDef]:
 
 
 def _keep_zero_padding(graph: onnx.GraphProto) -> None:
-    """Say `auto_pad="VALID"`, which is what a MaxPool after a Pad does anyway.
+    """Set `auto_pad="VALID"`, which does not change the result of a MaxPool after a Pad.
 
-    Otherwise onnxruntime (since microsoft/onnxruntime#18136) makes one MaxPool of both, which pads with -infinity
-    where the model pads with 0: wrong in ResNetV2 and wherever a window is all negative.
+    Otherwise onnxruntime (since microsoft/onnxruntime#18136) fuses them into one MaxPool, which pads with -infinity
+    where the model pads with 0. ResNetV2 and every window of negative values would be wrong.
     """
     padded = {output for node in graph.node if node.op_type == "Pad" for output in node.output}
     for node in graph.node:
@@ -230,17 +230,17 @@ def _keep_zero_padding(graph: onnx.GraphProto) -> None:
                 node.attribute.append(require("onnx.helper", "export").make_attribute("auto_pad", "VALID"))
 
 
-def _name_dimensions(graph: onnx.GraphProto, dimension: int) -> None:
-    """Call the first dimension `batch` everywhere, and give other free ones names that do not change between runs."""
+def _name_dimensions(graph: onnx.GraphProto, batch: int | None, dimension: int) -> None:
+    """Call a free first dimension `batch` everywhere, and give others names that do not change between runs."""
     for tensor in graph.input:
         for axis, dim in enumerate(tensor.type.tensor_type.shape.dim):
-            if axis == 0:
+            if axis == 0 and batch is None:
                 dim.dim_param = "batch"
             elif not dim.HasField("dim_value"):
                 dim.dim_param = f"{tensor.name}_{axis}"
     output = graph.output[0].type.tensor_type.shape
     output.ClearField("dim")  # the trace of a subclassed model may not know its shape
-    output.dim.add(dim_param="batch")
+    output.dim.add(dim_param="batch") if batch is None else output.dim.add(dim_value=batch)
     output.dim.add(dim_value=dimension)
 
 
@@ -256,7 +256,7 @@ def _nested_functions_inlined(tf: ModuleType) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _whole_tracebacks() -> Iterator[None]:
-    """Keep the frames in which layers are called, which Keras removes."""
+    """Keep the frames of layer calls in tracebacks, which Keras removes."""
     config = require("keras", "tf").config
     before = config.is_traceback_filtering_enabled()
     config.disable_traceback_filtering()
@@ -271,15 +271,15 @@ def _whole_tracebacks() -> Iterator[None]:
 def _garbage_collected_often() -> Iterator[None]:
     """Free the copies of the graph, with all weights, that each of tf2onnx's optimizers leaves behind.
 
-    They are in cycles of references, which Python looks for after a number of new objects, however large these are: the
-    export of a ResNet50V2 took 7.8 GB and takes 3.2 GB. What exists by now is left out of the search, as long as
-    nobody else has frozen it.
+    The copies are in reference cycles. Python searches for cycles after a number of new objects, whatever their size,
+    so the export of a ResNet50V2 took 7.8 GB instead of 3.2 GB. Objects that exist already are not searched, unless
+    other code has frozen them.
     """
     thresholds, ours = gc.get_threshold(), gc.get_freeze_count() == 0
     if ours:
         gc.collect()
         gc.freeze()
-    gc.collect()  # so that Python knows how little is left to search
+    gc.collect()  # so that Python knows that few objects are left to search
     gc.set_threshold(500, 5, 2)
     try:
         yield
@@ -291,7 +291,7 @@ def _garbage_collected_often() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet_logs() -> Iterator[None]:
-    """Silence loggers whose complaints either do not matter or come back as our errors."""
+    """Silence loggers whose warnings either do not matter or are raised as our errors."""
     loggers = [logging.getLogger(name) for name in ("tensorflow", "tf2onnx")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

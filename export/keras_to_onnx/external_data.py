@@ -1,8 +1,8 @@
 """Keep weights that exceed one protobuf message out of the conversion, and store them in a data file.
 
 The trace reads such a weight as an additional input, so TensorFlow, tf2onnx and the ONNX model never hold it.
-Afterwards the input becomes a tensor whose values are in the data file. The largest weights go first, so that few are
-involved.
+Afterwards the input becomes a tensor whose values are in the data file. The largest weights are moved first, so that
+few have to be.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _PAGE = 4096  # onnxruntime maps tensors that begin on a page instead of copying
 
 @dataclass(frozen=True)
 class DataFile:
-    """What the metadata records about the data file."""
+    """The metadata about the data file."""
 
     name: str
     bytes: int
@@ -41,7 +41,7 @@ class DataFile:
 
 
 def choose_external(weights: Sequence[keras.Variable], most_bytes: int) -> list[keras.Variable]:
-    """Return the largest of `weights`, as many as it takes for the others to have at most `most_bytes` bytes."""
+    """Return the largest weights, as few as possible, so that the others have at most `most_bytes` bytes."""
     sizes = {id(weight): _size(weight) for weight in weights}
     total, chosen = sum(sizes.values()), []
     for weight in sorted(weights, key=lambda weight: -sizes[id(weight)]):
@@ -59,12 +59,12 @@ def external_specs(weights: Sequence[keras.Variable]) -> list[tf.TensorSpec]:
 
 
 def reading_from(weights: Sequence[keras.Variable], tensors: Sequence[tf.Tensor]) -> keras.StatelessScope:
-    """Return a context in which Keras layers find `tensors` where they read `weights`."""
+    """Return a context in which Keras layers read `tensors` instead of `weights`."""
     return require("keras", "tf").StatelessScope(state_mapping=list(zip(weights, tensors, strict=True)))
 
 
 def inputs_to_initializers(graph: onnx.GraphProto) -> None:
-    """Turn the inputs of an ONNX graph that stand for weights into tensors without values."""
+    """Turn the inputs of an ONNX graph that represent weights into tensors without values."""
     for value in [value for value in graph.input if value.name.startswith(_PREFIX)]:
         kind = value.type.tensor_type
         dims = [dim.dim_value for dim in kind.shape.dim]
@@ -73,7 +73,7 @@ def inputs_to_initializers(graph: onnx.GraphProto) -> None:
 
 
 def store_external(model_path: Path, onnx_model: onnx.ModelProto, weights: Sequence[keras.Variable]) -> DataFile:
-    """Write the values of the weights kept out of the model beside it, and make the model refer to them."""
+    """Write the values of external weights to a file beside the model, and make the model refer to it."""
     record, spans = write_data_file(model_path.parent, model_path.name, (weight.numpy() for weight in weights))
     stored = {tensor.name: tensor for tensor in onnx_model.graph.initializer if tensor.name.startswith(_PREFIX)}
     for position, (offset, length) in enumerate(spans):
@@ -109,7 +109,7 @@ def write_data_file(folder: Path, stem: str, arrays: Iterable[np.ndarray]) -> tu
 
 
 def byte_view(array: np.ndarray) -> memoryview:
-    """Return the values as little-endian bytes, without a copy where the machine stores them so."""
+    """Return the values as little-endian bytes, without a copy on a little-endian machine."""
     values = np.ascontiguousarray(array)
     values = values.astype(values.dtype.newbyteorder("<"), copy=False)
     return values.reshape(-1).view(np.uint8).data

@@ -1,8 +1,8 @@
-"""Replace, for the trace, the code of Keras layers that asks whether a size is known; free sizes are unknown there.
+"""Replace, during the trace, code of Keras layers that depends on whether a size is known.
 
-In an eager call every size is known, so the eager call is the reference. There, `TimeDistributed` calls its layer step
-by step, while a trace over a free length would vectorize a loop, which ONNX cannot express. `CenterCrop` resizes an
-image that is smaller than the crop, while a trace would cut it off.
+The eager call, in which every size is known, is the reference. `TimeDistributed` calls its layer step by step there,
+while a trace over a free length would vectorize a loop, which ONNX cannot express. `CenterCrop` resizes an image that
+is smaller than the crop there, while a trace would crop it wrongly.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def free_sizes(layers: Iterable[keras.Layer]) -> Iterator[None]:
-    """Let `layers` compute in a trace what they compute in an eager call, inside the block."""
+    """Make `layers` compute the same in a trace as in an eager call, inside the block."""
     replaced = []
     try:
         for layer in layers:
@@ -73,7 +73,7 @@ def _time_distributed(
 def _center_crop(
     layer: keras.Layer, transform: Callable[..., Tensor], images: Tensor, *args: object, **options: object
 ) -> Tensor:
-    """Crop where both sides are long enough, and otherwise scale the image up and crop."""
+    """Crop the image; if a side is too short, scale the image up first."""
     keras, tf = require("keras", "tf"), require("tensorflow", "tf")
     first = layer.data_format == "channels_first"
     height, width = keras.ops.shape(images)[-2:] if first else keras.ops.shape(images)[-3:-1]

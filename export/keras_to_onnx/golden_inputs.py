@@ -1,8 +1,8 @@
 """Inputs on which the model and the file are compared, and the embeddings that the model computes for them.
 
-Usual inputs are random inputs of usual sizes, which a server can generate again. Edge inputs are those on which
-conversions fail: zeros, constants and padding, negative and large integers, images and sequences of odd, small and
-large sizes. Samples come from the user.
+Usual inputs are random inputs of usual sizes, which a server can generate again. Edge inputs are inputs on which
+conversions often fail: zeros, constants and padding, negative and large integers, images and sequences of odd, small
+and large sizes. Samples come from the user.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from keras_tfcl.typing import Structure, Tensor
 
-_BATCHES = (1, 7)  # one row, and an odd number that no hardware prefers
+_BATCHES = (1, 7)  # one sample, and an odd number that suits no hardware
 _IMAGE_SIZES = (64, 96)  # for free dimensions, one size per batch
 _LENGTHS = (16, 23)
 _EDGE_IMAGE_SIZES = ((37, 53), (14, 9), (1, 1), (150, 97), (203, 330))
@@ -49,9 +49,9 @@ class Golden:
     Attributes:
         inputs: one array for each input of the file.
         reference: the embeddings, `(N, D)`.
-        about: names the inputs in an error.
-        generators: make usual inputs again; there are none for edge inputs and samples.
-        edge: whether these are edge inputs, on which an embedding may be rounding noise.
+        about: name of the inputs in an error.
+        generators: generate usual inputs again; empty for edge inputs and samples.
+        edge: whether these are edge inputs, whose embeddings may be rounding noise.
     """
 
     inputs: tuple[np.ndarray, ...]
@@ -64,11 +64,11 @@ class Golden:
 def make_golden_inputs(source: Source, *, normalize: bool, samples: Inputs | None = None) -> list[Golden]:
     """Return usual inputs at batch 1 and 7, edge inputs, and one batch per 64 `samples`.
 
-    The values of usual inputs are a guess. Where the model cannot take them, rows of `samples` stand in, and there are
-    no edge inputs. Edge inputs that the model cannot take are left out.
+    The values of usual inputs are a guess. If the model does not accept them, `samples` replace them, and there are no
+    edge inputs. Edge inputs that the model does not accept are left out.
 
     Raises:
-        ModelInputError: the model takes neither.
+        ModelInputError: the model accepts none of them.
         ModelOutputError: the model does not give one `(batch, D)` embedding.
         InputError: `samples` do not fit the inputs.
     """
@@ -99,7 +99,7 @@ def _golden_inputs(source: Source, normalize: bool, given: list[np.ndarray]) -> 
 
 @contextlib.contextmanager
 def _weights_kept(source: Source) -> Iterator[None]:
-    """Raise if a call of the model changes a weight, after putting it back."""
+    """Restore weights that a call of the model has changed, and raise."""
     small = [weight for weight in source.weights if math.prod(weight.shape) <= _MOST_STATE]
     before = [np.array(weight) for weight in small]
     yield
@@ -119,7 +119,7 @@ def _weights_kept(source: Source) -> Iterator[None]:
 
 
 def difference_of(source: Source, golden: Sequence[Golden], normalize: bool) -> Parity | None:
-    """Compare the references with what the model gives now; None where that is NaN or infinite."""
+    """Compare the references with the embeddings that the model computes now; None if these are not finite."""
     usual = [batch for batch in golden if not batch.edge]
     try:
         now = [_embed(source, batch.inputs, normalize, batch.about).reference for batch in usual]
@@ -129,10 +129,10 @@ def difference_of(source: Source, golden: Sequence[Golden], normalize: bool) -> 
 
 
 def rounding_noise(source: Source, golden: Golden, normalize: bool) -> np.ndarray:
-    """Return how far each embedding moves, `(N,)`, when what layers hand on is rounded coarsely: to 1e-5.
+    """Return the change of each embedding, `(N,)`, when the outputs of all layers are rounded to 1e-5.
 
-    A constant image behind a group normalization, for example, is 0 divided by 0 but for rounding: no file can give the
-    same embedding of it.
+    After a group normalization, for example, a constant image is 0 divided by 0 except for rounding, so no file can
+    compute the same embedding of it.
     """
     moved = np.zeros(len(golden.reference))
     for seed in range(3):
@@ -144,7 +144,7 @@ def rounding_noise(source: Source, golden: Golden, normalize: bool) -> np.ndarra
 
 @contextlib.contextmanager
 def _rounding(layers: Sequence[keras.Layer], noise: np.random.Generator) -> Iterator[None]:
-    """Multiply the channels of every layer's output by about 1 inside the block."""
+    """Multiply the channels of each layer's output by numbers close to 1 inside the block."""
     keras, tf = require("keras", "tf"), require("tensorflow", "tf")
 
     def round_channels(value: Tensor) -> Tensor:
@@ -182,7 +182,7 @@ def _cast_samples(source: Source, samples: Inputs | None) -> list[np.ndarray]:
 
 
 def _by_public_name(source: Source, samples: Inputs) -> Inputs:
-    """Rename a dict with the keys that the model takes, which are not always the names of the file's inputs."""
+    """Rename the keys of the model's dict, which may differ from the input names of the file."""
     structure = source.structure
     if not isinstance(samples, Mapping) or not isinstance(structure, Mapping) or set(samples) != set(structure):
         return samples
@@ -217,7 +217,7 @@ def _embed(
     try:
         with tf.device("/cpu:0"):  # a GPU may round to TF32, which is coarser than the tolerance
             output = source(*map(tf.convert_to_tensor, inputs))
-    except Exception as error:  # whatever the user's layers raise
+    except Exception as error:  # the user's layers may raise any exception
         raise _UnusableInputs from error
     reference = _embedding_of(output, source, rows=len(inputs[0]))
     if not np.isfinite(reference).all():
@@ -243,7 +243,7 @@ def _describe_structure(output: Structure) -> str:
 
 
 def _remedy(output: Tensor, source: Source, rows: int) -> str:
-    """Say in code how to make one embedding of an output."""
+    """Return code that turns an output into one embedding."""
     functional = bool(getattr(source.encoder, "inputs", None))
     start = "" if functional else "x = keras.Input(shape, dtype=...); "
     whole, inputs = ("model.output", "model.input") if functional else ("model(x)", "x")
@@ -276,7 +276,7 @@ def _check_one_length(golden: Sequence[Golden]) -> None:
 
 @dataclass(frozen=True)
 class _Domain:
-    """The values that an input is taken to hold: from `low` to below `high`, or whatever integers where `counts`."""
+    """The assumed values of an input: from `low` to below `high`, or any integers if `counts`."""
 
     low: float
     high: float
@@ -284,7 +284,7 @@ class _Domain:
 
 
 def _domains(source: Source, given: list[np.ndarray]) -> list[_Domain]:
-    """Guess the values that each input takes."""
+    """Guess the values of each input."""
     pixels = any(type(layer).__name__ == "Rescaling" for layer in source.layers)
     vocabulary, counts = _vocabulary(source, given)
     domains = []
@@ -302,10 +302,10 @@ def _domains(source: Source, given: list[np.ndarray]) -> list[_Domain]:
 
 
 def _vocabulary(source: Source, given: list[np.ndarray]) -> tuple[int, bool]:
-    """Return below which integer the model knows every id, and whether it takes any other integer too.
+    """Return the number of ids that the model knows, and whether it accepts all other integers too.
 
-    An `Embedding` raises for an id that it has no vector for, so the largest `input_dim` that the model takes is it: an
-    `Embedding` of positions bounds no ids, and one behind a remainder none either.
+    An `Embedding` raises an error for an unknown id, so the largest `input_dim` that the model accepts is the number.
+    An `Embedding` of positions, or one after a remainder, does not limit the ids.
     """
     limits = sorted({layer.input_dim for layer in source.layers if type(layer).__name__ == "Embedding"}, reverse=True)
     shapes = _usual_shapes(source, given, batch=0)
@@ -347,7 +347,7 @@ def _usual(source: Source, given: list[np.ndarray], domains: Sequence[_Domain]) 
 def _edges(
     source: Source, usual: Sequence[np.ndarray], domains: Sequence[_Domain], normalize: bool
 ) -> Iterator[Golden]:
-    """Yield edge inputs, each batch whole or row by row, as far as the model can take them."""
+    """Yield the edge inputs that the model accepts, as whole batches or single samples."""
     for about, arrays in itertools.chain(_edge_values(usual, domains), _edge_sizes(source, usual, domains)):
         try:
             yield _embed(source, arrays, normalize, about, edge=True)
@@ -360,11 +360,11 @@ def _edges(
 
 
 def _edge_values(usual: Sequence[np.ndarray], domains: Sequence[_Domain]) -> Iterator[tuple[str, list[np.ndarray]]]:
-    """Yield constant and padded rows of the usual size, and integers far from 0 where the model takes any."""
+    """Yield constant and padded samples of the usual size, and large integers if the model accepts all integers."""
     about = "rows of zeros, constants and padding"
     rows = [_edge_rows(x[0], domain) for x, domain in zip(usual, domains, strict=True)]
     yield about, rows
-    if len(rows) > 1:  # the empty rows of one input beside others of the next
+    if len(rows) > 1:  # so that empty samples of one input meet other samples of the next
         yield about, [np.roll(values, 3 * position, axis=0) for position, values in enumerate(rows)]
     for size in _LARGE_INTEGERS if any(domain.counts for domain in domains) else ():
         noise = np.random.default_rng(size)
@@ -378,7 +378,7 @@ def _edge_values(usual: Sequence[np.ndarray], domains: Sequence[_Domain]) -> Ite
 
 
 def _edge_rows(row: np.ndarray, domain: _Domain) -> np.ndarray:
-    """Return rows of one value, and copies of `row` of which the second half is padding."""
+    """Return samples of one value, and copies of `row` whose second half is padding."""
     low, padding = domain.low, -1 if domain.counts else 0
     last = domain.high if row.dtype.kind == "f" else domain.high - 1
     constants = [np.full_like(row, _clipped(value, row.dtype)) for value in (0, min(1, last), low, last, padding)]
@@ -390,7 +390,7 @@ def _edge_rows(row: np.ndarray, domain: _Domain) -> np.ndarray:
 
 
 def _clipped(values: ArrayLike, dtype: np.dtype) -> np.ndarray:
-    """Convert to `dtype`, whose range ends where the values go beyond it."""
+    """Clip to the range of `dtype` and convert."""
     limits = np.iinfo(dtype) if dtype.kind in "iu" else None
     return np.asarray(values if limits is None else np.clip(values, limits.min, limits.max)).astype(dtype)
 
@@ -398,7 +398,7 @@ def _clipped(values: ArrayLike, dtype: np.dtype) -> np.ndarray:
 def _edge_sizes(
     source: Source, usual: Sequence[np.ndarray], domains: Sequence[_Domain]
 ) -> Iterator[tuple[str, list[np.ndarray]]]:
-    """Yield one row at each of several sizes, where a dimension besides the batch is free."""
+    """Yield one sample of each of several sizes, if a dimension besides the batch is free."""
     free = [[axis for axis, dim in enumerate(spec.shape) if dim is None and axis > 0] for spec in source.inputs]
     if not any(free):
         return
@@ -418,11 +418,11 @@ def _edge_sizes(
 
 
 def _sizes_around_targets(source: Source) -> Iterator[tuple[int, int]]:
-    """Yield sizes of images of which one side or both are below the size that a layer crops or resizes to."""
+    """Yield image sizes around the target of each layer that crops or resizes: smaller on one or both sides, larger."""
     layers = [layer for layer in source.layers if type(layer).__name__ in ("CenterCrop", "Resizing", "RandomCrop")]
     for height, width in dict.fromkeys((layer.height, layer.width) for layer in layers):
         yield max(1, height - 1), width + 7
         yield height + 3, max(1, width // 2)
         yield max(1, height // 2), max(1, width - 5)
         yield 2 * height + 1, 3 * width + 2
-        yield 10 * height // 3, 14 * width // 3  # where a pixel lies between two, and rounding decides
+        yield 10 * height // 3, 14 * width // 3  # a pixel lies between two others, so that rounding decides

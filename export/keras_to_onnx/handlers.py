@@ -24,7 +24,7 @@ _SIGN_BIT = np.iinfo(np.int32).min
 
 
 class Writer:
-    """Writes ONNX operations in the place of one TensorFlow operation, which it removes from the graph."""
+    """Replaces one TensorFlow operation of the graph by ONNX operations."""
 
     def __init__(self, graph: tf2onnx.graph.Graph, node: tf2onnx.graph.Node) -> None:
         self.kind, self.inputs, self.dtype = node.type, list(node.input), graph.get_dtype(node.output[0])
@@ -41,7 +41,7 @@ class Writer:
         return self._graph.get_shape(name)
 
     def producer(self, name: str) -> tf2onnx.graph.Node | None:
-        """The node that a tensor comes from; None for an input."""
+        """The node that computes a tensor; None for an input."""
         return self._graph.get_node_by_output(name)
 
     def value_of(self, name: str) -> np.ndarray | None:
@@ -63,7 +63,7 @@ class Writer:
         return self.op("Cast", name, to=to)
 
     def scan(self, kind: str, initial: str, items: str, axis: int, exclusive: bool, reverse: bool) -> str:
-        """Accumulate the slices of `items` along `axis` by the operation `kind`, from `initial` on."""
+        """Accumulate the slices of `items` along `axis` with the operation `kind`, starting from `initial`."""
         dtype, shape = self._graph.get_dtype(items), self._graph.get_shape(items)
         slice_shape = [size for position, size in enumerate(shape) if position != axis]
         state, item, total, result = (self._new_name(name) for name in ("state", "item", "total", "result"))
@@ -91,7 +91,7 @@ class Writer:
         return scan.output[1]
 
     def finish(self, kind: str, *inputs: str, **attributes: object) -> None:
-        """Add the operation whose output takes the place of the original one."""
+        """Add the operation whose output replaces the original output."""
         self._graph.make_node(
             kind,
             list(inputs),
@@ -103,7 +103,7 @@ class Writer:
         )
 
     def finish_cast(self, name: str) -> None:
-        """Convert a tensor to the type of the original output, and put it in its place."""
+        """Convert a tensor to the dtype of the original output, and replace that output by it."""
         self.finish("Cast", name, to=self.dtype)
 
     def _new_name(self, kind: str) -> str:
@@ -147,7 +147,7 @@ def _bitwise_and(write: Writer) -> None:
     bits, mask = write.inputs
     source, value = write.producer(bits), write.value_of(mask)
     if source is None or source.type != "Bitcast" or value is None or np.any(value != _SIGN_BIT):
-        write.finish("BitwiseAnd", bits, mask)  # which the check of the operations refuses where the opset lacks it
+        write.finish("BitwiseAnd", bits, mask)  # the check of operations refuses it if the opset lacks it
         return
     x = source.input[0]
     zero = write.constant(0, np.float32)
@@ -194,7 +194,7 @@ def _floor_div(write: Writer) -> None:
 
 
 def _without_zeros(write: Writer, divisor: str) -> str:
-    """Replace 0 by 1 where a divisor is no constant: an integer division by 0 would end the process that serves."""
+    """Replace 0 by 1 in a variable divisor, because an integer division by 0 would end the serving process."""
     value = write.value_of(divisor)
     if value is not None and np.all(value != 0):
         return divisor
@@ -210,11 +210,9 @@ def _one_hot(write: Writer, axis: int) -> None:
     index = write.cast(indices, np.int64)
     start, step = write.constant(0, np.int64), write.constant(1, np.int64)
     classes = write.op("Range", start, write.cast(depth, np.int64), step)
-    behind = write.constant([-1] + [1] * (rank - axis), np.int64)  # the classes, then the axes behind them
+    trailing = write.constant([-1] + [1] * (rank - axis), np.int64)  # the classes, then the axes after them
     hot = write.op(
-        "Equal",
-        write.op("Unsqueeze", index, write.constant([axis], np.int64)),
-        write.op("Reshape", classes, behind),
+        "Equal", write.op("Unsqueeze", index, write.constant([axis], np.int64)), write.op("Reshape", classes, trailing)
     )
     if write.value_of(on) == 1 and write.value_of(off) == 0:
         write.finish_cast(hot)
@@ -223,10 +221,10 @@ def _one_hot(write: Writer, axis: int) -> None:
 
 
 def _select(write: Writer) -> None:
-    """Choose, where tf2onnx multiplies by 0 and 1: that turns an infinite or NaN number not chosen into NaN."""
+    """Write `Where`. tf2onnx multiplies by 0 and 1 instead, so that infinity or NaN in the other branch gives NaN."""
     condition, x, y = write.inputs
     rank, condition_rank = (len(write.shape_of(name) or ()) for name in (x, condition))
-    if write.kind == "Select" and condition_rank == 1 < rank:  # the older operation chooses whole rows
+    if write.kind == "Select" and condition_rank == 1 < rank:  # the older operation selects whole rows
         condition = write.op("Reshape", condition, write.constant([-1] + [1] * (rank - 1), np.int64))
     wide = _WHERE_TYPES.get(write.dtype_of(x).name)
     if wide:
@@ -247,7 +245,7 @@ def _cumprod(write: Writer, exclusive: bool, reverse: bool) -> None:
 
 
 def _resize_nearest(write: Writer, align_corners: bool, half_pixel_centers: bool) -> None:
-    """Take the rows and columns that TensorFlow takes: its own index computation in float32."""
+    """Gather the rows and columns that TensorFlow chooses, computing their indices in float32 as TensorFlow does."""
     images, size = write.inputs
     sizes = write.cast(size, np.int64)
     shape = write.cast(write.op("Shape", images), np.int64)
@@ -259,7 +257,7 @@ def _resize_nearest(write: Writer, align_corners: bool, half_pixel_centers: bool
 
 
 def _nearest(write: Writer, old: str, new: str, align_corners: bool, half_pixel: bool) -> str:
-    """Return the indices into `old` pixels that give `new` ones."""
+    """Return the index of the old pixel for each new pixel."""
     one = write.constant(1, np.int64)
     last = write.op("Sub", old, one)
     count = write.cast(write.op("Range", write.constant(0, np.int64), new, one), np.float32)

@@ -21,15 +21,15 @@ if TYPE_CHECKING:
     import keras
 
 _PACKAGES = ("keras-tfcl", "keras", "tensorflow", "tf2onnx", "onnx", "onnxruntime", "onnxruntime-gpu", "numpy")
-_PREPARING = {  # layer class -> settings that say what it does to an input
+_PREPARING = {  # layer class -> settings that describe its effect
     "Rescaling": ("scale", "offset"),
     "Normalization": ("axis", "mean", "variance"),
     "Resizing": ("height", "width", "interpolation", "crop_to_aspect_ratio", "pad_to_aspect_ratio"),
     "CenterCrop": ("height", "width"),
 }
 _PIXEL_SCALES = (1 / 255, 1 / 127.5)
-_LONGEST_CONFIG = 1 << 14  # characters of a loss's settings; a loss that holds tables is named without them
-_MOST_NUMBERS = 16  # of a setting, so that a mean image does not fill the metadata
+_LONGEST_CONFIG = 1 << 14  # characters of a loss's settings; longer settings, such as tables, are left out
+_MOST_NUMBERS = 16  # in a setting, so that a mean image does not fill the metadata
 
 
 def describe(
@@ -41,7 +41,7 @@ def describe(
     precision: Precision,
     notes: Mapping[str, object] | None,
 ) -> dict[str, object]:
-    """Return all that is known before the file is compared with the model."""
+    """Return all metadata that are known before the file is compared with the model."""
     names = [spec.name for spec in source.inputs]
     generated = [(dict(zip(names, batch.generators, strict=False)), batch.reference) for batch in golden]
     return {
@@ -64,7 +64,7 @@ def describe(
 def add_metadata(path: Path, content: Mapping[str, object]) -> None:
     """Append the metadata to a file that holds a model without them, and wait until it is on the disk.
 
-    A protobuf message may be written in parts: the bytes of the model, which have been checked, stay as they are.
+    A protobuf message may be written in parts, so the bytes of the model, which have been checked, do not change.
     """
     onnx = require("onnx", "export")
     entry = onnx.StringStringEntryProto(key=KEY, value=dump_metadata(dict(content)))
@@ -77,7 +77,7 @@ def add_metadata(path: Path, content: Mapping[str, object]) -> None:
 def _describe_precision(
     source: Source, golden: Sequence[Golden], normalize: bool, precision: Precision
 ) -> dict[str, object]:
-    """Say in which precision the model was built, and how far its own embeddings are from those in float32."""
+    """Return the policies of the model, and the difference between its own embeddings and the float32 embeddings."""
     if not precision.policies:
         return {"policies": [], "difference": None}
     with computing_as_built(precision):
@@ -86,7 +86,7 @@ def _describe_precision(
 
 
 def describe_preprocessing(source: Source) -> Preprocessing:
-    """Return what the image input must be, None where the model does not say, and the layers that prepare inputs."""
+    """Return the layout, size and range of the image input, as far as they are known, and the preprocessing layers."""
     steps = [step for layer in source.layers if (step := _preparing_step(layer))]
     images = [spec for spec in source.inputs if len(spec.shape) == 4]
     if not images:
@@ -103,7 +103,7 @@ def describe_preprocessing(source: Source) -> Preprocessing:
 
 
 def describe_objective(model: keras.Model) -> dict[str, object] | None:
-    """Return the loss a model was compiled with, its settings, and the numbers it learned; None if there is none."""
+    """Return the loss of a compiled model, its settings and its learned numbers; None if there is no loss."""
     loss = getattr(model, "loss", None)
     if loss is None:
         return None
@@ -129,7 +129,7 @@ def _preparing_step(layer: keras.Layer) -> dict[str, object] | None:
 
 
 def _as_numbers(value: object) -> object:
-    """Return a setting in types that JSON has; None where it has too many numbers to record."""
+    """Return a setting in JSON types; None if it has too many numbers to record."""
     if value is None or isinstance(value, (str, bool, int)):
         return value
     numbers = np.asarray(value, "float64")
@@ -143,7 +143,7 @@ def _is_pixel_scale(scale: object) -> bool:
 
 
 def _as_json(value: object) -> object:
-    """Return `value` in types that JSON has, or as text where it holds others."""
+    """Return `value` in JSON types, or as text if that is impossible."""
     try:
         return json.loads(json.dumps(value, allow_nan=False))
     except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""A Keras encoder, perhaps with its projector, as one function of its inputs in float32.
+"""A Keras encoder, with or without its projector, as one function of its inputs in float32.
 
 A model of another precision computes in float32 during the export: each layer keeps its weights and temporarily has the
 policy float32, so that a model trained in mixed precision becomes a file that runs everywhere. Rebuilding the model
@@ -19,13 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from keras_tfcl._keras_compat import (
-    dtype_policy,
-    inner_layers,
-    nested_layers,
-    set_dtype_policy,
-    set_variable_dtype,
-)
+from keras_tfcl._keras_compat import dtype_policy, inner_layers, nested_layers, set_dtype_policy, set_variable_dtype
 from keras_tfcl.export.errors import ModelInputError
 from keras_tfcl.export.keras_to_onnx.external_data import byte_view
 from keras_tfcl.export.runtime.inputs import InputSpec
@@ -68,9 +62,13 @@ class Source:
             outputs = stage(outputs, training=False)
         return outputs
 
+    def with_batch(self, size: int | None) -> Source:
+        """The same with another batch in the file: a number, or None for a free one."""
+        return replace(self, inputs=tuple(replace(spec, shape=(size, *spec.shape[1:])) for spec in self.inputs))
+
     @property
     def layers(self) -> list[keras.Layer]:
-        """Every layer at every depth, each once, in the order of its model. Keras' own walk turns nested ones round."""
+        """Every layer at every depth, once, in the order of its model. Keras' own walk reverses nested layers."""
         found: dict[int, keras.Layer] = {}
 
         def visit(layer: keras.Layer) -> None:
@@ -101,15 +99,15 @@ def read_source(
 
     Args:
         model: a `keras.Model`, or a `ContrastiveModel`, of which the encoder is exported.
-        projector: keep the projector behind the encoder.
-        samples: rows of input, used where the model does not know its inputs.
-        preprocessing: a layer or model to put before the encoder.
-        input_dtype: type that float inputs get in the file.
+        projector: whether to keep the projector after the encoder.
+        samples: samples of input, used if the model does not know its inputs.
+        preprocessing: a layer or model to run before the encoder.
+        input_dtype: dtype of float inputs in the file.
 
     Raises:
         TypeError: `model` is not a Keras model, or `preprocessing` not a layer.
-        ValueError: `projector` is asked of a model without one, or `input_dtype` of one without float inputs.
-        ModelInputError: the inputs are unknown, or ONNX cannot carry them.
+        ValueError: the model has no projector although `projector` is True, or no float inputs for `input_dtype`.
+        ModelInputError: the inputs are unknown, or ONNX cannot represent them.
     """
     keras = require("keras", "tf")
     if keras.backend.backend() != "tensorflow":
@@ -127,8 +125,7 @@ def read_source(
     structure, tensors = _input_tensors(keras, first, samples)
     for tensor in tensors:
         _check_input(tensor)
-    names = _public_names([tensor.name for tensor in tensors], tensors)
-    dtypes = _file_dtypes(tensors, input_dtype)
+        names, dtypes = _public_names(tensors), _file_dtypes(tensors, input_dtype)
     inputs = tuple(
         InputSpec(name, dtype, (None, *tensor.shape[1:]))
         for name, dtype, tensor in zip(names, dtypes, tensors, strict=True)
@@ -137,15 +134,8 @@ def read_source(
     return Source(encoder, stages, inputs, structure, tuple(tensor.dtype for tensor in tensors), state)
 
 
-@dataclass(frozen=True)
-class _Tensor:
-    name: str
-    dtype: str
-    shape: tuple[int | None, ...]
-
-
 def _split_model(keras: ModuleType, model: keras.Model, projector: bool) -> tuple[keras.Model, keras.Layer | None, str]:
-    """Return the encoder, the projector to keep or None, and what became of the projector."""
+    """Return the encoder, the projector to keep or None, and "kept", "dropped" or "none" for the projector."""
     models = sys.modules.get("keras_tfcl.models")  # whoever made a ContrastiveModel has imported it
     if models is None or not isinstance(model, models.ContrastiveModel):
         if not isinstance(model, keras.Model):
@@ -178,11 +168,15 @@ def _split_model(keras: ModuleType, model: keras.Model, projector: bool) -> tupl
     return model.encoder, model.projector if projector else None, state
 
 
-def _input_tensors(keras: ModuleType, encoder: keras.Model, samples: Inputs | None) -> tuple[Structure, list[_Tensor]]:
+def _input_tensors(
+    keras: ModuleType, encoder: keras.Model, samples: Inputs | None
+) -> tuple[Structure, list[InputSpec]]:
     declared = getattr(encoder, "inputs", None)
     if declared:
         structure = declared[0] if isinstance(encoder, keras.Sequential) else encoder.input
-        tensors = [_Tensor(tensor.name, tensor.dtype, tuple(tensor.shape)) for tensor in keras.tree.flatten(structure)]
+        tensors = [
+            InputSpec(tensor.name, tensor.dtype, tuple(tensor.shape)) for tensor in keras.tree.flatten(structure)
+        ]
         return structure, _rename_by_key(keras, structure, tensors)
     if samples is not None:
         arrays = samples if _is_several(samples) else np.asarray(samples)
@@ -191,15 +185,15 @@ def _input_tensors(keras: ModuleType, encoder: keras.Model, samples: Inputs | No
     return _tensor_of_build(encoder)
 
 
-def _rename_by_key(keras: ModuleType, structure: Structure, tensors: list[_Tensor]) -> list[_Tensor]:
-    """Name the inputs of a flat dict by its keys, which a caller uses, rather than by their tensors."""
+def _rename_by_key(keras: ModuleType, structure: Structure, tensors: list[InputSpec]) -> list[InputSpec]:
+    """Name the inputs of a flat dict by its keys, because callers use them, and not by their tensors."""
     if not isinstance(structure, Mapping) or len(structure) != len(tensors):
         return tensors
     keys = keras.tree.flatten({key: key for key in structure})  # Keras flattens a dict in its own order
     return [replace(tensor, name=key) for key, tensor in zip(keys, tensors, strict=True)]
 
 
-def _tensor_of_build(encoder: keras.Model) -> tuple[Structure, list[_Tensor]]:
+def _tensor_of_build(encoder: keras.Model) -> tuple[Structure, list[InputSpec]]:
     """Read the shape that a subclassed model was built with. It records no dtype, which only token ids need."""
     shape = (encoder.get_build_config() or {}).get("input_shape") if encoder.built else None
     is_one = isinstance(shape, (tuple, list)) and all(dim is None or isinstance(dim, int) for dim in shape)
@@ -211,7 +205,7 @@ def _tensor_of_build(encoder: keras.Model) -> tuple[Structure, list[_Tensor]]:
             f"x = keras.Input(shape, dtype=...); keras.Model(x, model(x))."
         )
     dtype = "float32" if encoder.input_dtype in HALF else encoder.input_dtype
-    tensor = _Tensor("input", dtype, tuple(shape))
+    tensor = InputSpec("input", dtype, tuple(shape))
     return tensor, [tensor]
 
 
@@ -221,12 +215,12 @@ def _is_several(samples: object) -> bool:
     )
 
 
-def _as_tensor(array: np.ndarray) -> _Tensor:
+def _as_tensor(array: np.ndarray) -> InputSpec:
     dtype = "float32" if array.dtype == np.float64 else array.dtype.name
-    return _Tensor("input", dtype, array.shape)
+    return InputSpec("input", dtype, array.shape)
 
 
-def _check_input(tensor: _Tensor) -> None:
+def _check_input(tensor: InputSpec) -> None:
     if not _NUMERIC.fullmatch(str(tensor.dtype)):
         raise ModelInputError(
             f"Inputs must be numeric, bool, or float16 to float64. Received: input `{tensor.name}` of dtype "
@@ -238,7 +232,7 @@ def _check_input(tensor: _Tensor) -> None:
         )
 
 
-def _file_dtypes(tensors: Sequence[_Tensor], input_dtype: str | None) -> list[str]:
+def _file_dtypes(tensors: Sequence[InputSpec], input_dtype: str | None) -> list[str]:
     if input_dtype is None:
         return [tensor.dtype for tensor in tensors]
     dtypes = [input_dtype if "float" in tensor.dtype else tensor.dtype for tensor in tensors]
@@ -251,13 +245,13 @@ def _file_dtypes(tensors: Sequence[_Tensor], input_dtype: str | None) -> list[st
     return dtypes
 
 
-def _public_names(names: Sequence[str], tensors: Sequence[_Tensor]) -> list[str]:
-    """Names that do not change from run to run: by kind for one input, the user's own for several."""
+def _public_names(tensors: Sequence[InputSpec]) -> list[str]:
+    """Return names that do not change between runs: by kind for one input, the user's names for several."""
     if len(tensors) == 1:
         rank, integer = len(tensors[0].shape), "int" in tensors[0].dtype
         return ["image" if rank == 4 else "tokens" if rank == 2 and integer else "features"]
     safe: list[str] = []
-    for position, name in enumerate(names):
+    for position, name in enumerate(tensor.name for tensor in tensors):
         clean = f"input_{position}" if _AUTOMATIC.fullmatch(name) else re.sub(r"\W", "_", name, flags=re.ASCII)
         taken = clean in safe or clean == OUTPUT or not clean
         safe.append(f"{clean}_{position}" if taken else clean)
@@ -267,8 +261,8 @@ def _public_names(names: Sequence[str], tensors: Sequence[_Tensor]) -> list[str]
 def hash_weights(weights: Sequence[keras.Variable]) -> str:
     """Return the SHA-256 of the dtypes, shapes and values of `weights` in order.
 
-    Equal weights have equal hashes in every process and after saving and loading. A hash of the file would not do: two
-    exports of one model differ in bytes.
+    Equal weights have equal hashes in every process and after saving and loading. A hash of the file would differ
+    between two exports of one model.
     """
     digest = hashlib.sha256()
     for weight in weights:
@@ -313,7 +307,7 @@ def computing_in_float32(layers: Iterable[keras.Layer]) -> Iterator[Precision]:
 
 @contextlib.contextmanager
 def computing_as_built(precision: Precision) -> Iterator[None]:
-    """Undo `computing_in_float32` inside the block."""
+    """Restore the original policies inside the block."""
     precision.use_own()
     try:
         yield

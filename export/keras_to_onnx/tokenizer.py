@@ -1,4 +1,4 @@
-"""The tokenizer that goes into a file: a Hugging Face one, or a Keras `TextVectorization` written as one."""
+"""The tokenizer to store in a file: a Hugging Face tokenizer, or a converted Keras `TextVectorization`."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from keras_tfcl.export.runtime.tokens import TextRule, text_rule
 if TYPE_CHECKING:
     import keras
 
-_SPACES = "[ \\t\\n\\v\\f\\r]+"  # what TensorFlow splits words at
-_PUNCTUATION = r'[!"#$%&()\*\+,-\./:;<=>?@\[\\\]^_`{|}~\']'  # what Keras strips
+_SPACES = "[ \\t\\n\\v\\f\\r]+"  # TensorFlow splits words at these
+_PUNCTUATION = r'[!"#$%&()\*\+,-\./:;<=>?@\[\\\]^_`{|}~\']'  # Keras strips these
 _STANDARDIZATIONS = ("lower_and_strip_punctuation", "lower", "strip_punctuation", None)
 _TEXTS = (
     "", " ", "The cat, the DOG; and the bird!", "it's a state-of-the-art text (really)", "tabs\tand\nnew lines\r\n ",
@@ -32,8 +32,8 @@ def tokenizer_json(tokenizer: object) -> str:
         tokenizer: a `tokenizers.Tokenizer`, its JSON, the path of its JSON file, or a `keras.layers.TextVectorization`.
 
     Raises:
-        TypeError: it is something else.
-        ValueError: the JSON is no tokenizer, or no tokenizer does what the `TextVectorization` does.
+        TypeError: `tokenizer` has another type.
+        ValueError: the JSON is not a tokenizer, or the `TextVectorization` cannot be converted.
         FileNotFoundError: there is no such file.
         ImportError: the package `tokenizers` is missing; the message names the extra.
     """
@@ -54,16 +54,16 @@ def tokenizer_json(tokenizer: object) -> str:
         return tokenizers.Tokenizer.from_str(content).to_str()
     except Exception as error:  # the package raises bare exceptions
         raise ValueError(
-            f"`tokenizer` must be the JSON of a Hugging Face tokenizer. Received: {text[:60]!r}, which is none "
+            f"`tokenizer` must be the JSON of a Hugging Face tokenizer. Received: {text[:60]!r} "
             f"({error}). Save one by tokenizer.save('tokenizer.json')."
         ) from error
 
 
 def check_tokenizer(text: str, source: Source, path: Path) -> TextRule:
-    """Return the rule by which a server will make rows of texts, after the model took every token.
+    """Return the rule by which a server tokenizes texts, after checking that the model accepts every token.
 
     Raises:
-        InputError: the inputs are not those that a tokenizer fills.
+        InputError: a tokenizer cannot fill the inputs.
         ModelInputError: the model does not know every token.
     """
     rule = text_rule(source.inputs, {"tokenizer": text}, path)
@@ -71,7 +71,7 @@ def check_tokenizer(text: str, source: Source, path: Path) -> TextRule:
     rows = rule.rows([([highest] * min(2, rule.length or 2), [0] * min(2, rule.length or 2))])
     try:
         embeddings = np.asarray(source(*rows))
-    except Exception as error:  # TensorFlow and layers raise whatever they like
+    except Exception as error:  # layers raise any exception
         raise ModelInputError(
             f"The model must take every token of `tokenizer`. Received: the token {highest}, on which the model raises "
             f"{text_of(error)}. Give the tokenizer that the model was trained with."
@@ -85,7 +85,7 @@ def check_tokenizer(text: str, source: Source, path: Path) -> TextRule:
 
 
 def _from_text_vectorization(tokenizers: Any, layer: keras.layers.TextVectorization) -> Any:
-    """Write a `TextVectorization` as a tokenizer of words or characters, and compare the two on texts."""
+    """Convert a `TextVectorization` to a tokenizer of words or characters, and compare the two on texts."""
     config = layer.get_config()
     _check_supported(config)
     vocabulary = layer.get_vocabulary()
@@ -137,6 +137,6 @@ def _check_equal(tokenizer: Any, layer: keras.layers.TextVectorization, vocabula
         padded, own = (np.pad(np.asarray(ids, np.int64), (0, length - len(ids))) for ids in (expected, found))
         if not np.array_equal(padded, own):
             raise ValueError(
-                f"A tokenizer must give the numbers that the TextVectorization gives. Received: others for "
-                f"{text!r:.60}. Tokenise outside the model, or train with a Hugging Face tokenizer."
+                f"A tokenizer must give the numbers that the TextVectorization gives. Received: other "
+                f"numbers for {text!r:.60}. Tokenise outside the model, or train with a Hugging Face tokenizer."
             )

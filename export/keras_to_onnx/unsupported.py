@@ -63,7 +63,7 @@ def lint_weights(source: Source) -> None:
     """Raise if training has diverged.
 
     Raises:
-        NonFiniteError: a weight is NaN, or a trained one infinite; every layer with such a weight is named.
+        NonFiniteError: a weight is NaN, or a trained weight is infinite; the message names every such layer.
     """
     owners = {id(weight): (weight, layer) for layer in source.layers for weight in layer.weights}  # the innermost
     found = {
@@ -79,15 +79,15 @@ def lint_weights(source: Source) -> None:
 
 
 def _has_diverged(values: np.ndarray, trained: bool) -> bool:
-    # What is not trained may hold -inf on purpose, as a mask.
+    # Weights that are not trained may hold -inf on purpose, as a mask.
     return bool((~np.isfinite(values) if trained else np.isnan(values)).any())
 
 
 def lint_layers(source: Source) -> None:
-    """Raise if a layer is known not to survive the conversion.
+    """Raise if a layer is known to convert wrongly.
 
     Raises:
-        UnsupportedLayerError: with every such layer by name, and what to do instead.
+        UnsupportedLayerError: the message names every such layer and a remedy.
     """
     layers = source.layers
     stateful = list(_stateful(source.encoder, "model"))
@@ -105,10 +105,10 @@ def lint_layers(source: Source) -> None:
 
 
 def lint_graph(graph_def: tf.compat.v1.GraphDef, layers: Iterable[keras.Layer]) -> None:
-    """Raise if an operation of a TensorFlow graph is known not to survive the conversion.
+    """Raise if an operation of a TensorFlow graph is known to convert wrongly.
 
     Raises:
-        UnsupportedOpError: with every such operation, its layer, and what to do instead.
+        UnsupportedOpError: the message names every such operation, its layer and a remedy.
     """
     nodes = [*graph_def.node, *(node for function in graph_def.library.function for node in function.node_def)]
     faults = {(node.op, layer_of(node.name, layers)): remedy for node in nodes if (remedy := _op_remedy(node.op))}
@@ -121,7 +121,7 @@ def lint_graph(graph_def: tf.compat.v1.GraphDef, layers: Iterable[keras.Layer]) 
 
 
 def hints(layers: Iterable[keras.Layer]) -> list[str]:
-    """Say what a file, as `model.predict`, does otherwise than one may expect."""
+    """Describe behaviour of the file, and of `model.predict`, that users may not expect."""
     found = []
     for layer in layers:
         bases = _keras_bases(layer)
@@ -140,8 +140,8 @@ def resizers(layers: Iterable[keras.Layer]) -> list[keras.Layer]:
 def layer_of(node_name: str, layers: Iterable[keras.Layer]) -> str:
     """Name the innermost layer that a graph node belongs to.
 
-    TensorFlow makes scopes unique by a suffix, so the scope `dense_1` may be that of the layer `dense`: the layer
-    without the suffix goes first.
+    TensorFlow makes scopes unique with a suffix, so the scope `dense_1` may belong to the layer `dense`. The layer
+    without the suffix is therefore tried first.
     """
     types = {layer.name: type(layer).__name__ for layer in layers}
     for scope in reversed(node_name.split("/")[:-1]):
@@ -164,7 +164,7 @@ def _stateful(layer: keras.Layer, path: str) -> Iterator[str]:
 
 
 def _layer_fault(layer: keras.Layer) -> tuple[str, str] | None:
-    """Return what is wrong with a layer and the remedy, or None."""
+    """Return the problem of a layer and its remedy, or None."""
     bases = _keras_bases(layer)
     for name, remedy in _LAYERS.items():
         if name in bases:
@@ -174,10 +174,10 @@ def _layer_fault(layer: keras.Layer) -> tuple[str, str] | None:
             return f"interpolation='{layer.interpolation}' becomes another operation", _RESIZE
         if getattr(layer, "antialias", False):
             return "antialias=True has no ONNX counterpart", _RESIZE
-    if layer.compute_dtype in HALF:  # made after `computing_in_float32` had looked
+    if layer.compute_dtype in HALF:  # created after `computing_in_float32` had started
         return (
             f"{layer.compute_dtype} in a layer that its model made only when it was called",
-            "Call the model once before the export: model(samples). If that does not do, build it with "
+            "Call the model once before the export: model(samples). If that is not enough, build it with "
             "keras.config.set_dtype_policy('float32') and copy the weights: copy.set_weights(model.get_weights()).",
         )
     return None

@@ -14,12 +14,12 @@ import numpy as np
 
 from keras_tfcl.export.errors import InputError
 from keras_tfcl.export.runtime.images import ImageRule, is_image, name_of_image
-from keras_tfcl.export.runtime.inputs import InputSpec, split_inputs
+from keras_tfcl.export.runtime.inputs import InputSpec, not_finite, split_inputs
 from keras_tfcl.export.runtime.typing import ImageLike, Inputs
 
 Batch = list[np.ndarray]  # one array for each input, all with the same number of rows
-# What to do about an image that cannot be read; a function takes its position, the image, and the error
-OnError = Literal["raise", "skip"] | Callable[[int, ImageLike, Exception], None]
+# What to do about an image that cannot be read, or a row with NaN; a function takes its position, it, and the error
+OnError = Literal["raise", "skip"] | Callable[[int, Any, Exception], None]
 _MAX_TRIAL_NUMBERS = 1 << 26  # in one row of a trial run; more would be a hostile file
 
 
@@ -30,26 +30,23 @@ class BatchReader:
         specs: the inputs of the encoder.
         step: rows in a batch of gathered rows or images.
         image_rule: gives the rule by which images become rows, or raises InputError if the encoder takes none.
-        on_error: what to do about an image that cannot be read: "raise" its error; "skip" it, with one UserWarning at
-            the end that names all of them; or skip it and call a function with its position, the image and the error.
+        on_error: what to do about an image that cannot be read, or a row that is not finite: "raise" its error; "skip"
+            it, with one UserWarning at the end that names all of them; or skip it and call a function with its
+            position, the image or row, and the error.
 
     Attributes:
-        skipped: the images left out so far, by position.
+        skipped: what is left out so far, by position.
 
     Raises:
         ValueError: `on_error` is none of these.
     """
 
     def __init__(
-        self,
-        specs: Sequence[InputSpec],
-        step: int,
-        image_rule: Callable[[], ImageRule],
-        on_error: OnError = "raise",
+        self, specs: Sequence[InputSpec], step: int, image_rule: Callable[[], ImageRule], on_error: OnError = "raise"
     ) -> None:
         check_on_error(on_error)
         self._specs, self._step, self._image_rule, self._on_error = specs, step, image_rule, on_error
-        self.skipped: dict[int, ImageLike] = {}
+        self.skipped: dict[int, ImageLike] = {}  # rows by their number alone
 
     def batches(self, x: Any) -> tuple[int | None, Iterator[Batch]]:
         """Return the number of rows, None where only the end of a stream will tell, and the batches.
@@ -67,7 +64,7 @@ class BatchReader:
             return len(x), self._decoded(iter(x), self._image_rule())
         if isinstance(x, (Mapping, tuple, list)) or hasattr(x, "shape"):
             arrays = split_inputs(x, self._specs)
-            return len(arrays[0]), self._sliced(arrays)
+            return len(arrays[0]), self._finite(self._sliced(arrays))
         if isinstance(x, Iterable):
             return None, self._gathered(iter(x))
         raise InputError(
@@ -87,10 +84,29 @@ class BatchReader:
         if is_image(first):
             yield from self._decoded(everything, self._image_rule())
         elif _is_row(first, self._specs):
-            while rows := list(itertools.islice(everything, self._step)):
-                yield split_inputs(_stacked(rows, self._specs), self._specs)
+            groups = iter(lambda: list(itertools.islice(everything, self._step)), [])
+            yield from self._finite(split_inputs(_stacked(rows, self._specs), self._specs) for rows in groups)
         else:
-            yield from (split_inputs(batch, self._specs) for batch in everything)
+            yield from self._finite(split_inputs(batch, self._specs) for batch in everything)
+
+    def _finite(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Leave out rows with NaN or infinity, unless they are to raise an error, which the run does."""
+        if self._on_error == "raise":
+            yield from batches
+            return
+        count = 0
+        for batch in batches:
+            bad = np.zeros(len(batch[0]), bool)
+            for spec, array in zip(self._specs, batch, strict=True):
+                bad |= not_finite(array, spec)
+            for row in np.flatnonzero(bad):
+                error = InputError(f"A row must be finite. Received: NaN or infinity in row {count + row}. Repair it.")
+                rows = tuple(array[row] for array in batch)
+                self._skip(count + int(row), rows if len(rows) > 1 else rows[0], error)
+            count += len(bad)
+            if not bad.all():
+                yield [array[~bad] for array in batch] if bad.any() else batch
+        self._report(count, "rows are not finite")
 
     def _decoded(self, images: Iterator[ImageLike], rule: ImageRule) -> Iterator[Batch]:
         """Read images in several threads, `step` of them at a time."""
@@ -120,24 +136,25 @@ class BatchReader:
                         rows.append(row)
                 if rows:
                     yield split_inputs(_stacked(rows, self._specs), self._specs)
-        self._report(next(positions))
+        self._report(next(positions), "images could not be read")
 
-    def _skip(self, position: int, image: ImageLike, error: Exception) -> None:
-        self.skipped[position] = image
+    def _skip(self, position: int, item: object, error: Exception) -> None:
+        self.skipped[position] = item if is_image(item) else str(position)
         if callable(self._on_error):
-            self._on_error(position, image, error)
+            self._on_error(position, item, error)
 
-    def _report(self, count: int) -> None:
-        """Warn about what was skipped of `count` images, and raise if that is all of them."""
+    def _report(self, count: int, fault: str) -> None:
+        """Warn about what was skipped of `count` inputs, and raise if that is all of them."""
         if not self.skipped:
             return
         names = ", ".join(name_of_image(image) for image in self.skipped.values())
         if len(self.skipped) == count:
-            raise InputError(f"At least one image must be readable. Received: {names}. Repair the files.")
-        if self._on_error == "skip":
-            warnings.warn(
-                f"{len(self.skipped)} of {count} images could not be read and are left out: {names}.", stacklevel=2
+            kind = fault.partition(" ")[0].removesuffix("s")
+            raise InputError(
+                f"At least one {kind} must be usable. Received: {count} of {count} {fault}: {names}. Repair them."
             )
+        if self._on_error == "skip":
+            warnings.warn(f"{len(self.skipped)} of {count} {fault} and are left out: {names}.", stacklevel=2)
 
 
 def check_on_error(on_error: object) -> None:

@@ -10,13 +10,17 @@ import json
 import os
 from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
+from keras_tfcl.export.errors import InputError
 from keras_tfcl.export.runtime.atomic_write import atomic_write
 from keras_tfcl.export.runtime.metadata import KEY
 from keras_tfcl.export.runtime.requirements import require
+
+if TYPE_CHECKING:
+    from keras_tfcl.export.runtime.encoder import OnnxEncoder
 
 Part = tuple[np.ndarray, list[int | str]]  # embeddings and their ids
 _SUFFIXES = (".npy", ".npz", ".parquet")
@@ -154,6 +158,23 @@ def write_parquet(pairs: Iterable[Part], path: Path, dimension: int, metadata: M
             writer.write_table(arrow.table(columns, schema=schema))
             rows += len(part)
     return rows
+
+
+def read_ids(file: Path, encoder: OnnxEncoder) -> list[int | str]:
+    """Return the ids in a Parquet file that `encoder` wrote.
+
+    Raises:
+        InputError: another encoder wrote it.
+    """
+    parquet = require("pyarrow.parquet", "parquet").ParquetFile(file)
+    facts = json.loads((parquet.schema_arrow.metadata or {}).get(KEY.encode(), b"{}"))
+    own = encoder.metadata.get("weights_sha256")
+    if facts.get("dimension", encoder.dimension) != encoder.dimension or facts.get("weights_sha256") != own:
+        raise InputError(
+            f"A run can be resumed only with the encoder that began it. Received: {file}, which another one wrote. "
+            f"Delete it, or give a new name."
+        )
+    return parquet.read(["id"]).column("id").to_pylist()
 
 
 def in_groups(pairs: Iterable[Part], group: int) -> Iterator[Part]:

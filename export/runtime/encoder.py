@@ -53,7 +53,8 @@ class OnnxEncoder:
             `("cuda", {"device_id": 1, "arena_extend_strategy": "kSameAsRequested"})`.
         strict_providers: whether to raise an error, instead of a warning, if a requested provider does not run the
             model. Defaults to False.
-        batch_size: number of samples in a run, a positive integer. Defaults to 256.
+        batch_size: number of samples in a run, a positive integer. Defaults to 256. A file with a fixed batch runs
+            that many, whatever is said here, and the last run is padded.
         threads: number of threads inside one run, a positive integer. Defaults to None: onnxruntime chooses.
         buckets: whether to pad a run to the next power of two of samples (at most `batch_size`) by repeating the last
             sample. The padding is removed from the result, and embeddings stay equal up to float rounding. A GPU then
@@ -114,6 +115,7 @@ class OnnxEncoder:
             self._session, self._path, output, pooling
         )
         self._pooling = pooling if per_token else None
+        self._fixed = self._inputs[0].shape[0]
         check_metadata(self._metadata, self._dimension, self._path)
         if folder and folder.tokenizer:
             self._metadata["tokenizer"] = folder.tokenizer
@@ -231,9 +233,9 @@ class OnnxEncoder:
                 `batch_size`. The first item tells which: a batch has one axis more than a row. With several inputs an
                 item is a tuple in order, or a dict by name.
             batch_size, progress: as in `encode`.
-            on_error: what to do about an image that cannot be read: "raise" its error; "skip" it, with one warning at
-                the end that names all of them; or skip it and call a function with its position, the image and the
-                error. That no image can be read is an error in any case.
+            on_error: what to do about an image that cannot be read, a text without tokens, or a row with NaN or
+                infinity: "raise" its error; "skip" it, with one warning at the end that names all of them; or skip it
+                and call a function with its position, the input and the error. That none is left is always an error.
 
         Raises:
             InputError, NonFiniteError: as in `encode`, when the item comes.
@@ -267,7 +269,7 @@ class OnnxEncoder:
                 encoder's metadata. In a folder that exists.
             ids: integers or strings, one for each row of `x`, not for `.npy`. Defaults to row numbers.
             batch_size, progress: as in `encode`.
-            on_error: as in `encode_iter`. Images left out take their ids with them.
+            on_error: as in `encode_iter`. What is left out takes its id with it.
             resume: continue what an earlier run with `resume` began, killed or not: rows whose ids are in the file, or
                 in the folder of its parts, are not embedded again. For `.parquet`, and a list or an array.
 
@@ -309,7 +311,7 @@ class OnnxEncoder:
         """Run once at each batch size, so that the first request does not pay for it; return the seconds of each.
 
         Args:
-            sizes: batch sizes; with `buckets` powers of two.
+            sizes: batch sizes; with `buckets` powers of two. A file with a fixed batch runs its own.
             like: a batch of real input, needed where a dimension besides the batch is free.
 
         Raises:
@@ -318,9 +320,9 @@ class OnnxEncoder:
         arrays = rows_to_try(like, self._inputs)
         seconds = {}
         for size in (_positive("sizes", size) for size in sizes):
-            batch = [np.resize(array, (size, *array.shape[1:])) for array in arrays]
+            batch = [np.resize(array, (self._fixed or size, *array.shape[1:])) for array in arrays]
             started = time.perf_counter()
-            self._run(batch, size, first_row=0)
+            self._run(batch, self._fixed or size, first_row=0)
             seconds[size] = time.perf_counter() - started
         return seconds
 
@@ -399,7 +401,14 @@ class OnnxEncoder:
 
     def _checked_run(self, batch: Batch, step: int, first_row: int) -> np.ndarray:
         rows = len(batch[0])
-        embeddings = self._run(batch, bucket_size(rows, step) if self._buckets else rows, first_row)
+        if self._fixed and rows > self._fixed:
+            parts = [
+                self._checked_run([array[start : start + self._fixed] for array in batch], step, first_row + start)
+                for start in range(0, rows, self._fixed)
+            ]
+            return np.concatenate(parts)
+        size = self._fixed or (bucket_size(rows, step) if self._buckets else rows)
+        embeddings = self._run(batch, size, first_row)
         if not all_finite(embeddings):
             row = first_row + int(np.argwhere(~np.isfinite(embeddings))[0][0])
             raise NonFiniteError(
@@ -432,7 +441,7 @@ class OnnxEncoder:
                 embeddings = embeddings.astype(np.float32)
         if self._normalize:
             embeddings = embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
-        return embeddings[:rows]
+        return embeddings if size == rows else embeddings[:rows]
 
 
 def _mask_in(feed: Mapping[str, np.ndarray]) -> np.ndarray | None:

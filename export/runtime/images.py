@@ -31,7 +31,7 @@ RESIZE_RULES = ("crop", "pad", "stretch")
 _MOST = 1e30  # an absolute value of a pixel that float32 holds
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # channels -> Pillow's name
-_DEEP_MODES = ("I", "F")  # 16 and 32 bits a channel: Pillow clips them
+_DEEPEST = 65_535  # 16 bits
 
 
 @dataclass(frozen=True)
@@ -68,17 +68,12 @@ class ImageRule:
             max_pixels: the largest image that is decoded.
 
         Raises:
-            InputError: it is not a whole image of 8 bits a channel, has more pixels, or is a URL.
+            InputError: it is not a whole image of 8 or 16 bits a channel, has more pixels, or is a URL.
             ImportError: Pillow is missing; the message names the extra.
         """
         name = name_of_image(image)
         image = _decoded(image, name, max_pixels)
-        if image.mode.startswith(_DEEP_MODES):
-            raise InputError(
-                f"An image must have 8 bits a channel. Received: {name} with mode {image.mode!r}. "
-                f"Scale it to 0..255 yourself and give an array."
-            )
-        pixels = np.asarray(self._resized(image.convert(_MODES[self.channels])))
+        pixels = np.asarray(self._resized(eight_bits(image, name).convert(_MODES[self.channels])))
         pixels = pixels.reshape(*pixels.shape[:2], self.channels)  # (H, W, C); grey has no last axis in Pillow
         if self.channels_first:
             pixels = pixels.transpose(2, 0, 1)
@@ -169,6 +164,26 @@ def check_image_size(metadata: Metadata, path: object) -> None:
                 f"The size of images in the metadata must be below {MAX_ROW_PIXELS:,} pixels. Received: {size} in "
                 f"{path}. Do not trust this file; or export again with a smaller size."
             )
+
+
+def eight_bits(image: Image, name: str) -> Image:
+    """Return an image with 8 bits a channel, which of 16 bits of grey are the nearest: 65,535 becomes 255.
+
+    Pillow itself would clip them, and reads 16 bits of colour as 8.
+
+    Raises:
+        InputError: its pixels are floats, or lie outside of 0..65535.
+    """
+    if not image.mode.startswith(("I", "F")):
+        return image
+    values = np.asarray(image)
+    if image.mode == "F" or values.min(initial=0) < 0 or values.max(initial=0) > _DEEPEST:
+        raise InputError(
+            f"An image must have 8 or 16 bits a channel. Received: {name} with {values.dtype} pixels in "
+            f"{values.min(initial=0):g}..{values.max(initial=0):g}. Scale it to 0..255 yourself and give an array."
+        )
+    pillow = require("PIL.Image", "images")
+    return pillow.fromarray(((values.astype("uint32") + 128) // 257).astype("uint8"))
 
 
 def is_image(item: object) -> TypeGuard[ImageLike]:

@@ -116,7 +116,8 @@ class Index:
             InputError: shapes, lengths, ids or values do not fit.
         """
         units = self._units(vectors)
-        names = _checked_ids(self._new_ids(len(units)) if ids is None else ids, len(units))
+        first = self.next_number
+        names = _checked_ids(range(first, first + len(units)) if ids is None else ids, len(units))
         notes = [{} for _ in names] if metadata is None else [dict(entry) for entry in metadata]
         if len(notes) != len(names):
             raise InputError(f"`metadata` must have one dict for each vector. Received: {len(notes)} for {len(names)}.")
@@ -191,6 +192,11 @@ class Index:
         return float(np.mean([len({*near[0]} & {*true[0]}) / len(true[0]) for near, true in pairs]))
 
     @property
+    def next_number(self) -> int:
+        """The smallest integer above all integers in use as ids, which is the next id by default."""
+        return max((name for name in self._ids if isinstance(name, int)), default=-1) + 1
+
+    @property
     def has_graph(self) -> bool:
         """Whether there is an approximate index."""
         return self._graph is not None
@@ -258,11 +264,6 @@ class Index:
     def __repr__(self) -> str:
         search = "graph" if self._graph is not None else f"exact, {self.precision}"
         return f"Index({len(self)} vectors of {self.dimension}, {search}, weights {_short(self.weights_hash)})"
-
-    def _new_ids(self, count: int) -> range:
-        """Numbers that replace no entry, also after some were deleted."""
-        first = max((name for name in self._ids if isinstance(name, int)), default=-1) + 1
-        return range(first, first + count)
 
     def _units(self, vectors: ArrayLike) -> np.ndarray:
         array = np.asarray(vectors, np.float32)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,15 +17,28 @@ from keras_tfcl.export.runtime.typing import Inputs
 
 @dataclass(frozen=True)
 class InputSpec:
-    """One input of an encoder: name, dtype and shape, where None is a free dimension. The first one is the batch."""
+    """One input of an encoder: name, dtype and shape, where None is a free dimension.
+
+    The first dimension is the batch, a number only if the file runs so many samples at a time and no others.
+    """
 
     name: str
     dtype: str
     shape: tuple[int | None, ...]
 
+    @cached_property
+    def type(self) -> np.dtype[Any]:
+        return np.dtype(self.dtype)
+
+    @cached_property
+    def row(self) -> tuple[int | None, ...]:
+        """The shape of one sample."""
+        return self.shape[1:]
+
     @property
     def shape_text(self) -> str:
-        return "(" + ", ".join(["batch", *("any" if dim is None else str(dim) for dim in self.shape[1:])]) + ")"
+        batch = "batch" if self.shape[0] is None else f"batch of {self.shape[0]}"
+        return "(" + ", ".join([batch, *("any" if dim is None else str(dim) for dim in self.shape[1:])]) + ")"
 
     @property
     def is_image(self) -> bool:
@@ -53,6 +67,9 @@ def split_inputs(x: Inputs, specs: Sequence[InputSpec]) -> list[np.ndarray]:
     Raises:
         InputError: inputs are missing or unknown, a shape does not fit, or the numbers of rows differ.
     """
+    if len(specs) == 1 and isinstance(x, np.ndarray) and x.ndim and x.shape[1:] == specs[0].row:
+        if x.dtype.kind in "biuf":
+            return [x]  # the usual case, quickly
     arrays = [_to_array(value, spec) for value, spec in zip(_by_position(x, specs), specs, strict=True)]
     for array, spec in zip(arrays, specs, strict=True):
         _check_shape(array, spec)
@@ -72,7 +89,9 @@ def cast_input(values: np.ndarray, spec: InputSpec, first_row: int = 0) -> np.nd
     Raises:
         InputError: the cast would lose more than float rounding, or a value is NaN or infinite.
     """
-    have, want = values.dtype, np.dtype(spec.dtype)
+    have, want = values.dtype, spec.type
+    if have is want and values.flags.c_contiguous and (want.kind != "f" or all_finite(values)):
+        return values
     if have.kind not in "biuf" or (have.kind == "f" and want.kind != "f") or (have.kind != "b" and want.kind == "b"):
         raise InputError(
             f"Input `{spec.name}` must be {want} or convert to it without loss. Received: dtype {have}. "
@@ -106,6 +125,17 @@ def all_finite(array: np.ndarray) -> bool:
     if array.itemsize > 2 and math.isfinite(np.vdot(array, array)):  # float16 would overflow often, and is slow to add
         return True
     return np.count_nonzero(np.isfinite(array)) == array.size
+
+
+def not_finite(array: np.ndarray, spec: InputSpec) -> np.ndarray:
+    """Which rows hold NaN or infinity in the type of the input."""
+    if array.dtype.kind != "f" or spec.type.kind != "f":
+        return np.zeros(len(array), bool)
+    with np.errstate(over="ignore"):
+        values = array.astype(spec.type, copy=False)
+    if all_finite(values):
+        return np.zeros(len(array), bool)
+    return ~np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
 
 
 def _by_position(x: Any, specs: Sequence[InputSpec]) -> list[ArrayLike]:

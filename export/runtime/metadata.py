@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from typing import TypedDict
@@ -25,6 +26,7 @@ _TYPES = {  # of what readers use; a file from elsewhere may hold anything
     "notes": dict,
     "data_file": dict,
     "content_hash": str,
+    "metadata_hash": str,
     "quantization": dict,
 }
 
@@ -46,6 +48,7 @@ class Metadata(TypedDict, total=False):
     notes: Mapping[str, object]
     data_file: DataFile
     content_hash: str
+    metadata_hash: str
     quantization: dict[str, object]
 
 
@@ -74,8 +77,24 @@ class GoldenBatch(TypedDict):
 
 
 def dump_metadata(content: Mapping[str, object]) -> str:
-    """Return `content` as the text stored under `KEY`, with the version of its schema."""
-    return json.dumps({"schema": SCHEMA, **content}, sort_keys=True, allow_nan=False)
+    """Return `content` as the text stored under `KEY`, with the version of its schema and its own hash."""
+    whole = {"schema": SCHEMA, **content}
+    return _json({**whole, "metadata_hash": metadata_hash(whole)})
+
+
+def metadata_hash(content: Mapping[str, object]) -> str:
+    """Return `"sha256:<hex>"` of all metadata but the notes, which a user may change later.
+
+    `notes["image"]` is covered too, because embeddings depend on it.
+    """
+    notes = content.get("notes")
+    image = notes.get("image") if isinstance(notes, Mapping) else None
+    covered = {name: value for name, value in content.items() if name not in ("metadata_hash", "notes")}
+    return f"sha256:{hashlib.sha256(_json({**covered, 'image': image}).encode()).hexdigest()}"
+
+
+def _json(content: Mapping[str, object]) -> str:
+    return json.dumps(content, sort_keys=True, allow_nan=False)
 
 
 def check_notes(notes: Mapping[str, object] | None) -> None:
@@ -103,7 +122,7 @@ def parse_metadata(text: str | None, path: object) -> Metadata:
     """Return the metadata of the file at `path`; `{}` for a file that this library did not write.
 
     Raises:
-        ModelFileError: the text is not what `dump_metadata` writes, or a newer version of it.
+        ModelFileError: the text is not what `dump_metadata` writes, or a newer version of it, or was changed.
     """
     if text is None:
         return {}
@@ -129,5 +148,10 @@ def parse_metadata(text: str | None, path: object) -> Metadata:
         raise ModelFileError(
             f"The metadata `{KEY}` of {path} must hold the types that export_onnx writes. Received: "
             f"{', '.join(f'{name} of type {type(content[name]).__name__}' for name in wrong)}. Export again."
+        )
+    if "metadata_hash" in content and content["metadata_hash"] != metadata_hash(content):
+        raise ModelFileError(
+            f"The metadata `{KEY}` of {path} must be those that were exported, but for `notes`. Received: others. Copy "
+            f"or export the file again. If you changed them on purpose, leave out `metadata_hash`."
         )
     return content

@@ -80,7 +80,8 @@ def content_hash(model: bytes | mmap.mmap) -> str:
     """Return `"sha256:<hex>"` of a serialized ONNX model: of all its bytes but the entry of our own metadata.
 
     The hash is itself stored in that entry, under `"content_hash"`, so it covers the graph and the weights, and what
-    other tools recorded, but not what the export says about them. Weights in a data file have their own hash.
+    other tools recorded, but not what the export says about them, of which `metadata_hash` makes sure. Weights in a
+    data file have their own hash.
 
     Args:
         model: the bytes of a whole model, such as a file mapped by `mmap`.

@@ -7,8 +7,8 @@ that a row is in one whole file or in none.
 
 from __future__ import annotations
 
-import json
 import shutil
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,8 +18,14 @@ import numpy as np
 from keras_tfcl.export.errors import InputError
 from keras_tfcl.export.runtime.atomic_write import atomic_write, check_target
 from keras_tfcl.export.runtime.batches import OnError
-from keras_tfcl.export.runtime.embedding_files import Part, check_embedding_file, in_groups, with_ids, write_parquet
-from keras_tfcl.export.runtime.metadata import KEY
+from keras_tfcl.export.runtime.embedding_files import (
+    Part,
+    check_embedding_file,
+    in_groups,
+    read_ids,
+    with_ids,
+    write_parquet,
+)
 from keras_tfcl.export.runtime.requirements import require
 
 if TYPE_CHECKING:
@@ -29,12 +35,7 @@ PART_ROWS = 4096  # in one file of the folder: at most so many are lost
 
 
 def encode_resumed(
-    encoder: OnnxEncoder,
-    x: Any,
-    path: Path,
-    ids: Iterable[object] | None,
-    on_error: OnError,
-    **options: Any,
+    encoder: OnnxEncoder, x: Any, path: Path, ids: Iterable[object] | None, on_error: OnError, **options: Any
 ) -> int:
     """Embed the rows of `x` whose ids are not in `path` yet, and return how many rows the file then has.
 
@@ -58,12 +59,12 @@ def encode_resumed(
     names = _checked_ids(ids, len(x))
     folder = path.with_name(f".{path.name}.parts")
     folder.mkdir(exist_ok=True)
-    done = {name for file in _files(path, folder) for name in _ids_in(file, encoder)}
+    done = {name for file in _files(path, folder) for name in read_ids(file, encoder)}
     missing = [position for position, name in enumerate(names) if name not in done]
     if missing:
         left_out: dict[int, object] = {}
 
-        def leave_out(position: int, row: Any, error: Exception) -> None:
+        def leave_out(position: int, row: object, error: Exception) -> None:
             left_out[position] = row
             if callable(on_error):
                 on_error(missing[position], row, error)
@@ -71,7 +72,7 @@ def encode_resumed(
         rows = x[missing] if isinstance(x, np.ndarray) else [x[position] for position in missing]
         stream = encoder.encode_iter(
             _batches(rows, encoder.batch_size) if isinstance(rows, np.ndarray) else iter(rows),
-            on_error=leave_out if callable(on_error) else on_error,
+            on_error="raise" if on_error == "raise" else leave_out,
             **options,
         )
         pairs = with_ids(stream, [names[position] for position in missing], left_out)
@@ -80,6 +81,9 @@ def encode_resumed(
         except InputError:
             if not done or len(left_out) < len(missing):  # else only what no run can read is missing
                 raise
+        if left_out and on_error == "skip":
+            numbers = ", ".join(str(names[missing[position]]) for position in left_out)
+            warnings.warn(f"{len(left_out)} of {len(x)} inputs are left out: {numbers}.", stacklevel=2)
     return _join(path, folder, encoder)
 
 
@@ -105,18 +109,6 @@ def _batches(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
 def _files(path: Path, folder: Path) -> list[Path]:
     """The files with finished rows, the target first."""
     return [*([path] if path.is_file() else []), *sorted(folder.glob("*.parquet"))]
-
-
-def _ids_in(file: Path, encoder: OnnxEncoder) -> list[object]:
-    parquet = require("pyarrow.parquet", "parquet").ParquetFile(file)
-    facts = json.loads((parquet.schema_arrow.metadata or {}).get(KEY.encode(), b"{}"))
-    own = encoder.metadata.get("weights_sha256")
-    if facts.get("dimension", encoder.dimension) != encoder.dimension or facts.get("weights_sha256") != own:
-        raise InputError(
-            f"A run can be resumed only with the encoder that began it. Received: {file}, which another one wrote. "
-            f"Delete it, or give a new name."
-        )
-    return parquet.read(["id"]).column("id").to_pylist()
 
 
 def _write_parts(pairs: Iterator[Part], folder: Path, encoder: OnnxEncoder) -> None:

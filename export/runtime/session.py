@@ -71,10 +71,11 @@ def read_interface(
             f"Expected an encoder with inputs and one output (batch, D). Received: {path} with "
             f"{len(inputs)} inputs and the output {output.name} {output.shape}. {remedy}"
         )
-    fixed = [node.name for node in (*session.get_inputs(), output) if isinstance(node.shape[0], int)]
-    if fixed:
+    batches = {node.name: node.shape[0] for node in (*session.get_inputs(), output)}
+    fixed = {size for size in batches.values() if isinstance(size, int)}
+    if len(fixed) > 1 or (fixed and any(spec.shape[0] is None for spec in inputs)) or fixed & {0, -1}:
         raise ModelFileError(
-            f"Expected a free batch dimension. Received: {path}, where it is fixed for {fixed}. "
+            f"Expected a batch dimension that is free, or one number for all inputs. Received: {path} with {batches}. "
             f"Export with a dynamic first dimension."
         )
     if not 0 < output.shape[-1] <= _MAX_DIMENSION:

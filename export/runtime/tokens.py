@@ -114,7 +114,7 @@ class TextReader:
         skipped: the texts left out so far, by position.
     """
 
-    def __init__(self, rule: TextRule, rows: int, on_error: str | Callable[[int, Any, Exception], None]) -> None:
+    def __init__(self, rule: TextRule, rows: int, on_error: str | Callable[[int, object, Exception], None]) -> None:
         self._rule, self._rows, self._on_error = rule, rows, on_error
         self.skipped: dict[int, object] = {}
 

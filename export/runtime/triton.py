@@ -27,13 +27,14 @@ def write_triton_repository(
     """Writes `folder/NAME/config.pbtxt` and `folder/NAME/1/model.onnx`, with external data beside the model.
 
     The configuration gives names, types and shapes without the batch axis, as Triton wants them, and lets it gather
-    requests into batches. A new version of an existing model gets the next number.
+    requests into batches. For a file with a fixed batch the shapes have that axis, `max_batch_size` is 0, and each
+    request must hold one whole batch. A new version of an existing model gets the next number.
 
     Args:
         path: a file written by `export_onnx`.
         folder: the model repository, made if need be.
         name: of the model. Defaults to the file's.
-        max_batch_size: largest batch, a positive integer.
+        max_batch_size: largest batch, a positive integer. A fixed batch takes no account of it.
         gpu: run it on GPUs; on the CPU by default.
 
     Returns:
@@ -64,20 +65,22 @@ def write_triton_repository(
 
 
 def _configuration(encoder: OnnxEncoder, name: str, max_batch_size: int, gpu: bool) -> str:
+    batch = encoder.inputs[0].shape[0]
+    axis = [] if batch is None else [batch]
     inputs = [
-        _tensor("input", spec.name, spec.dtype, [side if isinstance(side, int) else -1 for side in spec.shape[1:]])
+        _tensor("input", spec.name, spec.dtype, axis + [-1 if side is None else side for side in spec.shape[1:]])
         for spec in encoder.inputs
     ]
-    output = _tensor("output", OUTPUT, "float32", [encoder.dimension])
+    output = _tensor("output", OUTPUT, "float32", [*axis, encoder.dimension])
     kind = "KIND_GPU" if gpu else "KIND_CPU"
     return "\n".join(
         [
             f'name: "{name}"',
             'platform: "onnxruntime_onnx"',
-            f"max_batch_size: {max_batch_size}",
+            f"max_batch_size: {max_batch_size if batch is None else 0}",
             *inputs,
             output,
-            "dynamic_batching { }",
+            *(["dynamic_batching { }"] if batch is None else []),
             f"instance_group [ {{ count: 1 kind: {kind} }} ]",
             "",
         ]

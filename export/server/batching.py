@@ -51,12 +51,7 @@ class MicroBatcher:
     """
 
     def __init__(
-        self,
-        encode: Callable[[Rows], np.ndarray],
-        max_batch_size: int,
-        max_queue: int,
-        wait: float,
-        metrics: Metrics,
+        self, encode: Callable[[Rows], np.ndarray], max_batch_size: int, max_queue: int, wait: float, metrics: Metrics
     ) -> None:
         self._encode, self._max_batch_size, self._max_queue, self._wait = encode, max_batch_size, max_queue, wait
         self._metrics = metrics

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import time
+from collections.abc import Sequence
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -95,11 +96,11 @@ async def parsed(request: Request, model: type[Asked]) -> tuple[Asked, list[obje
     return asked, items_of(asked.input)
 
 
-def items_of(value: str | list[Any]) -> list[object]:
+def items_of(value: str | Sequence[object]) -> list[object]:
     """A list of inputs from one input or several: a list of numbers is one."""
     if isinstance(value, str) or (value and isinstance(value[0], (int, float))):
         return [value]
-    return value
+    return list(value)
 
 
 def check_model(service: Service, name: str | None) -> None:

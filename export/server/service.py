@@ -59,11 +59,7 @@ class Service:
         self.metrics.model.info({"name": self.name, "provider": encoder.providers[0]})
         self.not_ready: str | None = "starting"  # why, or None
         self.batcher = MicroBatcher(
-            self._encode,
-            settings.max_batch_size,
-            settings.max_queue,
-            settings.batch_wait_ms / 1e3,
-            self.metrics,
+            self._encode, settings.max_batch_size, settings.max_queue, settings.batch_wait_ms / 1e3, self.metrics
         )
 
     async def start(self) -> None:

@@ -75,7 +75,7 @@ class RetrievalEvaluation(keras.callbacks.Callback):
             logs.update({f"{self.name}_{key}": value for key, value in self.evaluate().items()})
 
     def evaluate(self) -> dict[str, float]:
-        """The scores with the model as it is now."""
+        """The scores of the current model."""
         encoders = getattr(self.model, "encoders", (self.model,))
         queries, corpus = (
             encoder.predict(x, self.batch_size, verbose=0)

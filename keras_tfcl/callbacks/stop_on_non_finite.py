@@ -26,7 +26,7 @@ class StopOnNonFinite(keras.callbacks.Callback):
     NaN gradient shows in the loss only one step later. A checkpoint from the end of an epoch is therefore finite; one
     that was saved within an epoch may not be.
 
-    `ContrastiveModel.fit` puts this callback in front of all others, unless you pass one, or Keras' `TerminateOnNaN`.
+    `ContrastiveModel.fit` puts this callback before all others, unless you pass one, or Keras' `TerminateOnNaN`.
     With other Keras models, put it first in the list.
 
     Under `mixed_float16`, Keras' `LossScaleOptimizer` skips steps whose scaled gradients overflow. Their loss is
@@ -136,7 +136,7 @@ class FirstFailure:
         def look_closer() -> Tensor:
             bad_inputs, bad_embeddings = _bad_rows(x), _bad_rows(embeddings)
             result = tf.where(tf.reduce_any(bad_inputs), tf.constant(float("nan"), loss.dtype), loss)
-            # With several replicas each has rows of its own, and none knows the row of the batch.
+            # With several replicas, no replica knows the index of its rows in the whole batch.
             if tf.distribute.get_strategy().num_replicas_in_sync == 1:
                 samples = tf.shape(embeddings, out_type="int64")[0]
                 found = tf.stack([tf.cast(step, "int64"), samples, *_summary(bad_inputs), *_summary(bad_embeddings)])
@@ -187,7 +187,7 @@ _RUINED_OR_SPREAD = (
 
 
 def _continue(epoch: int) -> str:
-    good = f"the end of epoch {epoch} or earlier" if epoch else "before this run, or start anew"
+    good = f"the end of epoch {epoch} or earlier" if epoch else "before this run, or start again"
     return f"The weights in memory and checkpoints saved within this epoch may be ruined: use a checkpoint from {good}."
 
 

@@ -1,4 +1,4 @@
-"""The commands put together, and the one place where errors become a message and an exit code."""
+"""The application of all commands. It turns errors into a message and an exit code."""
 
 from __future__ import annotations
 
@@ -20,20 +20,7 @@ from keras_tfcl.export.errors import ExportError, ParityWarning, ProviderWarning
 
 # Each is a function, or a group of commands, in the module of its name beside this one. A module here must not import
 # TensorFlow.
-COMMANDS = (
-    "doctor",
-    "train",
-    "export",
-    "inspect",
-    "verify",
-    "embed",
-    "index",
-    "serve",
-    "triton",
-    "quantize",
-    "bench",
-    "diagnose",
-)
+COMMANDS = tuple("doctor train export inspect verify embed index serve triton quantize bench diagnose".split())
 
 DONE, FAILED, WRONG_USAGE = 0, 1, 2
 
@@ -59,8 +46,8 @@ def build_app() -> typer.Typer:
     return app
 
 
-def _show_version(asked: bool) -> None:
-    if asked:
+def _show_version(show: bool) -> None:
+    if show:
         print(f"keras-tfcl {__version__}")
         raise typer.Exit
 

@@ -65,8 +65,8 @@ def embed(
     named = isinstance(rows, list) and isinstance(rows[0], Path) and out.suffix != ".npy"
     skipped: list[str] = []
 
-    def skip(position: int, image: object, error: Exception) -> None:
-        skipped.append(str(image))
+    def skip(position: int, item: object, error: Exception) -> None:
+        skipped.append(str(item) if isinstance(item, (str, Path)) else str(position))
         print(f"skipped: {in_one_line(error)}", file=sys.stderr)
 
     count = encoder.encode_to(

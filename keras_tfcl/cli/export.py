@@ -17,8 +17,7 @@ def export(
     model: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A saved .keras file.")],
     out: NewOnnxFile,
     samples: Annotated[
-        Path | None,
-        typer.Option(exists=True, dir_okay=False, help="Real samples to compare on, a .npy or .npz file."),
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Real samples to compare on, a .npy or .npz file.")
     ] = None,
     tokenizer: Annotated[
         Path | None,
@@ -31,6 +30,9 @@ def export(
     ] = None,
     pixel_range: Annotated[
         tuple[float, float] | None, typer.Option(help="Values of black and white, such as 0 1. [found in the model]")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Fix the batch, for consumers that need it. [free]")
     ] = None,
     opset: Annotated[int, typer.Option(help="ONNX operator set.")] = 17,
     allow_mismatch: Annotated[
@@ -54,6 +56,7 @@ def export(
             normalize=normalize,
             input_dtype=input_dtype,
             notes=None if pixel_range is None else {"image": {"range": list(pixel_range)}},
+            batch_size=batch_size,
             opset=opset,
             samples=rows,
             tokenizer=tokenizer,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -20,7 +20,7 @@ index = typer.Typer(help="Build an index of embeddings, and search it.", no_args
 
 Inputs = Annotated[list[Path], typer.Argument(exists=True, help="One .npy, .npz or .txt file, or images and folders.")]
 IndexFile = Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="An index.")]
-OnError = Annotated[Literal["stop", "skip"], typer.Option(help="skip: leave out images that cannot be read.")]
+OnError = Annotated[Literal["stop", "skip"], typer.Option(help="skip: leave out what cannot be read, and name it.")]
 
 
 @index.command()
@@ -107,23 +107,26 @@ def search(
 
 def _fill(index: Index, encoder: OnnxEncoder, inputs: list[Path], on_error: str) -> None:
     rows = read_input(inputs)
-    if not isinstance(rows, list):
-        index.add(encoder.encode(rows))
-        return
-    if isinstance(rows[0], str):
-        index.add(encoder.encode(rows), metadata=[{"text": text} for text in rows])
-        return
     skipped: set[int] = set()
 
-    def skip(position: int, image: object, error: Exception) -> None:
+    def skip(position: int, item: object, error: Exception) -> None:
         skipped.add(position)
         print(f"skipped: {in_one_line(error)}", file=sys.stderr)
 
-    parts = encoder.encode_iter(iter(rows), on_error=skip if on_error == "skip" else "raise")
-    vectors = np.concatenate([*parts])
-    kept = [path for position, path in enumerate(rows) if position not in skipped]
-    names = [_name(path, inputs) for path in kept]
-    index.add(vectors, names, [{"path": name} for name in names])
+    vectors = np.concatenate([*encoder.encode_iter(rows, on_error=skip if on_error == "skip" else "raise")])
+    kept = [position for position in range(_count(rows)) if position not in skipped]
+    if not isinstance(rows, list):
+        index.add(vectors, _numbers(index, kept))
+    elif isinstance(rows[0], str):
+        index.add(vectors, _numbers(index, kept), [{"text": rows[position]} for position in kept])
+    else:
+        names = [_name(Path(rows[position]), inputs) for position in kept]
+        index.add(vectors, names, [{"path": name} for name in names])
+
+
+def _numbers(index: Index, kept: list[int]) -> list[int]:
+    """The numbers of the kept inputs, behind those in use."""
+    return [index.next_number + position for position in kept]
 
 
 def _quoted(metadata: Mapping[str, object]) -> str:
@@ -136,7 +139,7 @@ def _name(path: Path, inputs: list[Path]) -> str:
     return path.relative_to(folder).as_posix() if folder else path.name
 
 
-def _count(rows: np.ndarray | dict[str, np.ndarray]) -> int:
+def _count(rows: Sized | dict[str, np.ndarray]) -> int:
     if isinstance(rows, dict):
         counts = {len(array) for array in rows.values()}
         if len(counts) != 1:

@@ -10,10 +10,7 @@ from pathlib import Path
 from keras_tfcl.cli.options import AsJson, OnnxFile
 from keras_tfcl.export.runtime.encoder import OnnxEncoder
 
-_LONG = (
-    "tokenizer",
-    "probes",
-)  # numbers for programs
+_LONG = ("tokenizer", "probes")  # numbers for programs
 
 
 def inspect(file: OnnxFile, as_json: AsJson = False) -> None:

@@ -25,7 +25,7 @@ def load_model(path: Path, modules: Sequence[str] = ()) -> keras.Model:
 
     Args:
         path: of the file.
-        modules: to import first, from the current folder too, because they register classes of one's own.
+        modules: to import first, from the current folder too, because they register custom classes.
 
     Raises:
         ModelFileError: Keras cannot load it.
@@ -38,7 +38,7 @@ def load_model(path: Path, modules: Sequence[str] = ()) -> keras.Model:
     _import(modules)
     try:
         return require("keras", "tf").models.load_model(path)
-    except Exception as error:  # Keras raises whatever the file leads its layers to
+    except Exception as error:  # layers may raise any exception
         raise ModelFileError(
             f"Expected a model saved by model.save('name.keras'). Received: {path}: {type(error).__name__}: {error}. "
             f"If it has classes of your own, decorate them by keras.saving.register_keras_serializable() and name "
@@ -52,7 +52,7 @@ def _import(modules: Sequence[str]) -> None:
     for module in modules:
         try:
             importlib.import_module(module)
-        except Exception as error:  # whatever the module raises
+        except Exception as error:  # a module may raise any exception
             raise ValueError(
                 f"`--import` must name a module that Python can import. Received: --import {module}: "
                 f"{type(error).__name__}: {error}. Run the command in the folder that holds it."
@@ -61,10 +61,10 @@ def _import(modules: Sequence[str]) -> None:
 
 @contextlib.contextmanager
 def without_native_logs() -> Iterator[None]:
-    """Drop what TensorFlow and other packages log to stderr, so that only our own lines stand there.
+    """Suppress the logs of TensorFlow and other packages, so that stderr has only our own lines.
 
-    TensorFlow's C++ code writes to the file descriptor 2 itself, some of it whatever `TF_CPP_MIN_LOG_LEVEL` says. Set
-    that variable to 0, 1 or 2 to see everything.
+    TensorFlow's C++ code writes to file descriptor 2 directly, in part regardless of `TF_CPP_MIN_LOG_LEVEL`. Set that
+    variable to 0, 1 or 2 to see everything.
     """
     if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") in ("0", "1", "2"):
         yield
@@ -88,5 +88,5 @@ def without_native_logs() -> Iterator[None]:
 def _writes_to_descriptor_2(stream: TextIO) -> bool:
     try:
         return stream.fileno() == 2
-    except (AttributeError, OSError):  # replaced by an object that is no file, as tests do
+    except (AttributeError, OSError):  # replaced by another object, as in tests
         return False

@@ -17,39 +17,49 @@ STOPPED = 130  # 128 + SIGINT, as shells have it
 
 
 def train(
-    folder: Annotated[
-        Path, typer.Argument(exists=True, file_okay=False, help="A folder of images, at any depth, labelled or not.")
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A folder of images, at any depth, labelled or not; a tar shard; a set of tensorflow_datasets."
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", file_okay=False, help="The folder of the run.")],
-    backbone: Annotated[str, typer.Option(help="resnet18, or a net of keras.applications.")] = "resnet18",
+    backbone: Annotated[
+        str, typer.Option(help="resnet18, resnet10 (for CPUs), or a net of keras.applications.")
+    ] = "resnet18",
     weights: Annotated[
         str | None, typer.Option(help="A weights file of the backbone, or imagenet. [random weights]")
     ] = None,
     image_size: Annotated[int, typer.Option(min=8, help="Side of the views in pixels.")] = 96,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the images.")] = 100,
-    batch_size: Annotated[int | None, typer.Option(min=2, help="[256 up to 64 pixels, else 64]")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=2, help="[256, or what fits into memory]")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="[1e-3 for a batch of 256, in proportion]")] = None,
     loss: Annotated[Literal["arctanh", "infonce"], typer.Option(help="infonce takes a temperature.")] = "arctanh",
     temperature: Annotated[float | None, typer.Option(help="Temperature of infonce. [0.2]")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of weights, order and views.")] = 0,
+    save_every: Annotated[
+        float | None, typer.Option(min=0, help="Minutes between saves within an epoch. [after each epoch only]")
+    ] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Train an encoder on a folder of images without labels, and write it as a verified ONNX file.
 
     Writes model.keras, encoder.onnx, report.html, neighbours.png, history.json and run.json into the folder of the run.
-    A run that was stopped, by Ctrl-C or by a crash, loses at most one epoch: give the same command again, and it
-    continues. Folders of classes are used for evaluation only. Needs TensorFlow.
+    A run that was stopped, by Ctrl-C or by a crash, loses at most one epoch, or the minutes of --save-every: give the
+    same command again, and it continues. Folders of classes are used for evaluation only. Needs TensorFlow.
 
     Examples: keras-tfcl train photos/ -o runs/photos
 
     keras-tfcl train photos/ -o runs/small --image-size 64 --epochs 200 --loss infonce --temperature 0.2
+
+    keras-tfcl train fashion_mnist@train[:5000] -o runs/fashion
     """
     _check(loss, temperature, learning_rate)
     with without_native_logs():
         run = require("keras_tfcl.cli.training_run", "tf")
         settings = run.Settings(
-            source=str(folder.resolve()),
+            source=str(Path(source).resolve()) if Path(source).exists() else source,
             backbone=backbone,
             weights=weights,
             image_size=image_size,
@@ -61,9 +71,9 @@ def train(
             seed=seed,
         )
         try:
-            result = run.train(settings, out, quiet)
+            result = run.train(settings, out, quiet, save_every)
         except KeyboardInterrupt:
-            print("Stopped. Give the same command again, and the run continues after its last epoch.", file=sys.stderr)
+            print("Stopped. Give the same command again, and the run continues.", file=sys.stderr)
             raise typer.Exit(STOPPED) from None
     print(json.dumps({"ok": True} | result.to_dict()) if as_json else result)
 

@@ -20,8 +20,7 @@ def verify(
         Path | None, typer.Option(exists=True, dir_okay=False, help="The .keras file that was exported.")
     ] = None,
     samples: Annotated[
-        Path | None,
-        typer.Option(exists=True, dir_okay=False, help="With --model: real samples, a .npy or .npz file."),
+        Path | None, typer.Option(exists=True, dir_okay=False, help="With --model: real samples, a .npy or .npz file.")
     ] = None,
     provider: Provider = AUTO,
     modules: Import = NO_MODULES,

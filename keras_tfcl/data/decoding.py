@@ -6,12 +6,14 @@ import contextlib
 import importlib
 import io
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import tensorflow as tf
+
+from keras_tfcl.export.runtime.images import eight_bits
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -33,18 +35,20 @@ class Window(NamedTuple):
     width: int
 
 
-def decode_crops(encoded: bytes, windows: Callable[[int, int], list[Window]], size: tuple[int, int]) -> np.ndarray:
-    """Returns crops of an encoded image, each resized to `size`.
+def decode_crops(
+    encoded: bytes, windows: Callable[[int, int], list[Window]], sizes: Sequence[tuple[int, int]]
+) -> list[np.ndarray]:
+    """Returns crops of an encoded image, each resized to its size.
 
     A JPEG file that needs no turning is decoded only inside each window; every other image is decoded once.
 
     Args:
         encoded: the bytes of an image file of any of the usual formats, recognised by their content.
         windows: function from `(height, width)` of the upright image to a list of `Window`.
-        size: height and width of the crops.
+        sizes: height and width of each crop.
 
     Returns:
-        uint8 `(number of windows, height, width, 3)`. Resizing is bilinear and antialiased.
+        A uint8 array `(height, width, 3)` for each window. Resizing is bilinear and antialiased.
 
     Raises:
         ValueError: the bytes are no whole image, or one with too many pixels.
@@ -53,10 +57,10 @@ def decode_crops(encoded: bytes, windows: Callable[[int, int], list[Window]], si
         if _is_plain_jpeg(image, encoded):
             chosen = windows(image.height, image.width)
             crops = [_pillow("Image").fromarray(_jpeg_window(encoded, window)) for window in chosen]
-            return np.stack([_resized(crop, None, size) for crop in crops])
+            return [_resized(crop, None, size) for crop, size in zip(crops, sizes, strict=True)]
         whole = _upright(image)
         boxes = [(w.left, w.top, w.left + w.width, w.top + w.height) for w in windows(whole.height, whole.width)]
-        return np.stack([_resized(whole, box, size) for box in boxes])
+        return [_resized(whole, box, size) for box, size in zip(boxes, sizes, strict=True)]
 
 
 def decode_fitted(encoded: bytes, size: tuple[int, int]) -> np.ndarray:
@@ -93,21 +97,6 @@ def random_window(
     return centred_window(height, width, (1000, max(round(1000 * proportions), 1)))
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """A Pillow image of any mode in RGB; 16 bits a channel are scaled to 8, transparency is dropped."""
-    if image.mode.startswith("I"):  # 16 or 32 bits of grey
-        values = np.asarray(image, "float64")
-        scale = 257.0 if values.max(initial=0) > 255 else 1.0
-        if values.min(initial=0) < 0 or values.max(initial=0) > 65_535:
-            raise ValueError(f"its pixels lie in {values.min():.0f}..{values.max():.0f}, and not in 0..65535")
-        return _pillow("Image").fromarray(np.round(values / scale).astype("uint8")).convert("RGB")
-    if image.mode == "F":
-        raise ValueError("its pixels are floats of an unknown range")
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")
-    return image.convert("RGB")
-
-
 @contextlib.contextmanager
 def _opened(encoded: bytes) -> Iterator[Image.Image]:
     """The Pillow image of some bytes; what goes wrong while it is open becomes a ValueError with the reason."""
@@ -133,7 +122,8 @@ def _is_plain_jpeg(image: Image.Image, encoded: bytes) -> bool:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    return to_rgb(_pillow("ImageOps").exif_transpose(image))
+    """The image in RGB, turned as its EXIF orientation says; transparency is dropped."""
+    return eight_bits(_pillow("ImageOps").exif_transpose(image), "the image").convert("RGB")
 
 
 def _jpeg_window(encoded: bytes, window: Window) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import random
 import re
 import warnings
@@ -12,7 +13,7 @@ import tensorflow as tf
 
 from keras_tfcl._keras_compat import graphs_of_dataset
 from keras_tfcl.ops.seeded_call import seeded_call
-from keras_tfcl.typing import Augmenter, Structure, Tensor
+from keras_tfcl.typing import Augmenter, SeededAugmenter, Structure, Tensor
 
 REMEDY = (
     "Use Keras layers such as keras.layers.GaussianNoise(0.1), keras.random with a keras.random.SeedGenerator that is "
@@ -20,7 +21,7 @@ REMEDY = (
 )
 
 
-def repeats_draws(augmenter: Augmenter, x: Structure) -> bool:
+def repeats_draws(augmenter: Callable[..., Structure], x: Structure) -> bool:
     """Whether an augmenter of stateful `tf.random` operations would repeat its draws in each epoch.
 
     It would under a global seed, as `keras.utils.set_random_seed` sets it: a data set starts each of its epochs with
@@ -31,19 +32,19 @@ def repeats_draws(augmenter: Augmenter, x: Structure) -> bool:
         x: structure of `tf.TensorSpec` of that batch.
 
     Raises:
-        ValueError: for an augmenter that draws the same in each view or batch whatever is done: random operations with
-            a seed of their own, or numbers drawn by Python while the function is traced.
+        ValueError: for an augmenter that draws the same in each view or batch in any case: random operations with
+            a fixed seed, or numbers drawn by Python while the function is traced.
     """
     nodes, global_seed = _traced(augmenter, x)
     seeded = list(filter(_is_seeded, nodes))
     if seeded:
         raise ValueError(
-            f"`augmenter` must draw anew for each view. Received: {_name(augmenter)}, whose {seeded[0].op} has the "
-            f"fixed seed {seeded[0].attr['seed2'].i}, so that views and epochs repeat. Leave out its `seed`; a "
+            f"`augmenter` must draw new numbers for each view. Received: {_name(augmenter)}, whose {seeded[0].op} has "
+            f"the fixed seed {seeded[0].attr['seed2'].i}, so that views and epochs repeat. Leave out its `seed`; a "
             f"tf.function in it must not have been called before. {REMEDY}"
         )
     again = _traced(augmenter, x)[0]
-    # What an augmenter builds when it is first called is no draw: the second and third call are compared then.
+    # Constants that an augmenter builds in its first call are not draws, so the second and third call are compared.
     if _constants(nodes) != _constants(again) != _constants(_traced(augmenter, x)[0]):
         raise ValueError(
             f"`augmenter` must draw with TensorFlow or Keras. Received: {_name(augmenter)}, whose numbers change each "
@@ -76,7 +77,7 @@ def draw(augmenter: Augmenter, x: Structure, seed: tuple[int | Tensor, int | Ten
         x: batch of samples.
         seed: two integers.
     """
-    if hasattr(augmenter, "augment"):
+    if isinstance(augmenter, SeededAugmenter):
         return augmenter.augment(x, tf.stack([tf.cast(number, "int32") for number in seed]))
     if not isinstance(augmenter, keras.Layer):
         return augmenter(x)
@@ -90,7 +91,7 @@ def draw(augmenter: Augmenter, x: Structure, seed: tuple[int | Tensor, int | Ten
     return augmenter(x, training=True)
 
 
-def reseeded(augmenter: Augmenter, *key: int) -> Augmenter:
+def reseeded(augmenter: Callable[..., Structure], *key: int) -> Callable[..., Structure]:
     """The augmenter as a function to be traced, whose stateful `tf.random` operations follow from the key.
 
     Args:
@@ -103,7 +104,7 @@ def reseeded(augmenter: Augmenter, *key: int) -> Augmenter:
     def augment(x: Structure) -> Structure:
         seed = seeds.getrandbits(31)  # of this view
 
-        @tf.function  # of its own, since AutoGraph is off where an epoch's data set is made
+        @tf.function  # because AutoGraph is off where the data set of an epoch is created
         def seeded(x: Structure) -> Structure:
             tf.compat.v1.set_random_seed(seed)  # of the graph that is being traced, and of no other
             return _call(augmenter, x)
@@ -113,18 +114,26 @@ def reseeded(augmenter: Augmenter, *key: int) -> Augmenter:
     return augment
 
 
-def made_anew(make: Callable[[int], tf.data.Dataset], step: Callable[[], int]) -> tf.data.Dataset:
-    """The data set `make(step())`, made anew each time an epoch starts."""
+def created_each_epoch(make: Callable[[int], tf.data.Dataset], starts: tf.data.Dataset) -> tf.data.Dataset:
+    """The data sets `make(start)` one after the other, each created while the one before is read.
 
-    def epoch(_: Tensor) -> tf.data.Dataset:
-        made = tf.py_function(lambda: tf.data.experimental.to_variant(make(int(step()))), [], tf.variant)
-        return tf.data.experimental.from_variant(made, spec)
+    Args:
+        make: function from an integer to a data set; all have the same element spec.
+        starts: data set of integers.
+    """
 
-    spec = make(int(step())).element_spec
-    return tf.data.Dataset.from_tensors(0).flat_map(epoch)
+    kept: collections.deque[tf.data.Dataset] = collections.deque(maxlen=3)  # a variant does not keep its functions
+
+    def made(start: tf.Tensor) -> tf.Tensor:
+        kept.append(make(int(start)))
+        return tf.data.experimental.to_variant(kept[-1])
+
+    spec = make(0).element_spec
+    ahead = starts.map(lambda start: tf.ensure_shape(tf.py_function(made, [start], tf.variant), ())).prefetch(1)
+    return ahead.flat_map(lambda variant: tf.data.experimental.from_variant(variant, spec))
 
 
-def _traced(augmenter: Augmenter, x: Structure) -> tuple[list[tf.compat.v1.NodeDef], int | None]:
+def _traced(augmenter: Callable[..., Structure], x: Structure) -> tuple[list[tf.compat.v1.NodeDef], int | None]:
     """The operations of an augmenter and of all functions in it, without a global seed; and what that seed is."""
     augmenter = _untraced(augmenter)
     global_seed = None
@@ -153,11 +162,11 @@ def _nodes(graph: tf.compat.v1.GraphDef) -> list[tf.compat.v1.NodeDef]:
     return [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
 
 
-def _call(augmenter: Augmenter, x: Structure) -> Structure:
+def _call(augmenter: Callable[..., Structure], x: Structure) -> Structure:
     return augmenter(x, training=True) if isinstance(augmenter, keras.Layer) else augmenter(x)
 
 
-def _untraced(augmenter: Augmenter) -> Augmenter:
+def _untraced(augmenter: Callable[..., Structure]) -> Callable[..., Structure]:
     """The Python function of a `tf.function`, which would keep the seeds that it was first traced with."""
     return getattr(augmenter, "python_function", augmenter)
 

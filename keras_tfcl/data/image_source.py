@@ -1,8 +1,9 @@
-"""Where images come from: folders, lists of files and tar shards, as encoded bytes."""
+"""Where images come from: folders, lists of files, tar shards and registered sets, as encoded bytes."""
 
 from __future__ import annotations
 
 import os
+import stat
 import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -10,12 +11,15 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_tfcl.data.registered_sets import encoded_images, is_registered
+
 EXTENSIONS = frozenset(".jpg .jpeg .jpe .jfif .png .webp .bmp .gif .tif .tiff .ppm .pgm .jp2 .avif".split())
+MAX_BYTES = 2**28  # of a file; 50 million pixels without compression have 150 MB
 
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Encoded images by their position in files: a whole file each, or a member of a tar archive.
+    """Encoded images by their position in files: a whole file each, or part of a tar archive or TFRecord file.
 
     Attributes:
         paths: the file that holds each image.
@@ -47,7 +51,13 @@ class ImageFiles:
         )
 
     def read(self, index: int) -> bytes:
-        """The bytes of one image file."""
+        """The bytes of one image file; OSError for what is no file, or too large for an image."""
+        if self.sizes[index] < 0:
+            status = os.stat(self.paths[index])
+            if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait for ever
+                raise OSError("it is no regular file")
+            if status.st_size > MAX_BYTES:
+                raise OSError(f"it has {status.st_size:,} bytes, more than {MAX_BYTES:,}")
         with open(self.paths[index], "rb") as file:
             file.seek(self.offsets[index])
             return file.read(self.sizes[index])
@@ -60,7 +70,8 @@ def find_images(source: Source) -> ImageFiles:
     """Finds the images of a source without reading them.
 
     Args:
-        source: a folder, flat or nested; a list of paths; a tar file, or a list of them (webdataset's layout).
+        source: a folder, flat or nested; a list of paths; a tar file, or a list of them (webdataset's layout); or the
+            name of a set of tensorflow_datasets, with a split other than `train` after an @: `"cifar10@test"`.
             In a folder, files with an image's extension count, or all files if none has one; hidden files and folders
             are passed over. The first folder below it is an image's class. In a list it is the folder that holds the
             file, in a tar shard the member `.cls` of the same key. `ImageFiles` are returned as they are.
@@ -69,20 +80,20 @@ def find_images(source: Source) -> ImageFiles:
         `ImageFiles`, sorted by name.
 
     Raises:
-        FileNotFoundError: for a path that does not exist.
+        FileNotFoundError: for a path that does not exist and is no name of a set either.
         ValueError: for a source without images.
+        RuntimeError: for a set that tensorflow_datasets cannot prepare.
     """
     if isinstance(source, ImageFiles):
         return source
     paths = [source] if isinstance(source, (str, os.PathLike)) else list(source)
     if len(paths) == 1 and Path(paths[0]).is_dir():
         return _from_folder(Path(paths[0]))
+    if isinstance(source, str) and not Path(source).exists() and is_registered(source):
+        return _from_set(source)
     for path in paths:
         if not Path(path).is_file():
-            raise FileNotFoundError(
-                f"`source` must be a folder of images, a list of image files, or tar shards. Received: "
-                f"{os.fspath(path)!r}, which does not exist. Check the path."
-            )
+            raise _absent(os.fspath(path))
     if not paths:
         raise ValueError("`source` must hold at least one image. Received: an empty list.")
     if all(tarfile.is_tarfile(path) for path in paths[:1]):
@@ -91,9 +102,38 @@ def find_images(source: Source) -> ImageFiles:
     return _whole_files(names, names, [Path(name).resolve().parent.name for name in names])
 
 
+def _from_set(source: str) -> ImageFiles:
+    name, _, split = source.partition("@")
+    images, class_names = encoded_images(name, split or "train")
+    if not images:
+        raise ValueError(f"`source` must hold at least one image. Received: {source!r} without. Give another split.")
+    paths, offsets, sizes, labels = zip(*images, strict=True)
+    return ImageFiles(
+        paths,
+        np.array(offsets, "int64"),
+        np.array(sizes, "int64"),
+        [f"{source}:{number}" for number in range(len(images))],
+        np.array(labels if class_names else [], "int64"),
+        class_names,
+    )
+
+
+def _absent(path: str) -> FileNotFoundError:
+    return FileNotFoundError(
+        "`source` must be a folder of images, a list of image files, tar shards, or a set of tensorflow_datasets. "
+        f"Received: {path!r}, which does not exist. Check the path; tensorflow_datasets.list_builders() lists the sets."
+    )
+
+
 def _from_folder(folder: Path) -> ImageFiles:
-    found = []
+    found: list[str] = []
+    visited = set()
     for parent, folders, files in os.walk(folder, followlinks=True):
+        status = os.stat(parent)
+        if (status.st_dev, status.st_ino) in visited:  # a link to a folder that was walked already
+            folders.clear()
+            continue
+        visited.add((status.st_dev, status.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         found += [os.path.join(parent, name) for name in files if not name.startswith(".")]
     images = [path for path in found if Path(path).suffix.lower() in EXTENSIONS] or found

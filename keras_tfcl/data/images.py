@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
 import tensorflow as tf
 
+from keras_tfcl.data.registered_sets import prepared_builder, tensorflow_datasets
 from keras_tfcl.validation import positive_integer
 
 if TYPE_CHECKING:
@@ -103,12 +103,12 @@ def _read(name: str, size: tuple[int, int] | None) -> tuple[list[Split], tuple[s
         images, labels = _mnist5k()
         return [_collect(tf.data.Dataset.from_tensor_slices((images, labels)), size)], tuple("0123456789")
     if not name.startswith("folder:"):
-        return _from_builder(name, _registered_builder(name), size)
+        return _from_builder(name, prepared_builder(name), size)
     folder = _folder(name)
     if not folder.is_dir():
         raise FileNotFoundError(f"`{name}` must name an existing folder. Received: {folder}. Check the path.")
     if (folder / "train").is_dir():
-        splits, class_names = _from_builder(name, _tfds().folder_dataset.ImageFolder(str(folder)), size)
+        splits, class_names = _from_builder(name, tensorflow_datasets().folder_dataset.ImageFolder(str(folder)), size)
     else:
         splits, class_names = _from_labelled_folder(folder, size)
     if all((images == images[..., :1]).all() for images, _ in splits):
@@ -128,35 +128,6 @@ def _mnist5k() -> Split:
     path = Path(package.submodule_search_locations[0]) / "data" / "data" / "mnist_5k.csv.gz"
     table = np.loadtxt(path, delimiter=",", dtype="uint8")  # (5000, 28 * 28 + 1), the label last
     return table[:, :-1].reshape(-1, 28, 28, 1), table[:, -1].astype("int64")
-
-
-def _tfds() -> ModuleType:
-    try:
-        import tensorflow_datasets as tfds
-    except ImportError as error:
-        raise ImportError(
-            'Images other than "mnist5k" need tensorflow-datasets: pip install "keras-tfcl[data]"'
-        ) from error
-    return tfds
-
-
-def _registered_builder(name: str) -> tfds.core.DatasetBuilder:
-    tfds = _tfds()
-    try:
-        builder = tfds.builder(name)
-    except tfds.core.DatasetNotFoundError as error:
-        raise ValueError(
-            f'`name` must be "mnist5k", "folder:PATH" or a set of tensorflow_datasets. Received: name={name!r}. '
-            "tensorflow_datasets.list_builders() lists them."
-        ) from error
-    try:
-        builder.download_and_prepare()
-    except Exception as error:  # whatever a download can meet: no connection, no space, a missing package
-        raise RuntimeError(
-            f"tensorflow_datasets could not prepare {name!r}: {error} "
-            'Mend that and try again, or use "mnist5k" or "folder:PATH", which need no connection.'
-        ) from error
-    return builder
 
 
 def _from_builder(

@@ -95,6 +95,19 @@ def as_targets(values: Structure | None, name: str = "y") -> Structure | None:
     return values
 
 
+def as_weights(sample_weight: Structure | None) -> Structure | None:
+    """Returns the weights of samples as `as_targets` does; raises ValueError for weights below 0 or not finite."""
+    weights = as_targets(sample_weight, "sample_weight")
+    if isinstance(weights, np.ndarray) and not np.all(np.isfinite(weights) & (weights >= 0)):
+        wrong = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
+        raise ValueError(
+            "`sample_weight` must be finite and at least 0: a negative weight would train a sample away from its "
+            f"positives. Received: {weights.reshape(-1)[wrong[0]]}, and {len(wrong)} such in all. Use 0 to leave out "
+            "the loss of a sample."
+        )
+    return weights
+
+
 def row_count(arrays: Structure) -> int:
     """The number of samples that all arrays share.
 

@@ -32,7 +32,7 @@ from keras_tfcl.diagnostics.similarities import (
     similarity_profile,
 )
 from keras_tfcl.diagnostics.sweep import embedding_statistics, plot_temperature_sweep, temperature_sweep
-from keras_tfcl.diagnostics.table import read_table, run_table
+from keras_tfcl.diagnostics.table import read_table, run_table, write_table
 from keras_tfcl.evaluation import uniform_sphere
 
 __all__ = [
@@ -66,4 +66,5 @@ __all__ = [
     "uniform_sphere",
     "uniformity_tolerance",
     "write_report",
+    "write_table",
 ]

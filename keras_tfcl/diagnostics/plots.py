@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def new_axes(axes: Axes | None, x_label: str, y_label: str, title: str) -> Axes:
-    """Labels `axes`, or new axes on a figure of their own; no window is opened.
+    """Labels `axes`, or new axes on a new figure; no window is opened.
 
     Raises:
         ImportError: without matplotlib.

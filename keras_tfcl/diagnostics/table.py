@@ -70,7 +70,21 @@ def read_table(path: str | os.PathLike[str]) -> list[Row]:
 
 
 def write_table(path: str | os.PathLike[str], rows: Sequence[Mapping[str, object]]) -> None:
-    """Writes rows of equal columns to a CSV file, which is replaced as a whole."""
+    """Writes rows of equal columns to a CSV file, which is replaced as a whole.
+
+    Args:
+        path: of the CSV file. Its folder is created if it does not exist.
+        rows: at least one, each with the columns of the first, in its order.
+
+    Raises:
+        ValueError: if a row has other columns.
+
+    Example:
+
+    >>> write_table("rows.csv", [{"setting": "a", "seed": 0}, {"setting": "b", "seed": 1}])
+    >>> read_table("rows.csv")[1]
+    {'setting': 'b', 'seed': 1}
+    """
     columns = list(rows[0])
     for row in rows:
         if list(row) != columns:

@@ -6,23 +6,36 @@ import math
 
 import tensorflow as tf
 
-from keras_tfcl.evaluation.pairs import Strip, WeightedMean, as_batch, flatten_views, mean_over_anchors, mean_over_pairs
+from keras_tfcl.evaluation.pairs import (
+    Strip,
+    WeightedMean,
+    as_batches,
+    flatten_views,
+    mean_over_anchors,
+    mean_over_pairs,
+)
 from keras_tfcl.ops.hard import TIE
+from keras_tfcl.ops.pair_rule import PairRule
 from keras_tfcl.typing import TensorLike
 
 COINCIDE = 1e-10  # mean squared distance from the mean below which embeddings coincide: float32 rounds to 1e-13
 
 
 def alignment(
-    y_true: TensorLike, y_pred: TensorLike, sample_weight: TensorLike | None = None, alpha: float = 2.0
+    y_true: TensorLike,
+    y_pred: TensorLike,
+    sample_weight: TensorLike | None = None,
+    alpha: float = 2.0,
+    rule: PairRule | None = None,
 ) -> WeightedMean:
     """Computes the mean distance of positive pairs, `mean |u - v|^alpha`; see `keras_tfcl.Alignment`.
 
     Args:
-        y_true: integer labels `(B,)` or `(B, 1)`.
+        y_true: integer labels `(B,)` or `(B, 1)`, or multi-hot labels `(B, L)`.
         y_pred: embeddings `(B, D)` or `(B, V, D)`, any float dtype, need not be normalised.
         sample_weight: `(B,)`; a pair's weight is the product of its samples' weights. Defaults to 1.
         alpha: exponent of the distance, above 0. Defaults to 2.
+        rule: the `rule` of a loss, whose positives count. Defaults to None: those of a loss without arguments.
 
     Returns:
         `WeightedMean`, float64 scalars.
@@ -36,9 +49,9 @@ def alignment(
     2.0
     """
     return mean_over_pairs(
-        as_batch(y_true, y_pred, sample_weight),
+        as_batches(y_true, y_pred, sample_weight, rule),
         lambda strip: strip.squared_distance if alpha == 2 else tf.pow(strip.squared_distance, alpha / 2),
-        lambda strip: strip.same_label & ~strip.same_embedding,
+        lambda strip: strip.pairs.positive,
     )
 
 
@@ -56,7 +69,7 @@ def gaussian_potential(
     4.0
     """
     return mean_over_pairs(
-        as_batch(y_true, y_pred, sample_weight),
+        as_batches(y_true, y_pred, sample_weight),
         lambda strip: tf.exp(-t * strip.squared_distance),
         lambda strip: ~strip.same_sample,
     )
@@ -96,14 +109,18 @@ def tolerance(y_true: TensorLike, y_pred: TensorLike, sample_weight: TensorLike 
     1.0
     """
     return mean_over_pairs(
-        as_batch(y_true, y_pred, sample_weight),
+        as_batches(y_true, y_pred, sample_weight),
         lambda strip: strip.similarity,
-        lambda strip: strip.same_label & ~strip.same_sample,
+        lambda strip: strip.pairs.positive & ~strip.same_sample,
     )
 
 
 def contrastive_accuracy(
-    y_true: TensorLike, y_pred: TensorLike, sample_weight: TensorLike | None = None, k: int = 1
+    y_true: TensorLike,
+    y_pred: TensorLike,
+    sample_weight: TensorLike | None = None,
+    k: int = 1,
+    rule: PairRule | None = None,
 ) -> WeightedMean:
     """Computes the share of anchors with a positive among the k nearest; see `keras_tfcl.ContrastiveAccuracy`.
 
@@ -114,19 +131,19 @@ def contrastive_accuracy(
     >>> float(keras_tfcl.evaluation.contrastive_accuracy([3, 3, 4], [[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]]).value)
     1.0
     """
-    batch = as_batch(y_true, y_pred, sample_weight)
 
     def of_anchors(strip: Strip) -> tuple[tf.Tensor, tf.Tensor]:
-        similarity, same_label = strip.similarity, strip.same_label  # (A, N)
-        positive = same_label & ~strip.same_embedding
+        similarity, (positive, negative) = strip.similarity, strip.pairs  # (R, C)
         # A cosine is never below -1: -2 loses against every positive.
         best = tf.reduce_max(tf.where(positive, similarity, -2 * tf.ones_like(similarity)), axis=1, keepdims=True)
         as_near = ~(similarity < best - TIE[similarity.dtype.name])  # not `>=`: NaN is as near as any
-        nearer = tf.reduce_sum(tf.cast(as_near & ~same_label, "int32"), axis=1)  # (A,)
-        weight = tf.gather(batch.weight, strip.anchor) * tf.cast(tf.reduce_any(positive, axis=1), similarity.dtype)
+        nearer = tf.reduce_sum(tf.cast(as_near & negative, "int32"), axis=1)  # (R,)
+        weight = tf.gather(strip.batch.weight, strip.anchor) * tf.cast(
+            tf.reduce_any(positive, axis=1), similarity.dtype
+        )
         return weight * tf.cast(nearer < k, weight.dtype), weight
 
-    return mean_over_anchors(batch, of_anchors)
+    return mean_over_anchors(as_batches(y_true, y_pred, sample_weight, rule), of_anchors)
 
 
 def effective_rank(embeddings: TensorLike) -> tf.Tensor:

@@ -46,9 +46,7 @@ class Health:
 
 
 def embedding_health(
-    views: ArrayLike,
-    scaling: Callable[[tf.Tensor], tf.Tensor] | None = None,
-    unaltered: ArrayLike | None = None,
+    views: ArrayLike, scaling: Callable[[tf.Tensor], tf.Tensor] | None = None, unaltered: ArrayLike | None = None
 ) -> Health:
     """Computes the statistics that `diagnose` reads: rank, cosines, and how the softmax spreads over the candidates.
 

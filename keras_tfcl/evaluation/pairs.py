@@ -7,7 +7,9 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from keras_tfcl.ops.masks import as_labels
+from keras_tfcl.ops.masks import Pairs, as_labels
+from keras_tfcl.ops.pair_rule import PairRule
+from keras_tfcl.ops.sides import Side, pairs_of
 from keras_tfcl.ops.similarity import l2_normalize
 from keras_tfcl.typing import TensorLike
 
@@ -22,47 +24,47 @@ class WeightedMean(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """The N = B * V embeddings of a batch of B samples, view by view."""
+    """A anchors and their C candidates, of a batch of B samples, both sample by sample."""
 
-    embeddings: tf.Tensor  # (N, D), L2-normalised
-    labels: tf.Tensor  # (N,)
-    sample: tf.Tensor  # (N,), the index of each embedding's sample
-    weight: tf.Tensor  # (N,)
+    anchors: tf.Tensor  # (A, D), L2-normalised
+    candidates: tf.Tensor  # (C, D)
+    rows: Side  # what decides about pairs, of the anchors
+    columns: Side  # and of the candidates
+    sample: tf.Tensor  # (A,), the index of each anchor's sample
+    candidate_sample: tf.Tensor  # (C,)
+    weight: tf.Tensor  # (A,)
+    candidate_weight: tf.Tensor  # (C,)
 
 
 class Strip(NamedTuple):
-    """Some anchors of a batch, to be compared with all of its N embeddings."""
+    """Some anchors of a batch, to be compared with all of its C candidates."""
 
     batch: Batch
-    anchor: tf.Tensor  # (A,), the indices of the anchors in the batch
+    anchor: tf.Tensor  # (R,), the indices of the anchors in the batch
 
     @property
     def similarity(self) -> tf.Tensor:
-        """Cosines `(A, N)`."""
-        embeddings = self.batch.embeddings
-        return tf.matmul(tf.gather(embeddings, self.anchor), embeddings, transpose_b=True)
+        """Cosines `(R, C)`."""
+        return tf.matmul(tf.gather(self.batch.anchors, self.anchor), self.batch.candidates, transpose_b=True)
 
     @property
     def squared_distance(self) -> tf.Tensor:
-        """`|u - v|^2`, `(A, N)`."""
-        squared_norm = tf.reduce_sum(tf.square(self.batch.embeddings), axis=1)  # 1, or 0 for a zero vector
-        norms = tf.gather(squared_norm, self.anchor)[:, None] + squared_norm[None, :]
-        return tf.maximum(norms - 2 * self.similarity, 0)  # rounding may leave -1e-7 for equal embeddings
-
-    @property
-    def same_embedding(self) -> tf.Tensor:
-        """bool `(A, N)`: the anchor itself."""
-        return self.anchor[:, None] == tf.range(tf.shape(self.batch.sample)[0])[None, :]
+        """`|u - v|^2`, `(R, C)`."""
+        # The squared norms are 1, or 0 for a zero vector.
+        norms = [tf.reduce_sum(tf.square(x), axis=1) for x in (self.batch.anchors, self.batch.candidates)]
+        total = tf.gather(norms[0], self.anchor)[:, None] + norms[1][None, :]
+        return tf.maximum(total - 2 * self.similarity, 0)  # rounding may leave -1e-7 for equal embeddings
 
     @property
     def same_sample(self) -> tf.Tensor:
-        """bool `(A, N)`: views of the anchor's sample, the anchor included."""
-        return tf.gather(self.batch.sample, self.anchor)[:, None] == self.batch.sample[None, :]
+        """bool `(R, C)`: views of the anchor's sample, the anchor included."""
+        return tf.gather(self.batch.sample, self.anchor)[:, None] == self.batch.candidate_sample[None, :]
 
     @property
-    def same_label(self) -> tf.Tensor:
-        """bool `(A, N)`: embeddings with the anchor's label, the anchor included."""
-        return tf.gather(self.batch.labels, self.anchor)[:, None] == self.batch.labels[None, :]
+    def pairs(self) -> Pairs:
+        """The positives and negatives of the anchors, bool `(R, C)` each."""
+        compared, same = pairs_of(self.batch.rows.each(lambda x: tf.gather(x, self.anchor)), self.batch.columns)
+        return Pairs(compared & same, compared & ~same)
 
 
 def flatten_views(
@@ -96,78 +98,94 @@ def flatten_views(
     return embeddings, tf.repeat(tf.range(tf.shape(y_pred)[0]), views), tf.repeat(weight, views)
 
 
-def as_batch(y_true: TensorLike, y_pred: TensorLike, sample_weight: TensorLike | None = None) -> Batch:
+def as_batches(
+    y_true: TensorLike, y_pred: TensorLike, sample_weight: TensorLike | None = None, rule: PairRule | None = None
+) -> list[Batch]:
     """Checks and normalises the input of a metric.
 
     Args:
-        y_true: integer labels `(B,)` or `(B, 1)`, compared as integers.
+        y_true: integer labels `(B,)` or `(B, 1)`, compared as integers; or multi-hot `(B, L)`.
         y_pred: as in `flatten_views`.
         sample_weight: as in `flatten_views`.
+        rule: who is compared with whom. Defaults to all with all.
+
+    Returns:
+        One batch, or for a symmetric rule one for each direction.
 
     Raises:
         ValueError: for labels that are not integers, embeddings of another rank, or lengths that differ.
 
     Example:
 
-    >>> as_batch([4, 5], [[[1.0, 0.0], [0.0, 2.0]], [[3.0, 0.0], [0.0, 1.0]]]).labels.numpy()
+    >>> (batch,) = as_batches([4, 5], [[[1.0, 0.0], [0.0, 2.0]], [[3.0, 0.0], [0.0, 1.0]]])
+    >>> batch.rows.labels.numpy()
     array([4, 4, 5, 5])
     """
-    labels, y_pred = as_labels(y_true), tf.convert_to_tensor(y_pred)
-    embeddings, sample, weight = flatten_views(y_pred, sample_weight)
+    labels, y_pred, rule = as_labels(y_true, multi_hot=True), tf.convert_to_tensor(y_pred), rule or PairRule()
+    embeddings, _, weight = flatten_views(y_pred, sample_weight)
     _check_length("y_true", labels, y_pred)
-    return Batch(embeddings, tf.repeat(labels, _views(y_pred)), sample, weight)
+    weight = weight[:: _views(y_pred)]
+    rule.check(labels, y_pred, None)
+    batches = []
+    for comparison in rule.comparisons(labels, tf.reshape(embeddings, tf.shape(y_pred)), None):
+        anchors, others = comparison.anchors, comparison.candidates
+        candidates = anchors if others is None else others.embeddings
+        samples = tf.range(tf.shape(y_pred)[0])
+        own = [tf.repeat(x, comparison.anchors_per_sample) for x in (samples, weight)]
+        times = tf.shape(candidates)[0] // tf.maximum(tf.shape(samples)[0], 1)
+        of_others = [tf.repeat(x, times) for x in (samples, weight)]
+        batches.append(Batch(anchors, candidates, *comparison.sides(), own[0], of_others[0], own[1], of_others[1]))
+    return batches
 
 
 def mean_over_pairs(
-    batch: Batch, value: Callable[[Strip], tf.Tensor], selected: Callable[[Strip], tf.Tensor]
+    batches: list[Batch], value: Callable[[Strip], tf.Tensor], selected: Callable[[Strip], tf.Tensor]
 ) -> WeightedMean:
     """The mean of `value` over the `selected` pairs; a pair's weight is the product of its embeddings' weights.
 
     Args:
-        batch: of `as_batch`.
-        value: function from a strip to `(A, N)`.
-        selected: function from a strip to bool `(A, N)`.
+        batches: of `as_batches`.
+        value: function from a strip to `(R, C)`.
+        selected: function from a strip to bool `(R, C)`.
 
     Example:
 
-    >>> batch = as_batch([4, 4, 5], [[1.0, 0.0], [0.0, 2.0], [3.0, 0.0]])
-    >>> mean = mean_over_pairs(batch, lambda strip: strip.similarity, lambda strip: ~strip.same_label)
+    >>> batches = as_batches([4, 4, 5], [[1.0, 0.0], [0.0, 2.0], [3.0, 0.0]])
+    >>> mean = mean_over_pairs(batches, lambda strip: strip.similarity, lambda strip: strip.pairs.negative)
     >>> float(mean.value), float(mean.weight)
     (0.5, 4.0)
     """
 
     def of_anchors(strip: Strip) -> tuple[tf.Tensor, tf.Tensor]:
-        own, others = tf.gather(batch.weight, strip.anchor), batch.weight[None, :]
-        weight = tf.where(selected(strip), others, tf.zeros_like(others))  # (A, N)
+        own, others = tf.gather(strip.batch.weight, strip.anchor), strip.batch.candidate_weight[None, :]
+        weight = tf.where(selected(strip), others, tf.zeros_like(others))  # (R, C)
         return own * tf.reduce_sum(value(strip) * weight, axis=1), own * tf.reduce_sum(weight, axis=1)
 
-    return mean_over_anchors(batch, of_anchors)
+    return mean_over_anchors(batches, of_anchors)
 
 
-def mean_over_anchors(batch: Batch, of_anchors: Callable[[Strip], tuple[tf.Tensor, tf.Tensor]]) -> WeightedMean:
-    """The weighted mean over all embeddings of a batch as anchors, in float64.
+def mean_over_anchors(batches: list[Batch], of_anchors: Callable[[Strip], tuple[tf.Tensor, tf.Tensor]]) -> WeightedMean:
+    """The weighted mean over the anchors of batches, in float64.
 
     Memory is `O(N D)` and a few strips of 4 MiB, whatever the batch, in eager mode, in a graph and under XLA. A batch
     of up to 1,024 embeddings is a single strip.
 
     Args:
-        batch: of `as_batch`.
-        of_anchors: function from a strip to the anchors' weighted values `(A,)` and weights `(A,)`.
+        batches: of `as_batches`.
+        of_anchors: function from a strip to the anchors' weighted values `(R,)` and weights `(R,)`.
     """
-    count = batch.sample.shape[0]
-    if count is not None and count**2 <= STRIP:
-        values, weights = (tf.cast(part, "float64") for part in of_anchors(Strip(batch, tf.range(count))))
-        total, weight = tf.reduce_sum(values), tf.reduce_sum(weights)
-    else:
-        total, weight = _sums_over_strips(batch, of_anchors)
+    total, weight = (tf.add_n(parts) for parts in zip(*(_sums(batch, of_anchors) for batch in batches), strict=True))
     return WeightedMean(tf.math.divide_no_nan(total, weight), weight)
 
 
-def _sums_over_strips(
-    batch: Batch, of_anchors: Callable[[Strip], tuple[tf.Tensor, tf.Tensor]]
-) -> tuple[tf.Tensor, tf.Tensor]:
-    count = tf.shape(batch.sample)[0]
-    size = tf.minimum(count, tf.maximum(1, STRIP // tf.maximum(count, 1)))
+def _sums(batch: Batch, of_anchors: Callable[[Strip], tuple[tf.Tensor, tf.Tensor]]) -> tuple[tf.Tensor, tf.Tensor]:
+    """The sums of values and weights over all anchors."""
+    known = batch.anchors.shape[0], batch.candidates.shape[0]
+    if None not in known and known[0] * known[1] <= STRIP:
+        values, weights = (tf.cast(part, "float64") for part in of_anchors(Strip(batch, tf.range(known[0]))))
+        return tf.reduce_sum(values), tf.reduce_sum(weights)
+    count, others = tf.shape(batch.anchors)[0], tf.shape(batch.candidates)[0]
+    size = tf.minimum(count, tf.maximum(1, STRIP // tf.maximum(others, 1)))
     offsets = tf.range(size)
 
     def add(i: tf.Tensor, total: tf.Tensor, weight: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:

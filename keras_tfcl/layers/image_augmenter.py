@@ -95,7 +95,7 @@ class ImageAugmenter(keras.layers.Layer):
         if not own:
             raise ValueError(
                 f"`augment` needs layers that draw from their own seed generator. Received: layers={self._names()}, "
-                "of which one draws from a generator that is none of its attributes. "
+                "of which one draws from a generator outside of its attributes. "
                 "Set `self.generator = keras.random.SeedGenerator(seed)` in that layer and pass it on as `seed`."
             )
         return images

@@ -11,7 +11,7 @@ from keras_tfcl.typing import Config, Tensor
 
 
 def gaussian_blur(images: tf.Tensor, sigma: tf.Tensor, kernel_size: int) -> tf.Tensor:
-    """Convolves each image with a Gaussian of its own width, first along the columns, then along the rows.
+    """Convolves each image with a Gaussian of random width, first along the columns, then along the rows.
 
     The kernel has `kernel_size` taps `exp(-t^2 / (2 sigma^2))`, normalised to a sum of 1, and the borders are mirrored,
     as in torchvision. Two passes cost `2 k` products a pixel where the full kernel costs `k^2`.

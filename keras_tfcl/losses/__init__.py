@@ -11,16 +11,20 @@ from keras_tfcl.losses.decoupled import DecoupledInfoNCE
 from keras_tfcl.losses.embedding_loss import EmbeddingLoss
 from keras_tfcl.losses.hard_negative_info_nce import HardNegativeInfoNCE
 from keras_tfcl.losses.info_nce import InfoNCE
+from keras_tfcl.losses.scored_pairs import CoSENTLoss, PairContrastiveLoss, ScoredPairLoss
 from keras_tfcl.losses.sigmoid import SigmoidContrastiveLoss
 from keras_tfcl.losses.simple import SimpleContrastiveLoss
 
 __all__ = [
     "ArctanhInfoNCE",
+    "CoSENTLoss",
     "ContrastiveLoss",
     "DecoupledInfoNCE",
     "EmbeddingLoss",
     "HardNegativeInfoNCE",
     "InfoNCE",
+    "PairContrastiveLoss",
+    "ScoredPairLoss",
     "SigmoidContrastiveLoss",
     "SimpleContrastiveLoss",
     "get",
@@ -31,6 +35,8 @@ _BY_NAME = {
     "arctanh_infonce": ArctanhInfoNCE,
     "decoupled_infonce": DecoupledInfoNCE,
     "hard_negative_infonce": HardNegativeInfoNCE,
+    "cosent": CoSENTLoss,
+    "pair_contrastive": PairContrastiveLoss,
     "sigmoid_contrastive": SigmoidContrastiveLoss,
     "simple_contrastive": SimpleContrastiveLoss,
 }
@@ -41,9 +47,9 @@ def get(identifier: object) -> keras.losses.Loss:
     """Resolves a contrastive loss by name; passes Keras losses and their configurations through.
 
     Args:
-        identifier: `"infonce"`, `"arctanh_infonce"`, `"decoupled_infonce"`, `"hard_negative_infonce"`,
-            `"sigmoid_contrastive"`, `"simple_contrastive"` (each with its defaults), a Keras loss, or a serialised one
-            (a dictionary).
+        identifier: `"infonce"`, `"arctanh_infonce"`, `"decoupled_infonce"`, `"hard_negative_infonce"`, `"cosent"`,
+            `"pair_contrastive"`, `"sigmoid_contrastive"`, `"simple_contrastive"` (each with its defaults), a Keras
+            loss, or a serialised one (a dictionary).
 
     Returns:
         A Keras loss.

@@ -30,8 +30,7 @@ class ContrastiveLoss(EmbeddingLoss):
 
     This is not a classification loss: `y_pred` holds embeddings, not class scores. The additional memory is a few times
     the embeddings and a few tiles of `4 * block_size^2` bytes or, in the dense form, a few times `8 * (B * V)^2` bytes.
-    Keras masks on `y_pred` are ignored; give padded samples a label of their own, and
-    name it in `ignore_class`.
+    Keras masks on `y_pred` are ignored. Give padded samples a separate label and pass it as `ignore_class`.
 
     Args:
         scaling: a temperature, `"arctanh"`, or a `keras_tfcl.Scaling`.
@@ -107,17 +106,17 @@ class ContrastiveLoss(EmbeddingLoss):
         precision: str | None = None,
     ) -> None:
         super().__init__(
-            cross_view_only,
-            reduction,
-            name,
-            dtype,
-            block_size,
-            roles,
-            symmetric,
-            ignore_class,
-            unlabelled_class,
-            same_label,
-            precision,
+            cross_view_only=cross_view_only,
+            reduction=reduction,
+            name=name,
+            dtype=dtype,
+            block_size=block_size,
+            roles=roles,
+            symmetric=symmetric,
+            ignore_class=ignore_class,
+            unlabelled_class=unlabelled_class,
+            same_label=same_label,
+            precision=precision,
         )
         self.scaling = scaling_module.get(scaling)
         self.negatives = negatives_module.get(negatives)

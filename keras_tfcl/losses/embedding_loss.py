@@ -6,7 +6,6 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from keras_tfcl.losses.pair_rule import PairRule
 from keras_tfcl.losses.reduction import reduce_losses
 from keras_tfcl.losses.untrained_variables import warn_of_untrained_variables
 from keras_tfcl.ops import replicas
@@ -15,6 +14,7 @@ from keras_tfcl.ops.candidates import Candidates, constant_log_probability
 from keras_tfcl.ops.comparison import Comparison
 from keras_tfcl.ops.info_nce import AnchorLosses
 from keras_tfcl.ops.masks import Pairs, as_labels
+from keras_tfcl.ops.pair_rule import PairRule
 from keras_tfcl.ops.pairwise import Logits, check_precision, map_rows
 from keras_tfcl.typing import Config, Tensor, TensorLike
 
@@ -218,14 +218,9 @@ class EmbeddingLoss(keras.losses.Loss):
         return {
             **super().get_config(),
             "dtype": self.dtype,
-            "cross_view_only": self.cross_view_only,
             "block_size": self.block_size,
-            "roles": self.rule.roles,
-            "symmetric": self.rule.symmetric,
-            "ignore_class": self.rule.ignore_class,
-            "unlabelled_class": self.rule.unlabelled_class,
-            "same_label": self.rule.same_label,
             "precision": self.precision,
+            **self.rule.get_config(),
         }
 
 

@@ -45,8 +45,11 @@ def reduce_losses(
 def broadcast_weight(sample_weight: TensorLike | None, losses: Tensor) -> Tensor:
     """Gives `(B,)` or `(B, 1)` weights the shape of `(B,)` or `(B, V)` losses.
 
+    Weights that are negative or not finite become NaN in a graph, where they cannot be looked at.
+
     Raises:
-        ValueError: if there is not one weight for each sample, or for each of its views.
+        ValueError: if there is not one weight for each sample, or for each of its views; and in eager mode for weights
+            that are negative or not finite.
     """
     weight = ops.cast(sample_weight, losses.dtype)
     shape, expected = tuple(weight.shape), tuple(losses.shape)
@@ -63,4 +66,11 @@ def broadcast_weight(sample_weight: TensorLike | None, losses: Tensor) -> Tensor
             "`sample_weight` must hold one weight for each sample, or for each view of it. Expected: shape "
             f"{expected[:1]} or {expected}. Received: shape {tuple(ops.shape(sample_weight))}."
         )
-    return weight
+    valid = tf.math.is_finite(weight) & (weight >= 0)
+    if tf.executing_eagerly() and not bool(tf.reduce_all(valid)):
+        raise ValueError(
+            "`sample_weight` must be finite and at least 0: a negative weight would train an anchor away from its "
+            f"positives. Received: {float(weight[~valid][0])}, and {int(tf.reduce_sum(tf.cast(~valid, 'int32')))} such "
+            "in all. Use 0 to leave out the loss of an anchor."
+        )
+    return tf.where(valid, weight, float("nan"))

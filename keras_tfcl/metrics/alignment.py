@@ -3,13 +3,15 @@ from __future__ import annotations
 import keras
 
 from keras_tfcl import evaluation
+from keras_tfcl.metrics.of_positives import MeanOfPositives
+from keras_tfcl.ops.pair_rule import PairRule
 from keras_tfcl.typing import Config, TensorLike
 from keras_tfcl.validation import positive_number
 
 
 @keras.saving.register_keras_serializable(package="keras_tfcl")
-class Alignment(keras.metrics.Mean):
-    """Computes the mean distance of positive pairs, `mean |u - v|^alpha` over pairs of equal labels.
+class Alignment(MeanOfPositives):
+    """Computes the mean distance of positive pairs, `mean |u - v|^alpha`.
 
     u and v are L2-normalised, so a distance lies in [0, 2], and 0 means that all positives coincide. With `alpha=2` the
     metric is `2 - 2 * mean cosine`. An embedding is not paired with itself. A collapsed encoder also has alignment 0,
@@ -23,9 +25,13 @@ class Alignment(keras.metrics.Mean):
         alpha: exponent of the distance, above 0. Defaults to 2.
         name: name in the logs. Defaults to `"alignment"`.
         dtype: dtype of the running sums. Defaults to float32.
+        rule: the `rule` of a loss, such as `loss.rule`: the metric then compares what the loss compares (`roles`,
+            `cross_view_only`, classes that are ignored or unlabelled). Defaults to None: in a `ContrastiveModel` the
+            rule of its loss, elsewhere that of a loss without arguments.
 
     Call arguments:
-        y_true: integer labels `(B,)` or `(B, 1)`: indices of the samples, or class labels for supervised positives.
+        y_true: integer labels `(B,)` or `(B, 1)`: indices of the samples, or class labels for supervised positives. Or
+            multi-hot labels `(B, L)`.
         y_pred: embeddings `(B, D)` or `(B, V, D)`, any float dtype, need not be normalised.
         sample_weight: `(B,)`; the weight of a pair is the product of its samples' weights.
 
@@ -43,16 +49,18 @@ class Alignment(keras.metrics.Mean):
     Uniformity on the Hypersphere", arXiv 2005.10242.
     """
 
-    positives_by_label = True
-
     def __init__(
-        self, alpha: float = 2.0, name: str = "alignment", dtype: str | keras.dtype_policies.DTypePolicy | None = None
+        self,
+        alpha: float = 2.0,
+        name: str = "alignment",
+        dtype: str | keras.dtype_policies.DTypePolicy | None = None,
+        rule: PairRule | None = None,
     ) -> None:
-        super().__init__(name=name, dtype=dtype)
+        super().__init__(name, dtype, rule)
         self.alpha = positive_number("alpha", alpha, "Use alpha=2.0, the squared distance.")
 
     def update_state(self, y_true: TensorLike, y_pred: TensorLike, sample_weight: TensorLike | None = None) -> None:
-        super().update_state(*evaluation.alignment(y_true, y_pred, sample_weight, self.alpha))
+        super().update_state(*evaluation.alignment(y_true, y_pred, sample_weight, self.alpha, self.rule))
 
     def get_config(self) -> Config:
         return {**super().get_config(), "alpha": self.alpha}

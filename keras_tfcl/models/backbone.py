@@ -11,18 +11,25 @@ from keras_tfcl.layers.batch_norm import set_batch_norm_momentum
 
 SMALL = 64  # up to this side a ResNet keeps the resolution in its first layer
 MOMENTUM = 0.9
+# Filters of the stages, blocks in each, strides of the first stage.
+RESNETS = {"resnet18": ((64, 128, 256, 512), 2, 1), "resnet10": ((32, 64, 128, 256), 1, 2)}
 
 
-def build_backbone(name: str, image_size: int, channels: int = 3, weights: str | None = None) -> keras.Model:
+def build_backbone(
+    name: str, image_size: int, channels: int = 3, weights: str | None = None, any_size: bool = False
+) -> keras.Model:
     """Builds an image encoder from pixels 0..255 to pooled features.
 
     Args:
         name: `"resnet18"`, in its form for small images (3 x 3 first layer without pooling, as SimCLR has it for
-            CIFAR-10) up to 64 pixels, and as published above; or a net of `keras.applications`, such as
-            `"EfficientNetV2B0"`.
+            CIFAR-10) up to 64 pixels, and as published above; `"resnet10"`, for training without a GPU, with half the
+            blocks and half the filters, and 1/33 of the multiplications at 32 pixels and 1/15 at 96; or a net of
+            `keras.applications`, such as `"EfficientNetV2B0"`.
         image_size: side of the images in pixels.
         channels: of the images. Defaults to 3.
         weights: of `keras.applications`: `"imagenet"`, or the path of a weights file. Defaults to None: random.
+        any_size: whether the model takes images of other sizes too, as multi-crop views need. Its form is that for
+            `image_size`. Defaults to False.
 
     Returns:
         A functional model `(B, image_size, image_size, channels)` -> `(B, F)`. Batch normalisation has momentum 0.9,
@@ -38,17 +45,17 @@ def build_backbone(name: str, image_size: int, channels: int = 3, weights: str |
 
     References: He et al. 2015, arXiv 1512.03385; Chen et al. 2020 (SimCLR), arXiv 2002.05709, appendix B.9.
     """
-    shape = (image_size, image_size, channels)
-    if name == "resnet18":
-        encoder = _resnet18(shape)
+    shape = (None, None, channels) if any_size else (image_size, image_size, channels)
+    if name in RESNETS:
+        encoder = _resnet(shape, image_size <= SMALL, *RESNETS[name])
         if weights is not None:
             encoder.load_weights(weights)
         return encoder
     nets = {key: value for key, value in vars(keras.applications).items() if inspect.isfunction(value)}
     if name not in nets:
         raise ValueError(
-            f'`name` must be "resnet18" or a net of keras.applications. Received: name={name!r}. Those are: '
-            f"{', '.join(sorted(nets))}."
+            f'`name` must be "resnet18", "resnet10" or a net of keras.applications. Received: name={name!r}. Those '
+            f"are: {', '.join(sorted(nets))}."
         )
     net = nets[name](include_top=False, weights=weights, input_shape=shape, pooling="avg")
     set_batch_norm_momentum(net, MOMENTUM)
@@ -70,17 +77,19 @@ def _preprocessed(inputs: keras.KerasTensor, net: Callable[..., keras.Model]) ->
     return keras.layers.Rescaling(1 / 127.5, offset=-1.0)(inputs)
 
 
-def _resnet18(shape: tuple[int, int, int]) -> keras.Model:
-    small = shape[0] <= SMALL
+def _resnet(
+    shape: tuple[int | None, ...], small: bool, filters: tuple[int, ...], blocks: int, first_strides: int
+) -> keras.Model:
     x = inputs = keras.Input(shape, name="image")
     x = keras.layers.Rescaling(1 / 127.5, offset=-1.0)(x)
-    x = _convolution(x, 64, 3 if small else 7, 1 if small else 2)
+    x = _convolution(x, filters[0], 3 if small else 7, 1 if small else 2)
     x = keras.layers.ReLU()(x)
     if not small:
         x = keras.layers.MaxPooling2D(3, 2, padding="same")(x)
-    for filters in (64, 128, 256, 512):
-        x = _block(x, filters, 1 if filters == 64 else 2)
-        x = _block(x, filters, 1)
+    for stage, width in enumerate(filters):
+        for block in range(blocks):
+            strides = 1 if block else 2 if stage else first_strides
+            x = _block(x, width, strides)
     return keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(x), name="encoder")
 
 

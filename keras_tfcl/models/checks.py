@@ -150,7 +150,7 @@ def check_class_weight(class_weight: Mapping[int, float] | None, y: object, samp
         return
     if not isinstance(class_weight, Mapping) or not all(map(_is_class_weight, class_weight.items())):
         raise ValueError(
-            "`class_weight` must be a dict from integer class labels to finite weights. Received: "
+            "`class_weight` must be a dict from integer class labels to finite weights of at least 0. Received: "
             f"class_weight={class_weight!r}. Pass for example class_weight={{0: 1.0, 1: 2.0}}; classes that are left "
             "out weigh 1."
         )
@@ -170,7 +170,7 @@ def check_class_weight(class_weight: Mapping[int, float] | None, y: object, samp
 
 def _is_class_weight(item: tuple[object, object]) -> bool:
     label, weight = item
-    return isinstance(label, Integral) and isinstance(weight, Real) and math.isfinite(weight)
+    return isinstance(label, Integral) and isinstance(weight, Real) and math.isfinite(weight) and float(weight) >= 0
 
 
 def check_replicas(replicas: int, built: bool, jit_compile: bool | str | None, steps_per_execution: int = 1) -> None:
@@ -195,7 +195,7 @@ def check_replicas(replicas: int, built: bool, jit_compile: bool | str | None, s
 
 
 def check_labels(y: Structure | None, supervised: bool) -> None:
-    """Raises ValueError where labels are to come from y and there is none."""
+    """Raises ValueError if labels must come from y but there is no y."""
     if isinstance(y, (Mapping, tuple, list)):
         raise ValueError(
             f"The labels must be one array. Received: a {type(y).__name__} of {len(y)} arrays as y. Pass the one that "

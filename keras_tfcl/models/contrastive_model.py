@@ -12,6 +12,7 @@ from keras_tfcl._keras_compat import batches_seen, builds_from_one_replica, nest
 from keras_tfcl.callbacks.stop_on_non_finite import FirstFailure, StopOnNonFinite, nan_unless_finite
 from keras_tfcl.data.inputs import as_samples, brings_batches, checked_source, row_count
 from keras_tfcl.data.views import ViewPipeline
+from keras_tfcl.losses import ScoredPairLoss
 from keras_tfcl.losses.loss_variables import layers_of_loss, leave_temperatures_out_of_weight_decay
 from keras_tfcl.models import serving
 from keras_tfcl.models.checks import (
@@ -104,16 +105,17 @@ class ContrastiveModel(keras.Model):
         an array, a tensor or a dict of them: samples, one in each row;
         a tuple of V arrays: ready-made views (in `validation_data`: `((view_1, view_2),)` or `((view_1, view_2), y)`);
         a `tf.data.Dataset`, `PyDataset` or generator of batches `x`, `(x, y)`, `((view_1, ..., view_V),)` or
-        `((view_1, ..., view_V), y)`, each with an optional `sample_weight` after y.
+        `((view_1, ..., view_V), y)`, each with an optional `sample_weight` after y. A view may be a dict, of which only
+        the first array by name has a row for each sample, and the others list the parts of all samples.
 
-    y is an array of labels; with `supervised=True` also multi-hot labels `(N, L)`, but not with `momentum`; or a
-    dictionary with `"sampling_probability"`, floats `(N,)` in (0, 1] (below 1e-6 they count as that), and perhaps
-    `"labels"`.
+    y is an array of labels; with `supervised=True` also multi-hot labels `(N, L)`, but not with `momentum`, or the
+    scores of pairs for `CoSENTLoss` and `PairContrastiveLoss`; or a dictionary with `"sampling_probability"`, floats
+    `(N,)` in (0, 1] (below 1e-6 they count as that), and perhaps `"labels"`.
 
     `train_on_batch` and `test_on_batch` take one such batch. `predict` takes samples or a tuple of views.
 
-    The metrics `Alignment` and `ContrastiveAccuracy` receive the labels that define the positives of the loss. All
-    other metrics receive the labels y, or the row numbers if there is no y.
+    The metrics `Alignment` and `ContrastiveAccuracy` receive the labels that define the positives of the loss, and
+    compare what it compares. All other metrics receive the labels y, or the row numbers if there is no y.
 
     Raises:
         ValueError: for samples without an augmenter and without views, an encoder or projector output of the wrong
@@ -170,7 +172,7 @@ class ContrastiveModel(keras.Model):
         self.sampling_probability = sampling_probability
         self.towers = Towers(encoder, projector, encoder_batch_size)
         self.built = self.towers.build()
-        # Not a layer of the model: what makes views belongs to the input pipeline.
+        # Not a layer of the model, because views are made in the input pipeline.
         self._pipeline = ViewPipeline(
             augmenter,
             views,
@@ -199,7 +201,7 @@ class ContrastiveModel(keras.Model):
 
     @property
     def augmenter(self) -> Augmenter | None:
-        """What makes a view of each sample."""
+        """The function or layer that makes a view of each sample."""
         return self._pipeline.augmenter
 
     @property
@@ -244,7 +246,9 @@ class ContrastiveModel(keras.Model):
             optimizer = _scaled(optimizer)
         by_label, others = _split(metrics)
         weighted_by_label, weighted_others = _split(weighted_metrics)
-        loss_layers = layers_of_loss(loss)  # what is trained inside the loss, such as a learnable temperature
+        for metric in [*by_label, *weighted_by_label]:
+            metric.follow(getattr(loss, "rule", None))
+        loss_layers = layers_of_loss(loss)  # trained inside the loss, such as a learnable temperature
         leave_temperatures_out_of_weight_decay(optimizer, loss_layers)
         self._track_parts(loss_layers, by_label, weighted_by_label)
         compared = ComparedLoss(loss)
@@ -254,7 +258,7 @@ class ContrastiveModel(keras.Model):
             self.optimizer.build(self.trainable_variables)  # so that a model saved before training loads again
 
     def _computes_in_float16(self) -> bool:
-        # Keras looks at the model's own policy alone, which need not be that of the encoder's layers.
+        # Keras checks only the policy of the model, but the layers of the encoder may have another one.
         return any(layer.compute_dtype == "float16" for layer in nested_layers(self))
 
     def _track_parts(
@@ -263,10 +267,10 @@ class ContrastiveModel(keras.Model):
         label_metrics: list[keras.Metric],
         weighted_label_metrics: list[keras.Metric],
     ) -> None:
-        """Tracks what `compile` brings besides Keras' own parts, in place of what an earlier `compile` brought.
+        """Tracks the parts of `compile` that Keras does not track, and forgets the parts of an earlier `compile`.
 
-        The lists are filled anew, not set: of lists that are set Keras keeps the old parts too, and a built model takes
-        no new ones.
+        The lists are changed in place. If they were set, Keras would keep the old parts too, and a built model would
+        accept no new ones.
         """
         with unlocked(self):
             for held, parts in (
@@ -295,7 +299,7 @@ class ContrastiveModel(keras.Model):
     def call(self, inputs: Structure, training: bool | None = None) -> Structure:
         """Samples give L2-normalised features `(B, F)`; a tuple of V views gives their projections `(B, V, D)`."""
         if isinstance(inputs, tuple) or len(self.encoders) > 1:
-            return self.towers.project(inputs, training)  # type: ignore[arg-type]  # it refuses what is no tuple
+            return self.towers.project(inputs, training)  # type: ignore[arg-type]  # it refuses anything but a tuple
         return self.towers.embed(inputs, training)
 
     def train_step(self, data: Structure) -> dict[str, Tensor]:
@@ -378,7 +382,7 @@ class ContrastiveModel(keras.Model):
         if targets.labels is None or targets.sampling_probability is not None:
             raise ValueError(
                 "SamplingProbability estimates from the items of a batch. Received: "
-                f"{'no y' if targets.labels is None else 'probabilities in y besides'}. Pass the integer of each "
+                f"{'no y' if targets.labels is None else 'probabilities in y as well'}. Pass the integer of each "
                 "sample's item as y."
             )
         return Targets(targets.labels, self.sampling_probability(targets.labels, training=training))
@@ -388,6 +392,8 @@ class ContrastiveModel(keras.Model):
         numbered = self.queue == "instances"
         if self.supervised or (numbered and training):
             check_labels(y, self.supervised)
+            if isinstance(self.loss, ScoredPairLoss):
+                return y
             return as_labels(y, multi_hot=self.momentum is None)
         check_several_views(z.shape[1], numbered)
         count = ops.shape(z)[0]
@@ -395,7 +401,7 @@ class ContrastiveModel(keras.Model):
 
     def _track(self, loss: Tensor, z: Tensor) -> None:
         tracker = next(metric for metric in self.metrics if metric.name == "loss")
-        # Each replica has the loss of all of them, divided by their number; so each weighs it by the samples of all.
+        # Each replica has the loss of all replicas, divided by their number, and weighs it by the samples of all.
         tracker.update_state(loss * replicas.replica_count(), sample_weight=replicas.total(ops.shape(z)[0]))
 
     def compute_metrics(
@@ -441,9 +447,14 @@ class ContrastiveModel(keras.Model):
         start = EpochStart(self.optimizer)
         if isinstance(self.memory, InstanceBank) and not brings_batches(x):
             y = self.memory.numbers(row_count(as_samples(x)), y)
-        dataset = self._pipeline.batches(
-            x, y, sample_weight, batch_size=batch_size, shuffle=shuffle, step=lambda: start.step
-        )
+        options: dict[str, Any] = {"batch_size": batch_size, "shuffle": shuffle, "step": lambda: start.step}
+        endless = None
+        if kwargs.get("steps_per_epoch") is None and self.distribute_strategy.num_replicas_in_sync == 1:
+            endless = self._pipeline.endless_batches(x, y, sample_weight, **options)
+        if endless is None or endless[1] % self.steps_per_execution:
+            dataset = self._pipeline.batches(x, y, sample_weight, **options)
+        else:
+            dataset, kwargs["steps_per_epoch"] = endless
         check_class_weight(class_weight, True, None, self.queue)
         if isinstance(dataset, tf.data.Dataset):
             views, labels, weight = keras.utils.unpack_x_y_sample_weight(dataset.element_spec)
@@ -605,7 +616,7 @@ class ContrastiveModel(keras.Model):
         super().load_own_variables(load_seeds(self, store))
 
     def build_from_config(self, config: Config) -> None:
-        self.built = self.towers.built  # encoder and projector come out of their own configurations built
+        self.built = self.towers.built  # encoder and projector are built when they are loaded
 
     @classmethod
     def from_config(

@@ -42,7 +42,7 @@ def encode_in_slices(encoder: keras.Model, x: Structure, rows: int, training: bo
         `(B, F)`.
 
     Raises:
-        ValueError: if the encoder adds losses of its own (which belong to no slice), or draws random numbers from a
+        ValueError: if the encoder adds losses (which belong to no slice), or draws random numbers from a
             generator that is not among its attributes (which could not be replayed).
 
     Example:
@@ -195,12 +195,12 @@ def _rows(x: Tensor, start: Size, size: Size) -> Tensor:
 def _check(scope: keras.StatelessScope, known: int) -> None:
     if scope.losses:
         raise ValueError(
-            "`encoder_batch_size` needs an encoder without losses of its own. Received: an encoder that calls "
+            "`encoder_batch_size` needs an encoder that adds no losses. Received: an encoder that calls "
             "add_loss, or has a layer with an activity_regularizer. Leave either out; weight regularizers are fine."
         )
     if len(scope.state_mapping) > known:
         raise ValueError(
             "`encoder_batch_size` needs an encoder whose state is in its own variables, so that it can be "
-            "replayed. Received: an encoder that draws from a random generator that is none of its attributes. "
+            "replayed. Received: an encoder that draws from a random generator outside of its attributes. "
             "Set `self.generator = keras.random.SeedGenerator(seed)` in that layer and pass it on as `seed`."
         )

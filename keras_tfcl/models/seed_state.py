@@ -16,9 +16,9 @@ def save_seeds(model: keras.Model, store: WeightStore) -> None:
 
 
 def load_seeds(model: keras.Model, store: WeightStore) -> dict[str, TensorLike]:
-    """Reads back what `save_seeds` wrote, and returns the rest of the store.
+    """Restores the seeds that `save_seeds` wrote, and returns the rest of the store.
 
-    A file without seeds, or with those of another number of layers, leaves the model's seeds as they are.
+    A file without seeds, or with seeds of another number of layers, does not change the model's seeds.
     """
     seeds = _seeds(model)
     names = [name for name in store.keys() if name.startswith(PREFIX)]

@@ -1,4 +1,4 @@
-"""Exports what `predict` computes as a TensorFlow SavedModel or another format of Keras' `export`."""
+"""Exports the function that `predict` computes as a TensorFlow SavedModel or another format of Keras' `export`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def serving_model(towers: Towers) -> keras.Model:
         ValueError: if an encoder does not know its inputs.
     """
     unit = keras.layers.Lambda(l2_normalize, dtype="float32", output_shape=lambda shape: shape)
-    # Inputs of their own, since one encoder may stand for two views. Then their names cannot be those of the encoder's.
+    # New inputs, because one encoder may serve two views, which then cannot have the same names.
     like = partial(_input_like, named=len(towers.encoders) == 1)
     inputs = [keras.tree.map_structure(like, inputs_of(encoder, "`export`")) for encoder in towers.encoders]
     features = [unit(encoder(x)) for encoder, x in zip(towers.encoders, inputs, strict=True)]
@@ -33,7 +33,7 @@ def serving_model(towers: Towers) -> keras.Model:
 def export(model: keras.Model, filepath: str | os.PathLike[str], format: str, **kwargs: object) -> None:
     """Writes a functional model as `keras.Model.export` does.
 
-    The weights of a SavedModel, up to 1 GiB, are constants of its graph: nothing can separate the function from them.
+    The weights of a SavedModel, up to 1 GiB, are constants of its graph, so that one file holds the whole function.
 
     Args:
         model: functional model.

@@ -1,7 +1,7 @@
 """Saves encoders and projectors that share layers, so that they still share them after loading.
 
-Keras' file format writes a layer that stands in two models as two layers. So the configuration says where shared layers
-stand; loaded models are wired again, with the first of them in the place of the others.
+Keras' file format writes a layer that two models share as two layers. The configuration therefore records which layers
+are shared, and after loading the models are connected again through the first of them.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ def _find_shared(parts: list[keras.Layer]) -> list[tuple[Address, Address]]:
     shared = []
 
     def visit(layer: keras.Layer, address: Address, owner: keras.Layer | None) -> None:
-        # owner: the outermost layer around this one that is no Functional or Sequential model. What is shared inside
-        # one owner, its constructor shares again.
+        # owner: the outermost layer around this one that is no Functional or Sequential model. Its constructor shares
+        # layers inside it again.
         if isinstance(layer, keras.layers.InputLayer):
             return
         if id(layer) in first:
@@ -78,17 +78,17 @@ def _find_shared(parts: list[keras.Layer]) -> list[tuple[Address, Address]]:
 
 
 def _wired_again(layer: keras.Layer, stand_ins: dict[int, keras.Layer], done: dict[int, keras.Layer]) -> keras.Layer:
-    """The layer or its replacement; a model that contains replaced layers is created again."""
+    """The layer or its replacement; a model that contains replaced layers is cloned."""
     if id(layer) in stand_ins:
         return _wired_again(stand_ins[id(layer)], stand_ins, done)
     if id(layer) not in done:
-        made_anew = any(id(part) in stand_ins for part in _everything_wired(layer))
+        has_stand_ins = any(id(part) in stand_ins for part in _everything_wired(layer))
         wire = partial(_wired_again, stand_ins=stand_ins, done=done)
-        done[id(layer)] = _made_anew(layer, wire) if made_anew else layer
+        done[id(layer)] = _cloned(layer, wire) if has_stand_ins else layer
     return done[id(layer)]
 
 
-def _made_anew(model: keras.Model, wire: Callable[[keras.Layer], keras.Layer]) -> keras.Model:
+def _cloned(model: keras.Model, wire: Callable[[keras.Layer], keras.Layer]) -> keras.Model:
     clone = keras.models.clone_model(model, clone_function=wire)
     if clone.trainable != model.trainable:  # which `clone_model` forgets; set on a model, it is set on all its layers
         flags = [(inner, inner.trainable) for inner in nested_layers(clone) if inner is not clone]

@@ -1,4 +1,4 @@
-"""Runs layers on weights other than their own."""
+"""Runs layers on other weights than their own."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from keras_tfcl.typing import Structure, Tensor
 
 
 class SubstitutedWeights(keras.StatelessScope):
-    """A scope in which layers read and write other variables in place of their own.
+    """A scope in which layers read and write other variables instead of their own.
 
     Args:
-        pairs: a layer's variable, and what stands for it: another variable, or a tensor where nothing is written.
+        pairs: a variable of a layer and its substitute, which is another variable, or a tensor if nothing is written.
     """
 
     def __init__(self, pairs: Sequence[tuple[keras.Variable, Tensor | keras.Variable]]) -> None:
@@ -36,8 +36,10 @@ class SubstitutedWeights(keras.StatelessScope):
         self._updates[id(update[0])] = update
 
     def assign_updates(self) -> None:
-        """After the scope, writes what layers wrote in it; variables without a substitute, such as random seeds, are
-        written themselves."""
+        """Writes, after the scope, the values that layers wrote in it.
+
+        A variable without a substitute, such as a random seed, is written itself.
+        """
         for key, (variable, value) in self._updates.items():
             if getattr(value, "graph", None) not in (None, _current_graph()):
                 raise ValueError(
@@ -51,8 +53,8 @@ class SubstitutedWeights(keras.StatelessScope):
 def check_substitution(network: keras.Model) -> None:
     """Raises ValueError if a layer does not read its weights in each call, so that they cannot be replaced.
 
-    The network runs on a synthetic batch, by itself and on a copy of its weights: both must give the same, and a
-    trainable weight that was not read must not matter. The network's state stays as it is.
+    The network runs on a synthetic batch with its own weights and with a copy of them. Both must give the same output,
+    and a trainable weight that was not read must not change it. The state of the network is not changed.
     """
     state = [(variable, tf.identity(variable.value)) for variable in network.non_trainable_variables]
     try:

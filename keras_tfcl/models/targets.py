@@ -6,7 +6,7 @@ from typing import NamedTuple
 import keras
 from keras import ops
 
-from keras_tfcl.losses import EmbeddingLoss
+from keras_tfcl.losses import EmbeddingLoss, ScoredPairLoss
 from keras_tfcl.models.memory import InBatch, Memory
 from keras_tfcl.typing import Structure, Tensor, TensorLike
 
@@ -15,7 +15,7 @@ LEAST = 1e-6  # of a sampling probability, as in TensorFlow Recommenders: its lo
 
 
 class Targets(NamedTuple):
-    """What y holds: labels, and the probability with which each sample is drawn into a batch. Either may be None."""
+    """The labels in y, and the probability with which each sample is drawn into a batch. Either may be None."""
 
     labels: TensorLike | None
     sampling_probability: TensorLike | None = None
@@ -27,10 +27,10 @@ class Targets(NamedTuple):
 
 
 def targets_of(y: Structure | None) -> Targets:
-    """Takes y apart: labels, or a dictionary of `"labels"` and `"sampling_probability"`.
+    """Splits y, which is labels, or a dictionary of `"labels"` and `"sampling_probability"`.
 
     Raises:
-        ValueError: for a dictionary of something else besides.
+        ValueError: for a dictionary with other keys.
     """
     if not isinstance(y, Mapping) or "sampling_probability" not in y:
         return Targets(y)
@@ -47,7 +47,7 @@ def check_correction(loss: keras.losses.Loss, memory: Memory) -> None:
     if not isinstance(memory, InBatch):
         raise ValueError(
             "Sampling probabilities correct for negatives of the batch. Received: sampling probabilities with "
-            "`momentum`, whose queue or bank holds those of other batches. Leave out momentum."
+            "`momentum`, whose queue or bank holds embeddings of other batches. Leave out momentum."
         )
     if not isinstance(loss, EmbeddingLoss):
         raise ValueError(
@@ -57,9 +57,14 @@ def check_correction(loss: keras.losses.Loss, memory: Memory) -> None:
 
 
 def check_rule(loss: keras.losses.Loss, supervised: bool) -> None:
-    """Raises ValueError for a loss that goes by class labels where the model gives it row numbers."""
+    """Raises ValueError for a loss of class labels or scores in a model that gives it row numbers."""
+    if not supervised and isinstance(loss, ScoredPairLoss):
+        raise ValueError(
+            f"{type(loss).__name__} needs the scores of pairs in y, but with supervised=False the loss gets row "
+            "numbers. Received: such a loss for a model that is not supervised. Pass supervised=True."
+        )
     if not supervised and isinstance(loss, EmbeddingLoss) and loss.rule.needs_labels:
         raise ValueError(
-            f"`{loss.rule.needs_labels[0]}` of the loss is about the labels in y, and with supervised=False the loss "
-            "gets row numbers. Received: such a loss for a model that is not supervised. Pass supervised=True."
+            f"`{loss.rule.needs_labels[0]}` of the loss refers to the labels in y, but with supervised=False the "
+            "loss gets row numbers. Received: such a loss for a model that is not supervised. Pass supervised=True."
         )

@@ -15,7 +15,7 @@ def split(batch: SameStructure, strategy: tf.distribute.Strategy) -> SameStructu
 
     Args:
         batch: structure of tensors with B samples each, and of None.
-        strategy: to whose replicas the parts go.
+        strategy: its replicas receive the parts.
     """
     count = strategy.num_replicas_in_sync
     if count == 1:
@@ -31,7 +31,7 @@ def split(batch: SameStructure, strategy: tf.distribute.Strategy) -> SameStructu
 
 
 def at_least_one_sample(x: SameStructure) -> SameStructure:
-    """Returns x or, on a replica without samples, one sample of zeros, as batch normalisation of none would be NaN."""
+    """Returns x or, on a replica without samples, one sample of zeros, because batch normalisation would give NaN."""
     if replicas.replica_count() == 1:
         return x
     missing = tf.maximum(1 - tf.shape(keras.tree.flatten(x)[0])[0], 0)
@@ -43,17 +43,17 @@ def at_least_one_anchor(
 ) -> tuple[Tensor, Tensor, Candidates, Tensor | None]:
     """Returns the arguments or, on a replica without samples, labels, embeddings and weights of one anchor.
 
-    It has no positive, so that no loss counts it, and is nobody's candidate.
+    It has no positive, so that no loss counts it, and it is not a candidate.
     """
     missing = tf.maximum(1 - tf.shape(z)[0], 0)
     if labels.dtype.is_floating:  # multi-hot
         labels = _padded_with_zeros(labels, missing)
     else:
-        nobody = labels.dtype.min if labels.dtype.min < 0 else labels.dtype.max
-        labels = tf.concat([labels, tf.fill([missing], tf.constant(nobody, labels.dtype))], axis=0)
+        unused = labels.dtype.min if labels.dtype.min < 0 else labels.dtype.max
+        labels = tf.concat([labels, tf.fill([missing], tf.constant(unused, labels.dtype))], axis=0)
     if candidates.self_index is not None:
-        nowhere = tf.fill([missing * z.shape[1]], tf.constant(-1, candidates.self_index.dtype))
-        candidates = candidates._replace(self_index=tf.concat([candidates.self_index, nowhere], axis=0))
+        none = tf.fill([missing * z.shape[1]], tf.constant(-1, candidates.self_index.dtype))
+        candidates = candidates._replace(self_index=tf.concat([candidates.self_index, none], axis=0))
     if sample_weight is not None and len(sample_weight.shape) > 0:
         sample_weight = _padded_with_zeros(tf.convert_to_tensor(sample_weight), missing)
     return labels, _padded_with_zeros(z, missing), candidates, sample_weight

@@ -137,14 +137,10 @@ def _streams(negatives: ChoosesNegatives, logits: Logits) -> bool:
 
 
 def _of_rows(
-    cosines: Tensor,
-    pairs: Pairs,
-    logits: Logits,
-    negatives: ChoosesNegatives | None,
-    log_probability: Tensor | None,
+    cosines: Tensor, pairs: Pairs, logits: Logits, negatives: ChoosesNegatives | None, log_probability: Tensor | None
 ) -> Statistics:
     """From whole rows of cosines `(A, C)`."""
-    scaled = logits(cosines)
+    scaled = logits(logits.with_margin(cosines, pairs.positive))
     if log_probability is not None:
         scaled -= tf.cast(log_probability, scaled.dtype)
     if negatives is None:

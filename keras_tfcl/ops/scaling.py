@@ -83,6 +83,35 @@ def arctanh_exp(similarity: Tensor, scale: float, shift: float = 0.0) -> Tensor:
     return power if shift == 0 else power * math.exp(shift)
 
 
+def angular_margin(similarity: Tensor, margin: float) -> Tensor:
+    """Computes `cos(arccos(s) + margin)`, or `s - margin * sin(margin)` where the angle would exceed pi.
+
+    The slope by the cosine, `cos(margin) + s * sin(margin) / sqrt(1 - s^2)`, grows without bound towards s = 1. It is
+    kept finite there by the bound 1e-6 on `1 - s^2` (a slope of 1000 * sin(margin)); by the angle it stays finite.
+
+    Args:
+        similarity: cosines, any shape and float dtype.
+        margin: radians in (0, pi / 2].
+
+    Returns:
+        Cosines of the same shape, float32 at least.
+
+    Example:
+
+    >>> angular_margin(np.array([0.0, 1.0]), math.pi / 6).numpy().round(3)
+    array([-0.5  ,  0.866])
+
+    Reference: Deng et al. 2019 (ArcFace), arXiv 1801.07698. The bound is ours.
+    """
+    s = at_least_float32(similarity)
+    squared = (1.0 - s) * (1.0 + s)
+    # Straight through: the slope is that of the bounded square, the value that of the square itself.
+    sine = ops.sqrt(squared - ops.stop_gradient(squared - ops.maximum(squared, POLE_SHIFT)))
+    sine = sine - ops.stop_gradient(sine - ops.sqrt(ops.maximum(squared, 0.0)))
+    turned = s * math.cos(margin) - sine * math.sin(margin)
+    return ops.where(s >= -math.cos(margin), turned, s - margin * math.sin(margin))
+
+
 def spread(value: Tensor, similarity: Tensor) -> Tensor:
     """A scalar variable in the dtype of the cosines, for scalings that are trained.
 

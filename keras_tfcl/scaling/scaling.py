@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from keras import ops
@@ -32,7 +33,17 @@ class Scaling:
 
     Automatic differentiation finds its derivative, in the dense form and in tiles. Keras variables and layers that it
     holds as attributes are trained with the model.
+
+    A scaling does not see labels: it is the same function of the cosine for every pair. Only `positive_cosine` treats
+    positives differently from negatives. Define a `Negatives` to choose or weigh negatives by their similarity, and an
+    `EmbeddingLoss` for anything else.
+
+    Attributes:
+        positive_cosine: `positive_cosine(similarity)`, elementwise on cosines of any shape: the cosine that takes the
+            place of a positive's, such as `s - margin`. None: positives keep theirs.
     """
+
+    positive_cosine: Callable[[Tensor], Tensor] | None = None
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         # A class that redefines the logits must not inherit what was made for other logits.
@@ -56,7 +67,14 @@ class Scaling:
 
         The tiles compute one exponential for a pair if the range is at most 112 wide, and two if it is wider.
         """
-        return (-math.inf, math.inf) if variables_of(self) else sampled_range(self)
+        if variables_of(self):
+            return -math.inf, math.inf
+        lowest, highest = sampled_range(self)
+        if self.positive_cosine is None:
+            return lowest, highest
+        shifted = self.positive_cosine
+        positive = sampled_range(lambda similarity: self(shifted(similarity)))
+        return min(lowest, positive[0]), max(highest, positive[1])
 
     def get_config(self) -> Config:
         """Returns the constructor's arguments."""

@@ -15,7 +15,7 @@ from keras_tfcl.typing import Tensor
 
 
 class Batch(NamedTuple):
-    """Ids `(B,)` and float64 embeddings `(B, D)` or `(B, V, D)`."""
+    """Labels `(B,)` and float64 embeddings `(B, D)` or `(B, V, D)`."""
 
     labels: np.ndarray
     embeddings: np.ndarray
@@ -30,18 +30,18 @@ class Batch(NamedTuple):
         return self.embeddings.ndim == 3
 
     def flat(self) -> tuple[np.ndarray, np.ndarray]:
-        """Id `(N,)` and embedding `(N, D)` of every view; the embeddings are a view on this batch."""
+        """Label `(N,)` and embedding `(N, D)` of every view; the embeddings are a view on this batch."""
         views = self.embeddings.shape[1] if self.has_views else 1
         return np.repeat(self.labels, views), self.embeddings.reshape(-1, self.embeddings.shape[-1])
 
     def has_positive(self) -> np.ndarray:
-        """bool, of the shape of the losses: whether another embedding has this one's id."""
+        """Whether another embedding has the same label: bool, in the shape of the losses."""
         labels, _ = self.flat()
         return ((labels[:, None] == labels).sum(1) > 1).reshape(self.embeddings.shape[:-1])
 
 
 def default_batch() -> Batch:
-    """Six instances in two views, row numbers as labels."""
+    """Six samples in two views, with row numbers as labels."""
     return Batch(np.arange(6), np.random.default_rng(0).normal(size=(6, 2, 5)))
 
 
@@ -59,9 +59,9 @@ def reduced(loss: keras.losses.Loss) -> keras.losses.Loss:
 def value_and_gradient(
     loss: Callable[..., Tensor], labels: ArrayLike, embeddings: ArrayLike, *more: ArrayLike | None
 ) -> tuple[np.ndarray, ...]:
-    """Of the loss in eager mode, as float64 NumPy; without its warnings about batches without positives.
+    """Returns the value of a loss in eager mode and its gradient with respect to the embeddings, in float64.
 
-    The gradients by `more`, variables, follow that by the embeddings.
+    The gradients with respect to the variables `more` follow. Warnings about batches without positives are silenced.
     """
     x = tf.convert_to_tensor(embeddings)
     with warnings.catch_warnings(), tf.GradientTape() as tape:

@@ -21,9 +21,9 @@ def check_compiled(loss: keras.losses.Loss, batch: Batch) -> None:
     x = tf.constant(batch.embeddings, "float32")
     value, gradient = value_and_gradient(loss, batch.labels, x)
     for mode, jit in (("tf.function", False), ("XLA", True)):
-        compiled, slope = tf.function(_step(loss, batch.labels), jit_compile=jit)(x)
+        compiled, its_gradient = tf.function(_step(loss, batch.labels), jit_compile=jit)(x)
         require_close(compiled, value, f"{mode} and eager differ in value.")
-        require_close(slope, gradient, f"{mode} and eager differ in gradient.")
+        require_close(its_gradient, gradient, f"{mode} and eager differ in gradient.")
 
 
 def check_unknown_batch_size(loss: keras.losses.Loss, batch: Batch) -> None:
@@ -57,15 +57,15 @@ def check_gpu_lowering(loss: keras.losses.Loss, batch: Batch) -> None:
 
 
 def check_block_size(loss: keras.losses.Loss, batch: Batch) -> None:
-    """A loss with tiles (`block_size`) gives the dense form's value and gradients, those of its variables too."""
+    """A loss with `block_size` gives the value and the gradients of the dense form, also for its variables."""
     if "block_size" not in loss.get_config():
         raise SkipTest("the loss has no block_size")
-    value, gradient, *slopes = _tiled(loss, "dense", batch)
+    value, gradient, *of_variables = _tiled(loss, "dense", batch)
     for block_size in (4, 128):
-        tiled, slope, *of_variables = _tiled(loss, block_size, batch)
+        tiled, tiled_gradient, *tiled_of_variables = _tiled(loss, block_size, batch)
         require_close(tiled, value, f"block_size={block_size} and the dense form differ in value.")
-        require_close(slope, gradient, f"block_size={block_size} and the dense form differ in gradient.")
-        for ours, theirs in zip(of_variables, slopes, strict=True):
+        require_close(tiled_gradient, gradient, f"block_size={block_size} and the dense form differ in gradient.")
+        for ours, theirs in zip(tiled_of_variables, of_variables, strict=True):
             require_close(ours, theirs, f"block_size={block_size} and the dense form differ in a variable's gradient.")
 
 
@@ -76,7 +76,7 @@ def _tiled(loss: keras.losses.Loss, block_size: str | int, batch: Batch) -> tupl
 
 
 def check_variables(loss: keras.losses.Loss, batch: Batch) -> None:
-    """The variables that the loss reads, at any depth, are trained by ContrastiveModel, saved with it, and loaded."""
+    """ContrastiveModel trains, saves and loads every variable that the loss reads, at any depth."""
     loss = variant(loss, reduction="sum_over_batch_size")
     variables = variables_of_loss(loss)
     with tf.GradientTape() as tape:

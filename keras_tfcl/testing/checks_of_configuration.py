@@ -49,7 +49,7 @@ def check_saving(loss: keras.losses.Loss, batch: Batch) -> None:
 
 
 def check_reductions(loss: keras.losses.Loss, batch: Batch) -> None:
-    """Sums and means are those of the losses of the anchors, weighted; anchors without a positive leave the means."""
+    """Each reduction agrees with the weighted losses of the anchors; means leave out anchors without a positive."""
     valid = batch.has_positive()
     weight = np.random.default_rng(3).uniform(0.5, 2.0, len(batch.labels))
     each = np.asarray(variant(loss, reduction="none")(*batch), "float64")
@@ -74,10 +74,10 @@ def check_dtypes(loss: keras.losses.Loss, batch: Batch) -> None:
     for dtype in ("float16", "bfloat16", "float32", "float64"):
         x = tf.cast(batch.embeddings, dtype)
         value, gradient = value_and_gradient(loss, batch.labels, x)
-        exact, slope = value_and_gradient(loss, batch.labels, tf.cast(x, "float64"))
+        exact, exact_gradient = value_and_gradient(loss, batch.labels, tf.cast(x, "float64"))
         require_close(value, exact, f"{dtype} embeddings: value against float64.", 1e-5)
         rounding = max(HALF_PRECISION.get(dtype, 0.0), 1e-5)
-        require_close(gradient, slope, f"{dtype} embeddings: gradient against float64.", 2 * rounding)
+        require_close(gradient, exact_gradient, f"{dtype} embeddings: gradient against float64.", 2 * rounding)
     for dtype in ("float32", "float64"):
         result = variant(loss, dtype=dtype)(*batch).dtype
         require(result == dtype, f"dtype={dtype!r} gives a result of {result}.")

@@ -12,11 +12,11 @@ from keras_tfcl.testing.batch import Batch, reduced, require, require_close, val
 
 
 def check_batch_permutation(loss: keras.losses.Loss, batch: Batch) -> None:
-    """Permuting the instances permutes their losses."""
+    """Permuting the samples permutes their losses."""
     order = np.random.default_rng(4).permutation(len(batch.labels))
     each = variant(loss, reduction="none")
     expected = np.asarray(each(*batch))[order]
-    require_close(each(batch.labels[order], batch.embeddings[order]), expected, "Permuted instances.", 1e-6)
+    require_close(each(batch.labels[order], batch.embeddings[order]), expected, "Permuted samples.", 1e-6)
 
 
 def check_view_swap(loss: keras.losses.Loss, batch: Batch) -> None:
@@ -32,9 +32,10 @@ def check_rescaling(loss: keras.losses.Loss, batch: Batch) -> None:
     """The length of an embedding does not matter: each can be multiplied by a positive factor of its own."""
     factors = np.random.default_rng(5).uniform(0.01, 100.0, (*batch.embeddings.shape[:-1], 1))
     value, gradient = value_and_gradient(loss, *batch)
-    scaled, slope = value_and_gradient(loss, batch.labels, factors * batch.embeddings)
+    scaled, scaled_gradient = value_and_gradient(loss, batch.labels, factors * batch.embeddings)
     require_close(scaled, value, "Rescaled embeddings.", 1e-6)
-    require_close(factors * slope, gradient, "The gradient of rescaled embeddings is not divided by the factor.", 1e-6)
+    message = "The gradient of rescaled embeddings is not divided by the factor."
+    require_close(factors * scaled_gradient, gradient, message, 1e-6)
 
 
 def check_rotation(loss: keras.losses.Loss, batch: Batch) -> None:
@@ -42,13 +43,13 @@ def check_rotation(loss: keras.losses.Loss, batch: Batch) -> None:
     size = batch.embeddings.shape[-1]
     rotation, _ = np.linalg.qr(np.random.default_rng(6).normal(size=(size, size)))
     value, gradient = value_and_gradient(loss, *batch)
-    rotated, slope = value_and_gradient(loss, batch.labels, batch.embeddings @ rotation)
+    rotated, rotated_gradient = value_and_gradient(loss, batch.labels, batch.embeddings @ rotation)
     require_close(rotated, value, "Rotated embeddings.", 1e-6)
-    require_close(slope, gradient @ rotation, "The gradient does not rotate with the embeddings.", 1e-6)
+    require_close(rotated_gradient, gradient @ rotation, "The gradient does not rotate with the embeddings.", 1e-6)
 
 
 def check_gradient(loss: keras.losses.Loss, batch: Batch) -> None:
-    """The gradient is the slope of the value: central differences in float64 along random directions.
+    """The gradient is the derivative of the value: central differences in float64 along random directions.
 
     A loss that stops gradients on purpose fails, and should be expected to.
     """
@@ -57,10 +58,10 @@ def check_gradient(loss: keras.losses.Loss, batch: Batch) -> None:
     for seed in range(5):
         direction = np.random.default_rng(seed).normal(size=batch.embeddings.shape)
         values = [float(loss(batch.labels, batch.embeddings + step * direction)) for step in (1e-5, -1e-5)]
-        slope, ours = (values[0] - values[1]) / 2e-5, float((gradient * direction).sum())
+        expected, ours = (values[0] - values[1]) / 2e-5, float((gradient * direction).sum())
         scale = np.linalg.norm(gradient) * np.linalg.norm(direction)
-        message = f"the gradient gives a slope of {ours:.8g}, finite differences {slope:.8g}."
-        require(abs(ours - slope) <= 1e-6 * scale + 1e-9, message)
+        message = f"the gradient gives a derivative of {ours:.8g}, finite differences {expected:.8g}."
+        require(abs(ours - expected) <= 1e-6 * scale + 1e-9, message)
 
 
 def check_poles(loss: keras.losses.Loss, batch: Batch) -> None:
@@ -74,14 +75,14 @@ def check_poles(loss: keras.losses.Loss, batch: Batch) -> None:
 
 
 def check_duplicates(loss: keras.losses.Loss, batch: Batch) -> None:
-    """Copies of one instance under different labels are finite negatives; copied with its id they are positives."""
+    """A copy of a sample with the same label is a positive, with a finite value and gradient."""
     labels, x = (
         np.concatenate([batch.labels, batch.labels[:1]]),
         np.concatenate([batch.embeddings, batch.embeddings[:1]]),
     )
     as_positive, gradient = value_and_gradient(variant(loss, reduction="sum"), labels, x)
-    require(np.isfinite(as_positive), f"a copy with the same id: the value is {as_positive}.")
-    require(np.isfinite(gradient).all(), "a copy with the same id: the gradient is not finite.")
+    require(np.isfinite(as_positive), f"a copy with the same label: the value is {as_positive}.")
+    require(np.isfinite(gradient).all(), "a copy with the same label: the gradient is not finite.")
     each = np.asarray(variant(loss, reduction="none")(labels, x))
     require_close(each[-1], each[0], "A copy and its original have different losses.", 1e-6)
 

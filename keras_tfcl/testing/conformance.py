@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 from unittest import SkipTest
 
 import keras
@@ -12,6 +12,9 @@ from numpy.typing import ArrayLike
 
 from keras_tfcl.testing import checks_of_compilation, checks_of_configuration, checks_of_geometry, checks_of_labels
 from keras_tfcl.testing.batch import Batch, default_batch
+
+if TYPE_CHECKING:
+    import pytest
 
 Check = Callable[[keras.losses.Loss, Batch], None]
 
@@ -30,27 +33,26 @@ def check_loss(
     expected_failures: Mapping[str, str] | None = None,
     only: Iterable[str] | None = None,
 ) -> dict[str, str]:
-    """Holds a contrastive loss to everything this library promises of its own; any Keras loss of embeddings will do.
+    """Checks that a Keras loss of embeddings keeps every promise that this library makes for its own losses.
 
     The contract: `loss(y_true, y_pred, sample_weight)`, integer labels `(B,)`, embeddings `(B, D)` or `(B, V, D)` that
-    need not be normalised, positives by equal labels. What each check asks stands in its docstring, in `CHECKS`:
+    need not be normalised, positives by equal labels. The functions in `CHECKS` describe what they demand:
     configuration and saving, reductions and weights, dtypes, invariances, gradients against finite differences, poles,
-    rows without positives, labels that must not be cast, XLA, variables that are trained and saved.
+    samples without positives, labels that must not be cast, XLA, variables that are trained and saved.
 
     Args:
         loss: an instance of a registered Keras loss.
-        batch: `(labels, embeddings)` to check it on, where it needs other shapes. Each instance needs a positive.
-            Defaults
-            to six instances in two views, `(6,)` and `(6, 2, 5)`.
-        expected_failures: `{check name: reason}`. These must fail: one that passes is an error too.
+        batch: `(labels, embeddings)` to check it on, where it needs other shapes. Each sample needs a positive.
+            Defaults to six samples in two views, `(6,)` and `(6, 2, 5)`.
+        expected_failures: `{check name: reason}`. These checks must fail; if one passes, that is an error too.
         only: names of the checks to run. Defaults to all.
 
     Returns:
         `{check name: "passed" | "skipped: why" | "expected failure: why"}`.
 
     Raises:
-        AssertionError: that lists every check that failed, and how.
-        ValueError: for names of checks that do not exist.
+        AssertionError: if a check fails; the message lists all failures.
+        ValueError: if a name of a check is unknown.
 
     Example:
 
@@ -76,8 +78,8 @@ def parametrize_with_checks(
     *,
     expected_failures: Mapping[str, str] | Callable[[keras.losses.Loss], Mapping[str, str]] | None = None,
     only: Iterable[str] | None = None,
-) -> Any:
-    """Decorates a pytest function `test(loss, check)`, whose body is `check(loss)`, with every loss and every check.
+) -> pytest.MarkDecorator:
+    """Parametrizes a pytest function `test(loss, check)`, whose body is `check(loss)`, with every loss and every check.
 
     Args:
         losses: instances, or `{name: instance}`.

@@ -66,12 +66,12 @@ def contrastive_loss(
         for p in positives:
             d_logits[i, p] -= 1 / len(positives)
 
-    slopes = [[_slope(c, temperature, arctanh_scale) for c in row] for row in s]
-    return geometry.finish(losses, valid, d_logits * slopes, weights)
+    derivatives = [[_derivative(c, temperature, arctanh_scale) for c in row] for row in s]
+    return geometry.finish(losses, valid, d_logits * derivatives, weights)
 
 
 class Geometry:
-    """Unit rows, their cosines, who is whose positive; and the way back from slopes in the cosines to the embeddings.
+    """Cosines and positives of a batch, and gradients of embeddings from derivatives with respect to the cosines.
 
     Args:
         labels: integers `(B,)`.
@@ -84,7 +84,7 @@ class Geometry:
         self.shape = embeddings.shape
         self.views = self.shape[1] if len(self.shape) == 3 else 1
         self.cross_view_only = cross_view_only
-        x = embeddings.reshape(-1, self.shape[-1])  # (A, D), instance by instance
+        x = embeddings.reshape(-1, self.shape[-1])  # (A, D), sample by sample
         self.labels = [labels[i // self.views] for i in range(len(x))]
         self.lengths = [math.sqrt(float(row @ row)) for row in x]
         self.units = [row / (length if length > 0 else 1.0) for row, length in zip(x, self.lengths, strict=True)]
@@ -99,7 +99,7 @@ class Geometry:
     def finish(
         self, losses: np.ndarray, valid: np.ndarray, d_cosines: np.ndarray, weights: ArrayLike | None = None
     ) -> Reference:
-        """The reference, from each anchor's loss and its slopes in the cosines of its row, `(A, A)`."""
+        """The reference from the loss of each anchor and its derivatives with respect to the cosines, `(A, A)`."""
         w = np.ones(len(losses)) if weights is None else np.asarray(weights, "float64").reshape(-1)
         u, d_u = self.units, np.zeros((len(losses), self.shape[-1]))
         for i in range(len(u)):
@@ -125,7 +125,7 @@ def _logit(s: float, temperature: float | None, arctanh_scale: float | None) -> 
     return arctanh_scale / 2 * math.log((1 + s + POLE_SHIFT) / (1 - s + POLE_SHIFT))  # type: ignore[operator]  # one of the two is given
 
 
-def _slope(s: float, temperature: float | None, arctanh_scale: float | None) -> float:
+def _derivative(s: float, temperature: float | None, arctanh_scale: float | None) -> float:
     if temperature is not None:
         return 1 / temperature
     s = min(max(s, -1.0), 1.0)
@@ -133,7 +133,7 @@ def _slope(s: float, temperature: float | None, arctanh_scale: float | None) -> 
 
 
 def hardest(negatives: list[int], s: np.ndarray, alpha: float | None, top_k: int | None) -> list[int]:
-    """Those of the negatives that are at or above the k-th largest cosine."""
+    """The negatives whose cosine is at least the k-th largest."""
     if not negatives or (alpha is None and top_k is None):
         return negatives
     k = math.ceil(alpha * len(negatives)) if top_k is None else min(top_k, len(negatives))  # type: ignore[operator]  # one of the two is given

@@ -31,7 +31,7 @@ def reweighted_loss(
     """
     geometry = Geometry(labels, embeddings, cross_view_only)
     logits = geometry.cosines / temperature
-    losses, valid, slopes = np.zeros(len(logits)), np.zeros(len(logits), bool), np.zeros_like(logits)
+    losses, valid, d_logits = np.zeros(len(logits)), np.zeros(len(logits), bool), np.zeros_like(logits)
     for i, positives, negatives in geometry.anchors():
         if not positives:
             continue
@@ -43,10 +43,10 @@ def reweighted_loss(
         denominator = sum(e[p] for p in positives) + total
         losses[i] = math.log(denominator) - sum(logits[i, p] for p in positives) / len(positives)
         for j in e:
-            slopes[i, j] = d_total[j] / denominator
+            d_logits[i, j] = d_total[j] / denominator
         for p in positives:
-            slopes[i, p] += e[p] / denominator - 1 / len(positives)
-    return geometry.finish(losses, valid, slopes / temperature, weights)
+            d_logits[i, p] += e[p] / denominator - 1 / len(positives)
+    return geometry.finish(losses, valid, d_logits / temperature, weights)
 
 
 def simple_loss(
@@ -62,18 +62,18 @@ def simple_loss(
     """Wang and Liu 2021, eq. 3: -mean_p(s_p) + weight sum_j(s_j); weight defaults to 1 / negatives."""
     geometry = Geometry(labels, embeddings, cross_view_only)
     s = geometry.cosines
-    losses, valid, slopes = np.zeros(len(s)), np.zeros(len(s), bool), np.zeros_like(s)
+    losses, valid, d_cosines = np.zeros(len(s)), np.zeros(len(s), bool), np.zeros_like(s)
     for i, positives, negatives in geometry.anchors():
         if not positives:
             continue
         valid[i] = True
         negatives = hardest(negatives, s[i], alpha, top_k)
         for p in positives:
-            slopes[i, p] = -1 / len(positives)
+            d_cosines[i, p] = -1 / len(positives)
         for j in negatives:
-            slopes[i, j] = 1 / len(negatives) if weight is None else weight
-        losses[i] = sum(slopes[i, j] * s[i, j] for j in positives + negatives)
-    return geometry.finish(losses, valid, slopes, weights)
+            d_cosines[i, j] = 1 / len(negatives) if weight is None else weight
+        losses[i] = sum(d_cosines[i, j] * s[i, j] for j in positives + negatives)
+    return geometry.finish(losses, valid, d_cosines, weights)
 
 
 def sigmoid_loss(
@@ -88,7 +88,7 @@ def sigmoid_loss(
     """SigLIP (Zhai et al. 2023): -sum_j log sigmoid(z_j (scale s_j + bias)), z = 1 for positives, -1 for negatives."""
     geometry = Geometry(labels, embeddings, cross_view_only)
     s = geometry.cosines
-    losses, valid, slopes = np.zeros(len(s)), np.zeros(len(s), bool), np.zeros_like(s)
+    losses, valid, d_cosines = np.zeros(len(s)), np.zeros(len(s), bool), np.zeros_like(s)
     for i, positives, negatives in geometry.anchors():
         if not positives:
             continue
@@ -97,8 +97,8 @@ def sigmoid_loss(
             for j in those:
                 probability = 1 / (1 + math.exp(-sign * (scale * s[i, j] + bias)))
                 losses[i] -= math.log(probability)
-                slopes[i, j] = -sign * scale * (1 - probability)
-    return geometry.finish(losses, valid, slopes, weights)
+                d_cosines[i, j] = -sign * scale * (1 - probability)
+    return geometry.finish(losses, valid, d_cosines, weights)
 
 
 def weighted_decoupled_loss(
@@ -110,7 +110,7 @@ def weighted_decoupled_loss(
     """
     geometry = Geometry(labels, embeddings)
     s = geometry.cosines
-    losses, valid, slopes = np.zeros(len(s)), np.zeros(len(s), bool), np.zeros_like(s)
+    losses, valid, d_cosines = np.zeros(len(s)), np.zeros(len(s), bool), np.zeros_like(s)
     rows = [row for row in geometry.anchors() if row[1] and row[2]]
     means = {i: sum(s[i, p] for p in positives) / len(positives) for i, positives, _ in rows}
     average = sum(math.exp(m / sigma) for m in means.values()) / max(len(means), 1)
@@ -120,10 +120,10 @@ def weighted_decoupled_loss(
         total = sum(math.exp(s[i, j] / temperature) for j in negatives)
         losses[i] = -w * means[i] / temperature + math.log(total)
         for p in positives:
-            slopes[i, p] = -w / len(positives) / temperature
+            d_cosines[i, p] = -w / len(positives) / temperature
         for j in negatives:
-            slopes[i, j] = math.exp(s[i, j] / temperature) / total / temperature
-    return geometry.finish(losses, valid, slopes, weights)
+            d_cosines[i, j] = math.exp(s[i, j] / temperature) / total / temperature
+    return geometry.finish(losses, valid, d_cosines, weights)
 
 
 def _corrected(
@@ -135,20 +135,20 @@ def _corrected(
     detach: bool,
     lowest: float,
 ) -> tuple[float, dict[int, float]]:
-    """N of `reweighted_loss`, and its slopes in the logits."""
+    """N of `reweighted_loss`, and its derivatives with respect to the logits."""
     m = len(negatives)
     imp = {j: e[j] ** beta for j in negatives}
     upper, lower = sum(imp[j] * e[j] for j in negatives), sum(imp.values())
     mean_positive = sum(e[p] for p in positives) / len(positives)
     total = (m * upper / lower - tau_plus * m * mean_positive) / (1 - tau_plus)
-    slopes = dict.fromkeys(e, 0.0)
+    d_logits = dict.fromkeys(e, 0.0)
     if total <= m * lowest:
-        return m * lowest, slopes
+        return m * lowest, d_logits
     for j in negatives:
         moved = imp[j] * e[j] * (1 if detach else 1 + beta) / lower
         if not detach:
             moved -= beta * imp[j] * upper / lower**2
-        slopes[j] = m * moved / (1 - tau_plus)
+        d_logits[j] = m * moved / (1 - tau_plus)
     for p in positives:
-        slopes[p] = -tau_plus * m * e[p] / len(positives) / (1 - tau_plus)
-    return total, slopes
+        d_logits[p] = -tau_plus * m * e[p] / len(positives) / (1 - tau_plus)
+    return total, d_logits

@@ -164,7 +164,7 @@ def test_stands_before_callbacks_that_save(model, tmp_path):
     """Wherever it stands in the list, no checkpoint holds what comes after the failure."""
     before = model.get_weights()
     save = keras.callbacks.ModelCheckpoint(str(tmp_path / "{batch}.weights.h5"), save_weights_only=True, save_freq=1)
-    with pytest.raises(FloatingPointError, match=r"batch 2 .*use a checkpoint from before this run, or start anew"):
+    with pytest.raises(FloatingPointError, match=r"batch 2 .*use a checkpoint from before this run, or start again"):
         fit(model, broken(37), callbacks=[save, StopOnNonFinite()])
     assert [path.name for path in tmp_path.iterdir()] == ["1.weights.h5"]
     model.set_weights(before)

@@ -1,6 +1,7 @@
 """The command `keras-tfcl`: what it prints, its exit codes, and that serving commands never load TensorFlow."""
 
 import dataclasses
+import importlib
 import json
 import os
 import re
@@ -374,7 +375,8 @@ def test_verify_finds_a_file_that_gives_other_embeddings_here(run, saved, tmp_pa
     tensor = next(tensor for tensor in model.graph.initializer if list(tensor.dims) == [6, 4])
     tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) + 0.01, tensor.name))
     facts = json.loads(model.metadata_props[0].value)
-    facts.pop("content_hash", None)  # or the change itself would be noticed
+    for name in ("content_hash", "metadata_hash"):  # or the change itself would be noticed
+        facts.pop(name, None)
     helper.set_model_props(model, {"keras_tfcl": json.dumps(facts)})
     onnx.save(model, tmp_path / "changed.onnx")
     code, out, err = run("verify", tmp_path / "changed.onnx")
@@ -525,30 +527,28 @@ class TestDiagnose:
         assert "needs images in PATH/label/file" in err
 
 
-def test_a_model_with_classes_of_one_s_own(tmp_path):
-    """In processes of their own: the class must not be known before."""
-    (tmp_path / "own").mkdir()
-    (tmp_path / "own" / "layers.py").write_text(
+def test_a_model_with_custom_classes(tmp_path, monkeypatch, capsys):
+    (tmp_path / "own_package").mkdir()
+    (tmp_path / "own_package" / "layers.py").write_text(
         "import keras\n"
-        "@keras.saving.register_keras_serializable('own')\n"
+        "@keras.saving.register_keras_serializable('own_package')\n"
         "class Doubled(keras.layers.Layer):\n"
         "    def call(self, x):\n"
         "        return 2 * x\n"
     )
-    make = (
-        "import keras; from own.layers import Doubled\n"
-        "keras.Sequential([keras.Input((4,)), keras.layers.Dense(3), Doubled()]).save('own.keras')"
-    )
-    subprocess.run([sys.executable, "-c", make], cwd=tmp_path, check=True, capture_output=True)
-    command = [os.path.join(os.path.dirname(sys.executable), "keras-tfcl"), "export", "own.keras", "own.onnx"]
-    refused = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert refused.returncode == 1 and "--import my.module" in refused.stderr
-    unknown = subprocess.run(
-        [*command, "--import", "nothing"], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert unknown.returncode == 2 and "No module named 'nothing'" in unknown.stderr
-    done = subprocess.run(
-        [*command, "--import", "own.layers"], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert OnnxEncoder(tmp_path / "own.onnx").dimension == 3
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [tmp_path.as_posix(), *sys.path])
+    own = importlib.import_module("own_package.layers")
+    keras.Sequential([keras.Input((4,)), keras.layers.Dense(3), own.Doubled()]).save("own.keras")
+    # From here on, Keras does not know the class, as in a new process.
+    monkeypatch.delitem(keras.saving.get_custom_objects(), "own_package>Doubled")
+    for name in ("own_package", "own_package.layers"):
+        monkeypatch.delitem(sys.modules, name)
+    sys.path.remove(tmp_path.as_posix())
+
+    assert main(["export", "own.keras", "own.onnx"]) == 1
+    assert "--import my.module" in capsys.readouterr().err
+    assert main(["export", "own.keras", "own.onnx", "--import", "nothing"]) == 2
+    assert "No module named 'nothing'" in capsys.readouterr().err
+    assert main(["export", "own.keras", "own.onnx", "--import", "own_package.layers"]) == 0
+    assert OnnxEncoder("own.onnx").dimension == 3

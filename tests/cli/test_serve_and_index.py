@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_tfcl.export import OnnxEncoder, export_onnx
+from keras_tfcl.export import Index, OnnxEncoder, export_onnx
 
 httpx = pytest.importorskip("httpx")
 pytest.importorskip("uvicorn")
@@ -121,3 +121,23 @@ def test_the_server_loads_no_tensorflow(photos):
     env = {**os.environ, "KERAS_TFCL_ON_DEMAND": "1"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_rows_with_nan_are_skipped_and_the_others_keep_their_numbers(tmp_path):
+    import keras
+
+    encoder = tmp_path / "encoder.onnx"
+    export_onnx(keras.Sequential([keras.Input((6,)), keras.layers.Dense(4)]), encoder)
+    x = np.random.default_rng(0).normal(size=(9, 6)).astype("float32")
+    x[3, 1] = np.nan
+    np.save(tmp_path / "x.npy", x)
+    assert run("embed", encoder, tmp_path / "x.npy", "-o", tmp_path / "x.npz").returncode == 1
+    done = run("embed", encoder, tmp_path / "x.npy", "-o", tmp_path / "x.npz", "--on-error", "skip", "--json")
+    assert json.loads(done.stdout)["skipped"] == ["3"] and "NaN or infinity in row 3" in done.stderr
+    for verb, first in (("build", 0), ("add", 9)):
+        where = ["-o", tmp_path / "x.index"] if verb == "build" else []
+        given = [encoder, *([] if verb == "build" else [tmp_path / "x.index"]), tmp_path / "x.npy"]
+        assert run("index", verb, *given, *where, "--on-error", "skip").returncode == 0
+        index = Index.load(tmp_path / "x.index")
+        assert len(index) == (8 if verb == "build" else 16)
+        assert all((first + i in index) is (i != 3) for i in range(9))

@@ -1,4 +1,4 @@
-"""Augmenters without a seed of their own draw anew in each view, batch and epoch; those that cannot are refused."""
+"""Augmenters draw new numbers in each view, batch and epoch; one that cannot is refused."""
 
 import itertools
 import random
@@ -131,7 +131,9 @@ def test_numbers_drawn_while_tracing_are_refused(augmenter):
     ],
 )
 def test_seeded_operations_are_refused(augmenter, operation):
-    message = rf"draw anew for each view\. Received: `<lambda>`, whose {operation} has the fixed seed 2.*SeedGenerator"
+    message = (
+        rf"draw new numbers for each view\. Received: `<lambda>`, whose {operation} has the fixed seed 2.*SeedGenerator"
+    )
     with pytest.raises(ValueError, match=message):
         epochs(augmenter, 1)
 

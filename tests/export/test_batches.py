@@ -2,6 +2,7 @@
 
 import threading
 import types
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -348,3 +349,66 @@ def test_requested_and_actual_providers_differ_without_a_gpu(file):
         encoder = OnnxEncoder(file, providers="cuda")
     assert encoder.requested_providers == ("CUDAExecutionProvider",)
     assert encoder.providers == ("CPUExecutionProvider",)
+
+
+class TestRowsThatAreNotFinite:
+    """`on_error` leaves them out, whatever the rows come in, and their ids go with them."""
+
+    x = rows(25)
+    x[[4, 17], 2] = np.nan, np.inf
+    bad, good = (4, 17), [i for i in range(25) if i not in (4, 17)]
+
+    @pytest.mark.parametrize("form", ["array", "rows", "batches", "float64"])
+    def test_are_left_out_and_named(self, encoder, form):
+        x = self.x.astype("float64") if form == "float64" else self.x
+        if form == "float64":
+            x[9, 0] = 1e300  # infinite in the type of the input
+        stream = {"rows": iter(x), "batches": iter([x[:10], x[10:]])}.get(form, x)
+        good = [i for i in self.good if not (form == "float64" and i == 9)]
+        numbers = ", ".join(str(i) for i in range(25) if i not in good)
+        with pytest.warns(
+            UserWarning, match=rf"{25 - len(good)} of 25 rows are not finite and are left out: {numbers}\."
+        ):
+            found = np.concatenate([*encoder.encode_iter(stream, batch_size=7, on_error="skip")])
+        np.testing.assert_array_equal(found, encoder.encode(self.x[good]))
+        with pytest.raises(InputError, match="finite"):
+            [*encoder.encode_iter(x, batch_size=7)]
+
+    def test_a_function_gets_each(self, encoder):
+        seen = []
+        [*encoder.encode_iter(self.x, batch_size=7, on_error=lambda *given: seen.append(given))]
+        assert [(position, "row " in str(error)) for position, _, error in seen] == [(4, True), (17, True)]
+        np.testing.assert_array_equal(seen[1][1], self.x[17])
+
+    def test_one_of_several_inputs(self, two_inputs):
+        left, right = np.ones((5, 4), "float32"), np.zeros((5, 4), "float32")
+        left[1, 1], right[3, 0] = np.nan, np.inf
+        with pytest.warns(UserWarning, match="2 of 5 rows"):
+            found = np.concatenate([*OnnxEncoder(two_inputs).encode_iter((left, right), on_error="skip")])
+        np.testing.assert_array_equal(found, np.ones((3, 4)))
+
+    def test_their_ids_go_with_them(self, encoder, tmp_path):
+        with pytest.warns(UserWarning, match="2 of 25"):
+            assert encoder.encode_to(self.x, tmp_path / "x.npz", batch_size=7, on_error="skip") == 23
+        with np.load(tmp_path / "x.npz") as file:
+            assert file["id"].tolist() == self.good
+            np.testing.assert_array_equal(file["embedding"], encoder.encode(self.x[self.good]))
+
+    @pytest.mark.parametrize("kind", ["skip", "function"])
+    def test_their_ids_go_with_them_when_a_run_is_resumed(self, encoder, tmp_path, kind):
+        parquet = pytest.importorskip("pyarrow.parquet")
+        on_error = "skip" if kind == "skip" else lambda *_: None
+        path, options = tmp_path / "x.parquet", {"batch_size": 7, "on_error": on_error, "resume": True}
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            assert encoder.encode_to(self.x, path, **options) == 23
+        assert [str(warning.message) for warning in caught] == ["2 of 25 inputs are left out: 4, 17."] * (
+            kind == "skip"
+        )
+        table = parquet.read_table(path).to_pylist()
+        assert [row["id"] for row in table] == self.good
+        np.testing.assert_array_equal([row["embedding"] for row in table], encoder.encode(self.x[self.good]))
+
+    def test_none_left(self, encoder):
+        with pytest.raises(InputError, match=r"At least one row must be usable\. Received: 3 of 3 rows are not finite"):
+            [*encoder.encode_iter(np.full((3, 6), np.nan), on_error=lambda *_: None)]

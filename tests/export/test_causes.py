@@ -9,12 +9,7 @@ import pytest
 import tensorflow as tf
 
 import keras_tfcl
-from keras_tfcl.export import (
-    ModelOutputError,
-    NonFiniteError,
-    UnsupportedLayerError,
-    export_onnx,
-)
+from keras_tfcl.export import ModelOutputError, NonFiniteError, UnsupportedLayerError, export_onnx
 from keras_tfcl.export import export as exporter
 from keras_tfcl.export.keras_to_onnx.golden_inputs import make_golden_inputs, rounding_noise
 from keras_tfcl.export.keras_to_onnx.source import read_source

@@ -47,6 +47,7 @@ def changed(report, path, change):
     change(model)
     content = json.loads(model.metadata_props[0].value)
     content["content_hash"] = content_hash(model.SerializeToString())  # as a tool that knows what it changes
+    del content["metadata_hash"]
     model.metadata_props[0].value = json.dumps(content)
     path.write_bytes(model.SerializeToString())
     return path

@@ -23,13 +23,7 @@ LIMIT = 4000  # Embedding: 19 kB, Dense: 4 kB and 1 kB
 
 def encoder(pooling):
     return keras.Sequential(
-        [
-            keras.Input((None,), dtype="int32"),
-            layers.Embedding(300, 16),
-            pooling,
-            layers.Dense(64),
-            layers.Dense(5),
-        ]
+        [keras.Input((None,), dtype="int32"), layers.Embedding(300, 16), pooling, layers.Dense(64), layers.Dense(5)]
     )
 
 
@@ -110,6 +104,7 @@ def rewrite(report, location=None, record=None):
             if location is not None and entry.key == "location":
                 entry.value = location
     content |= {} if record is None else {"data_file": record}
+    content.pop("metadata_hash", None)
     model.metadata_props[0].value = json.dumps(content | {"content_hash": content_hash(model.SerializeToString())})
     report.path.write_bytes(model.SerializeToString())
 

@@ -284,9 +284,12 @@ def test_urls_are_never_opened(encoder, url):
         encoder.read_image(url)
 
 
-def test_deep_colours_are_refused_rather_than_clipped(encoder):
-    with pytest.raises(InputError, match="8 bits a channel"):
-        encoder.read_image(as_bytes(np.full((12, 8), 40_000, "uint16")))
+def test_sixteen_bits_are_scaled_and_floats_are_refused(encoder):
+    deep = encoder.read_image(as_bytes(np.full((12, 8), 40_000, "uint16")))
+    np.testing.assert_array_equal(deep, encoder.read_image(as_bytes(np.full((12, 8), round(40_000 / 257), "uint8"))))
+    for pixels in (np.full((12, 8), 0.5, "float32"), np.full((12, 8), 70_000, "int32"), np.full((12, 8), -1, "int32")):
+        with pytest.raises(InputError, match=r"8 or 16 bits a channel\. Received: .* pixels in"):
+            encoder.read_image(as_bytes(pixels, "TIFF"))
 
 
 @pytest.mark.parametrize("bad", [np.zeros((12, 8, 3), "float32"), np.zeros((2, 3, 4, 5), "uint8"), 7])
@@ -353,7 +356,7 @@ class TestOnError:
             list(encoder.encode_iter(files[1:]))
 
     def test_all_broken_is_an_error(self, encoder, files, tmp_path):
-        with pytest.raises(InputError, match="At least one image must be readable"):
+        with pytest.raises(InputError, match="At least one image must be usable"):
             encoder.encode_to([files[i] for i in self.BROKEN], tmp_path / "x.npy", on_error="skip")
         assert not (tmp_path / "x.npy").exists()
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import resource
+from typing import ClassVar
 
 import numpy as np
 import onnx
@@ -10,6 +11,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from keras_tfcl.export import ModelFileError, OnnxEncoder
+from keras_tfcl.export.runtime.metadata import dump_metadata, parse_metadata
 from keras_tfcl.export.runtime.model_file import content_hash
 
 
@@ -250,3 +252,54 @@ class TestContentHash:
     def test_a_hash_that_is_no_text(self, tmp_path):
         with pytest.raises(ModelFileError, match="content_hash of type int"):
             OnnxEncoder(exported(tmp_path / "x.onnx", content_hash=5))
+
+
+class TestMetadataHash:
+    FACTS: ClassVar = {
+        "dimension": 4,
+        "normalized": True,
+        "notes": {"run": "a", "image": {"range": [0, 1]}},
+        "parity": {"scale": 0.25},
+        "tokenizer": "caf\u00e9",
+    }
+
+    def text(self, **changes):
+        return json.loads(dump_metadata(self.FACTS)) | changes
+
+    def load(self, path, content):
+        model = onnx.load_from_string(model_bytes())
+        helper.set_model_props(model, {"keras_tfcl": content if isinstance(content, str) else json.dumps(content)})
+        onnx.save(model, path)
+        return OnnxEncoder(path).metadata
+
+    @pytest.mark.parametrize("indent", [None, 2])
+    def test_unchanged_metadata_load_however_they_are_written(self, tmp_path, indent):
+        assert self.load(tmp_path / "x.onnx", json.dumps(self.text(), indent=indent))["dimension"] == 4
+
+    @pytest.mark.parametrize(
+        "changes",
+        [{"normalized": False}, {"parity": {"scale": 0.26}}, {"more": 1}, {"notes": {"image": {"range": [0, 255]}}}],
+        ids=lambda changes: next(iter(changes)),
+    )
+    def test_a_change_is_noticed(self, tmp_path, changes):
+        with pytest.raises(ModelFileError, match=r"metadata .* must be those that were exported.*`metadata_hash`"):
+            self.load(tmp_path / "x.onnx", self.text(**changes))
+
+    @pytest.mark.parametrize("notes", [{"run": "b", "image": {"range": [0, 1]}}, {"image": {"range": [0, 1]}, "by": 1}])
+    def test_notes_may_change(self, tmp_path, notes):
+        assert self.load(tmp_path / "x.onnx", self.text(notes=notes))["notes"] == notes
+
+    def test_a_change_that_was_meant_drops_the_hash(self, tmp_path):
+        content = self.text(normalized=False)
+        del content["metadata_hash"]
+        assert self.load(tmp_path / "x.onnx", content)["normalized"] is False
+
+    def test_a_flipped_bit_is_noticed_wherever_it_is(self, tmp_path):
+        """But in the notes, and where it makes another key of ours unknown, which is a change of its own."""
+        text = dump_metadata(self.FACTS)
+        notes = range(text.index('"notes"'), text.index('"parity"'))
+        for position in set(range(len(text))) - set(notes):
+            damaged = text[:position] + chr(ord(text[position]) ^ 1) + text[position + 1 :]
+            if '"metadata_hash"' in damaged:
+                with pytest.raises(ModelFileError):
+                    parse_metadata(damaged, "x.onnx")

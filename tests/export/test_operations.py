@@ -136,7 +136,7 @@ def test_a_model_that_differs_between_an_eager_call_and_a_graph(tmp_path):
     def by_mode(x):
         return x * (1.0 if tf.executing_eagerly() else 2.0) + 1.0
 
-    with pytest.raises(ParityError, match=r"Look at a layer that gives something else in a graph"):
+    with pytest.raises(ParityError, match=r"Look at a layer whose output in a graph"):
         export_onnx(function_model(by_mode, 4, "float32"), tmp_path / "encoder.onnx")
 
 

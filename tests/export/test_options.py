@@ -158,5 +158,7 @@ def test_hints_and_progress(tmp_path):
     assert "`flip`" in report.hints[0]
     assert "`crop` (RandomCrop) crops in training only" in str(report)
     words = " | ".join(stages)
-    positions = [words.index(word) for word in ("look at", "embed rows", "trace", "convert", "check the file", "place")]
+    positions = [
+        words.index(word) for word in ("check the layers", "embed", "trace", "convert", "check the file", "rename")
+    ]
     assert positions == sorted(positions)

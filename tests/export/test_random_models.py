@@ -174,11 +174,7 @@ def compare(build, seed):
 
 
 models = st.one_of(integer_model(), sequence_model(), image_model())
-unhurried = {
-    "deadline": None,
-    "suppress_health_check": list(HealthCheck),
-    "database": None,
-}
+unhurried = {"deadline": None, "suppress_health_check": list(HealthCheck), "database": None}
 
 
 @settings(max_examples=20, derandomize=True, **unhurried)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from keras_tfcl.export.recall import compare_neighbours, latency
+from keras_tfcl.export.recall import compare_neighbours
 
 
 def clouds(n, noise, seed=0):
@@ -48,10 +48,3 @@ def test_cosine_alone_would_not_show_it():
     recall = compare_neighbours(a, a + 0.01 * rng.normal(size=a.shape))
     assert recall.min_cosine > 0.999
     assert recall.overlap[1] < 0.5
-
-
-def test_latency_orders_its_percentiles():
-    calls = []
-    times = latency(lambda: calls.append(1))
-    assert len(calls) == 51
-    assert 0 <= times["p50_ms"] <= times["p95_ms"]

@@ -18,9 +18,7 @@ from keras_tfcl.export import (
     VerificationError,
     export_onnx,
 )
-from keras_tfcl.export import (
-    export as exporter,
-)
+from keras_tfcl.export import export as exporter
 
 layers = keras.layers
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import contextlib
 import io
 import shutil
 import socket
@@ -13,10 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from helpers.servers import running
 from keras_tfcl.export import Index, InputError, OnnxEncoder, export_onnx
 
 httpx = pytest.importorskip("httpx")
-uvicorn = pytest.importorskip("uvicorn")
+pytest.importorskip("uvicorn")
 testclient = pytest.importorskip("fastapi.testclient")
 server = pytest.importorskip("keras_tfcl.export.server")
 ServerSettings, create_app = server.ServerSettings, server.create_app
@@ -159,11 +159,7 @@ def test_texts_are_embedded_in_their_order_and_tokens_counted(words):
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        (["a dog", ""], "input 1 without"),
-        ("a " * 9, "8 tokens. Received: 9"),
-    ],
+    ("given", "message"), [(["a dog", ""], "input 1 without"), ("a " * 9, "8 tokens. Received: 9")]
 )
 def test_texts_that_cannot_be_embedded(words, given, message):
     with client(words, max_tokens=8) as http:
@@ -325,21 +321,6 @@ def test_a_long_request_is_split(dense):
     assert "keras_tfcl_batch_size_count 3.0" in text
 
 
-@contextlib.contextmanager
-def running(app):
-    """The application on a port of its own, in a thread; gives its address."""
-    process = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
-    thread = threading.Thread(target=process.run, daemon=True)
-    thread.start()
-    while not process.started:
-        time.sleep(0.01)
-    try:
-        yield f"http://127.0.0.1:{process.servers[0].sockets[0].getsockname()[1]}"
-    finally:
-        process.should_exit = True
-        thread.join()
-
-
 def test_openai_s_own_client(dense):
     """It asks for base64 unless it is told otherwise."""
     openai = pytest.importorskip("openai")
@@ -443,9 +424,12 @@ def test_triton_s_own_client(dense, binary):
 
 
 @pytest.mark.slow
-def test_no_request_that_the_description_allows_is_answered_by_500(dense):
+@pytest.mark.parametrize("mode", ["POSITIVE", "NEGATIVE"])
+def test_no_request_is_answered_by_500(dense, mode):
+    """Neither what the description allows nor what it forbids. An unhandled exception would be a 500."""
     schemathesis = pytest.importorskip("schemathesis")
     hypothesis = pytest.importorskip("hypothesis")
+    kind = getattr(schemathesis.GenerationMode, mode)
     index = Index(dense)
     index.add(dense.encode(X))
     app = create_app(dense, ServerSettings(), index)
@@ -455,7 +439,7 @@ def test_no_request_that_the_description_allows_is_answered_by_500(dense):
             operation = result.ok()
 
             @hypothesis.settings(max_examples=60, deadline=None, suppress_health_check=[*hypothesis.HealthCheck])
-            @hypothesis.given(case=operation.as_strategy())
+            @hypothesis.given(case=operation.as_strategy(generation_mode=kind))
             def answered(case):
                 assert case.call().status_code < 500
 

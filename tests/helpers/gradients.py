@@ -6,8 +6,8 @@ def value_and_gradient(loss, x, labels=None, sample_weight=None, *, jit=None):
     """The value of a loss and its gradient with respect to the embeddings, as NumPy arrays.
 
     Args:
-        loss: called as `loss(labels, x, sample_weight)`. Where it returns several values, the gradient is that of
-            their sum.
+        loss: called as `loss(labels, x, sample_weight)`. If it returns several values, the gradient
+            belongs to their sum.
         x: embeddings, a tensor or an array of any float dtype. The gradient must have the same dtype.
         labels: default to the numbers of the rows.
         sample_weight: as the loss takes it.
@@ -17,10 +17,10 @@ def value_and_gradient(loss, x, labels=None, sample_weight=None, *, jit=None):
         The value in its own dtype, and the gradient in float64.
     """
     labels = np.arange(len(x)) if labels is None else labels
-    return value_and_slope(lambda z: loss(labels, z, sample_weight), x, jit=jit)
+    return value_and_derivative(lambda z: loss(labels, z, sample_weight), x, jit=jit)
 
 
-def value_and_slope(function, x, *, jit=None):
+def value_and_derivative(function, x, *, jit=None):
     """The value of a function of one tensor and the gradient of its sum, as `value_and_gradient` gives them."""
 
     def compute(x):

@@ -170,3 +170,37 @@ THREE = {"candidates": Z[:3, 1], "candidate_labels": [0, 1, 2]}
 def test_functional_form_refuses_the_same_in_both_forms(choices, message, block_size):
     with pytest.raises(ValueError, match=message):
         keras_tfcl.ops.contrastive_loss(Z[:, 0], **{"anchor_labels": LABELS, **choices}, block_size=block_size)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: keras_tfcl.SimpleContrastiveLoss(-1.0), r"`weight` must be a positive.*Received: weight=-1\.0"),
+        (
+            lambda: keras_tfcl.SimpleContrastiveLoss(negatives=keras_tfcl.ReweightedNegatives()),
+            r"must choose, as 'all' and HardNegatives do.*Received: negatives=ReweightedNegatives",
+        ),
+        (
+            lambda: keras_tfcl.SimpleContrastiveLoss(
+                negatives=keras_tfcl.WithoutNearDuplicates(0.05, keras_tfcl.ReweightedNegatives())
+            ),
+            r"must choose, as 'all' and HardNegatives do.*Received: negatives=ReweightedNegatives",
+        ),
+        (lambda: keras_tfcl.SigmoidContrastiveLoss(0), r"`scale` must be a positive.*Received: scale=0\. SigLIP"),
+        (lambda: keras_tfcl.SigmoidContrastiveLoss(bias="a"), r"`bias` must be a finite number\. Received: bias='a'"),
+        (lambda: keras_tfcl.DecoupledInfoNCE(0.1, sigma=0), r"`sigma` must be a positive.*Received: sigma=0.*0\.5"),
+        (lambda: keras_tfcl.DynamicTemperature(0.1, 0.5), r"between minimum and 4\.5 \* minimum\. Received"),
+        (lambda: keras_tfcl.DynamicTemperature(0.2, 0.1), r"Received: minimum=0\.2, maximum=0\.1\. The authors"),
+        (lambda: keras_tfcl.WithoutNearDuplicates(0), r"`margin` must be a positive.*Received: margin=0"),
+        (lambda: keras_tfcl.WithoutNearDuplicates(2.5), r"`margin` must be a number in \(0, 2\)\. Received: .*2\.5"),
+        (lambda: keras_tfcl.WithoutNearDuplicates(0.1, "hard"), r"`negatives` must be 'all' or .*Received"),
+    ],
+)  # fmt: skip
+def test_other_losses_and_their_parts(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_a_loss_without_its_method_says_so():
+    with pytest.raises(NotImplementedError, match="EmbeddingLoss must define `losses_of_pairs"):
+        keras_tfcl.losses.EmbeddingLoss()([0, 0], [[1.0, 0.0], [0.0, 1.0]])

@@ -5,14 +5,14 @@ import pytest
 import tensorflow as tf
 
 import keras_tfcl
-from helpers.gradients import value_and_slope
+from helpers.gradients import value_and_derivative
 
 S = np.linspace(-0.99, 0.99, 23)
 POINTS = [0.0, 0.4, 0.55, 0.7, 0.9]
 
 
 def slopes_in_cosines(s, scale):
-    loss, slopes = value_and_slope(
+    loss, slopes = value_and_derivative(
         lambda s: loss_of(keras_tfcl.ops.arctanh_logits(s, scale)), np.atleast_2d(s).astype("float64")
     )
     return float(loss[0]), slopes[0]
@@ -28,7 +28,7 @@ def antipodal(x, negatives, scaling):
     """dL/dx for s+ = x and all negatives at -x."""
     first = np.arange(negatives + 1)[None] == 0
     scaled = keras_tfcl.scaling.get(scaling)
-    return float(value_and_slope(lambda x: loss_of(scaled(tf.where(first, x, -x))), np.float64(x))[1])
+    return float(value_and_derivative(lambda x: loss_of(scaled(tf.where(first, x, -x))), np.float64(x))[1])
 
 
 @pytest.mark.parametrize("scale", [1.0, 2.0, 3.0])

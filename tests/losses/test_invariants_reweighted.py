@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 import keras_tfcl
-from helpers.gradients import value_and_slope
+from helpers.gradients import value_and_derivative
 
 X = np.random.default_rng(0).normal(size=(6, 2, 5))
 LABELS = np.arange(6)
@@ -26,7 +26,7 @@ def slopes(beta, tau_plus, detach, positive=0.3):
         )
         return keras_tfcl.ops.info_nce_from_logits(s / 0.5, pairs, log_negatives=log_sum).loss
 
-    return value_and_slope(loss, np.array([[positive, 0.9, 0.1, -0.6]]))[1][0]
+    return value_and_derivative(loss, np.array([[positive, 0.9, 0.1, -0.6]]))[1][0]
 
 
 @pytest.mark.parametrize("scaling", [0.1, 0.5, "arctanh"])

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 import keras_tfcl
-from helpers.gradients import value_and_slope
+from helpers.gradients import value_and_derivative
 
 S = np.random.default_rng(0).uniform(-0.9, 0.9, 12)  # one anchor: a positive, eleven negatives
 POSITIVE = np.arange(12) == 0
@@ -23,7 +23,7 @@ def loss_and_slopes(scaling, negatives=None, s=S, decoupled=False):
             log_negatives = negatives.log_sum(logits, pairs, lowest)
         return keras_tfcl.ops.info_nce_from_logits(logits, pairs, log_negatives=log_negatives, decoupled=decoupled).loss
 
-    loss, slopes = value_and_slope(loss_of, np.asarray(s[None], "float64"))
+    loss, slopes = value_and_derivative(loss_of, np.asarray(s[None], "float64"))
     return float(loss[0]), slopes[0]
 
 

@@ -8,40 +8,10 @@ import tensorflow as tf
 from hypothesis import strategies as st
 
 import keras_tfcl
+from helpers.relations import IGNORED, UNLABELLED, masks
 from keras_tfcl.ops import Candidates
 
-IGNORED, UNLABELLED = -7, -1
 SHIFT = 1e-6  # of the poles of arctanh, as the docstring of `Arctanh` says
-
-
-def related(labels, rule, i, j):
-    """1 for a positive, -1 for a negative, 0 where view i[1] of sample i[0] is not compared with j."""
-    (b, v), (c, w) = i, j
-    same = bool((labels[b] * labels[c]).any()) or b == c if labels.ndim == 2 else labels[b] == labels[c]
-    if labels.ndim == 1 and IGNORED in (labels[b], labels[c]) and rule.get("ignore_class"):
-        return 0
-    if labels.ndim == 1 and labels[b] == UNLABELLED and rule.get("unlabelled_class"):
-        same = b == c
-    roles = rule.get("roles")
-    if roles:
-        if "anchor" not in (roles[v], roles[w]) or roles[v] == roles[w] or roles[v] == "negative":
-            return 0
-        if roles[v] == "positive" and not rule.get("symmetric"):
-            return 0
-        if roles[w] == "negative":
-            return -1
-    elif i == j or (rule.get("cross_view_only") and v == w):
-        return 0
-    if rule.get("same_label") == "ignore" and same and b != c:
-        return 0
-    return 1 if same else -1
-
-
-def masks(labels, rule, views):
-    """Positives and negatives `(B * V, B * V)`."""
-    all_views = [(b, v) for b in range(len(labels)) for v in range(views)]
-    relation = np.array([[related(labels, rule, i, j) for j in all_views] for i in all_views])
-    return relation > 0, relation < 0
 
 
 def log_sum(x, mask):
@@ -62,11 +32,11 @@ def arctanh(s, fixed, positive, negative):
     return info_nce(s, fixed, positive, negative, logits=np.log((1 + s + SHIFT) / (1 - s + SHIFT)))
 
 
-def hard(s, fixed, positive, negative):
+def hard(s, fixed, positive, negative, logits=None):
     ranked = -np.sort(-np.where(negative, s, -2.0), axis=1)
     k = np.minimum(3, negative.sum(1))
     limit = ranked[np.arange(len(s)), np.maximum(k - 1, 0)]
-    return info_nce(s, fixed, positive, negative & (s >= limit[:, None] - 1e-10))
+    return info_nce(s, fixed, positive, negative & (s >= limit[:, None] - 1e-10), logits=logits)
 
 
 def decoupled(s, fixed, positive, negative, weight=1.0):
@@ -98,15 +68,29 @@ def sigmoid(s, fixed, positive, negative):
     return terms.sum(1), positive.any(1)
 
 
+def cosine_margin(s, fixed, positive, negative):
+    return info_nce(s - 0.35 * positive, fixed, positive, negative)
+
+
+def hard_angular_margin(s, fixed, positive, negative):
+    angle = np.arccos(np.clip(s, -1, 1))
+    shifted = np.where(angle + 0.5 <= np.pi, np.cos(angle + 0.5), s - 0.5 * np.sin(0.5))
+    return hard(s, fixed, positive, negative, logits=np.where(positive, shifted, s) / 0.3)
+
+
 LOSSES = {
     "infonce": (lambda **k: keras_tfcl.InfoNCE(0.3, **k), info_nce),
     "arctanh": (lambda **k: keras_tfcl.ArctanhInfoNCE(**k), arctanh),
     "hard": (lambda **k: keras_tfcl.HardNegativeInfoNCE(0.3, top_k=3, **k), hard),
     "decoupled": (lambda **k: keras_tfcl.DecoupledInfoNCE(0.3, **k), decoupled),
     "weighted": (lambda **k: keras_tfcl.DecoupledInfoNCE(0.3, sigma=0.5, **k), weighted),
-    "reweighted": (
-        lambda **k: keras_tfcl.ContrastiveLoss(0.5, keras_tfcl.ReweightedNegatives(1.0), **k),
-        reweighted,
+    "reweighted": (lambda **k: keras_tfcl.ContrastiveLoss(0.5, keras_tfcl.ReweightedNegatives(1.0), **k), reweighted),
+    "cosine_margin": (lambda **k: keras_tfcl.ContrastiveLoss(keras_tfcl.CosineMargin(0.3, 0.35), **k), cosine_margin),
+    "hard_angular_margin": (
+        lambda **k: keras_tfcl.ContrastiveLoss(
+            keras_tfcl.AngularMargin(0.3, 0.5), keras_tfcl.HardNegatives(top_k=3), **k
+        ),
+        hard_angular_margin,
     ),
     "simple": (lambda **k: keras_tfcl.SimpleContrastiveLoss(**k), simple),
     "sigmoid": (lambda **k: keras_tfcl.SigmoidContrastiveLoss(5.0, -1.0, **k), sigmoid),

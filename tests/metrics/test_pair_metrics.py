@@ -155,8 +155,7 @@ def test_reset_forgets(metric_class, options, reference):
 
 
 @pytest.mark.parametrize(
-    ("metric", "expected"),
-    [(Alignment(), 0.0), (Uniformity(), 0.0), (Tolerance(), 1.0), (ContrastiveAccuracy(), 0.0)],
+    ("metric", "expected"), [(Alignment(), 0.0), (Uniformity(), 0.0), (Tolerance(), 1.0), (ContrastiveAccuracy(), 0.0)]
 )
 def test_collapse_to_a_point(metric, expected):
     point = np.random.default_rng(12).normal(size=D).astype("float32")

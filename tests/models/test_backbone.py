@@ -18,6 +18,17 @@ def test_resnet18_has_its_two_forms(size, first):
     assert kernels == 11_166_912 - (0 if size > 64 else 64 * 3 * (49 - 9))
 
 
+@pytest.mark.parametrize(("size", "share"), [(32, 33), (96, 15)])
+def test_resnet10_is_the_small_one(size, share):
+    def products(name):
+        layers = build_backbone(name, size).layers
+        convolutions = [layer for layer in layers if type(layer).__name__ == "Conv2D"]
+        return sum(int(np.prod(c.output.shape[1:3]) * np.prod(c.kernel.shape)) for c in convolutions)
+
+    assert build_backbone("resnet10", size).output_shape == (None, 256)
+    assert products("resnet18") / products("resnet10") == pytest.approx(share, rel=0.05)
+
+
 @pytest.mark.parametrize(
     ("name", "module"), [("MobileNetV2", "mobilenet_v2"), ("DenseNet121", "densenet"), ("ResNet50", "resnet")]
 )

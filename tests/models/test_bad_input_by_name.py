@@ -19,11 +19,21 @@ def compiled(**options):
     return model
 
 
-@pytest.mark.parametrize("class_weight", [[1.0, 2.0], "balanced", {"cat": 1.0}, {0: float("nan")}, {1: None}], ids=repr)
+@pytest.mark.parametrize(
+    "class_weight", [[1.0, 2.0], "balanced", {"cat": 1.0}, {0: float("nan")}, {1: None}, {0: -1.0}], ids=repr
+)
 @pytest.mark.parametrize("method", ["fit", "train_on_batch"])
 def test_class_weights_that_are_none(method, class_weight):
     with pytest.raises(ValueError, match=r"`class_weight` must be a dict .* Received: .* Pass"):
         getattr(compiled(), method)((X, X + 0.1), LABELS, class_weight=class_weight)
+
+
+@pytest.mark.parametrize("weight", [-0.5, float("nan"), float("inf")])
+@pytest.mark.parametrize("method", ["fit", "evaluate", "train_on_batch"])
+def test_weights_below_zero(method, weight):
+    weights = np.append(np.ones(11), weight)
+    with pytest.raises(ValueError, match=r"`sample_weight` must be finite and at least 0.* Received: .* 1 such in all"):
+        getattr(compiled(), method)((X, X + 0.1), LABELS, sample_weight=weights)
 
 
 @pytest.mark.parametrize("batch_size", [0, -4, 2.5, True])

@@ -8,8 +8,8 @@ import pytest
 import tensorflow as tf
 
 import keras_tfcl
+from helpers.augmenters import Noise
 from helpers.models import contrastive_model, image_encoder
-from keras_tfcl.layers import image_augmenter
 from keras_tfcl.testing import reference
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (48, 8, 8, 1), "uint8")
@@ -27,7 +27,7 @@ def build(
         loss=loss,
         compile_options={"metrics": metrics, **compile_options},
         seed=seed,
-        augmenter=image_augmenter("digits", (8, 8, 1)),
+        augmenter=Noise(25.0),
         supervised=supervised,
     )
 
@@ -231,8 +231,8 @@ def test_compile_after_predict():
     assert np.isfinite(fit(model, VIEWS)["loss"]).all()
 
 
-def test_save_load_and_go_on(tmp_path):
-    """A run that is saved and loaded goes on with the losses it would have had."""
+def test_save_load_and_resume(tmp_path):
+    """A run that is saved and loaded continues with the losses of a run that never stopped."""
     metrics = [keras_tfcl.ContrastiveAccuracy(), keras_tfcl.Uniformity()]
     expected = fit(build(metrics=metrics), epochs=4)
     model = build(metrics=[keras_tfcl.ContrastiveAccuracy(), keras_tfcl.Uniformity()])

@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 import keras_tfcl
+from helpers.augmenters import Noise
 from helpers.models import contrastive_model, dense_encoder
 from keras_tfcl.models.class_weight import weights_of_classes
 
@@ -16,14 +17,6 @@ B, D, RATE, TEMPERATURE = 6, 4, 0.3, 0.4
 X = RNG.normal(size=(B, 5)).astype("float32")
 LABELS = np.array([0, 1, 0, 2, 1, 0])
 KERNEL = RNG.normal(size=(5, D)).astype("float32")
-
-
-@keras.saving.register_keras_serializable(package="test_entry_points")
-class Noise(keras.layers.Layer):
-    """Views that a test can make again."""
-
-    def augment(self, x, seed):
-        return x + 0.5 * tf.random.stateless_normal(tf.shape(x), seed)
 
 
 def made_views(step, samples=X, seed=3):

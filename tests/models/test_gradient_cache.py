@@ -185,8 +185,8 @@ class Untracked(keras.layers.Layer):
 @pytest.mark.parametrize(
     ("layer", "message"),
     [
-        (keras.layers.Dense(4, activity_regularizer="l2"), "encoder without losses of its own"),
-        (Untracked(), "draws from a random generator that is none of its attributes"),
+        (keras.layers.Dense(4, activity_regularizer="l2"), "encoder that adds no losses"),
+        (Untracked(), "draws from a random generator outside of its attributes"),
     ],
     ids=["add_loss", "generator"],
 )

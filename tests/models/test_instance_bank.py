@@ -56,8 +56,7 @@ def reference(views, epochs):
 
 
 @pytest.mark.parametrize(
-    ("count", "options"),
-    [pytest.param(2, {"jit_compile": True}, marks=pytest.mark.slow), (1, {"run_eagerly": True})],
+    ("count", "options"), [pytest.param(2, {"jit_compile": True}, marks=pytest.mark.slow), (1, {"run_eagerly": True})]
 )
 def test_training_with_an_instance_bank(count, options):
     views = VIEWS[:count]
@@ -101,7 +100,7 @@ def test_evaluation_of_one_view_is_refused_before_the_first_step():
     model.fit(VIEWS[:1], validation_data=(VIEWS,), verbose=0)
 
 
-def test_save_load_and_go_on(tmp_path):
+def test_save_load_and_resume(tmp_path):
     model = build(run_eagerly=True)
     settings = {"batch_size": BATCH, "shuffle": False, "verbose": 0}
     model.fit(VIEWS, **settings)

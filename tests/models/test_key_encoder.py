@@ -71,10 +71,7 @@ KINDS = {
     "Normalization": (lambda: sequential(adapted(layers.Normalization(), 3 * FLOATS + 1), layers.Dense(3)), FLOATS),
     "Discretization": (lambda: embedded(adapted(layers.Discretization(num_bins=5), FLOATS), "float32", 5), FLOATS),
     "IntegerLookup": (lambda: embedded(adapted(layers.IntegerLookup(), INTEGERS), "int64", 3), INTEGERS),
-    "all known": (
-        lambda: embedded(adapted(layers.IntegerLookup(num_oov_indices=0), INTEGERS), "int64", 3),
-        INTEGERS,
-    ),
+    "all known": (lambda: embedded(adapted(layers.IntegerLookup(num_oov_indices=0), INTEGERS), "int64", 3), INTEGERS),
     "StringLookup": (lambda: embedded(adapted(layers.StringLookup(), WORDS), "string", 2), WORDS),
     "TextVectorization": (
         lambda: embedded(adapted(layers.TextVectorization(output_sequence_length=4), WORDS[:2][0]), "string", 1),

@@ -1,4 +1,4 @@
-"""Runs that are stopped, killed, saved and loaded go on as if nothing had happened."""
+"""Runs that are stopped, killed, saved or loaded continue with the same numbers."""
 
 import json
 import os
@@ -13,17 +13,10 @@ import pytest
 import tensorflow as tf
 
 import keras_tfcl
+from helpers.augmenters import Noise
 from keras_tfcl.models.seed_state import load_seeds, save_seeds
 
 X = np.random.default_rng(0).normal(size=(48, 6)).astype("float32")
-
-
-@keras.saving.register_keras_serializable(package="tests")
-class Noise(keras.layers.Layer):
-    """Views of a few operations, drawn from the seed that the pipeline gives."""
-
-    def augment(self, x, seed):
-        return x + 0.3 * tf.random.stateless_normal(tf.shape(x), seed)
 
 
 def build(**options):
@@ -55,13 +48,58 @@ def test_seeds_reproduce_to_the_bit(uninterrupted):
     assert fit(build(), epochs=4) == uninterrupted
 
 
-def test_saved_and_loaded_it_goes_on_to_the_bit(uninterrupted, tmp_path):
+def test_saved_and_loaded_it_resumes_to_the_bit(uninterrupted, tmp_path):
     model = build()
     assert fit(model, epochs=2) == uninterrupted[:2]
     model.save(tmp_path / "run.keras")
     keras.utils.set_random_seed(99)
     loaded = keras.models.load_model(tmp_path / "run.keras")
     assert fit(loaded, epochs=4, initial_epoch=2) == uninterrupted[2:]
+
+
+def test_one_iterator_serves_all_epochs(uninterrupted, monkeypatch):
+    started, start = [], tf.data.Dataset.__iter__
+
+    def counted(dataset):
+        started.append(dataset)
+        return start(dataset)
+
+    monkeypatch.setattr(tf.data.Dataset, "__iter__", counted)
+    assert fit(build(), epochs=4) == uninterrupted
+    assert len(started) == 1
+
+
+class Fails(keras.callbacks.Callback):
+    """At the start of the third epoch, of which batches have been read by then."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == 2:
+            raise RuntimeError("power cut")
+
+
+@pytest.mark.parametrize("source", ["arrays", "balanced"])
+def test_a_run_that_was_broken_off_goes_on_where_its_backup_is(source, tmp_path):
+    """The backup is restored after `fit` has made its data set."""
+
+    def data():
+        return X if source == "arrays" else keras_tfcl.data.balanced_batches(X, np.arange(48) % 6, 4, 4)
+
+    def run(*callbacks):
+        options = {} if source == "balanced" else {"batch_size": 16}
+        return build().fit(data(), epochs=4, verbose=0, callbacks=[*callbacks], **options).history["loss"]
+
+    expected = run()
+    with pytest.raises(RuntimeError, match="power cut"):
+        run(keras.callbacks.BackupAndRestore(str(tmp_path / "backup")), Fails())
+    assert run(keras.callbacks.BackupAndRestore(str(tmp_path / "backup"))) == expected[2:]
+
+
+def test_steps_that_run_together_do_not_cross_epochs(uninterrupted):
+    """Two at a time of the three of an epoch."""
+    model = build()
+    model.steps_per_execution = 2
+    losses = fit(model, epochs=4)
+    assert len(losses) == 4 and int(model.optimizer.iterations) == 12
 
 
 def test_a_model_that_was_not_compiled_loads(tmp_path):
@@ -73,7 +111,7 @@ def test_a_model_that_was_not_compiled_loads(tmp_path):
 
 
 @pytest.mark.slow
-def test_weights_alone_go_on_in_a_model_built_anew(uninterrupted, tmp_path):
+def test_weights_alone_resume_in_a_new_model(uninterrupted, tmp_path):
     """ModelCheckpoint(save_weights_only=True) writes optimizer and seeds too."""
     save = keras.callbacks.ModelCheckpoint(str(tmp_path / "{epoch}.weights.h5"), save_weights_only=True)
     fit(build(), epochs=2, callbacks=[save])
@@ -98,7 +136,7 @@ def test_files_without_seeds_load():
 
 RUN = """
 import json, sys, time
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = [sys.argv[1], sys.argv[1] + "/.."]  # for the helpers
 import keras
 from test_life_of_a_run import build, fit
 

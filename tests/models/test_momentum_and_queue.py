@@ -91,7 +91,7 @@ def test_momentum_without_queue():
     np.testing.assert_allclose(fit(build(queue_size=0)), moco(6, 0)[0], rtol=1e-4)
 
 
-def test_save_load_and_go_on(tmp_path):
+def test_save_load_and_resume(tmp_path):
     """Key encoder, queue and its labels are saved: a loaded run has the losses of one that never stopped."""
     model = build(supervised=True)
     fit(model, LABELS)

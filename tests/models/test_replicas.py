@@ -58,9 +58,8 @@ def compare(one, several):
 
 
 def test_two_replicas():
-    result = results(start("1,2", "infonce", "arctanh"))
-    for case in ("infonce", "arctanh"):
-        assert_equal_training(result["1", case], result["2", case])
+    result = results(start("1,2", "infonce"))
+    assert_equal_training(result["1", "infonce"], result["2", "infonce"])
 
 
 @pytest.mark.slow

@@ -65,7 +65,7 @@ def test_predict_gives_the_features_of_each_encoder(trained):
     np.testing.assert_allclose(from_dataset[1], features[1], rtol=1e-5)
 
 
-def test_save_load_and_go_on(trained, tmp_path):
+def test_save_load_and_resume(trained, tmp_path):
     trained.save(tmp_path / "run.keras")
     loaded = keras.models.load_model(tmp_path / "run.keras")
     for got, expected in zip(loaded.predict(PAIRS, verbose=0), trained.predict(PAIRS, verbose=0), strict=True):

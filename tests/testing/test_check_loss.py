@@ -140,7 +140,7 @@ def python_values(self, labels, x):
     return OwnNTXent.anchors(self, labels, x + (0.0 if tf.executing_eagerly() else 0.1))
 
 
-def same_id_repels(self, labels, x):
+def same_label_repels(self, labels, x):
     losses, valid = OwnNTXent.anchors(self, labels, x)
     s = tf.matmul(tf.math.l2_normalize(x, 1), tf.math.l2_normalize(x, 1), transpose_b=True)
     alike = tf.reduce_sum(tf.where(labels[:, None] == labels[None], tf.cast(s, "float64"), 0.0), 1)
@@ -148,12 +148,12 @@ def same_id_repels(self, labels, x):
 
 
 BROKEN = {
-    "CastsIds": ({"cast_labels": True}, "integer_labels"),
+    "CastsLabels": ({"cast_labels": True}, "integer_labels"),
     "DropsDtype": ({"get_config": drops_dtype}, "config"),
     "DropsTemperature": ({"get_config": drops_temperature}, "config"),
     "WrongSign": ({"sign": -1.0}, "attraction"),
     "WrongSignOfOptimum": ({"sign": -1.0}, "perfect_below_random"),
-    "CountsAll": ({"count_all": True}, "rows_without_positive"),
+    "CountsAll": ({"count_all": True}, "samples_without_positive"),
     "DoublesTemperature": ({"get_config": doubles_temperature}, "saving"),
     "NegativesAlone": ({"anchors": negatives_alone_count}, "no_positives"),
     "FollowsPolicy": ({"anchors": follows_policy}, "dtype_policy"),
@@ -169,7 +169,7 @@ BROKEN = {
     "FixedAxis": ({"anchors": fixed_axis}, "rotation"),
     "EagerDiffers": ({"anchors": python_values}, "compiled"),
     "TraceDiffers": ({"anchors": python_values}, "unknown_batch_size"),
-    "SameIdRepels": ({"anchors": same_id_repels}, "same_id_is_no_negative"),
+    "SameLabelRepels": ({"anchors": same_label_repels}, "same_label_is_no_negative"),
     "WeightsIgnored": (
         {"__call__": lambda self, y, x, sample_weight=None: OwnNTXent.__call__(self, y, x)},
         "reductions",
@@ -213,7 +213,7 @@ def test_own_batch():
     batch = (np.repeat([3, 1, 2], 3), np.random.default_rng(0).normal(size=(9, 4)))
     outcome = check_loss(OwnNTXent(), batch, only=[name for name in CHECKS if name not in ("compiled", "saving")])
     assert outcome["view_swap"].startswith("skipped: the batch has a single view")
-    assert outcome["rows_without_positive"] == "passed"
+    assert outcome["samples_without_positive"] == "passed"
 
 
 @parametrize_with_checks([OwnNTXent()], only=["rotation", "gradient"])
@@ -227,5 +227,5 @@ def test_only_may_be_a_generator():
 
 
 def test_a_loss_without_reduction():
-    each = ["poles", "same_id_is_no_negative", "perfect_below_random", "gradient"]
+    each = ["poles", "same_label_is_no_negative", "perfect_below_random", "gradient"]
     assert set(check_loss(OwnNTXent(reduction=None), only=each).values()) == {"passed"}

@@ -10,7 +10,7 @@ from keras_tfcl.testing import parametrize_with_checks
 
 @keras.saving.register_keras_serializable(package="tests.conformance")
 class Cubic(keras_tfcl.Scaling):
-    """A scaling of a user's own, in as few lines as it takes."""
+    """A user's own scaling."""
 
     def __init__(self, strength=2.0):
         self.strength = strength
@@ -22,15 +22,29 @@ class Cubic(keras_tfcl.Scaling):
         return {"strength": self.strength}
 
 
+@keras.saving.register_keras_serializable(package="tests.conformance")
+class NotTooSimilar(keras_tfcl.Negatives):
+    """A user's own choice of negatives."""
+
+    def __init__(self, limit=0.95):
+        self.limit = limit
+
+    def keep(self, similarity, mask):
+        return mask & (similarity < self.limit)
+
+    def get_config(self):
+        return {"limit": self.limit}
+
+
 STOPS = "its gradient is stopped on purpose: "
 # What depends on how a scaling and a choice of negatives work together; the rest depends on one of them.
-OF_THE_PAIR = ("gradient", "poles", "block_size", "duplicates", "same_id_is_no_negative", "attraction", "dtypes")
+OF_THE_PAIR = ("gradient", "poles", "block_size", "duplicates", "same_label_is_no_negative", "attraction", "dtypes")
 # What depends on who is compared with whom; the rest is checked once for each loss, on the default batch.
 OF_THE_LAYOUT = ("gradient", "reductions", "batch_permutation", "view_swap", "duplicates", "perfect_below_random")
 
 
 def expected_failures(loss):
-    """The losses whose gradient is documented not to be the slope of their value."""
+    """The losses whose gradient is documented not to be the derivative of their value."""
     if getattr(loss, "sigma", None) is not None:
         return {"gradient": STOPS + "DCLW's weights are constants"}
     if isinstance(getattr(loss, "scaling", None), keras_tfcl.DynamicTemperature):
@@ -47,7 +61,8 @@ PUBLIC = {
     "dclw": keras_tfcl.DecoupledInfoNCE(0.2, sigma=0.5),
     "simple": keras_tfcl.SimpleContrastiveLoss(negatives=keras_tfcl.HardNegatives(alpha=0.5)),
     "sigmoid": keras_tfcl.SigmoidContrastiveLoss(),
-    "own_scaling": keras_tfcl.ContrastiveLoss(Cubic(), block_size=5),
+    "angular_margin": keras_tfcl.ContrastiveLoss(keras_tfcl.AngularMargin(0.3), block_size=5),
+    "own_parts": keras_tfcl.ContrastiveLoss(Cubic(), NotTooSimilar(), block_size=6),
     "learnable_reweighted": keras_tfcl.ContrastiveLoss(
         keras_tfcl.LearnableTemperature(0.3), keras_tfcl.ReweightedNegatives(1.0, 0.05)
     ),
@@ -65,6 +80,8 @@ SCALINGS = {
     "learnable": lambda: keras_tfcl.LearnableTemperature(0.3),
     "scheduled": lambda: keras_tfcl.ScheduledTemperature(0.3),
     "dynamic": lambda: keras_tfcl.DynamicTemperature(0.2, 0.4),
+    "cosine_margin": lambda: keras_tfcl.CosineMargin(0.3),
+    "angular_margin": lambda: keras_tfcl.AngularMargin(keras_tfcl.LearnableTemperature(0.3)),
 }
 NEGATIVES = {
     "all": lambda: "all",

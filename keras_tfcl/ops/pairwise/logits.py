@@ -61,6 +61,11 @@ class Logits:
             return arctanh_exp(cosines, 2.0 * power, shift)
         return tf.exp(power * self(cosines) + shift)
 
+    def with_margin(self, cosines: tf.Tensor, positive: tf.Tensor | bool = True) -> tf.Tensor:
+        """The cosines, with those of positives replaced if the scaling has a margin."""
+        function = getattr(self.scaling, "positive_cosine", None)
+        return cosines if function is None else tf.where(positive, self.run(function, cosines), cosines)
+
     def range(self) -> tuple[float, float]:
         """The lowest and the highest logit of all cosines, infinite where they may change."""
         if hasattr(self.scaling, "logit_range"):
@@ -91,7 +96,7 @@ class Logits:
     def streams(self) -> bool:
         """Whether the scaling can be computed in tiles, with all its gradients."""
         scaling = self.scaling
-        return not callable(scaling) or self.explains(lambda: scaling(tf.zeros([1])))
+        return not callable(scaling) or self.explains(lambda: scaling(self.with_margin(tf.zeros([1]))))
 
 
 def sampled_range(scaling: Callable[[Tensor], Tensor]) -> tuple[float, float]:

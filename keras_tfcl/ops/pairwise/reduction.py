@@ -97,7 +97,7 @@ def reduce_pairs(
     by_sample = tf.reshape(z, [-1, views, z.shape[1]])  # (B, V, D)
     nothing = _nothing(by_sample)
     cosines = [_cosines(by_sample, _turned(by_sample, k), nothing + _turned(nothing, k)) for k in range(1, views)]
-    known = tf.reshape(tf.stack([scaling(x) for x in cosines], -1), [-1, views - 1])
+    known = tf.reshape(tf.stack([scaling(scaling.with_margin(x)) for x in cosines], -1), [-1, views - 1])
     if views == 2 and rows.views is not None:
         side = rows.each(lambda x: x[::2])._replace(skip=tf.range(tf.shape(by_sample)[0]), views=None)
         two = sums(by_sample[:, 0], side, by_sample[:, 1], side, both=True)
@@ -109,9 +109,10 @@ def reduce_pairs(
 
 
 def logits_by_number(reduced: Reduced, scaling: Logits, number: tf.Tensor) -> tf.Tensor:
-    """Logits `(A,)`, float64, of each anchor and the candidate of that number, by their distance."""
+    """Logits `(A,)`, float64, of each anchor and its positive, the candidate of that number, by their distance."""
     other = tf.gather(reduced.candidates, number)
-    logits = scaling(_cosines(reduced.anchors, other, _nothing(reduced.anchors) + _nothing(other)))
+    cosines = _cosines(reduced.anchors, other, _nothing(reduced.anchors) + _nothing(other))
+    logits = scaling(scaling.with_margin(cosines))
     log_probability = reduced.columns.log_probability
     return logits if log_probability is None else logits - tf.cast(tf.gather(log_probability, number), "float64")
 

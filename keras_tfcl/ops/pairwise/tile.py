@@ -50,23 +50,19 @@ class Tile:
         self.scaling, self.first = scaling, first
         compared, same = pairs_of(rows, columns)
         # Absent pairs, such as an embedding with itself, are kept from the poles of a scaling.
-        self.cosines = tf.where(compared, cosines, 0.0)
+        self.positive = compared & same
+        self.cosines = scaling.with_margin(tf.where(compared, cosines, 0.0), self.positive)
         self.logits = scaling(self.cosines)
         for axis, side in ((1, rows), (0, columns)):
             if side.log_probability is not None:
                 self.logits -= tf.expand_dims(side.log_probability, axis)
         allowed = None if allows is None else scaling.run(allows, cosines)
-        self.positive = compared & same
 
         def masks(reached: tf.Tensor | None) -> dict[str, tf.Tensor]:
             chosen = reached if allowed is None else allowed if reached is None else allowed & reached
             if chosen is None:
                 return {"positive": self.positive, "negative": compared & ~same, "all": compared}
-            return {
-                "positive": self.positive,
-                "negative": compared & ~same & chosen,
-                "all": compared & (same | chosen),
-            }
+            return {"positive": self.positive, "negative": compared & ~same & chosen, "all": compared & (same | chosen)}
 
         # By axis: along axis 1 rows are summed up, along axis 0 columns, each with thresholds of their own.
         thresholds = (

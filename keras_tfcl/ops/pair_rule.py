@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 from numbers import Integral
+from typing import Any
 
+import keras
 import tensorflow as tf
 from keras import ops
 
 from keras_tfcl.ops.candidates import Candidates
 from keras_tfcl.ops.comparison import Comparison
-from keras_tfcl.typing import Tensor
+from keras_tfcl.typing import Config, Tensor
 
 ROLES = ("anchor", "positive", "negative")
 NOBODY = tf.int64.min + 1  # a label of no anchor
 UNLABELLED = tf.int64.min + 3  # and from here on those of unlabelled samples, one for each
 
 
+@keras.saving.register_keras_serializable(package="keras_tfcl")
 class PairRule:
     """Turns labels, embeddings and candidates into comparisons. The arguments are those of `ContrastiveLoss`."""
 
     def __init__(
         self,
-        cross_view_only: bool,
-        roles: tuple[str, ...] | None,
-        symmetric: bool,
-        ignore_class: int | None,
-        unlabelled_class: int | None,
-        same_label: str,
+        cross_view_only: bool = False,
+        roles: tuple[str, ...] | None = None,
+        symmetric: bool = False,
+        ignore_class: int | None = None,
+        unlabelled_class: int | None = None,
+        same_label: str = "positive",
     ) -> None:
         self.roles = None if roles is None else _checked_roles(roles, cross_view_only)
         if symmetric and roles is None:
@@ -50,6 +53,16 @@ class PairRule:
         self.ignore_class = None if ignore_class is None else int(ignore_class)
         self.unlabelled_class = None if unlabelled_class is None else int(unlabelled_class)
         self.same_label = same_label
+
+    def get_config(self) -> Config:
+        """Returns the constructor's arguments."""
+        names = ("cross_view_only", "roles", "symmetric", "ignore_class", "unlabelled_class", "same_label")
+        return {name: getattr(self, name) for name in names}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> PairRule:
+        """Builds the rule from `get_config()`'s dictionary."""
+        return cls(**config)
 
     @property
     def needs_labels(self) -> list[str]:
