@@ -38,9 +38,10 @@ mutate: $(INSTALLED)
 		cr-report --surviving-only --show-diff session.sqlite && \
 		cr-rate --fail-over 20 session.sqlite
 
-# Losses beside those of other libraries, which live in an environment of their own.
+# Losses beside those of other libraries, which live in an environment of their own; then ours in turn in one process.
 bench: $(INSTALLED) $(VENV)-bench/installed
 	$(RUN) examples/speed/losses.py --peers $(VENV)-bench/bin/python $(ARGS)
+	$(RUN) examples/speed/in_turn.py
 
 # The server under load: table and figure in examples/results.
 bench-serving: $(INSTALLED)
@@ -77,6 +78,7 @@ $(VENV)-bench/installed:
 	$(PYTHON) -m venv $(VENV)-bench
 	$(VENV)-bench/bin/python -m pip install --quiet "$(TORCH)"
 	$(VENV)-bench/bin/python -m pip install --quiet numpy scikit-learn transformers ftfy regex pillow requests aenum rich
+	$(VENV)-bench/bin/python -m pip install --quiet jax optax
 	$(VENV)-bench/bin/python -m pip install --quiet --no-deps lightly lightly-utils pytorch-metric-learning timm \
 		open_clip_torch sentence-transformers torchvision pytorch-lightning torchmetrics lightning-utilities
 	touch $@

@@ -14,7 +14,7 @@ from keras_tfcl.availability import (
     tensorflow_is_installed,
 )
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "Alignment",
     "AngularMargin",

@@ -8,8 +8,9 @@ must load without them, can use it.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -147,3 +148,30 @@ def gpu_memory() -> int:
     from tensorflow.python.client import device_lib
 
     return min(device.memory_limit for device in device_lib.list_local_devices() if device.device_type == "GPU")
+
+
+@cache
+def xla_dot(
+    transpose_a: bool, transpose_b: bool, dtype: tf.DType, highest: bool = False
+) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """The product of two matrices, summed in `dtype`; `highest` keeps a GPU from rounding float32 to TF32.
+
+    `tensorflow.compiler.tf2xla.ops.gen_xla_ops`: `tf.matmul` has no such choices, and TF32 has one switch for the whole
+    process, which is read when a program is compiled. `tensorflow.compiler.xla`: the types of its arguments.
+    Outside of XLA the product is compiled by itself. Seen in Keras 3.15 with TensorFlow 2.21.
+    """
+    import tensorflow as tf
+    from tensorflow.compiler.tf2xla.ops.gen_xla_ops import xla_dot_v2
+    from tensorflow.compiler.xla import xla_data_pb2
+
+    dimensions = xla_data_pb2.DotDimensionNumbers(
+        lhs_contracting_dimensions=[0 if transpose_a else 1], rhs_contracting_dimensions=[1 if transpose_b else 0]
+    ).SerializeToString()
+    level = xla_data_pb2.PrecisionConfig.HIGHEST if highest else xla_data_pb2.PrecisionConfig.DEFAULT
+    precision = xla_data_pb2.PrecisionConfig(operand_precision=[level, level]).SerializeToString()
+
+    @tf.function(jit_compile=True, autograph=False, reduce_retracing=True)
+    def dot(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
+        return xla_dot_v2(a, b, dimensions, precision, preferred_element_type=dtype)
+
+    return dot

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import keras_tfcl
+
 ROOT = Path(__file__).parents[1]
 FOLDERS = {"keras_tfcl": ROOT / "keras_tfcl", "keras_tfcl.export": ROOT / "export"}
 # Which parts of the library each part may import. The modules of `BELOW_ALL` stand below all of them.
@@ -104,6 +106,13 @@ def test_wheel_holds_every_module_and_no_other_top_level_name(wheel):
     }
     assert {name for name in names if name.endswith(".py")} == expected
     assert "keras_tfcl/py.typed" in names
+
+
+def test_one_version_everywhere(wheel):
+    version = keras_tfcl.__version__
+    assert f"-{version}-" in wheel.name
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"\n## [{version}]" in (ROOT / "CHANGELOG.md").read_text()
 
 
 def test_installed_wheel_imports_export(wheel, tmp_path):

@@ -195,8 +195,11 @@ def _declare_vision_operators() -> None:
     """Lets a torchvision built for CUDA be imported beside a torch built for CPUs; no loss uses what it lacks."""
     import torch
 
-    for name in ("nms", "qnms"):
-        torch.library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float threshold) -> Tensor")
+    try:
+        import torchvision  # noqa: F401
+    except RuntimeError:
+        for name in ("nms", "qnms"):
+            torch.library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float threshold) -> Tensor")
 
 
 OWN = {

@@ -6,6 +6,7 @@ import warnings
 import keras
 
 from keras_tfcl import evaluation
+from keras_tfcl._keras_compat import nested_layers
 from keras_tfcl.evaluation.embedding import check_views_can_be_made
 from keras_tfcl.typing import Augmenter, Logs, Structure
 from keras_tfcl.validation import positive_integer
@@ -24,7 +25,8 @@ class CollapseMonitor(keras.callbacks.Callback):
     `keras_tfcl.evaluation.Health`). `keras.callbacks.TensorBoard`, `CSVLogger` and `EarlyStopping` see them if they
     come after this callback in the list. It warns when a diagnosis (see `keras_tfcl.evaluation.diagnose`) first
     appears, and again if it reappears after it was gone. `monitor.health` and `monitor.diagnoses` hold the latest
-    state.
+    state. A model with batch normalisation is checked in training mode too, so that averages which lag behind are told
+    apart from a collapse.
 
     Args:
         x: samples to check, an array or structure of arrays, preferably held out; or a tuple of two arrays, which is
@@ -97,7 +99,13 @@ class CollapseMonitor(keras.callbacks.Callback):
         scaling = getattr(getattr(self.model, "loss", None), "scaling", None)
         supervised = getattr(self.model, "supervised", False)
         self.health = evaluation.embedding_health(views, scaling, unaltered)
-        self.diagnoses = evaluation.diagnose(self.health, supervised, self._range_problem())
+        in_training = None
+        if any(isinstance(layer, keras.layers.BatchNormalization) for layer in nested_layers(self.model)):
+            views = evaluation.embed_views(
+                self.model, self.x, self.augmenter, batch_size=self.batch_size, training=True
+            )
+            in_training = evaluation.embedding_health(views)
+        self.diagnoses = evaluation.diagnose(self.health, supervised, self._range_problem(), in_training)
         return self.diagnoses
 
     def _range_problem(self) -> str | None:

@@ -35,6 +35,14 @@ class Settings:
     seed: int
 
 
+def recorded_settings(folder: Path) -> dict[str, Any]:
+    """The settings of the run in a folder; empty if there is none, or none that can be read."""
+    try:
+        return dict(json.loads((folder / FILE).read_text())["settings"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return {}
+
+
 class RunRecord:
     """The record of a run in its folder.
 

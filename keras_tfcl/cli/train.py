@@ -32,19 +32,22 @@ def train(
     ] = None,
     image_size: Annotated[int, typer.Option(min=8, help="Side of the views in pixels.")] = 96,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the images.")] = 100,
-    batch_size: Annotated[int | None, typer.Option(min=2, help="[256 up to 64 pixels, else 64]")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=2, help="[256, or what fits into memory]")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="[1e-3 for a batch of 256, in proportion]")] = None,
     loss: Annotated[Literal["arctanh", "infonce"], typer.Option(help="infonce takes a temperature.")] = "arctanh",
     temperature: Annotated[float | None, typer.Option(help="Temperature of infonce. [0.2]")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of weights, order and views.")] = 0,
+    save_every: Annotated[
+        float | None, typer.Option(min=0, help="Minutes between saves within an epoch. [after each epoch only]")
+    ] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Train an encoder on a folder of images without labels, and write it as a verified ONNX file.
 
     Writes model.keras, encoder.onnx, report.html, neighbours.png, history.json and run.json into the folder of the run.
-    A run that was stopped, by Ctrl-C or by a crash, loses at most one epoch: give the same command again, and it
-    continues. Folders of classes are used for evaluation only. Needs TensorFlow.
+    A run that was stopped, by Ctrl-C or by a crash, loses at most one epoch, or the minutes of --save-every: give the
+    same command again, and it continues. Folders of classes are used for evaluation only. Needs TensorFlow.
 
     Examples: keras-tfcl train photos/ -o runs/photos
 
@@ -68,9 +71,9 @@ def train(
             seed=seed,
         )
         try:
-            result = run.train(settings, out, quiet)
+            result = run.train(settings, out, quiet, save_every)
         except KeyboardInterrupt:
-            print("Stopped. Give the same command again, and the run continues after its last epoch.", file=sys.stderr)
+            print("Stopped. Give the same command again, and the run continues.", file=sys.stderr)
             raise typer.Exit(STOPPED) from None
     print(json.dumps({"ok": True} | result.to_dict()) if as_json else result)
 

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import shutil
 import sys
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_tfcl._keras_compat import batches_seen
+from keras_tfcl._keras_compat import batches_seen, nested_layers
+from keras_tfcl.callbacks import CollapseMonitor, CollapseWarning, KNNEvaluation
 from keras_tfcl.cli.keras_file import load_model
+from keras_tfcl.cli.memory import available_memory
 from keras_tfcl.cli.neighbours_plot import draw_neighbours
 from keras_tfcl.cli.run_callbacks import Checkpoint, Progress, SkippedImages
-from keras_tfcl.cli.run_record import RunRecord, Settings
+from keras_tfcl.cli.run_record import RunRecord, Settings, recorded_settings
 from keras_tfcl.data import image_batches, image_views
-from keras_tfcl.data.image_source import find_images
+from keras_tfcl.data.image_source import ImageFiles, find_images
 from keras_tfcl.diagnostics import write_report
 from keras_tfcl.evaluation import knn_accuracy
 from keras_tfcl.export import export_onnx
@@ -27,7 +31,7 @@ from keras_tfcl.layers import ProjectionHead, image_augmenter
 from keras_tfcl.losses import ArctanhInfoNCE, InfoNCE
 from keras_tfcl.metrics import Alignment, ContrastiveAccuracy, Uniformity
 from keras_tfcl.models import ContrastiveModel
-from keras_tfcl.models.backbone import SMALL, build_backbone
+from keras_tfcl.models.backbone import build_backbone
 
 SAMPLES = 1024  # images in the report and in the picture of neighbours
 FEWEST = 4  # images
@@ -35,6 +39,9 @@ PROJECTION = 128
 WARM_UP = 0.05  # share of the steps
 FOR_BATCH = 256  # the batch that the default learning rate is meant for
 TEMPERATURE = 0.2
+FLOATS_KEPT = 4  # for each output of a layer: two views, values and gradients
+OBSERVED = 512  # images that are embedded while the run goes on
+OBSERVATIONS = 25  # how often, in the whole run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,8 +73,14 @@ class Result:
         )
 
 
-def train(settings: Settings, folder: Path, quiet: bool = False) -> Result:
+def train(settings: Settings, folder: Path, quiet: bool = False, save_every: float | None = None) -> Result:
     """Runs, or continues, a run in a folder.
+
+    Args:
+        settings: what to do.
+        folder: of the run.
+        quiet: whether to say nothing, and to compute nothing that would only be said.
+        save_every: minutes between two saves of the model within an epoch. Defaults to None: after each epoch only.
 
     Raises:
         ValueError: the folder holds a run with other settings or other images, or the images cannot be used.
@@ -85,7 +98,8 @@ def train(settings: Settings, folder: Path, quiet: bool = False) -> Result:
         raise ValueError(
             f"A run needs at least {FEWEST} images. Received: {len(files)} in {settings.source}. Add more."
         )
-    settings = with_choices_made(settings, len(files))
+    given = settings.batch_size is not None
+    settings = with_choices_made(settings, len(files), recorded_settings(folder))
     record = RunRecord(folder, settings, files)
     found = record.result()
     if found is not None:
@@ -96,18 +110,20 @@ def train(settings: Settings, folder: Path, quiet: bool = False) -> Result:
     model = load_model(model_file) if model_file.exists() else _untrained(settings, settings.epochs * len(views))
     record.write()
     _remove_drafts(folder)
-    epoch = batches_seen(model.optimizer) // len(views)
+    epoch, done = divmod(batches_seen(model.optimizer), len(views))
     if not quiet:
+        chosen = "" if given else " (chosen for image size and memory)"
         print(
-            f"{len(files)} images, {settings.image_size} pixels, batches of {settings.batch_size}, learning rate "
+            f"{len(files)} images, {settings.image_size} pixels, batches of {batch_size}{chosen}, learning rate "
             f"{settings.learning_rate:.2g}, {f'continued after {epoch} of ' if epoch else ''}{settings.epochs} epochs",
             file=sys.stderr,
         )
-    checkpoint, skipped = Checkpoint(folder, epoch), SkippedImages(views.reader)
-    progress = [] if quiet else [Progress(batch_size, settings.epochs)]
+    checkpoint, skipped = Checkpoint(folder, epoch, save_every), SkippedImages(views.reader)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"\d+ of \d+ images could not be read")  # `skipped` names them all
-        _fit(model, views, initial_epoch=epoch, epochs=settings.epochs, callbacks=[checkpoint, skipped, *progress])
+        warnings.filterwarnings("ignore", category=CollapseWarning)  # `Progress` prints them
+        observers = [] if quiet else _observers(files, settings, len(views))
+        _fit(model, views, epoch, done, settings.epochs, [*observers[:-1], checkpoint, skipped, *observers[-1:]])
         result = _finish(model, settings, folder, skipped, checkpoint.history[-1]["loss"])
     record.write(result.to_dict())
     return result
@@ -119,15 +135,51 @@ def _remove_drafts(folder: Path) -> None:
         shutil.rmtree(draft)
 
 
-def with_choices_made(settings: Settings, images: int) -> Settings:
-    """The settings with batch size, learning rate and temperature chosen where none was given."""
-    batch_size = settings.batch_size or min(256 if settings.image_size <= SMALL else 64, images // 2)
+def with_choices_made(settings: Settings, images: int, before: Mapping[str, int | None]) -> Settings:
+    """The settings with batch size, learning rate and temperature chosen where none was given.
+
+    Args:
+        settings: as given.
+        images: number of them.
+        before: settings of the run that is continued, whose choices are kept; empty for a new one.
+    """
+    batch_size = settings.batch_size or before.get("batch_size") or _largest_batch(settings, images)
     rate, temperature = settings.learning_rate, settings.temperature
     if rate is None:
         rate = 1e-3 * batch_size / FOR_BATCH
     if temperature is None and settings.loss == "infonce":
         temperature = TEMPERATURE
     return dataclasses.replace(settings, batch_size=batch_size, learning_rate=rate, temperature=temperature)
+
+
+def _largest_batch(settings: Settings, images: int) -> int:
+    """A power of two, at most 256 and half of the images, whose activations take up half of the memory at most."""
+    encoder = build_backbone(settings.backbone, settings.image_size, weights=settings.weights)
+    outputs = [layer.output for layer in nested_layers(encoder) if not isinstance(layer, keras.Model)]
+    floats = sum(math.prod(output.shape[1:]) for output in keras.tree.flatten(outputs))
+    fitting = 0.5 * available_memory() / (FLOATS_KEPT * 4 * floats)
+    return max(2, min(256, 2 ** int(math.log2(max(fitting, 2))), images // 2))
+
+
+def _observers(files: ImageFiles, settings: Settings, batches: int) -> list[keras.callbacks.Callback]:
+    """What looks at the embeddings of some images while the run goes on; the last one says what was found."""
+    chosen = np.unique(np.linspace(0, len(files) - 1, min(OBSERVED, len(files))).astype(int))
+    labelled = len(files.class_names) > 1
+    sample = image_batches(files.take(chosen), 64, settings.image_size, labels=labelled)
+    read = [batch if labelled else (batch, np.zeros(len(batch))) for batch in sample.as_numpy_iterator()]
+    x, labels = (np.concatenate(parts) for parts in zip(*read, strict=True))
+    every = max(settings.epochs // OBSERVATIONS, 1)
+    found: list[keras.callbacks.Callback] = []
+    monitor = None
+    if len(x) > FEWEST:
+        held_out = np.arange(len(labels)) % 5 == 0
+        if labelled:
+            splits = (x[~held_out], labels[~held_out]), (x[held_out], labels[held_out])
+            found.append(KNNEvaluation(*splits, every=every))
+        monitor = CollapseMonitor(x, augmenter=image_augmenter("photos", x.shape[1:]), every=every, batch_size=64)
+        found.append(monitor)
+    batch_size: int = settings.batch_size  # type: ignore[assignment]  # chosen by now
+    return [*found, Progress(batch_size, settings.epochs, batches, monitor)]
 
 
 def _untrained(settings: Settings, steps: int) -> ContrastiveModel:
@@ -149,9 +201,26 @@ def _untrained(settings: Settings, steps: int) -> ContrastiveModel:
     return model
 
 
-def _fit(model: keras.Model, views: tf.data.Dataset, **options: object) -> None:
+def _fit(
+    model: ContrastiveModel,
+    views: tf.data.Dataset,
+    epoch: int,
+    done: int,
+    epochs: int,
+    callbacks: list[keras.callbacks.Callback],
+) -> None:
+    """Trains up to `epochs`, from batch number `done` of an epoch on."""
     try:
-        model.fit(views, verbose=0, **options)
+        if done:  # the rest of the epoch in which the run was killed
+            views.steps.done = done
+            rest = len(views) - done
+            model.fit(
+                views, initial_epoch=epoch, epochs=epoch + 1, steps_per_epoch=rest, callbacks=callbacks, verbose=0
+            )
+            views.steps.done = 0
+            epoch += 1
+        if epoch < epochs:
+            model.fit(views, initial_epoch=epoch, epochs=epochs, callbacks=callbacks, verbose=0)
     except tf.errors.InvalidArgumentError as error:  # how tf.data passes on what reading an image raises
         skipped = views.reader.skipped
         if "must hold readable images" not in error.message:

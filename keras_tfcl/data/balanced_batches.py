@@ -76,18 +76,25 @@ def balanced_batches(
     def order(first: int) -> np.ndarray:
         return _order(members, classes, per_class, count, np.random.default_rng([seed, first]))
 
-    def epoch(first: tf.Tensor) -> tf.data.Dataset:
+    def epoch(first: tf.Tensor, done: tf.Tensor) -> tf.data.Dataset:
         indices = tf.ensure_shape(tf.numpy_function(order, [first], tf.int64), (count, classes * per_class))
-        return tf.data.Dataset.from_tensor_slices(indices).map(
-            lambda chosen: (
-                tf.nest.map_structure(lambda array: tf.gather(array, chosen), x),
-                tf.gather(targets, chosen),
-            ),
-            tf.data.AUTOTUNE,
+        return (
+            tf.data.Dataset.from_tensor_slices(indices)
+            .skip(done)
+            .map(
+                lambda chosen: (
+                    tf.nest.map_structure(lambda array: tf.gather(array, chosen), x),
+                    tf.gather(targets, chosen),
+                ),
+                tf.data.AUTOTUNE,
+            )
         )
 
-    steps = EpochSteps()
-    dataset = steps.passes(epoch).apply(tf.data.experimental.assert_cardinality(count)).prefetch(tf.data.AUTOTUNE)
+    def batches(starts: tf.data.Dataset) -> tf.data.Dataset:
+        return starts.flat_map(lambda numbers: epoch(numbers[0], numbers[1])).prefetch(tf.data.AUTOTUNE)
+
+    steps = EpochSteps(batches)
+    dataset = steps.one_pass().apply(tf.data.experimental.assert_cardinality(count))
     dataset.steps = steps
     return dataset
 

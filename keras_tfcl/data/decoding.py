@@ -6,7 +6,7 @@ import contextlib
 import importlib
 import io
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -35,18 +35,20 @@ class Window(NamedTuple):
     width: int
 
 
-def decode_crops(encoded: bytes, windows: Callable[[int, int], list[Window]], size: tuple[int, int]) -> np.ndarray:
-    """Returns crops of an encoded image, each resized to `size`.
+def decode_crops(
+    encoded: bytes, windows: Callable[[int, int], list[Window]], sizes: Sequence[tuple[int, int]]
+) -> list[np.ndarray]:
+    """Returns crops of an encoded image, each resized to its size.
 
     A JPEG file that needs no turning is decoded only inside each window; every other image is decoded once.
 
     Args:
         encoded: the bytes of an image file of any of the usual formats, recognised by their content.
         windows: function from `(height, width)` of the upright image to a list of `Window`.
-        size: height and width of the crops.
+        sizes: height and width of each crop.
 
     Returns:
-        uint8 `(number of windows, height, width, 3)`. Resizing is bilinear and antialiased.
+        A uint8 array `(height, width, 3)` for each window. Resizing is bilinear and antialiased.
 
     Raises:
         ValueError: the bytes are no whole image, or one with too many pixels.
@@ -55,10 +57,10 @@ def decode_crops(encoded: bytes, windows: Callable[[int, int], list[Window]], si
         if _is_plain_jpeg(image, encoded):
             chosen = windows(image.height, image.width)
             crops = [_pillow("Image").fromarray(_jpeg_window(encoded, window)) for window in chosen]
-            return np.stack([_resized(crop, None, size) for crop in crops])
+            return [_resized(crop, None, size) for crop, size in zip(crops, sizes, strict=True)]
         whole = _upright(image)
         boxes = [(w.left, w.top, w.left + w.width, w.top + w.height) for w in windows(whole.height, whole.width)]
-        return np.stack([_resized(whole, box, size) for box in boxes])
+        return [_resized(whole, box, size) for box, size in zip(boxes, sizes, strict=True)]
 
 
 def decode_fitted(encoded: bytes, size: tuple[int, int]) -> np.ndarray:

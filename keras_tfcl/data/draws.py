@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import random
 import re
 import warnings
@@ -113,15 +114,23 @@ def reseeded(augmenter: Callable[..., Structure], *key: int) -> Callable[..., St
     return augment
 
 
-def created_each_epoch(make: Callable[[int], tf.data.Dataset], step: Callable[[], int]) -> tf.data.Dataset:
-    """The data set `make(step())`, which is created again each time an epoch starts."""
+def created_each_epoch(make: Callable[[int], tf.data.Dataset], starts: tf.data.Dataset) -> tf.data.Dataset:
+    """The data sets `make(start)` one after the other, each created while the one before is read.
 
-    def epoch(_: Tensor) -> tf.data.Dataset:
-        made = tf.py_function(lambda: tf.data.experimental.to_variant(make(int(step()))), [], tf.variant)
-        return tf.data.experimental.from_variant(made, spec)
+    Args:
+        make: function from an integer to a data set; all have the same element spec.
+        starts: data set of integers.
+    """
 
-    spec = make(int(step())).element_spec
-    return tf.data.Dataset.from_tensors(0).flat_map(epoch)
+    kept: collections.deque[tf.data.Dataset] = collections.deque(maxlen=3)  # a variant does not keep its functions
+
+    def made(start: tf.Tensor) -> tf.Tensor:
+        kept.append(make(int(start)))
+        return tf.data.experimental.to_variant(kept[-1])
+
+    spec = make(0).element_spec
+    ahead = starts.map(lambda start: tf.ensure_shape(tf.py_function(made, [start], tf.variant), ())).prefetch(1)
+    return ahead.flat_map(lambda variant: tf.data.experimental.from_variant(variant, spec))
 
 
 def _traced(augmenter: Callable[..., Structure], x: Structure) -> tuple[list[tf.compat.v1.NodeDef], int | None]:

@@ -14,20 +14,31 @@ class EpochSteps:
 
     Order and random views follow from it and a seed. `ContrastiveModel.fit` sets `first_step` to the optimizer's step,
     so that a run that was killed and resumed sees the same batches. Elsewhere passes are counted.
+
+    Args:
+        make: function from a data set of starts, int64 `(2,)` each: the step at which an epoch starts, and `done`, to
+            the batches of these epochs.
+
+    Attributes:
+        first_step: function that returns the number of the first step of the next pass.
+        done: number of batches that the next passes leave out, since a run that was killed in the middle of an epoch
+            has had them: such a pass starts `done` steps later than its epoch.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, make: Callable[[tf.data.Dataset], tf.data.Dataset]) -> None:
         self.first_step: Callable[[], int] = itertools.count().__next__
+        self.done = 0
+        self._make = make
 
-    def passes(
-        self, epoch: Callable[[tf.Tensor], tf.data.Dataset], on_start: Callable[[], None] = lambda: None
-    ) -> tf.data.Dataset:
-        """The data set that `epoch(first_step)` makes, created again at each pass; `on_start` is called before."""
+    def one_pass(self) -> tf.data.Dataset:
+        """The batches of one epoch, created again at each pass."""
 
-        def start() -> np.int64:
-            on_start()
-            return np.int64(self.first_step())
+        def start() -> np.ndarray:
+            return np.array([self.first_step() - self.done, self.done], "int64")
 
         first = tf.data.Dataset.from_tensors(0)
-        first = first.map(lambda _: tf.ensure_shape(tf.numpy_function(start, [], tf.int64), ()))
-        return first.flat_map(epoch)
+        return self._make(first.map(lambda _: tf.ensure_shape(tf.numpy_function(start, [], tf.int64), (2,))))
+
+    def passes(self, starts: tf.data.Dataset) -> tf.data.Dataset:
+        """The batches of the whole epochs that start at some steps, int64, one after the other."""
+        return self._make(starts.map(lambda first: tf.stack([first, 0])))

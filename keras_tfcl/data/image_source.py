@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -13,6 +14,7 @@ import numpy as np
 from keras_tfcl.data.registered_sets import encoded_images, is_registered
 
 EXTENSIONS = frozenset(".jpg .jpeg .jpe .jfif .png .webp .bmp .gif .tif .tiff .ppm .pgm .jp2 .avif".split())
+MAX_BYTES = 2**28  # of a file; 50 million pixels without compression have 150 MB
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,13 @@ class ImageFiles:
         )
 
     def read(self, index: int) -> bytes:
-        """The bytes of one image file."""
+        """The bytes of one image file; OSError for what is no file, or too large for an image."""
+        if self.sizes[index] < 0:
+            status = os.stat(self.paths[index])
+            if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait for ever
+                raise OSError("it is no regular file")
+            if status.st_size > MAX_BYTES:
+                raise OSError(f"it has {status.st_size:,} bytes, more than {MAX_BYTES:,}")
         with open(self.paths[index], "rb") as file:
             file.seek(self.offsets[index])
             return file.read(self.sizes[index])
@@ -118,8 +126,14 @@ def _absent(path: str) -> FileNotFoundError:
 
 
 def _from_folder(folder: Path) -> ImageFiles:
-    found = []
+    found: list[str] = []
+    visited = set()
     for parent, folders, files in os.walk(folder, followlinks=True):
+        status = os.stat(parent)
+        if (status.st_dev, status.st_ino) in visited:  # a link to a folder that was walked already
+            folders.clear()
+            continue
+        visited.add((status.st_dev, status.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         found += [os.path.join(parent, name) for name in files if not name.startswith(".")]
     images = [path for path in found if Path(path).suffix.lower() in EXTENSIONS] or found

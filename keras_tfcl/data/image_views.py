@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Callable
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import tensorflow as tf
@@ -17,10 +18,20 @@ from keras_tfcl.layers.photo_recipe import photo_layers
 from keras_tfcl.typing import Structure, Tensor
 from keras_tfcl.validation import positive_integer
 
-CROP_SCALE, CROP_RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
+CROP_RATIO = (3 / 4, 4 / 3)
+SMALL_VIEWS, SMALL_SHARE = 6, 96 / 224  # of SwAV: number of small crops, and their side as a share of the large ones'
 ATTEMPTS = 100  # to replace an image that cannot be read
 ON_ERROR = ("skip", "raise")
+Decoded = TypeVar("Decoded")
 NAMED = 20  # how many skipped files a warning names
+
+
+class Crops(NamedTuple):
+    """Views of one size: their number, their side in pixels, and the least and largest share of the image's area."""
+
+    views: int
+    side: int
+    scale: tuple[float, float]
 
 
 class ImageReader:
@@ -44,7 +55,7 @@ class ImageReader:
         with self._lock:
             self._left = count
 
-    def read(self, index: int, decode: Callable[[bytes], np.ndarray]) -> np.ndarray | None:
+    def read(self, index: int, decode: Callable[[bytes], Decoded]) -> Decoded | None:
         """Pixels of one image, or None if it cannot be read. ValueError instead with `on_error="raise"`."""
         try:
             return decode(self.files.read(index))
@@ -87,6 +98,8 @@ def image_views(
     labels: bool = False,
     on_error: str = "skip",
     strength: float = 1.0,
+    small_views: int | None = None,
+    small_size: int | None = None,
 ) -> tf.data.Dataset:
     """Streams batches of random views of images, for `ContrastiveModel.fit`, without ever holding all images in memory.
 
@@ -102,18 +115,22 @@ def image_views(
         batch_size: number of images in a batch. Images left over at the end of an epoch are left out of it.
         image_size: side of the views in pixels. Defaults to 224.
         views: number of views of each image. Defaults to 2.
-        recipe: `"photos"`, SimCLR's augmentation.
+        recipe: `"photos"`, SimCLR's augmentation; or `"multi_crop"`, SwAV's: the same changes of `views` large crops
+            with 14 % to 100 % of the area, and of `small_views` small ones with 5 % to 14 %. The encoder must take
+            both sizes, as `build_backbone(..., any_size=True)` does, and embeds each size in one pass.
         seed: integer of order and views. Defaults to 0.
         labels: whether elements hold class labels too: the index of the first folder below `source`, or the label of
             the set. Defaults to False.
         on_error: what to do with an image that cannot be read: `"skip"` takes another one in its place, and names it in
             one warning at the end of the epoch; `"raise"` raises. Defaults to `"skip"`.
         strength: factor on the colour changes. Defaults to 1.
+        small_views, small_size: of `"multi_crop"`: number of small crops, and their side in pixels. Default to 6, and
+            to 96 pixels for every 224 of `image_size`.
 
     Returns:
         `tf.data.Dataset` of `((view_1, ..., view_V),)`, each view float32 `(batch_size, image_size, image_size, 3)`,
-        values 0..255; with `labels=True` of `((view_1, ..., view_V), y)`, y int64 `(batch_size,)`. Its attribute
-        `reader` holds the files, the class names and what was skipped.
+        values 0..255, the small ones last; with `labels=True` of `((view_1, ..., view_V), y)`, y int64
+        `(batch_size,)`. Its attribute `reader` holds the files, the class names and what was skipped.
 
     Raises:
         FileNotFoundError: a path does not exist.
@@ -125,38 +142,35 @@ def image_views(
     >>> views = keras_tfcl.data.image_views("photos/", batch_size=256, image_size=96)  # doctest: +SKIP
     >>> model.fit(views, epochs=100)  # doctest: +SKIP
 
-    Reference: Chen et al. 2020 (SimCLR), arXiv 2002.05709.
+    References: Chen et al. 2020 (SimCLR), arXiv 2002.05709; Caron et al. 2020 (SwAV), arXiv 2006.09882.
     """
     reader = _reader(source, on_error, labels)
-    size = positive_integer("image_size", image_size, "224 is usual for photographs.")
-    count = positive_integer("views", views, "Two is usual.")
+    groups = _crops(recipe, image_size, views, small_size, small_views)
     batch = positive_integer("batch_size", batch_size, "256 is usual.")
-    if recipe != "photos":
-        raise ValueError(f'`recipe` must be "photos". Received: recipe={recipe!r}.')
     if batch > len(reader.files):
         raise ValueError(
             f"`batch_size` must not exceed the number of images. Received: batch_size={batch} for {len(reader.files)} "
             "images. Pass a smaller batch_size, or more images."
         )
-    shape = (count, size, size, 3)
-    augmenter = ImageAugmenter(photo_layers(shape[1:], strength, crop=False))
-    augmenter.build((1, *shape[1:]))
-
+    augmenters = [ImageAugmenter(photo_layers((g.side, g.side, 3), strength, crop=False)) for g in groups]
+    for augmenter, group in zip(augmenters, groups, strict=True):
+        augmenter.build((1, group.side, group.side, 3))
+    every = [group for group in groups for _ in range(group.views)]  # of each view
     images = len(reader.files)
     used = images // batch * batch
 
-    def load(first: int, position: int, index: int) -> tuple[np.ndarray, np.int64]:
+    def load(first: int, position: int, index: int) -> list[np.ndarray | np.int64]:
         """Crops of an image; of another one, drawn at random, in place of an image that cannot be read."""
         rng = np.random.default_rng([seed, first, position])
 
         def windows(height: int, width: int) -> list[Window]:
-            return [random_window(rng, height, width, CROP_SCALE, CROP_RATIO) for _ in range(count)]
+            return [random_window(rng, height, width, group.scale, CROP_RATIO) for group in every]
 
         for _ in range(ATTEMPTS):
-            crops = reader.read(index, lambda encoded: decode_crops(encoded, windows, (size, size)))
+            crops = reader.read(index, lambda encoded: decode_crops(encoded, windows, [(g.side,) * 2 for g in every]))
             if crops is not None:
                 reader.count_one()
-                return crops, np.int64(index)
+                return [*crops, np.int64(index)]
             index = int(rng.integers(images))
         raise ValueError(
             f"`source` must hold readable images. Received: {len(reader.skipped)} that cannot be read, such as "
@@ -164,19 +178,22 @@ def image_views(
         )
 
     @tf.function(jit_compile=True)
-    def change(crop: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
+    def change(crop: tf.Tensor, number: tf.Tensor, group: int) -> tf.Tensor:
         """Each crop alone: an image stays in the processor's cache, and what it does not draw is not computed."""
-        return augmenter.augment(crop[None], tf.stack([seed, number]))[0]
+        return augmenters[group].augment(crop[None], tf.stack([seed, number]))[0]
 
     def element(first: tf.Tensor, position: tf.Tensor, index: tf.Tensor) -> Structure:
-        crops, index = tf.numpy_function(load, (first, position, index), (tf.uint8, tf.int64))
-        crops, number = tf.ensure_shape(crops, shape), (first * images + position) * count
-        changed = tuple(change(crops[view], number + view) for view in range(count))
+        *crops, index = tf.numpy_function(load, (first, position, index), [*[tf.uint8] * len(every), tf.int64])
+        number = (first * images + position) * len(every)
+        changed = tuple(
+            change(tf.ensure_shape(crop, (group.side, group.side, 3)), number + view, groups.index(group))
+            for view, (crop, group) in enumerate(zip(crops, every, strict=True))
+        )
         return (changed, tf.gather(reader.files.classes, tf.ensure_shape(index, ()))) if labels else (changed,)
 
-    def epoch(first: tf.Tensor) -> tf.data.Dataset:
+    def epoch(first: tf.Tensor, done: tf.Tensor) -> tf.data.Dataset:
         order = tf.random.experimental.stateless_shuffle(tf.range(images, dtype=tf.int64), [seed, first])
-        indices = tf.data.Dataset.from_tensor_slices(order[:used]).enumerate()
+        indices = tf.data.Dataset.from_tensor_slices(order[:used]).enumerate().skip(done * batch)
         return indices.map(lambda position, index: element(first, position, index), tf.data.AUTOTUNE)
 
     return _stream(reader, used, epoch, batch)
@@ -225,12 +242,33 @@ def image_batches(
         pixels, index = tf.cast(tf.boolean_mask(pixels, readable), "float32"), tf.boolean_mask(index, readable)
         return (pixels, tf.gather(reader.files.classes, index)) if labels else pixels
 
-    def epoch(first: tf.Tensor) -> tf.data.Dataset:
-        return tf.data.Dataset.range(len(reader.files)).map(element, tf.data.AUTOTUNE)
+    def epoch(first: tf.Tensor, done: tf.Tensor) -> tf.data.Dataset:
+        return tf.data.Dataset.range(len(reader.files)).skip(done * batch).map(element, tf.data.AUTOTUNE)
 
     dataset = _stream(reader, len(reader.files), epoch, batch, readable_only)
     dataset.image_rule = {"range": [0, 255], "size": [size, size], "resize": "crop", "interpolation": "bilinear"}
     return dataset
+
+
+def _crops(
+    recipe: str, image_size: int, views: int, small_size: int | None, small_views: int | None
+) -> tuple[Crops, ...]:
+    """The views of a recipe, by size."""
+    size = positive_integer("image_size", image_size, "224 is usual for photographs.")
+    count = positive_integer("views", views, "Two is usual.")
+    if recipe == "photos":
+        if small_size is not None or small_views is not None:
+            raise ValueError(
+                'Small views belong to recipe="multi_crop". Received: '
+                f"small_views={small_views!r}, small_size={small_size!r} with recipe={recipe!r}. Leave them out."
+            )
+        return (Crops(count, size, (0.08, 1.0)),)
+    if recipe != "multi_crop":
+        raise ValueError(f'`recipe` must be "photos" or "multi_crop". Received: recipe={recipe!r}.')
+    small_size = max(round(size * SMALL_SHARE), 1) if small_size is None else small_size
+    side = positive_integer("small_size", small_size, "96 is usual beside 224.")
+    small = positive_integer("small_views", SMALL_VIEWS if small_views is None else small_views, "Six is usual.")
+    return Crops(count, size, (0.14, 1.0)), Crops(small, side, (0.05, 0.14))
 
 
 def _reader(source: Source, on_error: str, labels: bool) -> ImageReader:
@@ -248,18 +286,24 @@ def _reader(source: Source, on_error: str, labels: bool) -> ImageReader:
 def _stream(
     reader: ImageReader,
     count: int,
-    epoch: Callable[[tf.Tensor], tf.data.Dataset],
+    epoch: Callable[[tf.Tensor, tf.Tensor], tf.data.Dataset],
     batch_size: int,
     finish: Callable[[Tensor, Tensor, Tensor], Structure] | None = None,
 ) -> tf.data.Dataset:
     """Batches of `count` elements, with the attributes `reader` and `steps`."""
-    steps = EpochSteps()
-    dataset = steps.passes(epoch, lambda: reader.start_pass(count)).batch(
-        batch_size, drop_remainder=count % batch_size == 0
-    )
-    if finish is not None:
-        dataset = dataset.map(finish)
+
+    def begin(numbers: np.ndarray) -> np.ndarray:
+        reader.start_pass(count - int(numbers[1]) * batch_size)
+        return numbers
+
+    def batches(starts: tf.data.Dataset) -> tf.data.Dataset:
+        begun = starts.map(lambda n: tf.ensure_shape(tf.numpy_function(begin, [n], tf.int64), (2,)))
+        elements = begun.flat_map(lambda numbers: epoch(numbers[0], numbers[1]))
+        found = elements.batch(batch_size, drop_remainder=count % batch_size == 0)
+        return (found if finish is None else found.map(finish)).prefetch(2)
+
+    steps = EpochSteps(batches)
     # Keras counts batches wrongly, and warns, where their number is unknown.
-    dataset = dataset.apply(tf.data.experimental.assert_cardinality(-(-count // batch_size))).prefetch(2)
+    dataset = steps.one_pass().apply(tf.data.experimental.assert_cardinality(-(-count // batch_size)))
     dataset.reader, dataset.steps = reader, steps
     return dataset

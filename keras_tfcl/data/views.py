@@ -17,6 +17,8 @@ from keras_tfcl.data.inputs import as_samples, as_targets, as_weights, brings_ba
 from keras_tfcl.typing import Augmenter, BatchSource, DataSource, SeededAugmenter, Structure, Tensor
 from keras_tfcl.validation import positive_integer
 
+Batches = Callable[[tf.data.Dataset], tf.data.Dataset]
+
 
 @dataclass(frozen=True)
 class ViewPipeline:
@@ -79,15 +81,45 @@ class ViewPipeline:
             checked_source(x, y, sample_weight)
             if training:
                 notice_repeated_draws(x)
-            return self._augmented(x, x.cardinality(), step, training)
+            return self._augmented(lambda _: x, x.cardinality(), _one_start(step), int(step()), training)
         if isinstance(x, keras.utils.PyDataset):
             return _AugmentedPyDataset(checked_source(x, y, sample_weight), self, step, training)
         if brings_batches(x):
             return self._of_iterator(checked_source(x, y, sample_weight), step, training)
-        arrays = _pack(as_samples(x), as_targets(y), as_weights(sample_weight))
-        if batch_size is not None:
-            check_batch_size(batch_size, row_count(arrays) if training else None)
-        return self._array_batches(arrays, batch_size or 32, shuffle and training, training, step)
+        arrays = self._checked_arrays(x, y, sample_weight, batch_size, training)
+        batches, count = self._array_batches(arrays, batch_size or 32, shuffle and training, training)
+        return self._augmented(batches, count, _one_start(step), int(step()), training)
+
+    def endless_batches(
+        self,
+        x: DataSource,
+        y: Structure | None = None,
+        sample_weight: Structure | None = None,
+        *,
+        batch_size: int | None = None,
+        shuffle: bool = True,
+        step: Callable[[], int] = lambda: 0,
+    ) -> tuple[tf.data.Dataset, int] | None:
+        """The batches of `batches` in training, epoch after epoch without end, and the number of batches in an epoch.
+
+        One iterator then serves all epochs: a new one would take 0.1 s and more until its first batch. None for
+        sources whose next epoch is not known beforehand: all but arrays and data sets of this library.
+
+        Args:
+            x, y, sample_weight, batch_size, shuffle: as for `batches`.
+            step: returns the number of the step at which the first epoch starts.
+        """
+        if isinstance(x, tf.data.Dataset) and hasattr(x, "steps"):  # of `image_views` or `balanced_batches`
+            checked_source(x, y, sample_weight)
+            batches: Batches = x.steps.passes
+            count = int(x.cardinality())
+        elif isinstance(x, tf.data.Dataset) or brings_batches(x):
+            return None
+        else:
+            arrays = self._checked_arrays(x, y, sample_weight, batch_size, True)
+            batches, count = self._array_batches(arrays, batch_size or 32, shuffle, True)
+        starts = _one_start(step).flat_map(lambda first: tf.data.Dataset.counter(first, count))
+        return self._augmented(batches, tf.data.INFINITE_CARDINALITY, starts, int(step()), True), count
 
     def one_batch(
         self, x: Structure, y: Structure | None = None, sample_weight: Structure | None = None, step: int = 0
@@ -109,52 +141,73 @@ class ViewPipeline:
             arrays = tf.nest.map_structure(tf.convert_to_tensor, arrays)
         return keras.utils.unpack_x_y_sample_weight(self._checked_batch(arrays, step, False, None))
 
-    def _array_batches(
-        self, arrays: Structure, batch_size: int, shuffle: bool, training: bool, step: Callable[[], int]
-    ) -> tf.data.Dataset:
+    def _checked_arrays(
+        self,
+        x: Structure,
+        y: Structure | None,
+        sample_weight: Structure | None,
+        batch_size: int | None,
+        training: bool,
+    ) -> Structure:
+        arrays = _pack(as_samples(x), as_targets(y), as_weights(sample_weight))
+        if batch_size is not None:
+            check_batch_size(batch_size, row_count(arrays) if training else None)
+        return arrays
+
+    def _array_batches(self, arrays: Structure, batch_size: int, shuffle: bool, training: bool) -> tuple[Batches, int]:
+        """The batches of all epochs as a function of the steps at which they start, and their number in an epoch."""
         rows = row_count(arrays)
         drop = training and rows >= batch_size
         count = rows // batch_size if drop else -(-rows // batch_size)
         with tf.device("CPU"):
             arrays = tf.nest.map_structure(tf.convert_to_tensor, arrays)
 
-        def order(first_step: tf.Tensor) -> tf.data.Dataset:
+        def epoch(start: tf.Tensor) -> tf.data.Dataset:
             indices = tf.range(rows, dtype=tf.int64)
             if shuffle:
-                indices = tf.random.experimental.stateless_shuffle(indices, seed=[self.seed, first_step])
-            return tf.data.Dataset.from_tensor_slices(indices)
+                indices = tf.random.experimental.stateless_shuffle(indices, seed=[self.seed, start])
+            return tf.data.Dataset.from_tensor_slices(indices).batch(batch_size, drop_remainder=drop)
 
-        batches = _steps(step).flat_map(order).batch(batch_size, drop_remainder=drop)
-        batches = batches.map(
-            lambda indices: tf.nest.map_structure(lambda array: tf.gather(array, indices), arrays),
-            num_parallel_calls=tf.data.AUTOTUNE,
-        )
-        return self._augmented(batches, count, step, training)
+        def batches(starts: tf.data.Dataset) -> tf.data.Dataset:
+            return starts.flat_map(epoch).map(
+                lambda indices: tf.nest.map_structure(lambda array: tf.gather(array, indices), arrays),
+                num_parallel_calls=tf.data.AUTOTUNE,
+            )
+
+        return batches, count
 
     def _augmented(
-        self, batches: tf.data.Dataset, count: int | Tensor, step: Callable[[], int], training: bool
+        self, batches: Batches, count: int | Tensor, starts: tf.data.Dataset, first: int, training: bool
     ) -> tf.data.Dataset:
-        x = keras.utils.unpack_x_y_sample_weight(batches.element_spec)[0]
+        """Views of the batches of all epochs.
+
+        Args:
+            batches: function from the steps at which epochs start to the batches of these epochs.
+            count: number of batches, or a negative number where it is unknown or infinite.
+            starts: the steps at which epochs start.
+            first: number of the first batch, which is checked.
+            training: whether batches are for training.
+        """
+        x = keras.utils.unpack_x_y_sample_weight(batches(starts).element_spec)[0]
         self._check_views_can_be_made(x)
         look = FirstBatch(self.augmenter, self.labels_decide) if training else None
-        first = int(step())
 
-        def numbered(numbers: tf.data.Dataset, pipeline: ViewPipeline, parallel: int | None) -> tf.data.Dataset:
-            return tf.data.Dataset.zip((numbers, batches)).map(
+        def numbered(starts: tf.data.Dataset, pipeline: ViewPipeline, parallel: int | None) -> tf.data.Dataset:
+            numbers = starts.flat_map(lambda start: tf.data.Dataset.counter(start))
+            return tf.data.Dataset.zip((numbers, batches(starts))).map(
                 lambda number, batch: pipeline._batch(batch, number, number == first, look), num_parallel_calls=parallel
             )
 
         def reseeded_epoch(augmenter: Callable[..., Structure], start: int) -> tf.data.Dataset:
             # One batch at a time: in parallel it would be left to chance which batch gets which draw.
             pipeline = dataclasses.replace(self, augmenter=reseeded(augmenter, self.seed, start))
-            return numbered(tf.data.Dataset.counter(start), pipeline, None)
+            return numbered(tf.data.Dataset.from_tensors(np.int64(start)), pipeline, None)
 
         augmenter = None if isinstance(x, tuple) or isinstance(self.augmenter, SeededAugmenter) else self.augmenter
         if augmenter is not None and repeats_draws(augmenter, x):
-            dataset = created_each_epoch(partial(reseeded_epoch, augmenter), step)
+            dataset = created_each_epoch(partial(reseeded_epoch, augmenter), starts)
         else:
-            numbers = _steps(step).flat_map(lambda start: tf.data.Dataset.counter(start))
-            dataset = numbered(numbers, self, tf.data.AUTOTUNE)
+            dataset = numbered(starts, self, tf.data.AUTOTUNE)
         self._check_shapes(dataset.element_spec[0])
         if int(count) >= 0:
             dataset = dataset.apply(tf.data.experimental.assert_cardinality(int(count)))
@@ -220,10 +273,13 @@ def _sizes(view: Structure) -> list[tuple[int | None, ...]]:
     """The sizes that the views of a sample share.
 
     Only the first array need have a row for each sample: the others may list the parts of samples of unequal sizes,
-    such as the nodes of graphs.
+    such as the nodes of graphs. Images may differ in height and width (multi-crop).
     """
     first, *others = tf.nest.flatten(view)
-    return [tuple(first.shape), *(tuple(other.shape)[1:] for other in others)]
+    shape = tuple(first.shape)
+    if len(shape) == 4 and not others:
+        shape = (shape[0], shape[3])
+    return [shape, *(tuple(other.shape)[1:] for other in others)]
 
 
 class _AugmentedPyDataset(keras.utils.PyDataset):
@@ -258,8 +314,8 @@ class _AugmentedPyDataset(keras.utils.PyDataset):
         self._dataset.on_epoch_end()
 
 
-def _steps(step: Callable[[], int]) -> tf.data.Dataset:
-    """A dataset of one number, which is read each time an epoch starts."""
+def _one_start(step: Callable[[], int]) -> tf.data.Dataset:
+    """The step at which one epoch starts, which is read when it does."""
     read = tf.data.Dataset.from_tensors(0)
     return read.map(lambda _: tf.ensure_shape(tf.numpy_function(lambda: np.int64(step()), [], tf.int64), ()))
 

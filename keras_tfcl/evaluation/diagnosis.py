@@ -19,20 +19,23 @@ class Diagnosis:
         return f"{self.finding} {self.action}"
 
 
-def diagnose(health: Health, supervised: bool = False, range_problem: str | None = None) -> list[Diagnosis]:
+def diagnose(
+    health: Health, supervised: bool = False, range_problem: str | None = None, in_training: Health | None = None
+) -> list[Diagnosis]:
     """Diagnoses embeddings by their statistics.
 
     | name | when |
     |---|---|
     | `"pixel range"` | `range_problem` is given |
     | `"diverged"` | NaN or Inf |
+    | `"batch normalisation"` | in training mode healthy, in inference mode not, or half the effective rank |
     | `"collapse to a point"` | mean cosine of different samples above 0.95 |
     | `"dimensional collapse"` | effective rank below 1.5, or below 5 % of min(D, samples - 1) |
     | `"temperature too small"` | over half of the anchors saturated, and over half of the gradient on one negative |
     | `"duplicates"` | over 1 % of the samples have a near-duplicate |
     | `"augmentations too weak"` | mean cosine of positives above 0.99 |
 
-    The first four exclude all others, because the other statistics are meaningless then. The thresholds are this
+    The first five exclude all others, because the other statistics are meaningless then. The thresholds are this
     library's own. They are wide, so that a model that still learns has no diagnosis.
 
     Args:
@@ -41,6 +44,8 @@ def diagnose(health: Health, supervised: bool = False, range_problem: str | None
             two rows are left out. Defaults to False.
         range_problem: a message that the samples are outside the range of values that the augmenter expects, with a
             remedy, as `keras_tfcl.ImageAugmenter.check_range` does. Defaults to None.
+        in_training: of the same views in training mode (`embed_views(..., training=True)`), for a model with batch
+            normalisation. Defaults to None: not compared.
 
     Returns:
         A list of `Diagnosis`, the most serious first; empty for healthy embeddings.
@@ -55,11 +60,12 @@ def diagnose(health: Health, supervised: bool = False, range_problem: str | None
         return [Diagnosis("pixel range", range_problem, "Fix this before anything else.")]
     if not health.finite:
         return [_DIVERGED]
-    if health.negative_cosine > 0.95:
-        return [_point(health)]
-    largest = min(health.dimension, health.samples - 1)
-    if health.effective_rank < max(1.5, 0.05 * largest) and largest >= 3:
-        return [_few_directions(health, largest)]
+    collapse = _collapse(health)
+    if in_training is not None and in_training.finite and _collapse(in_training) is None:
+        if collapse is not None or health.effective_rank < 0.5 * in_training.effective_rank:
+            return [_batch_normalisation(health, in_training)]
+    if collapse is not None:
+        return [collapse]
     found = []
     if health.saturated > 0.5 and health.hardest_share > 0.5:
         found.append(_temperature_too_small(health))
@@ -75,6 +81,27 @@ _DIVERGED = Diagnosis(
     "The embeddings hold NaN or Inf: the training has diverged.",
     "Lower the learning rate, set the optimizer's `clipnorm=1.0`, and look for broken values in the data.",
 )
+
+
+def _collapse(health: Health) -> Diagnosis | None:
+    largest = min(health.dimension, health.samples - 1)
+    if health.negative_cosine > 0.95:
+        return _point(health)
+    if health.effective_rank < max(1.5, 0.05 * largest) and largest >= 3:
+        return _few_directions(health, largest)
+    return None
+
+
+def _batch_normalisation(health: Health, in_training: Health) -> Diagnosis:
+    return Diagnosis(
+        "batch normalisation",
+        f"The embeddings are healthy in training mode (effective rank {in_training.effective_rank:.1f}, mean cosine of "
+        f"different samples {in_training.negative_cosine:.3f}) but not in inference mode, as `predict` computes them "
+        f"({health.effective_rank:.1f} and {health.negative_cosine:.3f}): the moving averages of BatchNormalization "
+        "lag behind the weights.",
+        "Call keras_tfcl.layers.recalibrate_batch_norm(model.encoder, x) before you use the encoder. For the next run "
+        "call keras_tfcl.layers.set_batch_norm_momentum(model, 0.9) before `compile`, or train for more steps.",
+    )
 
 
 def _point(health: Health) -> Diagnosis:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
 import keras
@@ -40,6 +41,7 @@ def embed_views(
     views: int = 2,
     seed: int = 0,
     batch_size: int = 32,
+    training: bool = False,
 ) -> np.ndarray:
     """Computes the embeddings of random views of samples, as the loss receives them.
 
@@ -53,6 +55,8 @@ def embed_views(
             Defaults to 0.
         batch_size: number of samples that are embedded at a time. Defaults to 32: outside of a graph, Keras keeps the
             output of every layer until the last one, which for 256 images and a ResNet-18 takes gigabytes.
+        training: whether layers compute as in training: batch normalisation uses the statistics of the batch, and
+            dropout drops. No state of the model changes. Defaults to False.
 
     Returns:
         float32 `(N, V, D)`, not normalised.
@@ -69,11 +73,11 @@ def embed_views(
     """
     check_views_can_be_made(model, x, augmenter)
     if isinstance(x, tuple):
-        return np.concatenate([_embed(model, batch) for _, batch in _batches(x, batch_size)])
+        return np.concatenate([_embed(model, batch, training) for _, batch in _batches(x, batch_size)])
     augmenter = augmenter or model.augmenter
     return np.concatenate(
         [
-            _embed(model, make_views(augmenter, batch, views, (seed, start * views)))
+            _embed(model, make_views(augmenter, batch, views, (seed, start * views)), training)
             for start, batch in _batches(x, batch_size)
         ]
     )
@@ -118,11 +122,12 @@ def _batches(x: SameStructure, batch_size: int) -> Iterator[tuple[int, SameStruc
         yield start, keras.tree.map_structure(lambda part, at=start: part[at : at + batch_size], x)
 
 
-def _embed(model: keras.Model, views: tuple[Structure, ...]) -> np.ndarray:
+def _embed(model: keras.Model, views: tuple[Structure, ...], training: bool = False) -> np.ndarray:
     """`(B, V, D)`."""
     views = keras.tree.map_structure(tf.convert_to_tensor, views)
-    if hasattr(model, "encoders"):  # a ContrastiveModel projects a tuple of views
-        embeddings = model(views, training=False)
-    else:
-        embeddings = tf.stack([model(view, training=False) for view in views], axis=1)
+    with keras.StatelessScope() if training else contextlib.nullcontext():  # what layers would update is dropped
+        if hasattr(model, "encoders"):  # a ContrastiveModel projects a tuple of views
+            embeddings = model(views, training=training)
+        else:
+            embeddings = tf.stack([model(view, training=training) for view in views], axis=1)
     return tf.cast(embeddings, "float32").numpy()

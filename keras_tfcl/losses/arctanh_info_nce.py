@@ -23,8 +23,8 @@ class ArctanhInfoNCE(ContrastiveLoss):
     Args:
         scale: a positive number. Defaults to 2, the log-odds. For small similarities it acts like a temperature of
             1 / scale, so try larger scales if the default is less accurate than a tuned temperature.
-        **kwargs: `negatives`, `decoupled`, `cross_view_only`, `block_size`, `reduction`, `name`, `dtype` of
-            `ContrastiveLoss`.
+        **kwargs: `negatives`, `decoupled`, `cross_view_only`, `block_size`, `precision`, `reduction`, `name`,
+            `dtype` of `ContrastiveLoss`.
 
     Raises:
         ValueError: if `scale` is not a positive finite number; and as `ContrastiveLoss`.

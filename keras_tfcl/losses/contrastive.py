@@ -57,6 +57,11 @@ class ContrastiveLoss(EmbeddingLoss):
             others (semi-supervised). Defaults to None.
         same_label: `"ignore"` leaves other samples with the anchor's label out of the comparison (accidental hits);
             only its own views are positives. Defaults to `"positive"`.
+        precision: what the matrix products of tiles are computed in. None, the default, is what TensorFlow does: on a
+            GPU that has TF32 it rounds float32 to 10 bits, so that cosines are exact to about 1e-3, unless
+            `tf.config.experimental.enable_tensor_float_32_execution(False)`. `"highest"` computes them in full float32
+            on every device. `"input"` computes them in float16 or bfloat16, with sums in float32, if `y_pred` is in
+            half precision, and changes nothing if it is not.
 
     Call arguments:
         y_true: integer labels `(B,)` or `(B, 1)`. They stay integers, so labels above 2^24 remain distinct. Or
@@ -98,6 +103,7 @@ class ContrastiveLoss(EmbeddingLoss):
         ignore_class: int | None = None,
         unlabelled_class: int | None = None,
         same_label: str = "positive",
+        precision: str | None = None,
     ) -> None:
         super().__init__(
             cross_view_only=cross_view_only,
@@ -110,6 +116,7 @@ class ContrastiveLoss(EmbeddingLoss):
             ignore_class=ignore_class,
             unlabelled_class=unlabelled_class,
             same_label=same_label,
+            precision=precision,
         )
         self.scaling = scaling_module.get(scaling)
         self.negatives = negatives_module.get(negatives)
@@ -129,6 +136,7 @@ class ContrastiveLoss(EmbeddingLoss):
             negatives=self.negatives,
             decoupled=self.decoupled,
             block=self._block(comparison),
+            precision=self.precision,
         )
 
     @property

@@ -30,7 +30,8 @@ class DecoupledInfoNCE(ContrastiveLoss):
     Args:
         temperature: positive number. Defaults to 0.1.
         sigma: positive number; the authors use 0.5. Defaults to None: w = 1.
-        **kwargs: `negatives`, `cross_view_only`, `block_size`, `reduction`, `name`, `dtype` of `ContrastiveLoss`.
+        **kwargs: `negatives`, `cross_view_only`, `block_size`, `precision`, `reduction`, `name`, `dtype`
+            of `ContrastiveLoss`.
 
     Raises:
         ValueError: if `temperature` or `sigma` is not positive and finite; and as `ContrastiveLoss`.

@@ -15,7 +15,7 @@ from keras_tfcl.ops.comparison import Comparison
 from keras_tfcl.ops.info_nce import AnchorLosses
 from keras_tfcl.ops.masks import Pairs, as_labels
 from keras_tfcl.ops.pair_rule import PairRule
-from keras_tfcl.ops.pairwise import Logits, map_rows
+from keras_tfcl.ops.pairwise import Logits, check_precision, map_rows
 from keras_tfcl.typing import Config, Tensor, TensorLike
 
 
@@ -41,7 +41,7 @@ class EmbeddingLoss(keras.losses.Loss):
         name: name of the loss.
         dtype: dtype of the result. Defaults to `keras.backend.floatx()`.
         block_size: as in `ContrastiveLoss`. Defaults to `"auto"`.
-        roles, symmetric, ignore_class, unlabelled_class, same_label: as in `ContrastiveLoss`.
+        roles, symmetric, ignore_class, unlabelled_class, same_label, precision: as in `ContrastiveLoss`.
     """
 
     def __init__(
@@ -56,11 +56,13 @@ class EmbeddingLoss(keras.losses.Loss):
         ignore_class: int | None = None,
         unlabelled_class: int | None = None,
         same_label: str = "positive",
+        precision: str | None = None,
     ) -> None:
         super().__init__(name=name, reduction=reduction, dtype=dtype)
         self.cross_view_only = cross_view_only
         self.rule = PairRule(cross_view_only, roles, symmetric, ignore_class, unlabelled_class, same_label)
         self.block_size = check_block_size(block_size)
+        self.precision = check_precision(precision)
         self._warned = False
         self._warned_of_variables = False
 
@@ -151,7 +153,7 @@ class EmbeddingLoss(keras.losses.Loss):
         ):
             losses, valid = of_rows(comparison.cosines(), comparison.pairs(), variables)
         else:
-            losses, valid = map_rows(of_rows, comparison, variables, outputs=2, block=block)
+            losses, valid = map_rows(of_rows, comparison, variables, outputs=2, block=block, precision=self.precision)
         return AnchorLosses(ops.where(valid > 0, losses, 0.0), valid > 0)
 
     def _block(self, comparison: Comparison) -> int | None:
@@ -213,7 +215,13 @@ class EmbeddingLoss(keras.losses.Loss):
         return "a positive"
 
     def get_config(self) -> Config:
-        return {**super().get_config(), "dtype": self.dtype, "block_size": self.block_size, **self.rule.get_config()}
+        return {
+            **super().get_config(),
+            "dtype": self.dtype,
+            "block_size": self.block_size,
+            "precision": self.precision,
+            **self.rule.get_config(),
+        }
 
 
 def check_embeddings(y_pred: Tensor) -> None:

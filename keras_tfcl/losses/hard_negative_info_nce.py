@@ -23,7 +23,8 @@ class HardNegativeInfoNCE(ContrastiveLoss):
         temperature: positive number, or None for arctanh logits. Defaults to 0.1.
         alpha: fraction of the negatives to keep, in (0, 1]. Defaults to 0.1 when `top_k` is not given either.
         top_k: number of negatives to keep, at least 1. Pass `alpha` or `top_k`, not both.
-        **kwargs: `decoupled`, `cross_view_only`, `block_size`, `reduction`, `name`, `dtype` of `ContrastiveLoss`.
+        **kwargs: `decoupled`, `cross_view_only`, `block_size`, `precision`, `reduction`, `name`, `dtype`
+            of `ContrastiveLoss`.
 
     Raises:
         ValueError: if both `alpha` and `top_k` are given, or an argument is out of range; and as `ContrastiveLoss`.

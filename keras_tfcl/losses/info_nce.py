@@ -21,8 +21,8 @@ class InfoNCE(ContrastiveLoss):
 
     Args:
         temperature: a positive number. Defaults to 0.1. Gradients are finite for values from 0.001 to 10.
-        **kwargs: `negatives`, `decoupled`, `cross_view_only`, `block_size`, `reduction`, `name`, `dtype` of
-            `ContrastiveLoss`.
+        **kwargs: `negatives`, `decoupled`, `cross_view_only`, `block_size`, `precision`, `reduction`, `name`,
+            `dtype` of `ContrastiveLoss`.
 
     Raises:
         ValueError: if `temperature` is not a positive finite number; and as `ContrastiveLoss`.

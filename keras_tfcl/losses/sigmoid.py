@@ -38,7 +38,8 @@ class SigmoidContrastiveLoss(EmbeddingLoss):
         bias: a finite number, the initial bias. Defaults to -10, because nearly all pairs are negatives.
         learnable: whether to train both, the scale through its logarithm. Defaults to True.
         cross_view_only, reduction, name, dtype, block_size: of `ContrastiveLoss`.
-        **kwargs: `roles`, `symmetric`, `ignore_class`, `unlabelled_class`, `same_label` of `ContrastiveLoss`.
+        **kwargs: `roles`, `symmetric`, `ignore_class`, `unlabelled_class`, `same_label`, `precision` of
+            `ContrastiveLoss`.
 
     Raises:
         ValueError: if `scale` is not positive and finite or `bias` not finite; and as `ContrastiveLoss`.
@@ -81,7 +82,9 @@ class SigmoidContrastiveLoss(EmbeddingLoss):
         if block is None:
             return super()._losses(comparison)
         reducers = [Softplus(), Count("positive")]
-        losses, count = reduce_pairs(comparison, reducers, Logits(self.logits), block=block).joined()
+        losses, count = reduce_pairs(
+            comparison, reducers, Logits(self.logits), block=block, precision=self.precision
+        ).joined()
         return AnchorLosses(tf.where(count > 0, losses, 0.0), count > 0)
 
     def get_config(self) -> Config:

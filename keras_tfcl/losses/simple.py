@@ -35,7 +35,8 @@ class SimpleContrastiveLoss(EmbeddingLoss):
             the sum becomes their mean. (The paper does not state its weight.)
         negatives: `"all"`, or a choice among them such as `HardNegatives(top_k=64)`. Defaults to `"all"`.
         cross_view_only, reduction, name, dtype, block_size: of `ContrastiveLoss`.
-        **kwargs: `roles`, `symmetric`, `ignore_class`, `unlabelled_class`, `same_label` of `ContrastiveLoss`.
+        **kwargs: `roles`, `symmetric`, `ignore_class`, `unlabelled_class`, `same_label`, `precision` of
+            `ContrastiveLoss`.
 
     Raises:
         ValueError: if `weight` is not positive and finite, or `negatives` weighs instead of choosing
@@ -81,7 +82,7 @@ class SimpleContrastiveLoss(EmbeddingLoss):
         reducers = [Sum("positive"), Count("positive"), Sum("negative"), Count("negative")]
         choice = {"allows": self.negatives.allows, "hardest": self.negatives.hardest}
         attraction, positives, repulsion, negatives = reduce_pairs(
-            comparison, reducers, Logits(tf.identity), block=block, **choice
+            comparison, reducers, Logits(tf.identity), block=block, precision=self.precision, **choice
         ).joined()
         weight = 1.0 / tf.maximum(negatives, 1.0) if self.weight is None else self.weight
         losses = weight * repulsion - attraction / tf.maximum(positives, 1.0)

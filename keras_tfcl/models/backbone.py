@@ -15,7 +15,9 @@ MOMENTUM = 0.9
 RESNETS = {"resnet18": ((64, 128, 256, 512), 2, 1), "resnet10": ((32, 64, 128, 256), 1, 2)}
 
 
-def build_backbone(name: str, image_size: int, channels: int = 3, weights: str | None = None) -> keras.Model:
+def build_backbone(
+    name: str, image_size: int, channels: int = 3, weights: str | None = None, any_size: bool = False
+) -> keras.Model:
     """Builds an image encoder from pixels 0..255 to pooled features.
 
     Args:
@@ -26,6 +28,8 @@ def build_backbone(name: str, image_size: int, channels: int = 3, weights: str |
         image_size: side of the images in pixels.
         channels: of the images. Defaults to 3.
         weights: of `keras.applications`: `"imagenet"`, or the path of a weights file. Defaults to None: random.
+        any_size: whether the model takes images of other sizes too, as multi-crop views need. Its form is that for
+            `image_size`. Defaults to False.
 
     Returns:
         A functional model `(B, image_size, image_size, channels)` -> `(B, F)`. Batch normalisation has momentum 0.9,
@@ -41,9 +45,9 @@ def build_backbone(name: str, image_size: int, channels: int = 3, weights: str |
 
     References: He et al. 2015, arXiv 1512.03385; Chen et al. 2020 (SimCLR), arXiv 2002.05709, appendix B.9.
     """
-    shape = (image_size, image_size, channels)
+    shape = (None, None, channels) if any_size else (image_size, image_size, channels)
     if name in RESNETS:
-        encoder = _resnet(shape, *RESNETS[name])
+        encoder = _resnet(shape, image_size <= SMALL, *RESNETS[name])
         if weights is not None:
             encoder.load_weights(weights)
         return encoder
@@ -73,8 +77,9 @@ def _preprocessed(inputs: keras.KerasTensor, net: Callable[..., keras.Model]) ->
     return keras.layers.Rescaling(1 / 127.5, offset=-1.0)(inputs)
 
 
-def _resnet(shape: tuple[int, int, int], filters: tuple[int, ...], blocks: int, first_strides: int) -> keras.Model:
-    small = shape[0] <= SMALL
+def _resnet(
+    shape: tuple[int | None, ...], small: bool, filters: tuple[int, ...], blocks: int, first_strides: int
+) -> keras.Model:
     x = inputs = keras.Input(shape, name="image")
     x = keras.layers.Rescaling(1 / 127.5, offset=-1.0)(x)
     x = _convolution(x, filters[0], 3 if small else 7, 1 if small else 2)

@@ -447,9 +447,14 @@ class ContrastiveModel(keras.Model):
         start = EpochStart(self.optimizer)
         if isinstance(self.memory, InstanceBank) and not brings_batches(x):
             y = self.memory.numbers(row_count(as_samples(x)), y)
-        dataset = self._pipeline.batches(
-            x, y, sample_weight, batch_size=batch_size, shuffle=shuffle, step=lambda: start.step
-        )
+        options: dict[str, Any] = {"batch_size": batch_size, "shuffle": shuffle, "step": lambda: start.step}
+        endless = None
+        if kwargs.get("steps_per_epoch") is None and self.distribute_strategy.num_replicas_in_sync == 1:
+            endless = self._pipeline.endless_batches(x, y, sample_weight, **options)
+        if endless is None or endless[1] % self.steps_per_execution:
+            dataset = self._pipeline.batches(x, y, sample_weight, **options)
+        else:
+            dataset, kwargs["steps_per_epoch"] = endless
         check_class_weight(class_weight, True, None, self.queue)
         if isinstance(dataset, tf.data.Dataset):
             views, labels, weight = keras.utils.unpack_x_y_sample_weight(dataset.element_spec)

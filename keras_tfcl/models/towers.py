@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -91,17 +92,24 @@ def project_views(
 
     Args:
         networks: functions from a batch of views to projections `(B, D)`: one, or one for each view.
-        views: tuple of V batches. One network sees them as a single batch, so that batch normalisation mixes them.
+        views: tuple of V batches. One network sees views of one size as a single batch, so that batch normalisation
+            mixes them.
         training: of the networks.
     """
     if len(networks) > 1:
         projections = [network(view, training=training) for network, view in zip(networks, views, strict=True)]
         check_widths([projection.shape[-1] for projection in projections])
         return ops.stack(projections, axis=1)
-    stacked = keras.tree.map_structure(lambda *parts: ops.concatenate(parts, axis=0), *views)
-    projections = networks[0](stacked, training=training)  # (V * B, D), view by view
-    projections = ops.reshape(projections, (len(views), -1, projections.shape[-1]))
-    return ops.transpose(projections, (1, 0, 2))  # (B, V, D)
+    every: list[Tensor] = []  # (B, D) of each view
+    for _, group in itertools.groupby(views, key=_shapes):
+        same = list(group)
+        stacked = keras.tree.map_structure(lambda *parts: ops.concatenate(parts, axis=0), *same)
+        every += ops.split(networks[0](stacked, training=training), len(same))
+    return ops.stack(every, axis=1)
+
+
+def _shapes(view: Structure) -> list[tuple[int | None, ...]]:
+    return [tuple(part.shape[1:]) for part in keras.tree.flatten(view)]
 
 
 def _build(encoder: keras.Model, projector: keras.Layer | None) -> bool:

@@ -13,6 +13,7 @@ from keras_tfcl.ops.candidates import Candidates, constant_log_probability
 from keras_tfcl.ops.comparison import Comparison
 from keras_tfcl.ops.info_nce import ChoosesNegatives, statistics
 from keras_tfcl.ops.masks import as_labels
+from keras_tfcl.ops.pairwise import check_precision
 from keras_tfcl.typing import Tensor, TensorLike
 
 
@@ -32,6 +33,7 @@ def contrastive_loss(
     candidate_mask: TensorLike | None = None,
     candidate_log_probability: TensorLike | None = None,
     block_size: str | int = "auto",
+    precision: str | None = None,
 ) -> Tensor:
     """Computes the general InfoNCE loss of each anchor against a set of candidates, for your own training loops.
 
@@ -68,6 +70,7 @@ def contrastive_loss(
         block_size: edge of the tiles; `"dense"` for no tiles; or `"auto"`, the default, which decides by A and C.
             A function that is differentiated by tensors or variables that it reads is always dense, unless it is a
             `keras_tfcl.Scaling` that holds them as Keras variables.
+        precision: of the tiles' matrix products: None, `"highest"` or `"input"`, as in `keras_tfcl.ContrastiveLoss`.
 
     Returns:
         `(A,)`, float64 if dense, differentiable in anchors and candidates.
@@ -122,7 +125,14 @@ def contrastive_loss(
         )
         comparison = Comparison(anchors, anchor_labels, view=_integers(anchor_views), candidates=others)
     block = choose_block(check_block_size(block_size), *comparison.size)
-    made = statistics(comparison, scaling=scaling, negatives=negatives, decoupled=decoupled, block=block)
+    made = statistics(
+        comparison,
+        scaling=scaling,
+        negatives=negatives,
+        decoupled=decoupled,
+        block=block,
+        precision=check_precision(precision),
+    )
     losses = made.losses(decoupled).loss
     return comparison.nan_unless_finite(losses)
 

@@ -90,6 +90,7 @@ def statistics(
     negatives: str | ChoosesNegatives = "all",
     decoupled: bool = False,
     block: int | None = None,
+    precision: str | None = None,
 ) -> Statistics:
     """The statistics of all anchors.
 
@@ -99,6 +100,7 @@ def statistics(
         negatives: `"all"` or a `keras_tfcl.Negatives`.
         decoupled: whether they are for a decoupled loss.
         block: edge of the tiles. None: all pairs at once, in float64.
+        precision: of the tiles' matrix products: None, `"highest"` or `"input"`.
     """
     logits = Logits(scaling, holder=negatives)
     whole = negatives != "all" and getattr(negatives, "whole_rows", True)
@@ -117,9 +119,10 @@ def statistics(
         result = _of_rows(comparison.cosines(), comparison.pairs(), logits, chosen, log_probability)
     elif whole:
         rows = lambda cosines, pairs, logits: list(_of_rows(cosines, pairs, logits, chosen, log_probability))  # noqa: E731
-        result = [tf.cast(x, "float64") for x in map_rows(rows, comparison, logits, outputs=4, block=block)]
+        parts = map_rows(rows, comparison, logits, outputs=4, block=block, precision=precision)
+        result = [tf.cast(x, "float64") for x in parts]
     else:
-        result = _streamed(comparison, logits, chosen, decoupled, block)  # type: ignore[arg-type]  # not `whole_rows`
+        result = _streamed(comparison, logits, chosen, decoupled, block, precision)  # type: ignore[arg-type]  # not `whole_rows`
     return Statistics(*result)
 
 
@@ -157,7 +160,12 @@ def _of_rows(
 
 
 def _streamed(
-    comparison: Comparison, logits: Logits, negatives: StreamsNegatives | None, decoupled: bool, block: int
+    comparison: Comparison,
+    logits: Logits,
+    negatives: StreamsNegatives | None,
+    decoupled: bool,
+    block: int,
+    precision: str | None,
 ) -> Statistics:
     """From tiles."""
     powers = ((1.0, 1.0),) if negatives is None else negatives.powers
@@ -174,7 +182,7 @@ def _streamed(
     if not views_known:
         reducers += [Numbers("positive")]
     choice = {} if negatives is None else {"allows": negatives.allows, "hardest": negatives.hardest}
-    reduced = reduce_pairs(comparison, reducers, logits, block=block, **choice)
+    reduced = reduce_pairs(comparison, reducers, logits, block=block, precision=precision, **choice)
     total, count, *logs = reduced.joined()
     if together:
         return Statistics(

@@ -119,3 +119,35 @@ def test_pixels_out_of_range_are_the_only_diagnosis():
     monitor = CollapseMonitor(images * 255)
     monitor.set_model(model)
     assert "pixel range" not in [diagnosis.name for diagnosis in monitor.check()]
+
+
+def with_batch_norm(bias, momentum):
+    """Batch normalisation of inputs far from zero: with moving averages of 0 and 1 all outputs point the same way."""
+    keras.utils.set_random_seed(0)
+    layers = [keras.layers.Dense(16, bias_initializer=keras.initializers.Constant(bias))]
+    layers += [keras.layers.BatchNormalization(momentum=momentum), keras.layers.Dense(8, use_bias=False)]
+    encoder = keras.Sequential([keras.Input((8,)), *layers])
+    model = keras_tfcl.ContrastiveModel(encoder, augmenter=keras.layers.GaussianNoise(0.5), seed=2)
+    model.compile(keras.optimizers.SGD(1e-3), keras_tfcl.InfoNCE(0.5), run_eagerly=True)
+    return model
+
+
+def test_lagging_batch_normalisation_is_told_apart_from_a_collapse():
+    model, monitor = with_batch_norm(100.0, momentum=0.999), CollapseMonitor(X)
+    with pytest.warns(CollapseWarning, match=r"healthy in training mode .* but not in inference .*recalibrate_batch"):
+        fit(model, monitor, epochs=2)
+    assert [diagnosis.name for diagnosis in monitor.diagnoses] == ["batch normalisation"]
+    before = [np.array(weight) for weight in model.weights]
+    monitor.check()
+    for weight, same in zip(model.weights, before, strict=True):  # the check in training mode leaves no trace
+        np.testing.assert_array_equal(weight, same)
+    keras_tfcl.layers.recalibrate_batch_norm(model.encoder, X)
+    assert monitor.check() == []
+
+
+def test_a_collapse_in_both_modes_is_a_collapse():
+    model = with_batch_norm(0.0, momentum=0.0)
+    model.encoder.layers[-1].set_weights([np.ones((16, 8), "float32")])
+    monitor = CollapseMonitor(X)
+    monitor.set_model(model)
+    assert [diagnosis.name for diagnosis in monitor.check()] == ["dimensional collapse"]

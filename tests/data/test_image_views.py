@@ -143,7 +143,7 @@ ODD = {
 def test_odd_kinds_of_images_are_read_as_pillow_reads_them(kind):
     data = ODD[kind]()
     expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGBA" if kind == "palette" else "RGB").convert("RGB"))
-    found = decode_crops(data, lambda h, w: [random_whole(h, w)], (40, 50))[0]
+    found = decode_crops(data, lambda h, w: [random_whole(h, w)], [(40, 50)])[0]
     assert np.abs(found.astype(int) - expected).max() <= 3  # two decoders of JPEG
     np.testing.assert_array_equal(decode_fitted(data, (40, 50)), expected)
 
@@ -169,7 +169,7 @@ def test_images_are_turned_upright(orientation):
         1: rgb, 2: rgb[:, ::-1], 3: rgb[::-1, ::-1], 4: rgb[::-1], 5: rgb.transpose(1, 0, 2),
         6: np.rot90(rgb, -1), 7: rgb[::-1, ::-1].transpose(1, 0, 2), 8: np.rot90(rgb),
     }[orientation]  # fmt: skip
-    found = decode_crops(data, lambda h, w: [random_whole(h, w)], turned.shape[:2])[0]
+    found = decode_crops(data, lambda h, w: [random_whole(h, w)], [turned.shape[:2]])[0]
     assert np.abs(found.astype(int) - turned).max() <= 3
 
 
@@ -243,12 +243,29 @@ def test_fit_predict_and_validation_take_them(folder):
         ({"batch_size": 13}, ValueError, r"`batch_size` must not exceed .* Received: batch_size=13 for 12 images"),
         ({"views": 0}, ValueError, r"`views` must be an integer of at least 1\. Received: views=0"),
         ({"recipe": "paintings"}, ValueError, r"`recipe` must be .* Received: recipe='paintings'"),
+        ({"small_views": 2}, ValueError, r"belong to recipe=\"multi_crop\"\. Received: small_views=2, small_size=None"),
         ({"on_error": "ignore"}, ValueError, r"`on_error` must be one of .* Received: on_error='ignore'"),
     ],
 )
 def test_wrong_arguments_are_named(folder, arguments, error, message):
     with pytest.raises(error, match=message):
         image_views(**{"source": folder, "batch_size": 4, "image_size": 8, **arguments})
+
+
+def test_multi_crop_gives_views_of_two_sizes_and_fit_takes_them(folder):
+    options = {"batch_size": 4, "image_size": 16, "recipe": "multi_crop", "small_views": 3, "small_size": 8}
+    ((views,), *_) = elements(image_views(folder, **options))
+    assert [view.shape for view in views] == [(4, 16, 16, 3)] * 2 + [(4, 8, 8, 3)] * 3
+    ((again,), *_) = elements(image_views(folder, **options))
+    for view, same in zip(views, again, strict=True):
+        np.testing.assert_array_equal(view, same)
+    ((usual,), *_) = elements(image_views(folder, 2, image_size=224, recipe="multi_crop"))
+    assert [view.shape[1] for view in usual] == [224] * 2 + [96] * 6  # SwAV's
+    layers = [keras.layers.Conv2D(4, 3, activation="relu"), keras.layers.GlobalAveragePooling2D()]
+    model = keras_tfcl.ContrastiveModel(keras.Sequential([keras.Input((None, None, 3)), *layers]))
+    model.compile("adam", keras_tfcl.InfoNCE(0.1))
+    history = model.fit(image_views(folder, **options), epochs=2, verbose=0).history
+    assert np.isfinite(history["loss"]).all()
 
 
 def test_labels_need_class_folders(tmp_path):

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import io
 import shutil
 import socket
@@ -443,4 +444,6 @@ def test_no_request_is_answered_by_500(dense, mode):
             def answered(case):
                 assert case.call().status_code < 500
 
-            answered()
+            unasked = hypothesis.errors.Unsatisfiable if mode == "NEGATIVE" else ()  # a route that takes nothing
+            with contextlib.suppress(unasked):
+                answered()

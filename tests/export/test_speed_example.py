@@ -30,3 +30,14 @@ def test_inference_comparison(tmp_path):
     memory = {row["name"]: row["MiB"] for row in rows}
     assert float(memory["OnnxEncoder"]) < 150 < float(memory["model.predict"])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["speed_inference.csv", "speed_inference.md"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", ["serving_soak.py --minutes 0.3", "encode.py --rounds 3 --batches 8"])
+def test_soak_and_encode(arguments, tmp_path):
+    """The soak fails by itself when a request is not answered or the memory of the server grows."""
+    script, *options = arguments.split()
+    command = [sys.executable, SCRIPT.with_name(script), *options, "--results", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-500:] + done.stderr[-500:]
+    assert [*tmp_path.glob("*.csv")]

@@ -10,6 +10,7 @@ import time
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import keras_tfcl
 from helpers.augmenters import Noise
@@ -54,6 +55,51 @@ def test_saved_and_loaded_it_resumes_to_the_bit(uninterrupted, tmp_path):
     keras.utils.set_random_seed(99)
     loaded = keras.models.load_model(tmp_path / "run.keras")
     assert fit(loaded, epochs=4, initial_epoch=2) == uninterrupted[2:]
+
+
+def test_one_iterator_serves_all_epochs(uninterrupted, monkeypatch):
+    started, start = [], tf.data.Dataset.__iter__
+
+    def counted(dataset):
+        started.append(dataset)
+        return start(dataset)
+
+    monkeypatch.setattr(tf.data.Dataset, "__iter__", counted)
+    assert fit(build(), epochs=4) == uninterrupted
+    assert len(started) == 1
+
+
+class Fails(keras.callbacks.Callback):
+    """At the start of the third epoch, of which batches have been read by then."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == 2:
+            raise RuntimeError("power cut")
+
+
+@pytest.mark.parametrize("source", ["arrays", "balanced"])
+def test_a_run_that_was_broken_off_goes_on_where_its_backup_is(source, tmp_path):
+    """The backup is restored after `fit` has made its data set."""
+
+    def data():
+        return X if source == "arrays" else keras_tfcl.data.balanced_batches(X, np.arange(48) % 6, 4, 4)
+
+    def run(*callbacks):
+        options = {} if source == "balanced" else {"batch_size": 16}
+        return build().fit(data(), epochs=4, verbose=0, callbacks=[*callbacks], **options).history["loss"]
+
+    expected = run()
+    with pytest.raises(RuntimeError, match="power cut"):
+        run(keras.callbacks.BackupAndRestore(str(tmp_path / "backup")), Fails())
+    assert run(keras.callbacks.BackupAndRestore(str(tmp_path / "backup"))) == expected[2:]
+
+
+def test_steps_that_run_together_do_not_cross_epochs(uninterrupted):
+    """Two at a time of the three of an epoch."""
+    model = build()
+    model.steps_per_execution = 2
+    losses = fit(model, epochs=4)
+    assert len(losses) == 4 and int(model.optimizer.iterations) == 12
 
 
 def test_a_model_that_was_not_compiled_loads(tmp_path):

@@ -268,3 +268,34 @@ def test_float32_under_xla(name):
     tiled = results(LOSSES[name](block_size=16, reduction=None), labels, z, None, weights, jit=True)
     dense = results(LOSSES[name](block_size="dense", reduction=None), labels, z, None, weights)
     assert_same(tiled, dense, 1e-5)
+
+
+@pytest.mark.parametrize("weights", ["equal", "different", "some_ignored"])
+@pytest.mark.parametrize(("cross", "jit"), [(False, True), (True, False)])
+def test_sigmoid_loss_in_one_loop_and_in_two(cross, jit, weights):
+    """Where all anchors weigh the same, the gradient is that of the forward loop; else a second loop computes it."""
+    count = 9
+    rng = np.random.default_rng(3)
+    z = rng.normal(size=(count, 2, 6))
+    labels = np.arange(count)
+    sample_weight = rng.uniform(0.1, 2, count).astype("float32") if weights == "different" else None
+    choice = {"cross_view_only": cross, "ignore_class": 0 if weights == "some_ignored" else None}
+
+    def value_and_gradients(block, z):
+        loss = keras_tfcl.SigmoidContrastiveLoss(5.0, -3.0, block_size=block, **choice)
+
+        @tf.function(jit_compile=jit, autograph=False)
+        def step(z):
+            variables = [v.value for v in loss.logits.trainable_variables]
+            with tf.GradientTape() as tape:
+                tape.watch(z)
+                value = loss(labels, z, sample_weight)
+            return value, tape.gradient(value, [z, *variables])
+
+        return step(z)
+
+    expected = value_and_gradients("dense", tf.constant(z))
+    received = value_and_gradients(4, tf.constant(z, tf.float32))
+    np.testing.assert_allclose(received[0], expected[0], rtol=1e-5)
+    for a, e in zip(received[1], expected[1], strict=True):
+        np.testing.assert_allclose(a, e, rtol=1e-5, atol=1e-6)

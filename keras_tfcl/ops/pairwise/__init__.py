@@ -24,12 +24,13 @@ thresholds and the sums.
 Views of the same sample, where they are known, do not enter tiles: their cosine is 1 - |a - b|^2 / 2, by which
 near-identical views keep digits that a dot product has lost.
 
-Read in this order: `tile` (masks), `logits` (the scaling), `reducers` (phi), `tiles` (the loops), `reduction` (the
-whole), `hardest` (thresholds), `by_rows` (functions that look at whole rows).
+Read in this order: `tile` (masks), `logits` (the scaling), `reducers` (phi), `products` (precision), `tiles` (the
+loops), `reduction` (the whole), `hardest` (thresholds), `by_rows` (functions that look at whole rows).
 """
 
 from keras_tfcl.ops.pairwise.by_rows import map_rows
 from keras_tfcl.ops.pairwise.logits import Logits
+from keras_tfcl.ops.pairwise.products import check_precision
 from keras_tfcl.ops.pairwise.reducers import NOTHING, Count, LogSumExp, Numbers, Softplus, Sum
 from keras_tfcl.ops.pairwise.reduction import logits_by_number, reduce_pairs
 
@@ -41,6 +42,7 @@ __all__ = [
     "Numbers",
     "Softplus",
     "Sum",
+    "check_precision",
     "logits_by_number",
     "map_rows",
     "reduce_pairs",

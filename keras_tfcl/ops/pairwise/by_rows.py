@@ -9,6 +9,7 @@ import tensorflow as tf
 from keras_tfcl.ops.comparison import Comparison
 from keras_tfcl.ops.masks import Pairs
 from keras_tfcl.ops.pairwise.logits import Logits
+from keras_tfcl.ops.pairwise.products import product_of
 from keras_tfcl.ops.sides import pairs_of
 from keras_tfcl.ops.similarity import at_least_float32, l2_normalize
 from keras_tfcl.typing import Tensor
@@ -17,7 +18,13 @@ Function = Callable[[tf.Tensor, Pairs, Logits], list[tf.Tensor]]
 
 
 def map_rows(
-    function: Function, comparison: Comparison, scaling: Logits, *, outputs: int, block: int
+    function: Function,
+    comparison: Comparison,
+    scaling: Logits,
+    *,
+    outputs: int,
+    block: int,
+    precision: str | None = None,
 ) -> list[tf.Tensor]:
     """`function` of the rows of all pairs, a strip of them at a time.
 
@@ -29,6 +36,7 @@ def map_rows(
         scaling: from cosines to logits.
         outputs: the length of that list.
         block: a strip has as many pairs as eight tiles of this edge.
+        precision: of the matrix products, see `product_of`.
 
     Returns:
         A list of `(A,)`, differentiable in the embeddings and the scaling's values.
@@ -36,6 +44,7 @@ def map_rows(
     z = l2_normalize(at_least_float32(comparison.anchors))
     mine, others = comparison.sides()
     c = z if comparison.candidates is None else l2_normalize(at_least_float32(comparison.candidates.embeddings))
+    product = product_of(precision, comparison.anchors.dtype)
     rows = tf.shape(z)[0]
     height = tf.clip_by_value(8 * block * block // tf.maximum(tf.shape(c)[0], 1), 1, rows)
 
@@ -50,7 +59,7 @@ def map_rows(
     def compute(z: tf.Tensor, c: tf.Tensor, *values: tf.Tensor) -> Tensor:
         def forward(start: Tensor, *state: tf.Tensor) -> tuple[Tensor, ...]:
             index, pairs, _ = strip(start)
-            cosines = tf.matmul(tf.gather(z, index), c, transpose_b=True)
+            cosines = product(tf.gather(z, index), c, transpose_b=True)
             parts = function(cosines, pairs, scaling.at(values))
             put = [
                 tf.tensor_scatter_nd_update(old, index[:, None], tf.cast(new, old.dtype))
@@ -66,7 +75,7 @@ def map_rows(
                 index, pairs, new = strip(start)
                 units = tf.gather(z, index)
                 with tf.GradientTape(watch_accessed_variables=False) as tape:
-                    cosines = tf.matmul(units, c, transpose_b=True)
+                    cosines = product(units, c, transpose_b=True)
                     tape.watch([cosines, *values])
                     parts = function(cosines, pairs, scaling.at(values))
                 given = [
@@ -74,8 +83,8 @@ def map_rows(
                     for x, part in zip(cotangents, parts, strict=True)
                 ]
                 h, *of_values = tape.gradient(parts, [cosines, *values], given, unconnected_gradients="zero")
-                dz = tf.tensor_scatter_nd_add(dz, index[:, None], tf.matmul(h, c))
-                dc += tf.matmul(h, units, transpose_a=True)
+                dz = tf.tensor_scatter_nd_add(dz, index[:, None], product(h, c))
+                dc += product(h, units, transpose_a=True)
                 return (start + height, dz, dc, *(old + x for old, x in zip(dv, of_values, strict=True)))
 
             state = (tf.constant(0), *map(tf.zeros_like, (z, c, *values)))

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from keras_tfcl.ops.pairwise.logits import Logits
+from keras_tfcl.ops.pairwise.products import Product
 from keras_tfcl.ops.pairwise.reducers import Reducer
 from keras_tfcl.ops.pairwise.tile import Allows, Blocks, Tile
 from keras_tfcl.ops.sides import pairs_of
@@ -30,9 +31,10 @@ def sum_over_strips(
     scaling: Logits,
     allows: Allows,
     hardest: Callable[[tf.Tensor], tf.Tensor],
+    product: Product,
     anchors: Blocks,
     candidates: Blocks,
-) -> tuple[list[tf.Tensor], tf.Tensor]:
+) -> tuple[tf.Tensor, tf.Tensor]:
     """The thresholds of all anchors, and what the reducers hold for them, from the same strips.
 
     Args:
@@ -41,8 +43,8 @@ def sum_over_strips(
         anchors, candidates: in blocks.
 
     Returns:
-        `(T, B)` of each reducer, and the threshold of each anchor `(T, B)`: the k-th largest cosine of it and its
-        negatives, less the tolerance of a tie. Without gradients.
+        What the K reducers hold, `(T, K, B)`, and the threshold of each anchor `(T, B)`: the k-th largest cosine
+        of it and its negatives, less the tolerance of a tie. Without gradients.
     """
     z, c = (tf.reshape(x.units, [-1, x.units.shape[-1]]) for x in (anchors, candidates))
     flat = lambda x: tf.reshape(x, [-1, *x.shape[2:]])  # noqa: E731
@@ -58,7 +60,7 @@ def sum_over_strips(
 
     def strip(start: Tensor, thresholds: tf.Tensor, *held: tf.Tensor) -> tuple[Tensor, ...]:
         index = tf.minimum(start, count - height) + tf.range(height)  # the last strip overlaps the one before it
-        cosines = tf.matmul(c, tf.gather(z, index), transpose_b=True)  # (C, strip): sums along the first axis are fast
+        cosines = product(c, tf.gather(z, index), transpose_b=True)  # (C, strip): sums along the first axis are fast
         now = mine.each(lambda x: tf.gather(x, index))
         compared, same = pairs_of(others, now)
         negative = compared & ~same if allows is None else compared & ~same & scaling.run(allows, cosines)
@@ -77,7 +79,7 @@ def sum_over_strips(
     state = (tf.constant(0), *[tf.zeros_like(z[:, 0])] * (1 + len(reducers)))
     results = tf.while_loop(lambda start, *_: start < count, strip, state, parallel_iterations=1)[1:]
     thresholds, *held = (tf.reshape(x, tf.shape(anchors.side.skip)) for x in results)
-    return held, thresholds
+    return tf.stack(held, 1), thresholds
 
 
 def kth_largest(

@@ -22,6 +22,8 @@ class Reducer:
 
     over: str  # "positive", "negative" or "all": which pairs
     empty = 0.0
+    has_slope = True
+    additive = False  # whether the slope does not depend on what the loops hold
 
     def values(self, tile: Tile, axis: int) -> tf.Tensor:
         raise NotImplementedError
@@ -69,6 +71,8 @@ class Reducer:
 class Count(Reducer):
     """The number of pairs."""
 
+    has_slope = False
+
     def __init__(self, over: str) -> None:
         self.over = over
 
@@ -106,6 +110,7 @@ class Softplus(Reducer):
     """The sum of `softplus(-logit)` of the positives and `softplus(logit)` of the negatives."""
 
     over = "all"
+    additive = True
 
     def values(self, tile: Tile, axis: int) -> tf.Tensor:
         return tf.nn.relu(self._wrong(tile)) + log1p_unit(tf.exp(-tf.abs(tile.logits)))

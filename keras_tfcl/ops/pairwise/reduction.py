@@ -10,12 +10,12 @@ import tensorflow as tf
 from keras_tfcl.ops.comparison import Comparison
 from keras_tfcl.ops.pairwise.hardest import Hardest
 from keras_tfcl.ops.pairwise.logits import Logits
+from keras_tfcl.ops.pairwise.products import product_of
 from keras_tfcl.ops.pairwise.reducers import LogSumExp, Reducer
 from keras_tfcl.ops.pairwise.tile import Allows, Blocks
-from keras_tfcl.ops.pairwise.tiles import sum_over_tiles
-from keras_tfcl.ops.sides import Side
+from keras_tfcl.ops.pairwise.tiles import Tiles, sum_over_tiles
+from keras_tfcl.ops.sides import Side, with_small_labels
 from keras_tfcl.ops.similarity import at_least_float32, l2_normalize
-from keras_tfcl.typing import Tensor
 
 
 class Reduced(NamedTuple):
@@ -55,6 +55,7 @@ def reduce_pairs(
     scaling: Logits,
     *,
     block: int,
+    precision: str | None = None,
     allows: Allows = None,
     hardest: Hardest = None,
 ) -> Reduced:
@@ -65,78 +66,80 @@ def reduce_pairs(
         reducers: what to sum up.
         scaling: from cosines to logits.
         block: edge of the tiles.
+        precision: of the matrix products, see `product_of`.
         allows: which negatives may count, by their cosines. None: all.
         hardest: how many of so many negatives, the hardest, count. None: all.
     """
     z = l2_normalize(at_least_float32(comparison.anchors))
     rows, columns = comparison.sides()
+    if hardest is not None:
+        rows, columns = with_small_labels(rows, columns)
     limits = scaling.range() if columns.log_probability is None else (-math.inf, math.inf)
     reducers = [r.within(*limits, z.dtype) if isinstance(r, LogSumExp) else r for r in reducers]
     views = comparison.views
-    tiles = _Tiles(reducers, scaling, block, allows, hardest)
+    product = product_of(precision, comparison.anchors.dtype)
+
+    def sums(a: tf.Tensor, rows: Side, c: tf.Tensor, columns: Side, both: bool = False) -> list[list[tf.Tensor]]:
+        blocks = _in_blocks(a, rows, block)
+        others = blocks if c is a else _in_blocks(c, columns, block)
+        held = sum_over_tiles(Tiles(reducers, scaling, allows, product, blocks, others, c is a, both), hardest)
+        return [
+            [r.finish(tf.reshape(x, [-1])[: tf.shape(units)[0]]) for r, x in zip(reducers, of_side, strict=True)]
+            for units, of_side in zip((a, c), held, strict=False)
+        ]
+
     if comparison.candidates is not None:
         c = l2_normalize(at_least_float32(comparison.candidates.embeddings))
-        results = tiles.between(z, c, _in_dtype(rows, z), _in_dtype(columns, z), both=False)[0]
+        results = sums(z, _in_dtype(rows, z), c, _in_dtype(columns, z))[0]
         return Reduced(reducers, results, None, z, c, rows, columns)
     if views == 1:
-        return Reduced(reducers, tiles.among(z, rows), None, z, z, rows, columns)
+        return Reduced(reducers, sums(z, rows, z, rows)[0], None, z, z, rows, columns)
     by_sample = tf.reshape(z, [-1, views, z.shape[1]])  # (B, V, D)
-    turned = [tf.concat([by_sample[:, k:], by_sample[:, :k]], 1) for k in range(1, views)]
-    known = tf.stack([_logits(scaling, by_sample, other) for other in turned], -1)
-    known = tf.reshape(known, [-1, views - 1])
+    nothing = _nothing(by_sample)
+    cosines = [_cosines(by_sample, _turned(by_sample, k), nothing + _turned(nothing, k)) for k in range(1, views)]
+    known = tf.reshape(tf.stack([scaling(scaling.with_margin(x)) for x in cosines], -1), [-1, views - 1])
     if views == 2 and rows.views is not None:
         side = rows.each(lambda x: x[::2])._replace(skip=tf.range(tf.shape(by_sample)[0]), views=None)
-        two = tiles.between(by_sample[:, 0], by_sample[:, 1], side, side, both=True)
+        two = sums(by_sample[:, 0], side, by_sample[:, 1], side, both=True)
         results = [tf.reshape(tf.stack(pair, 1), [-1]) for pair in zip(*two, strict=True)]
     else:
-        results = tiles.among(z, rows._replace(skip=rows.skip // views))
+        apart = rows._replace(skip=rows.skip // views)
+        results = sums(z, apart, z, apart)[0]
     return Reduced(reducers, results, known, z, z, rows, columns)
 
 
 def logits_by_number(reduced: Reduced, scaling: Logits, number: tf.Tensor) -> tf.Tensor:
     """Logits `(A,)`, float64, of each anchor and its positive, the candidate of that number, by their distance."""
-    logits = _logits(scaling, reduced.anchors, tf.gather(reduced.candidates, number))
+    other = tf.gather(reduced.candidates, number)
+    cosines = _cosines(reduced.anchors, other, _nothing(reduced.anchors) + _nothing(other))
+    logits = scaling(scaling.with_margin(cosines))
     log_probability = reduced.columns.log_probability
     return logits if log_probability is None else logits - tf.cast(tf.gather(log_probability, number), "float64")
 
 
-def _logits(scaling: Logits, a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
-    """Logits, float64, of positives, unit vectors `(..., D)` pair by pair.
+def _turned(x: tf.Tensor, k: int) -> tf.Tensor:
+    """Beside each view of a sample, the k-th one after it. (`tf.roll` makes XLA hold the views twice.)"""
+    return tf.concat([x[:, k:], x[:, :k]], 1)
 
-    The cosine is `1 - |a - b|^2 / 2`: without the cancellation that a dot product has where it is close to 1.
+
+def _cosines(a: tf.Tensor, b: tf.Tensor, nothing: tf.Tensor) -> tf.Tensor:
+    """Cosines, float64, of unit vectors `(..., D)` pair by pair, of which so many (0 to 2) are zero vectors.
+
+    They are `1 - |a - b|^2 / 2`: without the cancellation that a dot product has where it is close to 1. A zero vector
+    has cosine 0, not the 1/2 that its distance to a unit vector tells.
     """
-    # A zero vector has cosine 0, not the 1/2 that its distance to a unit vector tells.
-    nothing = [tf.cast(tf.reduce_all(x == 0, -1), "float64") for x in (a, b)]
-    distance = tf.cast(tf.reduce_sum(tf.square(a - b), -1), "float64")
-    return scaling(scaling.with_margin(1.0 - (distance + nothing[0] + nothing[1]) / 2.0))
+    return 1.0 - (tf.cast(tf.reduce_sum(tf.square(a - b), -1), "float64") + nothing) / 2.0
+
+
+def _nothing(units: tf.Tensor) -> tf.Tensor:
+    """Float64: 1 for zero vectors, 0 for unit vectors."""
+    return tf.cast(tf.reduce_sum(tf.square(tf.stop_gradient(units)), -1) < 0.5, "float64")
 
 
 def _in_dtype(side: Side, units: tf.Tensor) -> Side:
     if side.log_probability is None:
         return side
     return side._replace(log_probability=tf.cast(side.log_probability, units.dtype))
-
-
-class _Tiles(NamedTuple):
-    reducers: list[Reducer]
-    scaling: Logits
-    block: int
-    allows: Allows
-    hardest: Hardest
-
-    def among(self, z: tf.Tensor, side: Side) -> list[tf.Tensor]:
-        return self._finish(self._sums(_in_blocks(z, side, self.block))[0], z)
-
-    def between(self, a: tf.Tensor, c: tf.Tensor, rows: Side, columns: Side, both: bool) -> list[list[tf.Tensor]]:
-        of_rows, of_columns = self._sums(_in_blocks(a, rows, self.block), _in_blocks(c, columns, self.block), both)
-        return [self._finish(of_rows, a), self._finish(of_columns, c)] if both else [self._finish(of_rows, a)]
-
-    def _sums(self, rows: Blocks, columns: Blocks | None = None, both: bool = False) -> Tensor:
-        return sum_over_tiles(self.reducers, self.scaling, self.allows, rows, columns, both, self.hardest)
-
-    def _finish(self, held: list[tf.Tensor], units: tf.Tensor) -> list[tf.Tensor]:
-        count = tf.shape(units)[0]
-        return [r.finish(tf.reshape(x, [-1])[:count]) for r, x in zip(self.reducers, held, strict=True)]
 
 
 def _in_blocks(units: tf.Tensor, side: Side, block: int) -> Blocks:
