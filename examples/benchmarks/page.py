@@ -79,14 +79,24 @@ def answer(results: Sequence[Result]) -> str:
 
 
 def headline(results: Sequence[Result]) -> str:
-    """By rule: yes if not inferior to the tuned τ everywhere, no if worse somewhere, else open."""
+    """By rule: yes if not inferior to the tuned τ everywhere, no if worse somewhere, else open.
+
+    As long as a data set has fewer than five seeds, the state by mean differences alone.
+    """
+    if min(result.seeds for result in results) < 5:
+        counts = [f"{short(name)} {' / '.join(map(str, outcomes(results, name)))}" for name in ARCTANH]
+        return f"Not decided yet. So far, win / tie / loss against a τ tuned on validation: {', '.join(counts)}."
     answers = {}
     for name in ARCTANH:
         fine, worse, _ = verdicts(results, name)
         answers[name] = "yes" if fine == len(results) else "no" if worse else "open"
-    if len(set(answers.values())) == 1:
-        return f"{answers[ARCTANH[0]].capitalize()}, at all three scales."
     return ", ".join(f"{short(name)}: {answered}" for name, answered in answers.items()) + "."
+
+
+def outcomes(results: Sequence[Result], name: str) -> list[int]:
+    """Wins, ties and losses against the tuned τ."""
+    found = [result.against(name, result.tuned).outcome for result in results]
+    return [found.count(kind) for kind in ("win", "tie", "loss")]
 
 
 def overview(results: Sequence[Result]) -> str:
@@ -94,9 +104,7 @@ def overview(results: Sequence[Result]) -> str:
     for name in (*ARCTANH, TUNED, *FIXED, TRANSFERRED, *OTHERS):
         compared = ["–", "–"]
         if name not in (TUNED, TRANSFERRED):
-            outcomes = [result.against(name, result.tuned).outcome for result in results]
-            compared = [", ".join(map(str, verdicts(results, name)))]
-            compared += [", ".join(str(outcomes.count(kind)) for kind in ("win", "tie", "loss"))]
+            compared = [", ".join(map(str, of(results, name))) for of in (verdicts, outcomes)]
         values, of_all = regrets(decisive(results), name), regrets(results, name)
         figures = [number(np.mean(values)), number(max(values))] if values else ["–", "–"]
         figures.append(number(np.mean(of_all)) if of_all else "–")
