@@ -84,8 +84,8 @@ def headline(results: Sequence[Result]) -> str:
     As long as a data set has fewer than five seeds, the state by mean differences alone.
     """
     if min(result.seeds for result in results) < 5:
-        counts = [f"{short(name)} {' / '.join(map(str, outcomes(results, name)))}" for name in ARCTANH]
-        return f"Not decided yet. So far, win / tie / loss against a τ tuned on validation: {', '.join(counts)}."
+        counts = [f"{short(name)}: {' / '.join(map(str, outcomes(results, name)))}" for name in ARCTANH]
+        return f"Not decided yet. So far, win / tie / loss against a τ tuned on validation, {', '.join(counts)}."
     answers = {}
     for name in ARCTANH:
         fine, worse, _ = verdicts(results, name)

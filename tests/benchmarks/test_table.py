@@ -112,7 +112,8 @@ def test_page_and_tables_say_what_the_rows_hold(module, folder):
     assert cells["arctanh, c = 8"][3:] == ["2, 0, 0", "2, 0, 0", "1"]
     assert float(cells["arctanh, c = 8"][0].replace("−", "-")) < 0
     assert (
-        "**Not decided yet. So far, win / tie / loss against a τ tuned on validation: c = 2 0 / 0 / 2, c = 8 2" in page
+        "**Not decided yet. So far, win / tie / loss against a τ tuned on validation, c = 2: 0 / 0 / 2, c = 8: 2"
+        in page
     )
     assert "ahead of the best temperature on b (raw 0.875, best τ 0.8" in page
     assert "2 of 7 seeds" in page and "2 seeds each" in page
