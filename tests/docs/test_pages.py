@@ -93,3 +93,12 @@ def test_the_blocks_of_a_page_run(page, workspace):
         warnings.simplefilter("ignore", UserWarning)  # an epoch of a few steps earns some of ours
         for example in document.examples():
             example.evaluate()
+
+
+def test_the_readme_quotes_the_results_as_they_are():
+    rows = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith(("| arctanh", "| τ"))]
+    assert len(rows) >= 5 and set(rows) <= set((ROOT / "examples/results/README.md").read_text().splitlines())
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 120
