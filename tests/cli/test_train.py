@@ -295,8 +295,11 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_weights(tmp_path):
         with zipfile.ZipFile(tmp_path / run / "model.keras") as archive:
             return int(h5py.File(io.BytesIO(archive.read("model.weights.h5")))["optimizer/vars/0"][()])
 
-    whole = start(*command("whole"))
-    assert whole.wait() == 0, whole.stderr.read()
+    def finish(process):
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors
+
+    finish(start(*command("whole")))
     rng, within = random.Random(0), 0
     for _ in range(10):
         begun = steps("killed")
@@ -306,11 +309,10 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_weights(tmp_path):
             time.sleep(0.2)  # what comes before is the start of the process
         time.sleep(rng.uniform(0.0, 1.0))
         killed.send_signal(signal.SIGKILL)
-        killed.wait()
+        killed.communicate()
         within += steps("killed") % 6 > 0
     assert within > 0  # epochs of 6 steps were broken off
-    last = start(*command("killed"))
-    assert last.wait() == 0, last.stderr.read()
+    finish(start(*command("killed")))
     expected, found = (keras.models.load_model(tmp_path / run / "model.keras") for run in ("whole", "killed"))
     for a, b in zip(expected.weights, found.weights, strict=True):
         if "metric" not in a.path:
