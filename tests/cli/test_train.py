@@ -327,6 +327,7 @@ def test_ctrl_c_says_how_to_continue(photos, tmp_path):
         if line.startswith("epoch 2"):
             break
     run.send_signal(signal.SIGINT)
-    assert run.wait(60) == 130
-    assert run.stderr.read().splitlines()[-1].startswith("Stopped. Give the same command again")
+    _, errors = run.communicate(timeout=60)
+    assert run.returncode == 130
+    assert errors.splitlines()[-1].startswith("Stopped. Give the same command again")
     assert (tmp_path / "run" / "model.keras").exists() and not (tmp_path / "run" / "encoder.onnx").exists()
