@@ -70,8 +70,7 @@ class ViewPipeline:
             sample_weight: weights, one for each sample.
             batch_size: number of samples in a batch of arrays. Defaults to 32.
             shuffle: whether to shuffle arrays before each epoch. In training, an incomplete last batch is dropped, so
-            that
-                each batch has the same number of negatives; in validation it is kept.
+                that each batch has the same number of negatives; in validation it is kept.
             training: whether batches are for training.
             step: returns the number of the step at which an epoch starts.
         """
