@@ -80,14 +80,15 @@ class ViewPipeline:
             checked_source(x, y, sample_weight)
             if training:
                 notice_repeated_draws(x)
-            return self._augmented(lambda _: x, x.cardinality(), _one_start(step), int(step()), training)
+            count = int(x.cardinality())
+            return self._augmented(lambda _: x, count, _one_start(step), int(step()), training, count)
         if isinstance(x, keras.utils.PyDataset):
             return _AugmentedPyDataset(checked_source(x, y, sample_weight), self, step, training)
         if brings_batches(x):
             return self._of_iterator(checked_source(x, y, sample_weight), step, training)
         arrays = self._checked_arrays(x, y, sample_weight, batch_size, training)
         batches, count = self._array_batches(arrays, batch_size or 32, shuffle and training, training)
-        return self._augmented(batches, count, _one_start(step), int(step()), training)
+        return self._augmented(batches, count, _one_start(step), int(step()), training, count)
 
     def endless_batches(
         self,
@@ -118,7 +119,7 @@ class ViewPipeline:
             arrays = self._checked_arrays(x, y, sample_weight, batch_size, True)
             batches, count = self._array_batches(arrays, batch_size or 32, shuffle, True)
         starts = _one_start(step).flat_map(lambda first: tf.data.Dataset.counter(first, count))
-        return self._augmented(batches, tf.data.INFINITE_CARDINALITY, starts, int(step()), True), count
+        return self._augmented(batches, tf.data.INFINITE_CARDINALITY, starts, int(step()), True, count), count
 
     def one_batch(
         self, x: Structure, y: Structure | None = None, sample_weight: Structure | None = None, step: int = 0
@@ -176,7 +177,7 @@ class ViewPipeline:
         return batches, count
 
     def _augmented(
-        self, batches: Batches, count: int | Tensor, starts: tf.data.Dataset, first: int, training: bool
+        self, batches: Batches, count: int, starts: tf.data.Dataset, first: int, training: bool, steps: int
     ) -> tf.data.Dataset:
         """Views of the batches of all epochs.
 
@@ -185,7 +186,8 @@ class ViewPipeline:
             count: number of batches, or a negative number where it is unknown or infinite.
             starts: the steps at which epochs start.
             first: number of the first batch, which is checked.
-            training: whether batches are for training.
+            training: whether batches are for training. The epochs of validation all start at the same step.
+            steps: number of batches of one epoch, or a negative number.
         """
         x = keras.utils.unpack_x_y_sample_weight(batches(starts).element_spec)[0]
         self._check_views_can_be_made(x)
@@ -204,12 +206,12 @@ class ViewPipeline:
 
         augmenter = None if isinstance(x, tuple) or isinstance(self.augmenter, SeededAugmenter) else self.augmenter
         if augmenter is not None and repeats_draws(augmenter, x):
-            dataset = created_each_epoch(partial(reseeded_epoch, augmenter), starts)
+            dataset = created_each_epoch(partial(reseeded_epoch, augmenter), starts, first, steps if training else 0)
         else:
             dataset = numbered(starts, self, tf.data.AUTOTUNE)
         self._check_shapes(dataset.element_spec[0])
-        if int(count) >= 0:
-            dataset = dataset.apply(tf.data.experimental.assert_cardinality(int(count)))
+        if count >= 0:
+            dataset = dataset.apply(tf.data.experimental.assert_cardinality(count))
         return dataset.prefetch(tf.data.AUTOTUNE)
 
     def _of_iterator(
