@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, TypeVar
 
 import numpy as np
-from fastapi import APIRouter, Request
+from fastapi import FastAPI, Request
 from pydantic import BaseModel, Field, ValidationError
 
 from keras_tfcl.export.server.errors import RequestError
@@ -111,11 +111,10 @@ def check_model(service: Service, name: str | None) -> None:
         )
 
 
-def openai_routes(service: Service) -> APIRouter:
-    """The routes of OpenAI's protocol."""
-    router = APIRouter(prefix="/v1", tags=["OpenAI"])
+def add_openai_routes(app: FastAPI, service: Service) -> None:
+    """Adds the routes of OpenAI's protocol."""
 
-    @router.post("/embeddings", openapi_extra=request_body(EmbeddingRequest))
+    @app.post("/v1/embeddings", tags=["OpenAI"], openapi_extra=request_body(EmbeddingRequest))
     async def embeddings(request: Request) -> EmbeddingResponse:
         asked, items = await parsed(request, EmbeddingRequest)
         check_model(service, asked.model)
@@ -127,13 +126,11 @@ def openai_routes(service: Service) -> APIRouter:
             usage=Usage(prompt_tokens=inputs.used, total_tokens=inputs.used),
         )
 
-    @router.get("/models")
+    @app.get("/v1/models", tags=["OpenAI"])
     async def models() -> dict[str, object]:
         created = int(time.time())
         entry = {"id": service.name, "object": "model", "created": created, "owned_by": "keras_tfcl"}
         return {"object": "list", "data": [entry]}
-
-    return router
 
 
 def truncated(vectors: np.ndarray, dimensions: int | None) -> np.ndarray:

@@ -155,7 +155,7 @@ class Service:
             )
         encoded = decode_base64(item, number) if isinstance(item, str) else item
         try:
-            return self.encoder.read_image(encoded)
+            return self.encoder.read_image(encoded, self.settings.max_pixels)
         except InputError as error:
             raise InputError(f"Input {number}: {error}") from error
 

@@ -103,11 +103,15 @@ def test_a_server_answers_and_a_signal_loses_no_request_that_it_accepted(photos)
         np.testing.assert_allclose(answer.json()["data"][0]["embedding"], expected, atol=1e-6)
 
 
-def test_a_key_comes_from_the_environment(photos):
-    process, address = serving(photos / "encoder.onnx", KERAS_TFCL_API_KEY="secret")
+def test_the_key_and_the_limits_come_from_the_environment(photos):
+    process, address = serving(photos / "encoder.onnx", KERAS_TFCL_API_KEY="secret", KERAS_TFCL_MAX_BATCH_SIZE="2")
+    content = (photos / "images" / "a" / "0.png").read_bytes()
     with process:
         assert httpx.get(f"{address}/info").status_code == 401
-        assert httpx.get(f"{address}/info", headers={"Authorization": "Bearer secret"}).status_code == 200
+        with httpx.Client(headers={"Authorization": "Bearer secret"}, base_url=address) as http:
+            assert http.get("/info").status_code == 200
+            assert http.post("/v1/embeddings", files=[("file", content)] * 5).status_code == 200
+            assert "keras_tfcl_batch_size_count 3.0" in http.get("/metrics").text
         process.terminate()
         process.wait(20)
 

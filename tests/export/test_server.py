@@ -146,6 +146,14 @@ def test_limits(dense):
         assert answer.status_code == 413 and "400 bytes" in answer.json()["error"]["message"]
 
 
+def test_a_large_image_is_refused_before_it_is_decoded(photos):
+    with client(photos, max_pixels=599) as http:
+        refused = http.post("/v1/embeddings", files={"file": jpeg()})
+    with client(photos, max_pixels=600) as http:
+        assert http.post("/v1/embeddings", files={"file": jpeg()}).status_code == 200
+    assert refused.status_code == 422 and "599 pixels" in refused.json()["error"]["message"]
+
+
 def test_texts_are_embedded_in_their_order_and_tokens_counted(words):
     texts = ["a red cat", "a dog", "dog", "a green house a green house a green house", "a blue dog"]
     with client(words, max_batch_size=2) as http:
@@ -211,7 +219,8 @@ def test_the_open_inference_protocol(dense):
 
 
 def test_search_finds_what_the_index_holds(photos, tmp_path):
-    names = [f"{i}.jpg" for i in range(4)]
+    names = ["0.jpg", "1.jpg", "a #2? 50%/Grün.jpg", "3.jpg"]
+    (tmp_path / names[2]).parent.mkdir()
     for i, name in enumerate(names):
         (tmp_path / name).write_bytes(jpeg(i))
     index = Index(photos)
@@ -221,7 +230,7 @@ def test_search_finds_what_the_index_holds(photos, tmp_path):
         picture = http.get(found[0]["image"])
         outside = http.get("/v1/images/../../etc/passwd")
         outside_coded = http.get("/v1/images/%2e%2e/%2e%2e/etc/passwd")
-    assert found[0]["id"] == "2.jpg" and found[0]["score"] == pytest.approx(1, abs=1e-5) and len(found) == 2
+    assert found[0]["id"] == names[2] and found[0]["score"] == pytest.approx(1, abs=1e-5) and len(found) == 2
     assert picture.status_code == 200 and Image.open(io.BytesIO(picture.content)).size == (30, 20)
     assert outside.status_code == outside_coded.status_code == 404
 
