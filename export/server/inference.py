@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from keras_tfcl.export.errors import InputError
 from keras_tfcl.export.runtime.inputs import split_inputs
-from keras_tfcl.export.server.errors import RequestError
+from keras_tfcl.export.server.errors import RequestError, fault
 from keras_tfcl.export.server.openai import check_model
 from keras_tfcl.export.server.service import VERSION, RequestRows, Service
 
@@ -67,7 +67,12 @@ def add_inference_routes(app: FastAPI, service: Service) -> None:
         response.status_code = 200 if service.not_ready is None else 503
         return {"ready": service.not_ready is None}
 
-    @app.get("/v2/models/{name}", tags=TAGS)
+    for path in ("/v2/models/{name}", "/v2/models/{name}/versions/1"):  # there is no other version
+        _add_model_routes(app, service, path)
+
+
+def _add_model_routes(app: FastAPI, service: Service, path: str) -> None:
+    @app.get(path, tags=TAGS)
     async def model(name: str) -> dict[str, object]:
         check_model(service, name)
         inputs = [
@@ -83,14 +88,14 @@ def add_inference_routes(app: FastAPI, service: Service) -> None:
             "outputs": [output],
         }
 
-    @app.get("/v2/models/{name}/ready", tags=TAGS)
+    @app.get(path + "/ready", tags=TAGS)
     async def model_ready(name: str, response: Response) -> dict[str, object]:
         check_model(service, name)
         response.status_code = 200 if service.not_ready is None else 503
         return {"name": service.name, "ready": service.not_ready is None}
 
     @app.post(
-        "/v2/models/{name}/infer",
+        path + "/infer",
         tags=TAGS,
         openapi_extra={
             "requestBody": {
@@ -121,9 +126,7 @@ def _parse(body: bytes, header: str | None) -> tuple[InferenceRequest, bytes]:
             )
         return InferenceRequest.model_validate_json(body[:length]), body[length:]
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise RequestError(400, f"{where}: {first['msg']}", "invalid_request") from error
+        raise RequestError(400, fault(error.errors()), "invalid_request") from error
     except ValueError as error:
         raise RequestError(400, f"{HEADER} must be a number. Received: {header!r}.", "invalid_request") from error
 
