@@ -149,7 +149,7 @@ from pathlib import Path
 
 import bulk_ray, ray
 
-@ray.remote(max_restarts=-1)
+@ray.remote(max_restarts=-1, max_task_retries=1)
 class Mortal:
     def __init__(self, encoder, images, run):
         self.run = run
