@@ -50,7 +50,7 @@ def release(session: nox.Session) -> None:
     (sdist,), (wheel,) = dist.glob("*.tar.gz"), dist.glob("*.whl")
     check_sdist(session, sdist)
     session.chdir(folder)  # away from the sources
-    for step, extras in ("train", "all"), ("serve", "serve,server,images,cli"):
+    for step, extras in ("train", "all"), ("serve", "serve,server,images"):
         session.run("python", "-m", "venv", "--clear", step)
         session.run(f"{step}/bin/pip", "install", "--quiet", f"{wheel}[{extras}]", external=True)
         session.run(f"{step}/bin/python", smoke, step, str(folder), external=True)
