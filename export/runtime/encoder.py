@@ -14,7 +14,7 @@ import numpy as np
 from keras_tfcl.export.errors import InputError
 from keras_tfcl.export.runtime.batches import BatchReader, OnError, check_on_error, rows_to_try, show_progress
 from keras_tfcl.export.runtime.embedding_files import check_embedding_file, write_embeddings
-from keras_tfcl.export.runtime.images import ImageRule, check_image_size, image_rule
+from keras_tfcl.export.runtime.images import MAX_PIXELS, ImageRule, check_image_size, image_rule
 from keras_tfcl.export.runtime.inputs import InputSpec, split_inputs
 from keras_tfcl.export.runtime.metadata import Metadata
 from keras_tfcl.export.runtime.model_file import check_model_file
@@ -58,6 +58,8 @@ class OnnxEncoder:
         output: name of the output to take from a file that has several.
         pooling: how an output `(batch, length, D)`, a vector for each token, becomes one embedding: "mean" of the
             tokens that the attention mask keeps, or "cls", the first. Defaults to what the folder says.
+        spinning: whether the threads inside a run wait for each other in busy loops. A run that has its cores to itself
+            is faster so; one that shares them with other work, as in a server, takes longer. Defaults to True.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -89,8 +91,9 @@ class OnnxEncoder:
         low_memory: bool = False,
         output: str | None = None,
         pooling: Pooling | None = None,
+        spinning: bool = True,
     ) -> None:
-        settings = (providers, strict_providers, batch_size, threads, buckets, low_memory, output, pooling)
+        settings = (providers, strict_providers, batch_size, threads, buckets, low_memory, output, pooling, spinning)
         self._arguments = (Path(path).absolute(), *settings)
         if pooling not in (None, *POOLINGS):
             raise ValueError(f"`pooling` must be one of {', '.join(POOLINGS)}. Received: pooling={pooling!r}.")
@@ -102,7 +105,7 @@ class OnnxEncoder:
         self._path = folder.model if folder else Path(path)
         self._metadata = check_model_file(self._path)
         check_image_size(self._metadata, self._path)
-        self._session = self._open(providers, strict_providers, threads, low_memory)
+        self._session = self._open(providers, strict_providers, threads, low_memory, spinning)
         interface = read_interface(self._session, self._path, output, pooling)
         check_metadata(self._metadata, interface.dimension, self._path)
         if folder and folder.tokenizer:
@@ -275,17 +278,18 @@ class OnnxEncoder:
         _, parts, skipped = self._embeddings_of(x, self._step(batch_size), progress, on_error)
         return write_embeddings(parts, path, self.dimension, ids, skipped, self._metadata)
 
-    def read_image(self, image: ImageLike) -> np.ndarray:
+    def read_image(self, image: ImageLike, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         """Return one image as a row of the encoder's input, decoded, turned and resized by the rule in its file.
 
         Args:
             image: a path (never a URL), the bytes of a file, a Pillow image, or a uint8 array `(H, W)` or `(H, W, C)`.
+            max_pixels: the largest image that is decoded. Defaults to 50 million.
 
         Raises:
-            InputError: it is damaged or has more than 50 million pixels; or the file records no rule for images.
+            InputError: it is damaged or has more pixels; or the file records no rule for images.
             ImportError: Pillow is missing; the message names the extra.
         """
-        return self._image_rule().read(image)
+        return self._image_rule().read(image, max_pixels)
 
     def tokenize(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
         """Return texts as rows of each input, padded to the longest, such as `quantize` takes for `samples`.
@@ -322,12 +326,12 @@ class OnnxEncoder:
         return f"OnnxEncoder({str(self._path)!r}, {inputs} -> ({self.dimension}), {self.providers[0]})"
 
     def _open(
-        self, providers: Providers, strict: bool, threads: int | None, low_memory: bool
+        self, providers: Providers, strict: bool, threads: int | None, low_memory: bool, spinning: bool
     ) -> onnxruntime.InferenceSession:
         ort = load_onnxruntime()
         wanted = choose_providers(ort, providers)
         self._requested = tuple(wanted)
-        session = open_session(ort, self._path, wanted, threads, low_memory)
+        session = open_session(ort, self._path, wanted, threads, low_memory, spinning)
         check_providers(wanted, session.get_providers(), strict)
         return session
 

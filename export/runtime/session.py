@@ -42,7 +42,12 @@ class Interface(NamedTuple):
 
 
 def open_session(
-    ort: ModuleType, path: Path, wanted: Mapping[str, Mapping[str, object]], threads: int | None, low_memory: bool
+    ort: ModuleType,
+    path: Path,
+    wanted: Mapping[str, Mapping[str, object]],
+    threads: int | None,
+    low_memory: bool,
+    spinning: bool = True,
 ) -> onnxruntime.InferenceSession:
     """Return an `onnxruntime.InferenceSession` of the file.
 
@@ -52,6 +57,8 @@ def open_session(
     options = ort.SessionOptions()
     options.log_severity_level = _FATAL_ONLY  # what fails is raised, not printed
     options.intra_op_num_threads = threads or 0
+    if not spinning:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if low_memory:
         options.enable_cpu_mem_arena = False
         options.enable_mem_pattern = False

@@ -114,8 +114,9 @@ class TestBuckets:
         encoder.encode(rows(77))
         assert sizes == [128]
 
-    def test_low_memory_gives_the_same(self, file):
-        np.testing.assert_allclose(OnnxEncoder(file, low_memory=True).encode(rows(9)), rows(9) @ MATRIX, atol=1e-5)
+    @pytest.mark.parametrize("setting", [{"low_memory": True}, {"spinning": False}])
+    def test_low_memory_and_waits_without_spinning_give_the_same(self, file, setting):
+        np.testing.assert_allclose(OnnxEncoder(file, **setting).encode(rows(9)), rows(9) @ MATRIX, atol=1e-5)
 
 
 class TestStreams:

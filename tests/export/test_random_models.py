@@ -168,7 +168,8 @@ def compare(build, start):
         try:
             export_onnx(model, path, normalize=False)
         except Exception as error:
-            error.add_note(f"The model, with seed {start}: {[(type(layer).__name__, layer.get_config()) for layer in model.layers]}")
+            configs = [(type(layer).__name__, layer.get_config()) for layer in model.layers]
+            error.add_note(f"The model, with seed {start}: {configs}")
             raise
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     for x in fresh_inputs(model, np.random.default_rng(start)):

@@ -2,7 +2,6 @@
 
 import json
 import pickle
-import types
 
 import keras
 import numpy as np
