@@ -289,7 +289,8 @@ class ViewPipeline:
                 f"ContrastiveModel needs {self.views} different views of each sample. Received: samples without "
                 "views, and no augmenter. Pass `augmenter=`, for example keras_tfcl.layers.image_augmenter('photos', "
                 "image_shape), or ready-made views as a tuple: x=(view_1, view_2), in a tf.data element "
-                "((view_1, view_2),) or ((view_1, view_2), y)."
+                "((view_1, view_2),) or ((view_1, view_2), y). With labels and supervised=True, one view is enough: "
+                "pass views=1."
             )
 
     def _check_shapes(self, views: Iterable[Structure]) -> None:
