@@ -5,8 +5,8 @@
     python examples/image_folder.py --tiny        # a few seconds, to see that it runs
 
 The names of the folders are labels, and serve evaluation only. The digits show the way and no more: small, centred and
-much alike, they are told apart best by their raw pixels. Writes encoder.onnx to runs/image_folder/, into a folder named
-after that of the images. Needs the extras tf, data, evaluation, export and serve.
+much alike, they are told apart best by their raw pixels. Writes encoder.onnx to a folder in runs/image_folder/ that has
+the name of the folder of images. Needs the extras tf, data, evaluation, export and serve.
 """
 
 import sys
