@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/installed
 
-.PHONY: demo test coverage test-slow mutate matrix bench bench-serving bench-views lint types docs clean
+.PHONY: demo test coverage test-slow mutate matrix bench bench-serving bench-views release-check lint types docs clean
 
 # ARGS are passed on: make demo ARGS="--loss infonce --temperature 0.2 --dataset cifar10"
 demo: $(INSTALLED)
@@ -54,6 +54,10 @@ bench-views: $(INSTALLED) $(VENV)-bench/installed
 # The fast tests on every Python and with the oldest and newest packages: make matrix ARGS="-s lowest -- tests/losses"
 matrix: $(INSTALLED)
 	$(RUN) -m nox $(ARGS)
+
+# Builds sdist and wheel and tries them in clean environments, on every Python: make release-check ARGS="-p 3.12"
+release-check: $(INSTALLED)
+	$(RUN) -m nox -s release $(ARGS)
 
 lint: $(INSTALLED) types
 	$(RUN) -m ruff format --check .

@@ -4,6 +4,7 @@ import argparse
 import csv
 import importlib
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from keras_tfcl.export import OnnxEncoder
 
@@ -62,6 +64,7 @@ SCRIPTS = {
     "simclr.py": "trained encoder",
     "moco.py": "trained encoder",
     "image_folder.py": "ONNX file",
+    "fine_tuning.py": "fine-tuned",
     "semi_supervised.py": "all images, some labels",
     "multi_label.py": "trained with genres",
 }
@@ -94,12 +97,37 @@ def test_scripts(script, tmp_path):
 
 def test_every_script_is_run():
     written = {file.name for file in (ROOT / "examples").glob("*.py")}
-    elsewhere = {"demo.py", "demo_plots.py", "multi_worker.py"}
+    elsewhere = {"demo.py", "demo_plots.py", "multi_worker.py", "photographs.py", "photographs_torch.py"}
+    elsewhere |= {"photographs_neighbours.py"}
     elsewhere |= {name for name in written if name.startswith("bulk_")}
     elsewhere |= {name for name in written if "wang_liu" in name}
     elsewhere |= {"two_towers.py", "text_retrieval.py"}  # test_retrieval_examples.py
     elsewhere |= {"arctanh_scale.py"}  # draws a figure of the docs, without data
     assert written == {*SCRIPTS, *elsewhere}
+
+
+@pytest.mark.slow
+def test_photographs(tmp_path):
+    """Tiny: every run is scored, a complete run is not trained again, and lightly is compared where there is one."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 24), ("test", 8)):
+        for label in ("a", "b"):
+            (tmp_path / "photos" / split / label).mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 256, (24, 24, 3)).astype("uint8")
+                Image.fromarray(pixels).save(tmp_path / "photos" / split / label / f"{i}.png")
+    peers = os.environ.get("KERAS_TFCL_PEERS_PYTHON")
+    arguments = ["--data", "photos", "--tiny", "--results", "results", *(["--peers", peers] if peers else [])]
+    outputs, tables = [], []
+    for _ in range(2):
+        outputs.append(run([str(ROOT / "examples" / "photographs.py")], *arguments, folder=tmp_path))
+        tables.append((tmp_path / "results" / "photographs_photos.csv").read_text())
+    assert outputs[0].count("epoch 2/2") == (3 if peers else 2) and "epoch" not in outputs[1]
+    assert tables[0] == tables[1]
+    rows = list(csv.DictReader(tables[0].splitlines()))
+    assert len(rows) == 1 + 3 * (3 if peers else 2)  # raw pixels; epochs 0, 1 and 2
+    assert all(0 <= float(row["knn"]) <= 1 for row in rows)
+    assert (tmp_path / "results" / "photographs_photos.png").exists()
 
 
 @pytest.mark.slow

@@ -28,6 +28,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 import numpy as np
 import tensorflow as tf
+from candidates import CANDIDATES
 from settings import SETTINGS, build
 
 import keras_tfcl
@@ -115,13 +116,13 @@ def main(task: Task, settings: Sequence[str] = tuple(SETTINGS), has_test: bool =
 
     Args:
         task: the task.
-        settings: a seed is complete when all of them are trained.
+        settings: a seed is complete when all of them are trained. `CANDIDATES` are trained if `--settings` names them.
         has_test: whether there are test metrics. Without them, outputs that were lost are not needed again.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=["train", "test"] if has_test else ["train"])
     parser.add_argument("--datasets", nargs="+", default=task.datasets, choices=task.datasets, metavar="NAME")
-    parser.add_argument("--settings", nargs="+", default=settings, choices=settings, metavar="NAME")
+    parser.add_argument("--settings", nargs="+", default=settings, choices=(*settings, *CANDIDATES), metavar="NAME")
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start no run that would end later")
     parser.add_argument("--runs", type=Path, default=RUNS, help="folder of the outputs")
@@ -181,8 +182,9 @@ def train_one(task: Task, dataset: str, setting: str, seed: int, options: argpar
 
 def test(task: Task, options: argparse.Namespace, trained: Table, tested: Table) -> None:
     """Computes test metrics of what has none, for data sets and seeds of which all settings are trained."""
-    for seed, dataset, setting in wanted(options):
-        complete = all(trained.find(dataset, name, seed) for name in options.settings)
+    settings = (*options.settings, *CANDIDATES)
+    for seed, dataset, setting in itertools.product(options.seeds, options.datasets, settings):
+        complete = all(trained.find(dataset, name, seed) for name in (*options.settings, setting))
         if not complete or tested.find(dataset, setting, seed):
             continue
         path = outputs_path(options, task, dataset, setting, seed)
@@ -197,7 +199,7 @@ def test(task: Task, options: argparse.Namespace, trained: Table, tested: Table)
         tested.add({"dataset": dataset, "setting": setting, "seed": seed, **main_first(task, metrics)})
     for dataset in options.datasets:
         rows = [row for row in tested.rows if row["dataset"] == dataset]
-        if rows and all(row["setting"] in options.settings for row in rows):
+        if rows and all(row["setting"] in settings for row in rows):
             for name, metrics in task.baselines(dataset, options.tiny).items():
                 tested.add({"dataset": dataset, "setting": name, "seed": 0, **main_first(task, metrics)})
 

@@ -26,6 +26,7 @@ ARCTANH = ("arctanh 2", "arctanh 8", "arctanh fisher")
 FIXED = ("infonce 0.07", "infonce 0.1", "infonce 0.2", "infonce 0.5")
 OTHERS = ("learnable", "pps", "hard 0.3", "reweighted 0.5")
 SETTINGS = (*ARCTANH, *INFONCE, *OTHERS)
+CANDIDATES = ("centred", "studentised")
 TUNED, TRANSFERRED = "tuned τ", "τ tuned on another data set"
 LABELS = {
     "arctanh 2": "arctanh, c = 2 (the paper's)",
@@ -36,6 +37,8 @@ LABELS = {
     "pps": "PPS",
     "hard 0.3": "hard negatives, τ = 0.3",
     "reweighted 0.5": "reweighted, τ = 0.5",
+    "centred": "arctanh, c = √(D − 2), centred",
+    "studentised": "arctanh, studentised",
     TUNED: "τ tuned on validation",
     TRANSFERRED: TRANSFERRED,
 }
@@ -49,6 +52,7 @@ class Result(NamedTuple):
         validation, test: the main metric by setting and seed.
         rows: the rows of training, by setting.
         baselines: the main test metric by name.
+        candidates: the main test metric of `CANDIDATES` by name and seed, as far as they are tested.
     """
 
     task: str
@@ -58,6 +62,7 @@ class Result(NamedTuple):
     test: dict[str, dict[int, float]]
     rows: dict[str, list[dict[str, str]]]
     baselines: dict[str, float]
+    candidates: dict[str, dict[int, float]]
 
     @property
     def tuned(self) -> str:
@@ -93,8 +98,10 @@ def read(folder: Path) -> list[Result]:
             rows = [row for row in trained if row["dataset"] == dataset and int(row["seed"]) in seeds]
             grouped = {setting: [row for row in rows if row["setting"] == setting] for setting in SETTINGS}
             test = {setting: {seed: test[setting][seed] for seed in sorted(seeds)} for setting in SETTINGS}
-            baselines = {row["setting"]: float(row[metric]) for row in own if row["setting"] not in SETTINGS}
-            found.append(Result(task, dataset, metric, by_setting(rows, metric), test, grouped, baselines))
+            candidates = by_setting((row for row in own if row["setting"] in CANDIDATES), metric)
+            others = [row for row in own if row["setting"] not in (*SETTINGS, *CANDIDATES)]
+            baselines = {row["setting"]: float(row[metric]) for row in others}
+            found.append(Result(task, dataset, metric, by_setting(rows, metric), test, grouped, baselines, candidates))
     return found
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+from candidates import CANDIDATES
 from keras import ops
 
 import keras_tfcl
@@ -77,11 +78,13 @@ def build(name: str, dimension: int, **keywords: Any) -> keras.losses.Loss:
     """The loss of a setting.
 
     Args:
-        name: one of `SETTINGS`, or `"arctanh C"` with another scale C, which the scale law uses.
+        name: one of `SETTINGS` or `CANDIDATES`, or `"arctanh C"` with another scale C, which the scale law uses.
         dimension: D of the embeddings that the loss sees.
         **keywords: of `keras_tfcl.ContrastiveLoss`, such as `cross_view_only=True` or `roles=...`.
     """
     kind, _, value = name.partition(" ")
+    if name in CANDIDATES:
+        return CANDIDATES[name](fisher_scale(dimension), **keywords)
     if name not in SETTINGS and kind == "arctanh":
         return _arctanh(float(value))(dimension, **keywords)
     if name not in SETTINGS:

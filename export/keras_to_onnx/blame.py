@@ -34,11 +34,8 @@ def nodes_of(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
 
 
 def describe_node(node: onnx.NodeProto, layers: Sequence[keras.Layer]) -> str:
-    """Name the operation and layer of a node, or all resizing layers of a Resize, which the conversion renames."""
-    candidates = [f"layer `{layer.name}` ({type(layer).__name__})" for layer in resizers(layers)]
-    named = layer_of(node.name, layers)
-    unnamed = node.op_type == "Resize" and named.startswith("node") and candidates
-    return f"{node.op_type} in {' or '.join(candidates) if unnamed else named}"
+    """Name the operation and layer of a node."""
+    return f"{node.op_type} in {layer_of(node.name, layers)}"
 
 
 def failing_nodes(error: object, model: onnx.ModelProto, layers: Sequence[keras.Layer]) -> list[str]:

@@ -1,8 +1,9 @@
 """Write ONNX for the TensorFlow operations that tf2onnx lacks or converts with another meaning.
 
 Each handler replaces one operation of the graph. Integer division and remainder follow Python, where ONNX rounds to
-zero. One-hot vectors of numbers outside the range are zeros, where ONNX counts from the end. Nearest resizing computes
-its own indices, because the Resize of onnxruntime rounds them differently. Operations that ONNX lacks (erfc, log1p,
+zero. One-hot vectors of numbers outside the range are zeros, where ONNX counts from the end. Resizing is to a size, not
+by a scale, and nearest resizing computes its own indices, because the Resize of onnxruntime rounds them differently.
+Operations that ONNX lacks (erfc, log1p,
 expm1, xlogy, the sign bit, truncated remainders) are composed of operations that it has.
 """
 
@@ -244,6 +245,24 @@ def _cumprod(write: Writer, exclusive: bool, reverse: bool) -> None:
     write.finish("Identity", write.scan("Mul", ones, x, axis, exclusive, reverse))
 
 
+def _resize(write: Writer, align_corners: bool, half_pixel_centers: bool) -> None:
+    """Resize to a size. tf2onnx gives a scale where it can, and 13 / 7 of 7 pixels are 12 or 13 after rounding."""
+    images, size = write.inputs
+    cubic = {"cubic_coeff_a": -0.5, "exclude_outside": 1} if write.kind == "ResizeBicubic" else {}
+    corners = "align_corners" if align_corners else "half_pixel" if half_pixel_centers else "asymmetric"
+    images = write.op("Transpose", images, perm=[0, 3, 1, 2])
+    ends = (write.constant([position], np.int64) for position in (0, 2))
+    sizes = write.op("Concat", write.op("Slice", write.op("Shape", images), *ends), write.cast(size, np.int64), axis=0)
+    resized = write.op(
+        "Resize",
+        *(images, "", "", sizes),
+        mode="cubic" if cubic else "linear",
+        coordinate_transformation_mode=corners,
+        **cubic,
+    )
+    write.finish("Transpose", resized, perm=[0, 2, 3, 1])
+
+
 def _resize_nearest(write: Writer, align_corners: bool, half_pixel_centers: bool) -> None:
     """Gather the rows and columns that TensorFlow chooses, computing their indices in float32 as TensorFlow does."""
     images, size = write.inputs
@@ -295,6 +314,8 @@ def custom_op_handlers() -> dict[str, tuple[Callable[..., None], list[object]]]:
         "FloorMod": handler(_floor_mod),
         "Log1p": handler(_log1p),
         "OneHot": handler(_one_hot, axis=-1),
+        "ResizeBicubic": handler(_resize, align_corners=False, half_pixel_centers=False),
+        "ResizeBilinear": handler(_resize, align_corners=False, half_pixel_centers=False),
         "ResizeNearestNeighbor": handler(_resize_nearest, align_corners=False, half_pixel_centers=False),
         "Select": handler(_select),
         "SelectV2": handler(_select),

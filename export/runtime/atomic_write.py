@@ -87,13 +87,27 @@ def _remove_older_data(path: Path, keep: set[str]) -> None:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path, wait: bool = True) -> Iterator[None]:
+def locked_file(path: Path) -> Iterator[None]:
+    """Wait until no other process holds this lock of a file. The block may replace the file by `atomic_write`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    while True:
+        with _locked(path) as handle:
+            if os.path.samestat(os.fstat(handle), path.stat()):  # else another process has replaced it meanwhile
+                yield
+                return
+
+
+@contextlib.contextmanager
+def _locked(path: Path, wait: bool = True) -> Iterator[int]:
     import fcntl  # here, so that a machine without it can still serve
 
-    handle = os.open(folder, os.O_RDONLY)
+    handle = os.open(path, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
+        yield handle
     finally:
         os.close(handle)
 

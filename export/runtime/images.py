@@ -31,6 +31,7 @@ RESIZE_RULES = ("crop", "pad", "stretch")
 _MOST = 1e30  # an absolute value of a pixel that float32 holds
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # channels -> Pillow's name
+_ORIENTATION = 0x0112  # of EXIF; 1 is upright
 _DEEPEST = 65_535  # 16 bits
 
 
@@ -73,7 +74,8 @@ class ImageRule:
         """
         name = name_of_image(image)
         image = _decoded(image, name, max_pixels)
-        pixels = np.asarray(self._resized(eight_bits(image, name).convert(_MODES[self.channels])))
+        image, mode = eight_bits(image, name), _MODES[self.channels]
+        pixels = np.asarray(self._resized(image if image.mode == mode else image.convert(mode)))  # no needless copy
         pixels = pixels.reshape(*pixels.shape[:2], self.channels)  # (H, W, C); grey has no last axis in Pillow
         if self.channels_first:
             pixels = pixels.transpose(2, 0, 1)
@@ -248,6 +250,10 @@ def _decoded(image: ImageLike, name: str, max_pixels: int) -> Image:
         raise
     except (pillow.DecompressionBombError, pillow.DecompressionBombWarning) as error:
         raise InputError(f"An image may have {max_pixels:,} pixels. Received: {name}: {error}") from error
+    except pillow.UnidentifiedImageError as error:
+        raise InputError(
+            f"An image must be a whole file of one of {', '.join(_FORMATS)}. Received: {name}, which is none of them."
+        ) from error
     except Exception as error:  # Pillow's decoders raise whatever damaged bytes lead them to
         raise InputError(
             f"An image must be a whole file of one of {', '.join(_FORMATS)}. Received: {name}: "
@@ -262,6 +268,8 @@ def _upright(image: Image, name: str, max_pixels: int) -> Image:
             f"Make it smaller."
         )
     image.load()
+    if image.getexif().get(_ORIENTATION, 1) == 1:
+        return image
     return require("PIL.ImageOps", "images").exif_transpose(image)  # a copy
 
 

@@ -10,6 +10,7 @@ from typing import TypedDict
 from keras_tfcl.export.errors import ModelFileError
 
 KEY = "keras_tfcl"
+TRACE = b'"metadata_hash": "sha256:'  # stands in every text of `dump_metadata`
 SCHEMA = 1
 _MOST_NOTES = 1 << 15
 _TYPES = {  # of what readers use; a file from elsewhere may hold anything
@@ -83,14 +84,9 @@ def dump_metadata(content: Mapping[str, object]) -> str:
 
 
 def metadata_hash(content: Mapping[str, object]) -> str:
-    """Return `"sha256:<hex>"` of all metadata but the notes, which a user may change later.
-
-    `notes["image"]` is covered too, because embeddings depend on it.
-    """
-    notes = content.get("notes")
-    image = notes.get("image") if isinstance(notes, Mapping) else None
-    covered = {name: value for name, value in content.items() if name not in ("metadata_hash", "notes")}
-    return f"sha256:{hashlib.sha256(_json({**covered, 'image': image}).encode()).hexdigest()}"
+    """Return `"sha256:<hex>"` of all metadata but the hash itself."""
+    covered = {name: value for name, value in content.items() if name != "metadata_hash"}
+    return f"sha256:{hashlib.sha256(_json(covered).encode()).hexdigest()}"
 
 
 def _json(content: Mapping[str, object]) -> str:
@@ -151,7 +147,7 @@ def parse_metadata(text: str | None, path: object) -> Metadata:
         )
     if "metadata_hash" in content and content["metadata_hash"] != metadata_hash(content):
         raise ModelFileError(
-            f"The metadata `{KEY}` of {path} must be those that were exported, but for `notes`. Received: others. Copy "
-            f"or export the file again. If you changed them on purpose, leave out `metadata_hash`."
+            f"The metadata `{KEY}` of {path} must be those that were exported. Received: others. Copy or export the "
+            f"file again. If you changed them on purpose, leave out `metadata_hash`."
         )
     return content

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from keras_tfcl.export.errors import ModelFileError
-from keras_tfcl.export.runtime.metadata import KEY, Metadata, parse_metadata
+from keras_tfcl.export.runtime.metadata import KEY, TRACE, Metadata, parse_metadata
 
 # message -> field number -> the message in that field; fields that cannot hold a tensor are not descended into
 _CHILDREN = {
@@ -63,6 +63,11 @@ def check_model_file(path: Path) -> Metadata:
             has_graph = False
         if not has_graph:
             raise ModelFileError(f"Expected a whole ONNX file. Received: {path}, truncated or not ONNX. Export again.")
+        if text is None and data.find(TRACE) >= 0:  # without them, the file would pass for one of another tool
+            raise ModelFileError(
+                f"The metadata of {path} must stand under the key `{KEY}`. Received: metadata under another key, so "
+                f"the file is damaged. Copy or export it again."
+            )
         metadata = parse_metadata(text, path)
         changed = "content_hash" in metadata and metadata["content_hash"] != content_hash(data)
     if locations:

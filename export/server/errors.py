@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -44,6 +47,12 @@ def answer(
     return JSONResponse(body, status, headers)
 
 
+def fault(errors: Sequence[Any]) -> str:
+    """The first of pydantic's errors in words."""
+    where = ".".join(str(part) for part in errors[0]["loc"])
+    return f"{where or 'The body'}: {errors[0]['msg']}"
+
+
 def add_error_handlers(app: FastAPI) -> None:
     """Turns every exception of a handler into an answer."""
 
@@ -60,11 +69,17 @@ def add_error_handlers(app: FastAPI) -> None:
     async def bad_model(request: Request, error: ExportError) -> JSONResponse:
         return answer(request, 500, str(error), "model_error")
 
+    @app.exception_handler(ImportError)  # of a package that only some requests need, such as Pillow
+    async def missing(request: Request, error: ImportError) -> JSONResponse:
+        return answer(request, 501, str(error), "missing_package")
+
+    @app.exception_handler(Exception)
+    async def unexpected(request: Request, error: Exception) -> JSONResponse:  # uvicorn writes it to the log
+        return answer(request, 500, f"The server failed: {type(error).__name__}. Its log says why.", "server_error")
+
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        return answer(request, 422, f"{where}: {first['msg']}", "invalid_request")
+        return answer(request, 422, fault(error.errors()), "invalid_request")
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> JSONResponse:

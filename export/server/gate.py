@@ -35,27 +35,27 @@ class Gate:
                 status = str(message["status"])
             await send(message)
 
-        with self._metrics.in_flight.track_inprogress():
-            refusal = self._refusal(scope)
-            if refusal is None:
-                await self._app(scope, self._limited(receive), watched)
-            else:
-                self._metrics.rejected.labels(refusal.code).inc()
-                response = answer(
-                    Request(scope), refusal.status, refusal.message, refusal.code, {"Connection": "close"}
-                )
-                await response(scope, receive, watched)
-        route = getattr(scope.get("route"), "path", "other")
-        self._metrics.requests.labels(route, status).inc()
-        self._metrics.request_seconds.observe(time.monotonic() - started)
+        try:
+            with self._metrics.in_flight.track_inprogress():
+                refusal = self._refusal(scope)
+                if refusal is None:
+                    await self._app(scope, self._limited(receive), watched)
+                else:
+                    self._metrics.rejected.labels(refusal.code).inc()
+                    headers = {**(refusal.headers or {}), "Connection": "close"}
+                    response = answer(Request(scope), refusal.status, refusal.message, refusal.code, headers)
+                    await response(scope, receive, watched)
+        finally:
+            route = getattr(scope.get("route"), "path", "other")
+            self._metrics.requests.labels(route, status).inc()
+            self._metrics.request_seconds.observe(time.monotonic() - started)
 
     def _refusal(self, scope: Scope) -> RequestError | None:
         headers = dict(scope["headers"])
         if self._key is not None and scope["path"] not in OPEN:
             if not hmac.compare_digest(headers.get(b"authorization", b""), self._key):
-                return RequestError(
-                    401, "This server wants a key: send `Authorization: Bearer KEY`.", "invalid_api_key"
-                )
+                message = "This server needs a key. Send `Authorization: Bearer KEY`."
+                return RequestError(401, message, "invalid_api_key", {"WWW-Authenticate": "Bearer"})
         announced = headers.get(b"content-length", b"0")
         return self._too_large() if announced.isdigit() and int(announced) > self._limit else None
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+from enum import Enum
 
 import numpy as np
-from fastapi import APIRouter, Request, Response
+from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel, Field, ValidationError
 
 from keras_tfcl.export.errors import InputError
 from keras_tfcl.export.runtime.inputs import split_inputs
-from keras_tfcl.export.server.errors import RequestError
+from keras_tfcl.export.server.errors import RequestError, fault
 from keras_tfcl.export.server.openai import check_model
 from keras_tfcl.export.server.service import VERSION, RequestRows, Service
 
+TAGS: list[str | Enum] = ["Open Inference Protocol"]
 OUTPUT = "embedding"
 HEADER = "inference-header-content-length"
 DATATYPES = {
@@ -49,24 +51,28 @@ class InferenceRequest(BaseModel):
     parameters: dict[str, object] = Field(default_factory=dict)
 
 
-def inference_routes(service: Service) -> APIRouter:
-    """The routes of the Open Inference Protocol."""
-    router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
+def add_inference_routes(app: FastAPI, service: Service) -> None:
+    """Adds the routes of the Open Inference Protocol."""
 
-    @router.get("")
+    @app.get("/v2", tags=TAGS)
     async def server() -> dict[str, object]:
         return {"name": "keras_tfcl", "version": VERSION, "extensions": ["binary_tensor_data"]}
 
-    @router.get("/health/live")
+    @app.get("/v2/health/live", tags=TAGS)
     async def live() -> dict[str, bool]:
         return {"live": True}
 
-    @router.get("/health/ready")
+    @app.get("/v2/health/ready", tags=TAGS)
     async def ready(response: Response) -> dict[str, bool]:
         response.status_code = 200 if service.not_ready is None else 503
         return {"ready": service.not_ready is None}
 
-    @router.get("/models/{name}")
+    for path in ("/v2/models/{name}", "/v2/models/{name}/versions/1"):  # there is no other version
+        _add_model_routes(app, service, path)
+
+
+def _add_model_routes(app: FastAPI, service: Service, path: str) -> None:
+    @app.get(path, tags=TAGS)
     async def model(name: str) -> dict[str, object]:
         check_model(service, name)
         inputs = [
@@ -82,14 +88,15 @@ def inference_routes(service: Service) -> APIRouter:
             "outputs": [output],
         }
 
-    @router.get("/models/{name}/ready")
+    @app.get(path + "/ready", tags=TAGS)
     async def model_ready(name: str, response: Response) -> dict[str, object]:
         check_model(service, name)
         response.status_code = 200 if service.not_ready is None else 503
         return {"name": service.name, "ready": service.not_ready is None}
 
-    @router.post(
-        "/models/{name}/infer",
+    @app.post(
+        path + "/infer",
+        tags=TAGS,
         openapi_extra={
             "requestBody": {
                 "required": True,
@@ -103,8 +110,6 @@ def inference_routes(service: Service) -> APIRouter:
         rows = _rows(service, asked, tail)
         vectors = await service.embed(request, RequestRows([rows], len(rows[0])))
         return _respond(service.name, asked, vectors)
-
-    return router
 
 
 def _dimensions(shape: tuple[int | None, ...]) -> list[int]:
@@ -121,9 +126,7 @@ def _parse(body: bytes, header: str | None) -> tuple[InferenceRequest, bytes]:
             )
         return InferenceRequest.model_validate_json(body[:length]), body[length:]
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise RequestError(400, f"{where}: {first['msg']}", "invalid_request") from error
+        raise RequestError(400, fault(error.errors()), "invalid_request") from error
     except ValueError as error:
         raise RequestError(400, f"{HEADER} must be a number. Received: {header!r}.", "invalid_request") from error
 

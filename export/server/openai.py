@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from typing import Any, Literal, TypeVar
 
 import numpy as np
-from fastapi import APIRouter, Request
+from fastapi import FastAPI, Request
 from pydantic import BaseModel, Field, ValidationError
 
-from keras_tfcl.export.server.errors import RequestError
+from keras_tfcl.export.server.errors import RequestError, fault
 from keras_tfcl.export.server.service import Service
 
 Number = int | float
@@ -51,6 +51,7 @@ class EmbeddingResponse(BaseModel):
     usage: Usage
 
 
+_INPUT = "input: must be a string, a list of strings, a list of numbers, or a list of arrays."
 Asked = TypeVar("Asked", bound=EmbeddingRequest)
 
 _MULTIPART = {
@@ -87,12 +88,14 @@ async def parsed(request: Request, model: type[Asked]) -> tuple[Asked, list[obje
             async with request.form() as form:
                 files: list[object] = [await part.read() for part in form.getlist("file") if not isinstance(part, str)]
                 fields = {name: value for name, value in form.items() if isinstance(value, str)}
+                if not files:
+                    message = f"A form must have a file in its field `file`. Received: the fields {[*form]}."
+                    raise RequestError(422, message, "invalid_request")
             return model.model_validate({**fields, "input": [""] * len(files)}), files
         asked = model.model_validate_json(await request.body())
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise RequestError(422, f"{where}: {first['msg']}", "invalid_request") from error
+        of_input = error.errors()[0]["loc"][:1] == ("input",) and error.errors()[0]["type"] != "missing"
+        raise RequestError(422, _INPUT if of_input else fault(error.errors()), "invalid_request") from error
     return asked, items_of(asked.input)
 
 
@@ -111,11 +114,10 @@ def check_model(service: Service, name: str | None) -> None:
         )
 
 
-def openai_routes(service: Service) -> APIRouter:
-    """The routes of OpenAI's protocol."""
-    router = APIRouter(prefix="/v1", tags=["OpenAI"])
+def add_openai_routes(app: FastAPI, service: Service) -> None:
+    """Adds the routes of OpenAI's protocol."""
 
-    @router.post("/embeddings", openapi_extra=request_body(EmbeddingRequest))
+    @app.post("/v1/embeddings", tags=["OpenAI"], openapi_extra=request_body(EmbeddingRequest))
     async def embeddings(request: Request) -> EmbeddingResponse:
         asked, items = await parsed(request, EmbeddingRequest)
         check_model(service, asked.model)
@@ -127,13 +129,16 @@ def openai_routes(service: Service) -> APIRouter:
             usage=Usage(prompt_tokens=inputs.used, total_tokens=inputs.used),
         )
 
-    @router.get("/models")
+    entry = {"id": service.name, "object": "model", "created": int(time.time()), "owned_by": "keras_tfcl"}
+
+    @app.get("/v1/models", tags=["OpenAI"])
     async def models() -> dict[str, object]:
-        created = int(time.time())
-        entry = {"id": service.name, "object": "model", "created": created, "owned_by": "keras_tfcl"}
         return {"object": "list", "data": [entry]}
 
-    return router
+    @app.get("/v1/models/{name}", tags=["OpenAI"])
+    async def model(name: str) -> dict[str, object]:
+        check_model(service, name)
+        return entry
 
 
 def truncated(vectors: np.ndarray, dimensions: int | None) -> np.ndarray:

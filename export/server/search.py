@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import io
+from urllib.parse import quote
 
-from fastapi import APIRouter, Request, Response
+from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel, Field
 
 from keras_tfcl.export.runtime.index import Hit
@@ -39,11 +40,10 @@ class SearchResponse(BaseModel):
     results: list[list[Found]]
 
 
-def search_routes(service: Service) -> APIRouter:
-    """The routes of the search."""
-    router = APIRouter(prefix="/v1", tags=["Search"])
+def add_search_routes(app: FastAPI, service: Service) -> None:
+    """Adds the routes of the search."""
 
-    @router.post("/search", openapi_extra=request_body(SearchRequest))
+    @app.post("/v1/search", tags=["Search"], openapi_extra=request_body(SearchRequest))
     async def search(request: Request) -> SearchResponse:
         if service.index is None:
             raise RequestError(404, "This server has no index. Start it with --index.", "no_index")
@@ -56,16 +56,14 @@ def search_routes(service: Service) -> APIRouter:
         ]
         return SearchResponse(model=service.name, results=results)
 
-    @router.get("/images/{path:path}", include_in_schema=False)
+    @app.get("/v1/images/{path:path}", include_in_schema=False)
     async def image(path: str) -> Response:
         return Response(await asyncio.to_thread(_thumbnail, service, path), media_type="image/jpeg")
-
-    return router
 
 
 def _address(service: Service, hit: Hit) -> str | None:
     path = hit.metadata.get("path")
-    return f"/v1/images/{path}" if service.settings.images is not None and isinstance(path, str) else None
+    return f"/v1/images/{quote(path)}" if service.settings.images is not None and isinstance(path, str) else None
 
 
 def _thumbnail(service: Service, path: str) -> bytes:

@@ -17,7 +17,7 @@ from keras_tfcl.export.runtime.encoder import OnnxEncoder
 from keras_tfcl.export.runtime.golden_inputs import check_probes
 from keras_tfcl.export.runtime.index import Index
 from keras_tfcl.export.runtime.inputs import split_inputs
-from keras_tfcl.export.runtime.tokens import rows_in_run
+from keras_tfcl.export.runtime.tokens import Tokens, rows_in_run
 from keras_tfcl.export.server.batching import MicroBatcher, Rows
 from keras_tfcl.export.server.errors import RequestError
 from keras_tfcl.export.server.metrics import Metrics
@@ -113,7 +113,7 @@ class Service:
             raise RequestError(
                 422, f"A request holds 1 to {self.settings.max_items} inputs. Received: {len(items)}.", "invalid_input"
             )
-        if isinstance(items[0], str) and self.encoder.takes_text:
+        if isinstance(items[0], (str, list)) and self.encoder.takes_text:
             return await asyncio.to_thread(self._texts, items)
         if isinstance(items[0], (str, bytes)):
             images = await asyncio.to_thread(lambda: [self._image(item, number) for number, item in enumerate(items)])
@@ -130,16 +130,17 @@ class Service:
         return RequestRows([tuple(split_inputs(array, self.encoder.inputs))], array.size)
 
     def _texts(self, items: Sequence[object]) -> RequestRows:
-        """Tokens in parts of similar length, so that there is little padding."""
+        """Texts or lists of token numbers, in parts of similar length, so that there is little padding."""
         rule = self.encoder.text_rule
-        tokens = rule.tokenize([str(item) for item in items])  # all are strings: pydantic has checked
+        texts = [item for item in items if isinstance(item, str)]  # all or none: pydantic has checked
+        tokens = rule.tokenize(texts) if texts else [_tokens(item, number) for number, item in enumerate(items)]
+        limit = min(self.settings.max_tokens, rule.length or self.settings.max_tokens)
         for number, (ids, _) in enumerate(tokens):
             if not ids and rule.length is None:
                 raise InputError(f"A text must have a token. Received: input {number} without.")
-            if len(ids) > self.settings.max_tokens:
+            if len(ids) > limit:
                 raise InputError(
-                    f"A text may have {self.settings.max_tokens:,} tokens. Received: {len(ids):,} in input {number}. "
-                    f"Send shorter texts."
+                    f"A text may have {limit:,} tokens. Received: {len(ids):,} in input {number}. Send shorter texts."
                 )
         runs = [*rule.runs(tokens, self.settings.max_batch_size)]
         parts = [tuple(rule.rows([tokens[position] for position in run])) for run in runs]
@@ -148,6 +149,8 @@ class Service:
     def _image(self, item: object, number: int) -> np.ndarray:
         if not isinstance(item, (str, bytes)):
             raise InputError(f"Inputs must all be images, or all numbers. Received: input {number} of another kind.")
+        if self.encoder.takes_text:
+            raise InputError(f"This model takes texts. Received: a file as input {number}. Send the text as JSON.")
         if len(self.encoder.inputs) != 1 or len(self.encoder.inputs[0].shape) != 4:
             raise InputError(
                 f"This model takes numbers of shape {self.encoder.inputs[0].shape[1:]}, not text or images. Received: "
@@ -155,9 +158,20 @@ class Service:
             )
         encoded = decode_base64(item, number) if isinstance(item, str) else item
         try:
-            return self.encoder.read_image(encoded)
+            return self.encoder.read_image(encoded, self.settings.max_pixels)
         except InputError as error:
             raise InputError(f"Input {number}: {error}") from error
+
+
+def _tokens(item: object, number: int) -> Tokens:
+    """Token numbers that a client has made itself."""
+    try:
+        ids = np.asarray(item)
+    except ValueError:
+        ids = np.empty(0)
+    if ids.dtype.kind != "i" or ids.ndim != 1:
+        raise InputError(f"Inputs must be texts, or lists of token numbers. Received: others in input {number}.")
+    return ids.tolist(), [0] * len(ids)
 
 
 def decode_base64(text: str, number: int) -> bytes:
@@ -167,14 +181,14 @@ def decode_base64(text: str, number: int) -> bytes:
         InputError: it is neither.
     """
     head, comma, data = text.partition(",")
-    if text.startswith("data:") and comma:
+    if text[:5].lower() == "data:" and comma:
         if not head.endswith(";base64"):
             raise InputError(f"A data URI must be in base64. Received: input {number} that begins with {head[:40]!r}.")
         text = data
     elif "://" in text[:32]:
         raise InputError(f"Images are not downloaded. Received: a URL as input {number}. Send the image in base64.")
     try:
-        return base64.b64decode(text, validate=True)
+        return base64.b64decode("".join(text.split()), validate=True)  # `base64 FILE` breaks lines
     except (binascii.Error, ValueError) as error:
         raise InputError(
             f"Images come in base64 or as data URIs. Received: input {number}, which is neither ({error})."

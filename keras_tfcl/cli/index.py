@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sized
+from collections.abc import Callable, Mapping, Sized
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,6 +13,7 @@ import typer
 
 from keras_tfcl.cli.options import AUTO, AsJson, Encoder, Provider, in_one_line, providers_of, read_input
 from keras_tfcl.export.errors import InputError
+from keras_tfcl.export.runtime.atomic_write import locked_file
 from keras_tfcl.export.runtime.encoder import OnnxEncoder
 from keras_tfcl.export.runtime.index import Index
 
@@ -46,7 +47,7 @@ def build(
     """
     encoder = OnnxEncoder(file, providers_of(provider))
     made = Index(encoder, precision)
-    _fill(made, encoder, inputs, on_error)
+    _embedded(encoder, inputs, on_error)(made)
     recall = made.build_graph() if graph else None
     made.save(out)
     _say(made, out, as_json, recall)
@@ -66,11 +67,14 @@ def add(
     Examples: keras-tfcl index add encoder.onnx photos.index new-photos/
     """
     encoder = OnnxEncoder(file, providers_of(provider))
-    known = Index.load(path, encoder)
-    graph = known.has_graph
-    _fill(known, encoder, inputs, on_error)
-    recall = known.build_graph() if graph else None
-    known.save(path)
+    Index.load(path, encoder)  # or an error before the work
+    add_to = _embedded(encoder, inputs, on_error)
+    with locked_file(path):  # or an addition by another process meanwhile would be lost
+        known = Index.load(path, encoder)
+        graph = known.has_graph
+        add_to(known)
+        recall = known.build_graph() if graph else None
+        known.save(path)
     _say(known, path, as_json, recall)
 
 
@@ -105,8 +109,10 @@ def search(
             print(f"  {hit.score:.4f}  {hit.id}{_quoted(hit.metadata)}")
 
 
-def _fill(index: Index, encoder: OnnxEncoder, inputs: list[Path], on_error: str) -> None:
+def _embedded(encoder: OnnxEncoder, inputs: list[Path], on_error: str) -> Callable[[Index], None]:
+    """Embed inputs, and return the function that adds them to an index."""
     rows = read_input(inputs)
+    names = _names(rows, inputs) if isinstance(rows, list) and not isinstance(rows[0], str) else None
     skipped: set[int] = set()
 
     def skip(position: int, item: object, error: Exception) -> None:
@@ -115,28 +121,38 @@ def _fill(index: Index, encoder: OnnxEncoder, inputs: list[Path], on_error: str)
 
     vectors = np.concatenate([*encoder.encode_iter(rows, on_error=skip if on_error == "skip" else "raise")])
     kept = [position for position in range(_count(rows)) if position not in skipped]
-    if not isinstance(rows, list):
-        index.add(vectors, _numbers(index, kept))
-    elif isinstance(rows[0], str):
-        index.add(vectors, _numbers(index, kept), [{"text": rows[position]} for position in kept])
-    else:
-        names = [_name(Path(rows[position]), inputs) for position in kept]
-        index.add(vectors, names, [{"path": name} for name in names])
+
+    def add_to(index: Index) -> None:
+        if names is not None:
+            chosen = [names[position] for position in kept]
+            index.add(vectors, chosen, [{"path": name} for name in chosen])
+            return
+        texts = [{"text": rows[position]} for position in kept] if isinstance(rows, list) else None
+        index.add(vectors, [index.next_number + position for position in kept], texts)
+
+    return add_to
 
 
-def _numbers(index: Index, kept: list[int]) -> list[int]:
-    """The numbers of the kept inputs, behind those in use."""
-    return [index.next_number + position for position in kept]
+def _names(files: list[Path], inputs: list[Path]) -> list[str]:
+    """The paths relative to the given folders, which stay valid when the folders are moved.
+
+    Raises:
+        InputError: two files of different folders get one name.
+    """
+    names: dict[str, Path] = {}
+    for file in files:
+        folder = next((given for given in inputs if given.is_dir() and file.is_relative_to(given)), file.parent)
+        other = names.setdefault(file.relative_to(folder).as_posix(), file)
+        if other is not file:
+            raise InputError(
+                f"Images need different names, relative to the folders that are given. Received: {other} and {file}. "
+                f"Give the folder that holds both."
+            )
+    return [*names]
 
 
 def _quoted(metadata: Mapping[str, object]) -> str:
     return f"  {metadata['text']}" if "text" in metadata else ""
-
-
-def _name(path: Path, inputs: list[Path]) -> str:
-    """The path relative to the given folder, which stays valid when the folder is moved."""
-    folder = next((given for given in inputs if given.is_dir() and path.is_relative_to(given)), None)
-    return path.relative_to(folder).as_posix() if folder else path.name
 
 
 def _count(rows: Sized | dict[str, np.ndarray]) -> int:

@@ -73,15 +73,11 @@ class Progress(keras.callbacks.Callback):
         super().__init__()
         self._batch_size, self._epochs, self._batches, self._monitor = batch_size, epochs, batches, monitor
         self._started, self._done, self._epoch, self._said = 0.0, 0, 0, ""
-        columns = (
-            "{task.description}",
-            BarColumn(),
-            "{task.fields[rate]} images/s, loss {task.fields[loss]}, {task.fields[left]} left",
-        )
+        columns = ("{task.description}", BarColumn(), "{task.fields[pace]}")
         self._bar = RichProgress(
             *columns, console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True
         )
-        self._task = self._bar.add_task("", total=batches, rate="", loss="", left="")
+        self._task = self._bar.add_task("", total=batches, pace="preparing the first step")
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         self._bar.start()
@@ -96,9 +92,8 @@ class Progress(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         self._done += 1
         rate, left = self._pace()
-        self._bar.update(
-            self._task, advance=1, rate=f"{rate:.0f}", left=left, loss=f"{(logs or {}).get('loss', 0.0):.4f}"
-        )
+        loss = (logs or {}).get("loss", 0.0)
+        self._bar.update(self._task, advance=1, pace=f"{rate:.0f} images/s, loss {loss:.4f}, {left} left")
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         diagnoses = " ".join(map(str, self._monitor.diagnoses)) if self._monitor else ""

@@ -32,6 +32,7 @@ class Settings:
     learning_rate: float | None
     loss: str
     temperature: float | None
+    scale: float | None
     seed: int
 
 

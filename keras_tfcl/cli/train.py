@@ -36,6 +36,7 @@ def train(
     learning_rate: Annotated[float | None, typer.Option(help="[1e-3 for a batch of 256, in proportion]")] = None,
     loss: Annotated[Literal["arctanh", "infonce"], typer.Option(help="infonce takes a temperature.")] = "arctanh",
     temperature: Annotated[float | None, typer.Option(help="Temperature of infonce. [0.2]")] = None,
+    scale: Annotated[float | None, typer.Option(help="Scale of arctanh. [11.2, the root of D - 2]")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of weights, order and views.")] = 0,
     save_every: Annotated[
         float | None, typer.Option(min=0, help="Minutes between saves within an epoch. [after each epoch only]")
@@ -55,7 +56,7 @@ def train(
 
     keras-tfcl train fashion_mnist@train[:5000] -o runs/fashion
     """
-    _check(loss, temperature, learning_rate)
+    _check(loss, temperature, scale, learning_rate)
     with without_native_logs():
         run = require("keras_tfcl.cli.training_run", "tf")
         settings = run.Settings(
@@ -68,6 +69,7 @@ def train(
             learning_rate=learning_rate,
             loss=loss,
             temperature=temperature,
+            scale=scale,
             seed=seed,
         )
         try:
@@ -78,11 +80,13 @@ def train(
     print(json.dumps({"ok": True} | result.to_dict()) if as_json else result)
 
 
-def _check(loss: str, temperature: float | None, learning_rate: float | None) -> None:
+def _check(loss: str, temperature: float | None, scale: float | None, learning_rate: float | None) -> None:
     if loss == "arctanh" and temperature is not None:
         raise ValueError(
             f"The arctanh loss has no temperature. Received: --temperature {temperature}. Pass --loss infonce with it."
         )
-    for name, value in (("temperature", temperature), ("learning-rate", learning_rate)):
+    if loss == "infonce" and scale is not None:
+        raise ValueError(f"InfoNCE has no scale. Received: --scale {scale}. Pass --loss arctanh with it.")
+    for name, value in (("temperature", temperature), ("scale", scale), ("learning-rate", learning_rate)):
         if value is not None and not 0 < value < float("inf"):
             raise ValueError(f"--{name} must be a positive number. Received: {value}. Leave it out for the default.")

@@ -39,6 +39,7 @@ PROJECTION = 128
 WARM_UP = 0.05  # share of the steps
 FOR_BATCH = 256  # the batch that the default learning rate is meant for
 TEMPERATURE = 0.2
+SCALE = math.sqrt(PROJECTION - 2)  # the logits of random unit vectors have variance 1
 FLOATS_KEPT = 4  # for each output of a layer: two views, values and gradients
 OBSERVED = 512  # images that are embedded while the run goes on
 OBSERVATIONS = 25  # how often, in the whole run
@@ -136,7 +137,7 @@ def _remove_drafts(folder: Path) -> None:
 
 
 def with_choices_made(settings: Settings, images: int, before: Mapping[str, int | None]) -> Settings:
-    """The settings with batch size, learning rate and temperature chosen where none was given.
+    """The settings with batch size, learning rate, and temperature or scale chosen where none was given.
 
     Args:
         settings: as given.
@@ -144,12 +145,16 @@ def with_choices_made(settings: Settings, images: int, before: Mapping[str, int 
         before: settings of the run that is continued, whose choices are kept; empty for a new one.
     """
     batch_size = settings.batch_size or before.get("batch_size") or _largest_batch(settings, images)
-    rate, temperature = settings.learning_rate, settings.temperature
+    rate, temperature, scale = settings.learning_rate, settings.temperature, settings.scale
     if rate is None:
         rate = 1e-3 * batch_size / FOR_BATCH
     if temperature is None and settings.loss == "infonce":
         temperature = TEMPERATURE
-    return dataclasses.replace(settings, batch_size=batch_size, learning_rate=rate, temperature=temperature)
+    if scale is None and settings.loss == "arctanh":
+        scale = SCALE
+    return dataclasses.replace(
+        settings, batch_size=batch_size, learning_rate=rate, temperature=temperature, scale=scale
+    )
 
 
 def _largest_batch(settings: Settings, images: int) -> int:
@@ -192,10 +197,10 @@ def _untrained(settings: Settings, steps: int) -> ContrastiveModel:
     schedule = keras.optimizers.schedules.CosineDecay(
         0.0, max(steps - warm_up, 1), warmup_target=settings.learning_rate, warmup_steps=warm_up
     )
-    temperature: float = settings.temperature  # type: ignore[assignment]  # chosen for InfoNCE
+    parameter: float = settings.scale or settings.temperature  # type: ignore[assignment]  # one is chosen by now
     model.compile(
         keras.optimizers.AdamW(schedule, weight_decay=1e-4),
-        loss=ArctanhInfoNCE() if settings.loss == "arctanh" else InfoNCE(temperature),
+        loss=ArctanhInfoNCE(parameter) if settings.loss == "arctanh" else InfoNCE(parameter),
         metrics=[Uniformity(), Alignment(), ContrastiveAccuracy()],
     )
     return model

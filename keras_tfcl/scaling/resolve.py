@@ -34,6 +34,7 @@ def get(identifier: object) -> Scaling:
     if isinstance(identifier, dict):
         return get(keras.saving.deserialize_keras_object(identifier))
     raise ValueError(
-        "`scaling` must be a temperature (a positive number), 'arctanh', or a keras_tfcl.Scaling. "
-        f"Received: scaling={identifier!r}. Pass for example scaling=0.1 or scaling='arctanh'."
+        "`scaling` must be a temperature (a positive number), 'arctanh', or an instance of a keras_tfcl.Scaling. "
+        f"Received: scaling={identifier!r}. Pass for example scaling=0.1 or scaling='arctanh', or derive a class from "
+        "keras_tfcl.Scaling and pass an object of it."
     )

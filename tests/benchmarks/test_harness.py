@@ -76,6 +76,16 @@ def test_runs_come_seed_by_seed_and_are_not_repeated(harness, monkeypatch, tmp_p
     assert not list(tmp_path.rglob("*.part"))
 
 
+def test_a_candidate_is_tested_after_the_settings_of_its_seed(harness, monkeypatch, tmp_path):
+    command(harness, monkeypatch, Toy(harness), tmp_path, "train", "--seeds", "0", "--settings", "centred")
+    command(harness, monkeypatch, Toy(harness), tmp_path, "test")
+    assert not (tmp_path / "toy_test.csv").exists()
+    command(harness, monkeypatch, Toy(harness), tmp_path, "train", "--seeds", "0", "--datasets", "a")
+    command(harness, monkeypatch, Toy(harness), tmp_path, "test")
+    tested = [(row["dataset"], row["setting"]) for row in rows(tmp_path / "toy_test.csv")]
+    assert tested == [("a", "infonce 0.1"), ("a", "arctanh 2"), ("a", "centred"), ("a", "untrained")]
+
+
 def test_no_run_starts_without_time(harness, monkeypatch, tmp_path):
     task = Toy(harness)
     command(harness, monkeypatch, task, tmp_path, "train", "--seeds", "0", "--minutes", "0")

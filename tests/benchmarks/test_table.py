@@ -92,6 +92,11 @@ def folder(tmp_path, module):
                 made[""].append({**key, **score, **shape, "tolerance": "", "seconds": 36})
                 made["_test"].append({**key, **score})
     made["_test"].append({"dataset": "a", "setting": "untrained", "seed": 0, "accuracy": 0.25, "other": 0.1})
+    for dataset in ("a", "b"):  # ahead of arctanh with c = √(D − 2) by 0.05 on both data sets of the only task
+        for seed in range(2):
+            score = made_up_score(dataset, "arctanh fisher", seed) + 0.05
+            row = {"dataset": dataset, "setting": "centred", "seed": seed, "accuracy": score, "other": 0.1}
+            made["_test"].append(row)
     made["_test"].append({"dataset": "b", "setting": "raw", "seed": 0, "accuracy": 0.875, "other": 0.1})
     (tmp_path / "benchmarks").mkdir()
     for suffix, rows in made.items():
@@ -115,6 +120,8 @@ def test_page_and_tables_say_what_the_rows_hold(module, folder):
         "**Not decided yet. So far, win / tie / loss against a τ tuned on validation, c = 2: 0 / 0 / 2, c = 8: 2"
         in page
     )
+    assert "centred**: win / tie / loss 2 / 0 / 0 on 2 data sets, ahead on 1 of 1 tasks. It does not enter" in page
+    assert "| b | 2 | +0.0500 [+0.0500, +0.0500] | win |" in page and "centred" not in tables
     assert "ahead of the best temperature on b (raw 0.875, best τ 0.8" in page
     assert "2 of 7 seeds" in page and "2 seeds each" in page
     assert "0.3 hours" in page  # 7 temperatures, 2 data sets, 2 seeds of 36 seconds
@@ -138,5 +145,5 @@ def test_five_seeds_decide(module):
     settings["infonce 0.5"] = dict.fromkeys(range(5), 0.7)
     settings["arctanh 2"] = dict.fromkeys(range(5), 0.75)
     settings["arctanh fisher"] = dict(enumerate((0.9, 0.7, 0.9, 0.7, 0.8)))
-    found = [results.Result("graph_classification", "a", "accuracy", settings, settings, {}, {})]
+    found = [results.Result("graph_classification", "a", "accuracy", settings, settings, {}, {}, {})]
     assert page.headline(found) == "c = 2: no, c = 8: yes, c = √(D − 2): open."

@@ -56,6 +56,24 @@ def test_an_index_is_built_grown_and_searched(photos, tmp_path):
     assert hits[0]["id"] == "7.png" and hits[0]["score"] == pytest.approx(1, abs=1e-5) and len(hits) == 2
 
 
+def test_additions_by_two_processes_at_once_are_both_kept(photos, tmp_path):
+    encoder, images, out = photos / "encoder.onnx", photos / "images", tmp_path / "photos.index"
+    assert run("index", "build", encoder, images / "a" / "0.png", "-o", out).returncode == 0
+    command = [COMMAND, "index", "add", str(encoder), str(out)]
+    groups = [[str(images / "a" / f"{i}.png") for i in pair] for pair in ((1, 2), (3, 4), (5,))]
+    processes = [subprocess.Popen([*command, *group], stdout=subprocess.DEVNULL) for group in groups]
+    assert [process.wait(120) for process in processes] == [0, 0, 0]
+    assert all(f"{i}.png" in Index.load(out) for i in range(6))
+
+
+def test_images_of_two_folders_may_not_have_one_name(photos, tmp_path):
+    for name in ("cats", "dogs"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (20, 20)).save(tmp_path / name / "1.png")
+    done = run("index", "build", photos / "encoder.onnx", tmp_path / "cats", tmp_path / "dogs", "-o", tmp_path / "x")
+    assert done.returncode == 1 and "cats/1.png and" in done.stderr and "folder that holds both" in done.stderr
+
+
 def serving(*arguments, **env):
     process = subprocess.Popen(
         [COMMAND, "serve", *map(str, arguments), "--port", "0"],
@@ -103,11 +121,15 @@ def test_a_server_answers_and_a_signal_loses_no_request_that_it_accepted(photos)
         np.testing.assert_allclose(answer.json()["data"][0]["embedding"], expected, atol=1e-6)
 
 
-def test_a_key_comes_from_the_environment(photos):
-    process, address = serving(photos / "encoder.onnx", KERAS_TFCL_API_KEY="secret")
+def test_the_key_and_the_limits_come_from_the_environment(photos):
+    process, address = serving(photos / "encoder.onnx", KERAS_TFCL_API_KEY="secret", KERAS_TFCL_MAX_BATCH_SIZE="2")
+    content = (photos / "images" / "a" / "0.png").read_bytes()
     with process:
         assert httpx.get(f"{address}/info").status_code == 401
-        assert httpx.get(f"{address}/info", headers={"Authorization": "Bearer secret"}).status_code == 200
+        with httpx.Client(headers={"Authorization": "Bearer secret"}, base_url=address) as http:
+            assert http.get("/info").status_code == 200
+            assert http.post("/v1/embeddings", files=[("file", content)] * 5).status_code == 200
+            assert "keras_tfcl_batch_size_count 3.0" in http.get("/metrics").text
         process.terminate()
         process.wait(20)
 

@@ -208,7 +208,7 @@ def test_lost_outputs_are_written_again(trained, photos, capsys):
     [
         (("--epochs", "3"), "--epochs 3, before 2"),
         (("--image-size", "24"), "--image-size 24, before 16"),
-        (("--loss", "infonce"), "--loss infonce, before arctanh; --temperature 0.2, before None"),
+        (("--loss", "infonce"), "--loss infonce, before arctanh; --temperature 0.2, before None; --scale None, before"),
         (("--seed", "1"), "--seed 1, before 0"),
         (("--backbone", "MobileNetV2"), "--backbone MobileNetV2, before resnet10"),
     ],
@@ -219,7 +219,7 @@ def test_other_settings_are_refused_by_name(trained, photos, capsys, changed, na
     assert call("train", photos, "-o", folder, *SETTINGS, *changed) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1
-    assert f"Received: {named}, for the run in {folder}" in err
+    assert f"Received: {named}" in err and f", for the run in {folder}" in err
     assert (folder / "run.json").read_bytes() == before
 
 
@@ -234,6 +234,8 @@ def test_other_images_are_refused(trained, tmp_path, capsys):
     ("arguments", "message"),
     [
         (("--temperature", "0.2"), r"arctanh loss has no temperature"),
+        (("--loss", "infonce", "--scale", "8"), r"InfoNCE has no scale. Received: --scale 8.0"),
+        (("--scale", "-1"), r"--scale must be a positive number\. Received: -1"),
         (("--loss", "infonce", "--temperature", "0"), r"--temperature must be a positive number\. Received: 0"),
         (("--learning-rate", "nan"), r"--learning-rate must be a positive number\. Received: nan"),
         (("--backbone", "resnet19"), r"`name` must be \"resnet18\", \"resnet10\" or a net of keras"),

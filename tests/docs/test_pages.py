@@ -28,7 +28,7 @@ ELSEWHERE = {f"docs/{page}.md" for page in ("export", "losses", "serving", "serv
 PAGES = sorted({"README.md", *(str(page.relative_to(ROOT)) for page in (ROOT / "docs").rglob("*.md"))} - ELSEWHERE)
 
 # Installation, other programs, servers, which would never return, and long scripts with tests of their own.
-NOT_RUN = re.compile(r"(pip|make|git|curl|docker|cd|tensorboard|python|keras-tfcl (serve|triton))\b")
+NOT_RUN = re.compile(r"(pip|make|git|curl|docker|cd|tensorboard|python3?|keras-tfcl (serve|triton))\b")
 SHORTER = {"train": ["--epochs", "1", "--image-size", "32", "--batch-size", "16", "--quiet"]}
 JUDGES = {"diagnose", "quantize", "doctor"}  # their exit code is 1 for poor quality, and one epoch gives no better
 

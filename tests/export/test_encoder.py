@@ -250,10 +250,11 @@ def test_text_for_an_encoder_of_tokens(tmp_path, x):
 def test_a_copy_has_the_same_arguments(tmp_path, monkeypatch, copied):
     linear(tmp_path / "linear.onnx")
     monkeypatch.chdir(tmp_path)
-    encoder = OnnxEncoder("linear.onnx", ("cpu",), batch_size=3, threads=1, buckets=True, low_memory=True)
+    given = {"batch_size": 3, "threads": 1, "buckets": True, "low_memory": True, "spinning": False}
+    encoder = OnnxEncoder("linear.onnx", ("cpu",), **given)
     monkeypatch.chdir("/")  # as a worker in another folder would be
     other = copied(encoder)
-    expected = (tmp_path / "linear.onnx", ("cpu",), False, 3, 1, True, True, None, None)
+    expected = (tmp_path / "linear.onnx", ("cpu",), False, 3, 1, True, True, None, None, False)
     assert other._arguments == encoder._arguments == expected
     assert other._session is not encoder._session
     np.testing.assert_array_equal(other.encode(rows(7)), encoder.encode(rows(7)))

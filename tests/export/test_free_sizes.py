@@ -71,13 +71,12 @@ def test_nearest_takes_the_pixels_of_the_formula(tmp_path):
         np.testing.assert_array_equal(run(tmp_path / "encoder.onnx", x), expected, err_msg=f"{height} x {width}")
 
 
-@pytest.mark.parametrize("operation", ["ResizeNearestNeighbor"])
-def test_edge_sizes_find_an_index_that_is_off(operation, monkeypatch, tmp_path):
+def test_edge_sizes_find_an_index_that_is_off(monkeypatch, tmp_path):
     handlers = converter.custom_op_handlers()
-    handlers.pop(operation)
+    handlers.pop("ResizeNearestNeighbor")
     monkeypatch.setattr(converter, "custom_op_handlers", lambda: handlers)
     model = image_encoder(layers.Resizing(48, 48, interpolation="nearest", name="culprit"))
-    with pytest.raises(ParityError, match=r"an input of shape \(1, \d+, \d+, 3\).*layer `culprit` \(Resizing\)"):
+    with pytest.raises(ParityError, match=r"an input of shape \(1, \d+, \d+, 3\).*Look at Resize"):
         export_onnx(model, tmp_path / "encoder.onnx")
 
 

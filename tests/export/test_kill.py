@@ -6,6 +6,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
 
 import keras
 import numpy as np
@@ -14,7 +16,7 @@ import pytest
 
 from keras_tfcl.export import OnnxEncoder, check_probes, export_onnx
 from keras_tfcl.export.runtime import atomic_write as atomic_write_module
-from keras_tfcl.export.runtime.atomic_write import atomic_write
+from keras_tfcl.export.runtime.atomic_write import atomic_write, locked_file
 
 # Writes the files of folder argv[2] as argv[3], and kills itself before step argv[4] of those that touch the disk.
 # `atomic_write.py` alone, by its path argv[1]: with TensorFlow imported each of the many processes would take seconds.
@@ -146,3 +148,23 @@ def test_killed_in_every_stage_of_an_export(tmp_path):
     assert done.returncode == 0
     assert path.read_bytes() != before
     assert os.listdir(tmp_path) == ["encoder.onnx"]
+
+
+def test_changes_under_the_lock_of_a_file_that_each_of_them_replaces_are_all_kept(tmp_path):
+    path = tmp_path / "number"
+    path.write_text("0")
+
+    def count():
+        for _ in range(10):
+            with locked_file(path):
+                number = int(path.read_text())
+                time.sleep(0.002)
+                with atomic_write(path) as draft:
+                    draft.write_text(str(number + 1))
+
+    threads = [threading.Thread(target=count) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert path.read_text() == "40"

@@ -107,6 +107,8 @@ def test_images_come_as_files_data_uris_or_base64(photos):
             http.post("/v1/embeddings", files=[("file", ("a.jpg", file)) for file in files]),
             http.post("/v1/embeddings", json={"input": coded}),
             http.post("/v1/embeddings", json={"input": [f"data:image/jpeg;base64,{text}" for text in coded]}),
+            http.post("/v1/embeddings", json={"input": [base64.encodebytes(file).decode() for file in files]}),
+            http.post("/v1/embeddings", json={"input": [f"DATA:;base64,{text}" for text in coded]}),
         ]
     for answer in answers:
         assert answer.status_code == 200, answer.text
@@ -124,6 +126,11 @@ def test_images_come_as_files_data_uris_or_base64(photos):
         ("/v1/embeddings", {"json": {"input": ["data:text/plain,hello"]}}, 422, "must be in base64"),
         ("/v1/embeddings", {"json": {"input": [base64.b64encode(b"no image").decode()]}}, 422, "Input 0"),
         ("/v1/embeddings", {"json": {"input": [[0.1] * 5]}}, 422, "image"),
+        ("/v1/embeddings", {"json": {"input": [None]}}, 422, "input: must be a string, a list of strings"),
+        ("/v1/embeddings", {"json": {}}, 422, "input: Field required"),
+        ("/v1/embeddings", {"content": b"no JSON"}, 422, "The body: Invalid JSON"),
+        ("/v1/embeddings", {"files": {"image": b"x"}}, 422, "in its field `file`. Received: the fields ['image']"),
+        ("/v1/embeddings", {"files": {"file": b"x"}}, 422, "none of them"),
         ("/v1/embeddings", {"json": {"input": "x", "model": "other"}}, 404, "does not exist"),
         ("/v1/embeddings", {"json": {"input": "x", "encoding_format": "hex"}}, 422, "encoding_format"),
         ("/v1/embeddings", {"content": b"{"}, 422, "JSON"),
@@ -146,6 +153,14 @@ def test_limits(dense):
         assert answer.status_code == 413 and "400 bytes" in answer.json()["error"]["message"]
 
 
+def test_a_large_image_is_refused_before_it_is_decoded(photos):
+    with client(photos, max_pixels=599) as http:
+        refused = http.post("/v1/embeddings", files={"file": jpeg()})
+    with client(photos, max_pixels=600) as http:
+        assert http.post("/v1/embeddings", files={"file": jpeg()}).status_code == 200
+    assert refused.status_code == 422 and "599 pixels" in refused.json()["error"]["message"]
+
+
 def test_texts_are_embedded_in_their_order_and_tokens_counted(words):
     texts = ["a red cat", "a dog", "dog", "a green house a green house a green house", "a blue dog"]
     with client(words, max_batch_size=2) as http:
@@ -160,12 +175,36 @@ def test_texts_are_embedded_in_their_order_and_tokens_counted(words):
 
 
 @pytest.mark.parametrize(
-    ("given", "message"), [(["a dog", ""], "input 1 without"), ("a " * 9, "8 tokens. Received: 9")]
+    ("given", "message"),
+    [
+        (["a dog", ""], "input 1 without"),
+        ("a " * 9, "8 tokens. Received: 9"),
+        ([1] * 9, "8 tokens. Received: 9"),
+        ([[1], []], "lists of token numbers"),
+        ([[1], [1.5]], "lists of token numbers"),
+        ([[1], [1 << 63]], "lists of token numbers"),
+        ([[1], [99]], "that the model can embed"),
+    ],
 )
 def test_texts_that_cannot_be_embedded(words, given, message):
     with client(words, max_tokens=8) as http:
         answer = http.post("/v1/embeddings", json={"input": given})
     assert answer.status_code == 422 and message in str(answer.json()), answer.text
+
+
+def test_lists_of_token_numbers_are_padded_as_texts_are(words):
+    """As OpenAI's protocol allows; langchain sends them. A list of numbers is one input."""
+    texts = ["a red cat", "dog"]
+    tokens = [ids for ids, _ in words.text_rule.tokenize(texts)]
+    with client(words) as http:
+        many = http.post("/v1/embeddings", json={"input": tokens}).json()
+        one = http.post("/v1/embeddings", json={"input": tokens[0]}).json()
+        file = http.post("/v1/embeddings", files={"file": b"a red cat"})
+    expected = words.encode(texts)
+    np.testing.assert_allclose([entry["embedding"] for entry in many["data"]], expected, atol=1e-6)
+    np.testing.assert_allclose(one["data"][0]["embedding"], expected[0], atol=1e-6)
+    assert many["usage"]["total_tokens"] == 4
+    assert file.status_code == 422 and "takes texts" in file.json()["error"]["message"]
 
 
 def test_texts_are_searched_for(words):
@@ -182,7 +221,7 @@ def test_a_key_is_asked_for_everywhere_but_at_health(dense):
         assert http.get("/").status_code == 200
         for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "secret"}):
             refused = http.post("/v1/embeddings", json={"input": [0.0] * 6}, headers=headers)
-            assert refused.status_code == 401
+            assert refused.status_code == 401 and refused.headers["www-authenticate"] == "Bearer"
         good = http.post("/v1/embeddings", json={"input": [1.0] * 6}, headers={"Authorization": "Bearer secret"})
     assert good.status_code == 200
 
@@ -201,6 +240,8 @@ def test_the_open_inference_protocol(dense):
         )
         wrong = http.post("/v2/models/dense/infer", json={"inputs": [tensor | {"shape": [4, 6]}]})
         assert http.get("/v2/models/other").status_code == 404
+        assert http.get("/v2/models/dense/versions/1").json() == about
+        assert http.get("/v2/models/dense/versions/2").status_code == 404
     assert about["inputs"] == [{"name": "features", "datatype": "FP32", "shape": [-1, 6]}]
     expected = dense.encode(X)
     assert found["id"] == "7"
@@ -211,7 +252,8 @@ def test_the_open_inference_protocol(dense):
 
 
 def test_search_finds_what_the_index_holds(photos, tmp_path):
-    names = [f"{i}.jpg" for i in range(4)]
+    names = ["0.jpg", "1.jpg", "a #2? 50%/Grün.jpg", "3.jpg"]
+    (tmp_path / names[2]).parent.mkdir()
     for i, name in enumerate(names):
         (tmp_path / name).write_bytes(jpeg(i))
     index = Index(photos)
@@ -221,7 +263,7 @@ def test_search_finds_what_the_index_holds(photos, tmp_path):
         picture = http.get(found[0]["image"])
         outside = http.get("/v1/images/../../etc/passwd")
         outside_coded = http.get("/v1/images/%2e%2e/%2e%2e/etc/passwd")
-    assert found[0]["id"] == "2.jpg" and found[0]["score"] == pytest.approx(1, abs=1e-5) and len(found) == 2
+    assert found[0]["id"] == names[2] and found[0]["score"] == pytest.approx(1, abs=1e-5) and len(found) == 2
     assert picture.status_code == 200 and Image.open(io.BytesIO(picture.content)).size == (30, 20)
     assert outside.status_code == outside_coded.status_code == 404
 
@@ -239,10 +281,26 @@ def test_health_metrics_and_info(dense):
         http.post("/v1/embeddings", json={"input": X.tolist()})
         text = http.get("/metrics").text
         info = http.get("/info").json()
+        assert http.get("/v1/models/dense").json() == http.get("/v1/models").json()["data"][0]
+        assert http.get("/v1/models/other").status_code == 404
         assert http.get("/openapi.json").status_code == 200
     assert 'keras_tfcl_requests_total{route="/v1/embeddings",status="200"} 1.0' in text
     assert "keras_tfcl_batch_size_sum 5.0" in text
     assert info["dimension"] == 8 and info["providers"]["used"] == [*dense.providers]
+
+
+@pytest.mark.parametrize(("error", "status"), [(ImportError("needs the package `PIL`"), 501), (KeyError("x"), 500)])
+def test_what_nobody_expected_is_answered_in_json_and_counted(photos, monkeypatch, error, status):
+    def fail(*arguments):
+        raise error
+
+    monkeypatch.setattr(OnnxEncoder, "read_image", fail)
+    with client(photos) as http:
+        answer = http.post("/v1/embeddings", files={"file": jpeg()})
+        text = http.get("/metrics").text
+    assert answer.status_code == status
+    assert ("`PIL`" if status == 501 else "KeyError") in answer.json()["error"]["message"]
+    assert f'keras_tfcl_requests_total{{route="/v1/embeddings",status="{status}"}} 1.0' in text
 
 
 class Slow:
@@ -365,6 +423,7 @@ def test_the_page_searches_by_an_image_and_says_what_is_wrong(photos, tmp_path):
     names = [f"{i}.jpg" for i in range(3)]
     index = Index(photos)
     index.add(photos.encode([tmp_path / name for name in names]), names, [{"path": name} for name in names])
+    (tmp_path / "2.jpg").unlink()  # its entry is found and has no thumbnail
     app = create_app(photos, ServerSettings(api_key="k", images=tmp_path), index)
     with running(app) as address, playwright.sync_playwright() as play:
         browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
@@ -372,7 +431,11 @@ def test_the_page_searches_by_an_image_and_says_what_is_wrong(photos, tmp_path):
         problems, asked = [], []
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.on("request", lambda request: asked.append(request.url))
-        page.goto(f"{address}/#key=k", wait_until="networkidle")
+        page.goto(address)
+        page.wait_for_selector("#message.error")
+        assert "needs a key" in page.text_content("#message")
+        page.goto(f"{address}/?again#key=k", wait_until="networkidle")
+        assert page.text_content("#about") == "photos, 3 entries"
         with page.expect_file_chooser() as chooser:
             page.locator("#drop").press("Enter")
         chooser.value.set_files(tmp_path / "1.jpg")
@@ -383,6 +446,9 @@ def test_the_page_searches_by_an_image_and_says_what_is_wrong(photos, tmp_path):
             page.wait_for_timeout(20)
         assert page.evaluate("document.querySelector('#results img').naturalWidth") == 30
         assert page.evaluate("document.documentElement.scrollWidth") <= 380
+        assert page.locator("#results li").count() == 3 and page.locator("#results img").count() == 2
+        page.locator("#results button").nth(1).press("Enter")  # search for this one
+        page.wait_for_selector("#results li:first-child [title='0.jpg']")
         (tmp_path / "broken.jpg").write_bytes(b"no image")
         page.set_input_files("#file", tmp_path / "broken.jpg")
         page.wait_for_selector("#message.error")
@@ -415,7 +481,7 @@ def test_triton_s_own_client(dense, binary):
     tritonhttp = pytest.importorskip("tritonclient.http")
     with running(create_app(dense, ServerSettings())) as address:
         caller = tritonhttp.InferenceServerClient(address.removeprefix("http://"))
-        assert caller.is_server_live() and caller.is_server_ready() and caller.is_model_ready("dense")
+        assert caller.is_server_live() and caller.is_server_ready() and caller.is_model_ready("dense", "1")
         rows = tritonhttp.InferInput("features", [5, 6], "FP32")
         rows.set_data_from_numpy(X, binary_data=binary)
         wanted = tritonhttp.InferRequestedOutput("embedding", binary_data=binary)
