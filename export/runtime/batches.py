@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import math
 import warnings
@@ -209,18 +208,18 @@ def pad_rows(array: np.ndarray, rows: int) -> np.ndarray:
     return array if missing == 0 else np.concatenate([array, np.repeat(array[-1:], missing, axis=0)])
 
 
-@contextlib.contextmanager
-def progress_bar(total: int | None) -> Iterator[Callable[[int], None]]:
-    """Draw a bar on stderr, and give a function that takes the number of rows just done. Without `rich` neither.
+def show_progress(parts: Iterable[np.ndarray], total: int | None) -> Iterator[np.ndarray]:
+    """Yield the parts, and draw a bar of the rows that are done on stderr, where `rich` is installed.
 
     Args:
+        parts: arrays of rows.
         total: rows in all; None for a stream of unknown length.
     """
     try:
         from rich import progress
         from rich.console import Console
     except ImportError:
-        yield lambda rows: None
+        yield from parts
         return
     columns = (
         progress.TextColumn("embedding"),
@@ -232,7 +231,9 @@ def progress_bar(total: int | None) -> Iterator[Callable[[int], None]]:
     )
     with progress.Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("", total=total)
-        yield lambda rows: bar.advance(task, rows)
+        for part in parts:
+            bar.advance(task, len(part))
+            yield part
 
 
 def _is_row(item: Any, specs: Sequence[InputSpec]) -> bool:

@@ -2,38 +2,32 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import itertools
 import os
 import time
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from keras_tfcl.export.errors import InputError, ModelFileError, NonFiniteError
-from keras_tfcl.export.runtime.batches import (
-    Batch,
-    BatchReader,
-    OnError,
-    bucket_size,
-    check_on_error,
-    pad_rows,
-    progress_bar,
-    rows_to_try,
-)
+from keras_tfcl.export.errors import InputError
+from keras_tfcl.export.runtime.batches import BatchReader, OnError, check_on_error, rows_to_try, show_progress
 from keras_tfcl.export.runtime.embedding_files import check_embedding_file, write_embeddings
 from keras_tfcl.export.runtime.images import MAX_PIXELS, ImageRule, check_image_size, image_rule
-from keras_tfcl.export.runtime.inputs import InputSpec, all_finite, cast_input, split_inputs
+from keras_tfcl.export.runtime.inputs import InputSpec, split_inputs
 from keras_tfcl.export.runtime.metadata import Metadata
 from keras_tfcl.export.runtime.model_file import check_model_file
 from keras_tfcl.export.runtime.providers import Providers, check_providers, choose_providers, load_onnxruntime
 from keras_tfcl.export.runtime.resume import encode_resumed
-from keras_tfcl.export.runtime.sentence_folder import POOLINGS, Pooling, pooled, read_sentence_folder
+from keras_tfcl.export.runtime.runner import Runner
+from keras_tfcl.export.runtime.sentence_folder import POOLINGS, Pooling, read_sentence_folder
 from keras_tfcl.export.runtime.session import check_metadata, open_session, read_interface
-from keras_tfcl.export.runtime.tokens import TextReader, TextRule, find_texts, is_mask, text_rule
+from keras_tfcl.export.runtime.tokens import TextReader, TextRule, find_texts, text_rule
 from keras_tfcl.export.runtime.typing import ImageLike, Inputs
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 
 class OnnxEncoder:
@@ -103,25 +97,22 @@ class OnnxEncoder:
         self._arguments = (Path(path).absolute(), *settings)
         if pooling not in (None, *POOLINGS):
             raise ValueError(f"`pooling` must be one of {', '.join(POOLINGS)}. Received: pooling={pooling!r}.")
-        folder = read_sentence_folder(Path(path)) if Path(path).is_dir() else None
-        self._path = folder.model if folder else Path(path)
-        self._normalize = folder is not None and folder.normalize
         self._batch_size = _positive("batch_size", batch_size)
         if threads is not None:
             _positive("threads", threads)
+        folder = read_sentence_folder(Path(path)) if Path(path).is_dir() else None
+        pooling = pooling or (folder.pooling if folder else None)
+        self._path = folder.model if folder else Path(path)
         self._metadata = check_model_file(self._path)
         check_image_size(self._metadata, self._path)
-        self._open(providers, strict_providers, threads, low_memory, spinning)
-        self._buckets = self.providers[0] != "CPUExecutionProvider" if buckets is None else bool(buckets)
-        pooling = pooling or (folder.pooling if folder else None)
-        self._inputs, self._output, self._dimension, per_token = read_interface(
-            self._session, self._path, output, pooling
-        )
-        self._pooling = pooling if per_token else None
-        self._fixed = self._inputs[0].shape[0]
-        check_metadata(self._metadata, self._dimension, self._path)
+        self._session = self._open(providers, strict_providers, threads, low_memory, spinning)
+        interface = read_interface(self._session, self._path, output, pooling)
+        check_metadata(self._metadata, interface.dimension, self._path)
         if folder and folder.tokenizer:
             self._metadata["tokenizer"] = folder.tokenizer
+        buckets = self.providers[0] != "CPUExecutionProvider" if buckets is None else bool(buckets)
+        normalize = folder is not None and folder.normalize
+        self._runner = Runner(self._session, interface, self._path, pooling, normalize, buckets)
         self._text_rule: TextRule | None = None  # made when the first text comes
 
     def __reduce__(self) -> tuple[type[OnnxEncoder], tuple[object, ...]]:
@@ -135,7 +126,7 @@ class OnnxEncoder:
     @property
     def dimension(self) -> int:
         """Length D of an embedding."""
-        return self._dimension
+        return self._runner.dimension
 
     @property
     def batch_size(self) -> int:
@@ -145,7 +136,7 @@ class OnnxEncoder:
     @property
     def inputs(self) -> tuple[InputSpec, ...]:
         """Name, dtype and shape of each input."""
-        return self._inputs
+        return self._runner.inputs
 
     @property
     def takes_text(self) -> bool:
@@ -166,7 +157,7 @@ class OnnxEncoder:
                 f"export_onnx(model, path, tokenizer=tokenizer)."
             )
         if self._text_rule is None:
-            self._text_rule = text_rule(self._inputs, self._metadata, self._path)
+            self._text_rule = text_rule(self.inputs, self._metadata, self._path)
         return self._text_rule
 
     @property
@@ -206,14 +197,14 @@ class OnnxEncoder:
         """
         step = self._step(batch_size)
         if isinstance(x, np.ndarray) and x.ndim and 0 < len(x) <= step and not progress and x.dtype.kind in "biuf":
-            return self._checked_run(split_inputs(x, self._inputs), step, 0)  # one run: as fast as a server needs it
+            return self._runner(split_inputs(x, self.inputs), step)  # one run: as fast as a server needs it
         rows, parts, _ = self._embeddings_of(x, step, progress)
         if rows is None:
             raise InputError(
                 f"`encode` takes arrays or a list of images or texts. Received: {type(x).__name__}, whose length is "
                 f"unknown. Use encode_iter(x), or encode_to(x, path)."
             )
-        embeddings = np.empty((rows, self._dimension), np.float32)
+        embeddings = np.empty((rows, self.dimension), np.float32)
         start = 0
         for part in parts:
             embeddings[start : start + len(part)] = part
@@ -285,7 +276,7 @@ class OnnxEncoder:
             return encode_resumed(self, x, Path(path), ids, on_error, batch_size=batch_size, progress=progress)
         path = check_embedding_file(path, ids)
         _, parts, skipped = self._embeddings_of(x, self._step(batch_size), progress, on_error)
-        return write_embeddings(parts, path, self._dimension, ids, skipped, self._metadata)
+        return write_embeddings(parts, path, self.dimension, ids, skipped, self._metadata)
 
     def read_image(self, image: ImageLike, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         """Return one image as a row of the encoder's input, decoded, turned and resized by the rule in its file.
@@ -309,7 +300,7 @@ class OnnxEncoder:
         """
         rule = self.text_rule
         rows = rule.rows(rule.tokenize(list(texts)))
-        return {spec.name: array for spec, array in zip(self._inputs, rows, strict=True)}
+        return {spec.name: array for spec, array in zip(self.inputs, rows, strict=True)}
 
     def warmup(self, sizes: Sequence[int] = (1,), like: Inputs | None = None) -> dict[int, float]:
         """Run once at each batch size, so that the first request does not pay for it; return the seconds of each.
@@ -321,135 +312,51 @@ class OnnxEncoder:
         Raises:
             InputError: `like` is needed, or does not fit.
         """
-        arrays = rows_to_try(like, self._inputs)
+        arrays, fixed = rows_to_try(like, self.inputs), self._runner.fixed
         seconds = {}
         for size in (_positive("sizes", size) for size in sizes):
-            batch = [np.resize(array, (self._fixed or size, *array.shape[1:])) for array in arrays]
+            batch = [np.resize(array, (fixed or size, *array.shape[1:])) for array in arrays]
             started = time.perf_counter()
-            self._run(batch, self._fixed or size, first_row=0)
+            self._runner.padded(batch, fixed or size)
             seconds[size] = time.perf_counter() - started
         return seconds
 
     def __repr__(self) -> str:
-        inputs = "; ".join(map(str, self._inputs))
-        return f"OnnxEncoder({str(self._path)!r}, {inputs} -> ({self._dimension}), {self.providers[0]})"
+        inputs = "; ".join(map(str, self.inputs))
+        return f"OnnxEncoder({str(self._path)!r}, {inputs} -> ({self.dimension}), {self.providers[0]})"
 
-    def _open(self, providers: Providers, strict: bool, threads: int | None, low_memory: bool, spinning: bool) -> None:
+    def _open(
+        self, providers: Providers, strict: bool, threads: int | None, low_memory: bool, spinning: bool
+    ) -> onnxruntime.InferenceSession:
         ort = load_onnxruntime()
         wanted = choose_providers(ort, providers)
         self._requested = tuple(wanted)
-        self._session = open_session(ort, self._path, wanted, threads, low_memory, spinning)
-        check_providers(wanted, self._session.get_providers(), strict)
+        session = open_session(ort, self._path, wanted, threads, low_memory, spinning)
+        check_providers(wanted, session.get_providers(), strict)
+        return session
 
     def _step(self, batch_size: int | None) -> int:
         return self._batch_size if batch_size is None else _positive("batch_size", batch_size)
+
+    def _image_rule(self) -> ImageRule:
+        return image_rule(self.inputs, self._metadata, self._path)
 
     def _embeddings_of(
         self, x: object, step: int, progress: bool, on_error: OnError = "raise"
     ) -> tuple[int | None, Iterator[np.ndarray], Container[int]]:
         """Return the number of rows where it is known, their embeddings, and the positions of what is left out."""
         check_on_error(on_error)
-        if self.takes_text:
-            found: tuple[int | None, Iterable[object]] | None
-            if isinstance(x, Iterable) and not isinstance(x, (str, Sequence, Mapping)) and not hasattr(x, "shape"):
-                stream = iter(x)
-                first = list(itertools.islice(stream, 1))
-                x = itertools.chain(first, stream)
-                found = (None, x) if first and isinstance(first[0], str) else None
-            else:
-                found = find_texts(x)
-            if found:
-                reader = TextReader(self.text_rule, step, on_error)
-                count, texts = found
-                return count, self._embed_texts(reader, iter(texts), step, count, progress), reader.skipped
-        images = BatchReader(self._inputs, step, self._image_rule, on_error)
-        rows, batches = images.batches(x)
-        return rows, self._embed(batches, step, rows, progress), images.skipped
-
-    def _image_rule(self) -> ImageRule:
-        return image_rule(self._inputs, self._metadata, self._path)
-
-    def _embed(self, batches: Iterator[Batch], step: int, rows: int | None, progress: bool) -> Iterator[np.ndarray]:
-        """Yield the embeddings of each batch, in runs of at most `step` rows."""
-        first_row = 0
-        with progress_bar(rows) if progress else contextlib.nullcontext() as advance:
-            for batch in batches:
-                size = len(batch[0])
-                runs = [
-                    self._checked_run([array[start : start + step] for array in batch], step, first_row + start)
-                    for start in range(0, size, step)
-                ]
-                first_row += size
-                if advance:
-                    advance(size)
-                yield runs[0] if len(runs) == 1 else np.concatenate([np.empty((0, self._dimension), np.float32), *runs])
-
-    def _embed_texts(
-        self, reader: TextReader, texts: Iterator[object], step: int, count: int | None, progress: bool
-    ) -> Iterator[np.ndarray]:
-        """Yield the embeddings of texts in their order, computed by length."""
-        rule = self.text_rule
-        with progress_bar(count) if progress else contextlib.nullcontext() as advance:
-            for positions, tokens in reader.windows(texts):
-                embeddings = np.empty((len(tokens), self._dimension), np.float32)
-                for run in rule.runs(tokens, step):
-                    rows = rule.rows([tokens[position] for position in run])
-                    try:
-                        embeddings[run] = self._checked_run(rows, step, 0)
-                    except NonFiniteError as error:
-                        numbers = ", ".join(map(str, sorted(positions[run])[:5]))
-                        raise NonFiniteError(f"{error} These rows are texts, among them number {numbers}.") from error
-                if advance:
-                    advance(len(tokens))
-                yield embeddings
-
-    def _checked_run(self, batch: Batch, step: int, first_row: int) -> np.ndarray:
-        rows = len(batch[0])
-        if self._fixed and rows > self._fixed:
-            parts = [
-                self._checked_run([array[start : start + self._fixed] for array in batch], step, first_row + start)
-                for start in range(0, rows, self._fixed)
-            ]
-            return np.concatenate(parts)
-        size = self._fixed or (bucket_size(rows, step) if self._buckets else rows)
-        embeddings = self._run(batch, size, first_row)
-        if not all_finite(embeddings):
-            row = first_row + int(np.argwhere(~np.isfinite(embeddings))[0][0])
-            raise NonFiniteError(
-                f"Expected finite embeddings. Received: NaN or infinity for row {row}. Check that its values are in "
-                f"the range the model was trained on."
-            )
-        return embeddings
-
-    def _run(self, batch: Batch, size: int, first_row: int) -> np.ndarray:
-        """Embed a batch padded to `size` rows, and return the embeddings of the batch in float32."""
-        rows = len(batch[0])
-        feed = {}
-        for spec, array in zip(self._inputs, batch, strict=True):
-            feed[spec.name] = pad_rows(cast_input(array, spec, first_row), size)
-        try:
-            (output,) = self._session.run([self._output], feed)
-        except Exception as error:  # onnxruntime's exceptions share no public base class
-            raise InputError(
-                f"Expected rows that the model can embed. Received: rows {first_row} to {first_row + rows - 1}, which "
-                f"onnxruntime rejects: {error}. Check sizes and index ranges."
-            ) from error
-        embeddings = output if self._pooling is None else pooled(output, _mask_in(feed), self._pooling)
-        if embeddings.shape != (size, self._dimension):
-            raise ModelFileError(
-                f"Expected one embedding of length {self._dimension} per row. Received: shape {embeddings.shape} for "
-                f"{size} rows from {self._path}. Export again."
-            )
-        if embeddings.dtype != np.float32:
-            with np.errstate(over="ignore"):  # beyond float32 it becomes infinite, which the caller checks
-                embeddings = embeddings.astype(np.float32)
-        if self._normalize:
-            embeddings = embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
-        return embeddings if size == rows else embeddings[:rows]
-
-
-def _mask_in(feed: Mapping[str, np.ndarray]) -> np.ndarray | None:
-    return next((array for name, array in feed.items() if is_mask(name)), None)
+        reader: TextReader | BatchReader
+        found, x = find_texts(x) if self.takes_text else (None, x)
+        if found:
+            reader = TextReader(self.text_rule, step, on_error)
+            rows, texts = found
+            parts = reader.embeddings(texts, self._runner)
+        else:
+            reader = BatchReader(self.inputs, step, self._image_rule, on_error)
+            rows, batches = reader.batches(x)
+            parts = self._runner.each(batches, step)
+        return rows, show_progress(parts, rows) if progress else parts, reader.skipped
 
 
 def _positive(name: str, value: int) -> int:

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -23,6 +23,22 @@ _NUMPY_TYPES = {"float": "float32", "double": "float64"}  # onnxruntime's names 
 _FATAL_ONLY = 4
 _TOKEN_OUTPUTS = ("last_hidden_state", "token_embeddings")  # as transformers and sentence-transformers call them
 _MAX_DIMENSION = 1 << 20  # beyond it a hostile header would make `encode` ask for terabytes
+
+
+class Interface(NamedTuple):
+    """What a session takes and gives.
+
+    Attributes:
+        inputs: name, dtype and shape of each input.
+        output: name of the output.
+        dimension: length of an embedding.
+        per_token: whether the output holds a vector for each token.
+    """
+
+    inputs: tuple[InputSpec, ...]
+    output: str
+    dimension: int
+    per_token: bool
 
 
 def open_session(
@@ -57,8 +73,8 @@ def open_session(
 
 def read_interface(
     session: onnxruntime.InferenceSession, path: Path, name: str | None = None, pooling: str | None = None
-) -> tuple[tuple[InputSpec, ...], str, int, bool]:
-    """Return the inputs, the name of the output, the length of an embedding, and whether each token has a vector.
+) -> Interface:
+    """Return the inputs and the output of a session.
 
     Args:
         session: of onnxruntime.
@@ -90,7 +106,7 @@ def read_interface(
             f"Expected embeddings of 1 to {_MAX_DIMENSION} numbers. Received: {path} with D={output.shape[-1]}. "
             f"Do not trust this file."
         )
-    return inputs, output.name, output.shape[-1], rank == 3
+    return Interface(inputs, output.name, output.shape[-1], rank == 3)
 
 
 def _output(

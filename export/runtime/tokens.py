@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_tfcl.export.errors import InputError, ModelFileError
+from keras_tfcl.export.errors import InputError, ModelFileError, NonFiniteError
 from keras_tfcl.export.runtime.inputs import InputSpec
 from keras_tfcl.export.runtime.requirements import require
+
+if TYPE_CHECKING:
+    from keras_tfcl.export.runtime.runner import Runner
 
 Tokens = tuple[list[int], list[int]]  # the numbers of a text's tokens, and the number of the segment of each
 TOKENS_PER_RUN = 16_384  # rows times length; attention needs memory for the square of the length besides
@@ -103,7 +106,7 @@ class TextRule:
 
 
 class TextReader:
-    """Tokens of texts that come in a stream, in windows of `_WINDOW` runs.
+    """Embeddings of texts that come in a stream, in windows of `_WINDOW` runs.
 
     Args:
         rule: of the encoder.
@@ -118,7 +121,20 @@ class TextReader:
         self._rule, self._rows, self._on_error = rule, rows, on_error
         self.skipped: dict[int, object] = {}
 
-    def windows(self, texts: Iterator[object]) -> Iterator[tuple[np.ndarray, list[Tokens]]]:
+    def embeddings(self, texts: Iterable[object], run: Runner) -> Iterator[np.ndarray]:
+        """Yield the embeddings of each window, in the order of its texts; they are computed in the order of length."""
+        for positions, tokens in self._windows(iter(texts)):
+            embeddings = np.empty((len(tokens), run.dimension), np.float32)
+            for some in self._rule.runs(tokens, self._rows):
+                rows = self._rule.rows([tokens[position] for position in some])
+                try:
+                    embeddings[some] = run(rows, self._rows)
+                except NonFiniteError as error:
+                    numbers = ", ".join(map(str, sorted(positions[some])[:5]))
+                    raise NonFiniteError(f"{error} These rows are texts, among them number {numbers}.") from error
+            yield embeddings
+
+    def _windows(self, texts: Iterator[object]) -> Iterator[tuple[np.ndarray, list[Tokens]]]:
         """Yield the positions in the stream, and the tokens, of the texts of each window."""
         first = 0
         while window := list(itertools.islice(texts, _WINDOW * self._rows)):
@@ -201,8 +217,14 @@ def is_mask(name: str) -> bool:
     return _ROLES.get(name) == "mask"
 
 
-def find_texts(x: Any) -> tuple[int, list[str]] | None:
-    """Return the number of texts and the texts, if `x` holds texts: a sequence of strings, or an array of them.
+def find_texts(x: Any) -> tuple[tuple[int | None, Iterable[object]] | None, Any]:
+    """Return the texts in `x` and their number, None if only the end of a stream will tell; or None without texts.
+
+    Args:
+        x: a sequence of strings, an array of them, or an iterator whose first item is one; anything else has no texts.
+
+    Returns:
+        Those, and `x` to be used instead: the first item of a stream has been taken from it.
 
     Raises:
         InputError: it is one string, not in a list.
@@ -211,7 +233,14 @@ def find_texts(x: Any) -> tuple[int, list[str]] | None:
         raise InputError(f"Texts must come in a list. Received: {x!r:.60} alone. Write [text].")
     if getattr(getattr(x, "dtype", None), "kind", "") in ("O", "U", "T") and np.ndim(x) == 1:
         x = x.tolist()
-    return (len(x), list(x)) if isinstance(x, Sequence) and (not x or isinstance(x[0], str)) else None
+    if isinstance(x, Sequence):
+        return ((len(x), list(x)) if not x or isinstance(x[0], str) else None), x
+    if isinstance(x, Mapping) or hasattr(x, "shape") or not isinstance(x, Iterable):
+        return None, x
+    stream = iter(x)
+    first = list(itertools.islice(stream, 1))
+    x = itertools.chain(first, stream)
+    return ((None, x) if first and isinstance(first[0], str) else None), x
 
 
 def _roles(inputs: tuple[InputSpec, ...], path: object) -> tuple[str, ...]:

@@ -126,7 +126,7 @@ class ContrastiveLoss(EmbeddingLoss):
     def corrects_sampling(self) -> bool:
         return True
 
-    def _losses(self, comparison: Comparison) -> AnchorLosses:
+    def _losses_of(self, comparison: Comparison) -> AnchorLosses:
         return self._statistics(comparison).losses(self.decoupled)
 
     def _statistics(self, comparison: Comparison) -> Statistics:

@@ -58,7 +58,7 @@ class DecoupledInfoNCE(ContrastiveLoss):
     def corrects_sampling(self) -> bool:
         return self.sigma is None  # the weights are of cosines, which the correction is not
 
-    def _losses(self, comparison: Comparison) -> AnchorLosses:
+    def _losses_of(self, comparison: Comparison) -> AnchorLosses:
         statistics = self._statistics(comparison)
         losses = statistics.losses(decoupled=True)
         if self.sigma is None:

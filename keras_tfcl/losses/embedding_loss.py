@@ -6,16 +6,16 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from keras_tfcl.losses.checks import check_embeddings, check_labels, check_rows, checked_candidates
 from keras_tfcl.losses.reduction import reduce_losses
 from keras_tfcl.losses.untrained_variables import warn_of_untrained_variables
-from keras_tfcl.ops import replicas
 from keras_tfcl.ops.block_size import check_block_size, choose_block
-from keras_tfcl.ops.candidates import Candidates, constant_log_probability
+from keras_tfcl.ops.candidates import Candidates
 from keras_tfcl.ops.comparison import Comparison
 from keras_tfcl.ops.info_nce import AnchorLosses
 from keras_tfcl.ops.masks import Pairs, as_labels
 from keras_tfcl.ops.pair_rule import PairRule
-from keras_tfcl.ops.pairwise import Logits, check_precision, map_rows
+from keras_tfcl.ops.pairwise import check_precision, losses_by_rows
 from keras_tfcl.typing import Config, Tensor, TensorLike
 
 
@@ -124,75 +124,31 @@ class EmbeddingLoss(keras.losses.Loss):
         raise NotImplementedError(f"{type(self).__name__} must define `losses_of_pairs(similarity, pairs)`.")
 
     def _anchor_losses(self, y_true: Tensor, y_pred: Tensor, candidates: Candidates | None = None) -> AnchorLosses:
-        y_pred = ops.convert_to_tensor(y_pred)
-        labels = as_labels(y_true, multi_hot=True)
-        self._check(labels, y_pred)
+        """Computes the loss of each anchor, `(B,)` or `(B, V)`, and whether it counts."""
+        labels, y_pred = as_labels(y_true, multi_hot=True), ops.convert_to_tensor(y_pred)
+        check_embeddings(y_pred)
+        check_labels(labels, y_pred)
         if candidates is not None:
-            candidates = self._checked_candidates(candidates, y_pred)
+            candidates = checked_candidates(candidates, y_pred, type(self).__name__, self.corrects_sampling)
         self.rule.check(labels, y_pred, candidates)
-        parts = []
-        for comparison in self.rule.comparisons(labels, _with_rows(y_pred), candidates):
-            losses, valid = self._losses(comparison)
+        directions = []
+        for comparison in self.rule.comparisons(labels, check_rows(y_pred), candidates):
+            losses, valid = self._losses_of(comparison)
             losses = ops.cast(comparison.nan_unless_finite(losses), self.dtype)
-            parts.append([ops.reshape(x, (-1, comparison.anchors_per_sample)) for x in (losses, valid)])
-        losses, valid = (ops.concatenate(x, axis=1) for x in zip(*parts, strict=True))
+            directions.append([ops.reshape(x, (-1, comparison.anchors_per_sample)) for x in (losses, valid)])
+        losses, valid = (ops.concatenate(x, axis=1) for x in zip(*directions, strict=True))
         self._warn_without_positives(valid)
         one = len(y_pred.shape) == 2 or (self.rule.roles is not None and losses.shape[1] == 1)
         return AnchorLosses(losses[:, 0], valid[:, 0]) if one else AnchorLosses(losses, valid)
 
-    def _losses(self, comparison: Comparison) -> AnchorLosses:
-        """The losses by `losses_of_pairs`: all at once, or of some anchors at a time."""
-
-        def of_rows(cosines: Tensor, pairs: Pairs, variables: Logits) -> list[Tensor]:
-            losses = variables.run(self.losses_of_pairs, cosines, pairs)
-            return [losses, tf.cast(tf.reduce_any(pairs.positive, 1), cosines.dtype)]
-
-        variables, block = Logits(tf.identity, holder=self), self._block(comparison)
-        if block is None or not variables.explains(
-            self.losses_of_pairs, tf.zeros([1, 1]), Pairs(*[tf.ones([1, 1], "bool")] * 2)
-        ):
-            losses, valid = of_rows(comparison.cosines(), comparison.pairs(), variables)
-        else:
-            losses, valid = map_rows(of_rows, comparison, variables, outputs=2, block=block, precision=self.precision)
-        return AnchorLosses(ops.where(valid > 0, losses, 0.0), valid > 0)
+    def _losses_of(self, comparison: Comparison) -> AnchorLosses:
+        """Computes the losses of one comparison. Losses that are sums over pairs override it, to stream in tiles."""
+        block = self._block(comparison)
+        return AnchorLosses(*losses_by_rows(self.losses_of_pairs, comparison, self, block, self.precision))
 
     def _block(self, comparison: Comparison) -> int | None:
         """The edge of the tiles, or None for the dense form."""
         return choose_block(self.block_size, *comparison.size)
-
-    def _check(self, labels: Tensor, y_pred: Tensor) -> None:
-        check_embeddings(y_pred)
-        rows, count = y_pred.shape[0], labels.shape[0]
-        if rows is not None and count is not None and rows != count:
-            raise ValueError(
-                "`y_true` must hold one label for each row of `y_pred`. Received: "
-                f"{count} labels for y_pred of shape {tuple(y_pred.shape)}."
-            )
-
-    def _checked_candidates(self, candidates: Candidates, y_pred: Tensor) -> Candidates:
-        embeddings, labels = (
-            ops.convert_to_tensor(candidates.embeddings),
-            as_labels(candidates.labels, "candidates.labels", multi_hot=True),
-        )
-        rows, count = embeddings.shape[0], labels.shape[0]
-        fits = len(embeddings.shape) == 2 and embeddings.shape[1] == y_pred.shape[-1]
-        if not fits or (rows is not None and count is not None and rows != count):
-            raise ValueError(
-                "`candidates` must hold embeddings (C, D), D as in `y_pred`, and one label each. Received: embeddings "
-                f"of shape {tuple(embeddings.shape)} and {count} labels for y_pred of shape {tuple(y_pred.shape)}."
-            )
-        log_probability = constant_log_probability(candidates.log_probability)
-        if log_probability is not None and not self.corrects_sampling:
-            raise ValueError(
-                "The log Q correction is for a softmax over candidates. Received: candidates with log_probability for "
-                f"{type(self).__name__}. Use a loss such as InfoNCE, without sigma."
-            )
-        if log_probability is not None and not log_probability.shape.is_compatible_with([rows]):
-            raise ValueError(
-                f"`candidates.log_probability` must have shape ({rows},), one number for each candidate. Received: "
-                f"{tuple(log_probability.shape)}."
-            )
-        return candidates._replace(embeddings=embeddings, labels=labels, log_probability=log_probability)
 
     def _warn_without_positives(self, valid: Tensor) -> None:
         if self._warned or not tf.executing_eagerly() or bool(ops.any(valid)):
@@ -222,49 +178,3 @@ class EmbeddingLoss(keras.losses.Loss):
             "precision": self.precision,
             **self.rule.get_config(),
         }
-
-
-def check_embeddings(y_pred: Tensor) -> None:
-    """Raises ValueError unless `y_pred` is a float tensor `(B, D)` or `(B, V, D)`, and finite if it is eager."""
-    dtype = keras.backend.standardize_dtype(y_pred.dtype)
-    if "float" not in dtype:
-        raise ValueError(
-            f"`y_pred` must hold float embeddings. Received: dtype={dtype}. Check that `y_true` and "
-            "`y_pred` are not swapped."
-        )
-    if len(y_pred.shape) not in (2, 3):
-        raise ValueError(
-            "`y_pred` must hold embeddings of shape (B, D), or (B, V, D) for V views of each sample. Received: "
-            f"shape={tuple(y_pred.shape)}. Pool or flatten the encoder's output to one vector for each sample."
-        )
-    if None in tuple(y_pred.shape)[1:] or 0 in tuple(y_pred.shape):
-        raise ValueError(
-            "`y_pred` must have at least one row, view and feature, and a fixed number of views and features. "
-            f"Received: shape={tuple(y_pred.shape)}."
-        )
-    if y_pred.shape[-1] == 1:
-        raise ValueError(
-            "`y_pred` must hold embeddings of at least two features: all cosines of single numbers are 1 or -1. "
-            f"Received: shape={tuple(y_pred.shape)}. Pass the output of an encoder, not the score of a classifier."
-        )
-    if tf.executing_eagerly():
-        check_finite(y_pred)
-
-
-def _with_rows(y_pred: Tensor) -> Tensor:
-    """`y_pred`, with an error if a batch turns out to be empty; a single replica may be empty."""
-    if y_pred.shape[0] is not None or replicas.replica_count() > 1:
-        return y_pred
-    message = "`y_pred` must have at least one row. Received: an empty batch. Drop empty batches from the data"
-    with tf.control_dependencies([tf.debugging.assert_positive(tf.shape(y_pred)[0], message=message)]):
-        return tf.identity(y_pred)
-
-
-def check_finite(y_pred: Tensor) -> None:
-    """Raises ValueError that names the first row with NaN or Inf. For eager tensors."""
-    bad = ops.convert_to_numpy(ops.any(~ops.isfinite(y_pred), axis=tuple(range(1, len(y_pred.shape)))))
-    if bad.any():
-        raise ValueError(
-            f"`y_pred` must be finite. Received: NaN or Inf in {int(bad.sum())} of {len(bad)} rows, the first is row "
-            f"{int(bad.argmax())}. Look at that row's input, lower the learning rate, or clip the gradients."
-        )

@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from keras_tfcl.losses.embedding_loss import check_embeddings
+from keras_tfcl.losses.checks import check_embeddings
 from keras_tfcl.losses.reduction import broadcast_weight, reduce_losses
 from keras_tfcl.ops.scored_pairs import contrastive_pair_losses, cosent_loss, pair_cosines
 from keras_tfcl.typing import Config, Tensor, TensorLike

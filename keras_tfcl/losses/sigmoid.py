@@ -77,10 +77,10 @@ class SigmoidContrastiveLoss(EmbeddingLoss):
     def losses_of_pairs(self, similarity: Tensor, pairs: Pairs) -> Tensor:
         return sigmoid_losses(self.logits(similarity), pairs)
 
-    def _losses(self, comparison: Comparison) -> AnchorLosses:
+    def _losses_of(self, comparison: Comparison) -> AnchorLosses:
         block = self._block(comparison)
         if block is None:
-            return super()._losses(comparison)
+            return super()._losses_of(comparison)
         reducers = [Softplus(), Count("positive")]
         losses, count = reduce_pairs(
             comparison, reducers, Logits(self.logits), block=block, precision=self.precision

@@ -75,10 +75,10 @@ class SimpleContrastiveLoss(EmbeddingLoss):
                 f"has no exponentials to weigh. Received: negatives={type(chosen).__name__}."
             )
 
-    def _losses(self, comparison: Comparison) -> AnchorLosses:
+    def _losses_of(self, comparison: Comparison) -> AnchorLosses:
         block = self._block(comparison)
         if block is None or self.negatives.whole_rows:
-            return super()._losses(comparison)
+            return super()._losses_of(comparison)
         reducers = [Sum("positive"), Count("positive"), Sum("negative"), Count("negative")]
         choice = {"allows": self.negatives.allows, "hardest": self.negatives.hardest}
         attraction, positives, repulsion, negatives = reduce_pairs(

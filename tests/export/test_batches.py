@@ -56,9 +56,9 @@ def rows(n):
 
 def watch_sizes(encoder, monkeypatch):
     """The batch sizes that onnxruntime gets to see."""
-    sizes, session = [], encoder._session
+    sizes, session = [], encoder._runner.session
     run = lambda names, feed: sizes.append(len(feed["features"])) or session.run(names, feed)  # noqa: E731
-    monkeypatch.setattr(encoder, "_session", types.SimpleNamespace(run=run))
+    monkeypatch.setattr(encoder._runner, "session", types.SimpleNamespace(run=run))
     return sizes
 
 
@@ -99,8 +99,10 @@ class TestBuckets:
         nodes = [helper.make_node("Reciprocal", ["features"], ["embedding"])]
         path = save(tmp_path / "reciprocal.onnx", nodes, [("features", TensorProto.FLOAT, ("batch", 4))])
         encoder = OnnxEncoder(path, buckets=True)
-        seen, session = [], encoder._session
-        encoder._session = types.SimpleNamespace(run=lambda names, feed: seen.append(feed) or session.run(names, feed))
+        seen, session = [], encoder._runner.session
+        encoder._runner.session = types.SimpleNamespace(
+            run=lambda names, feed: seen.append(feed) or session.run(names, feed)
+        )
         np.testing.assert_allclose(encoder.encode(np.full((3, 4), 2.0)), 0.5)
         assert (seen[0]["features"] == 2.0).all()
 

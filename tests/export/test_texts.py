@@ -81,11 +81,13 @@ def test_many_texts_in_several_windows(masked, monkeypatch):
     model, encoder = masked
     texts = [" ".join(RNG.choice(WORDS, RNG.integers(1, 30))) for _ in range(150)]
     shapes = []
-    run = encoder._session.run
+    run = encoder._runner.session.run
     monkeypatch.setattr(tokens_module, "TOKENS_PER_RUN", 64)
     monkeypatch.setattr(tokens_module, "_WINDOW", 3)
     monkeypatch.setattr(
-        encoder, "_session", type("Session", (), {"run": lambda _, names, feed: spied(feed) or run(names, feed)})()
+        encoder._runner,
+        "session",
+        type("Session", (), {"run": lambda _, names, feed: spied(feed) or run(names, feed)})(),
     )
 
     def spied(feed):

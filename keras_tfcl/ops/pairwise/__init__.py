@@ -28,7 +28,7 @@ Read in this order: `tile` (masks), `logits` (the scaling), `reducers` (phi), `p
 loops), `reduction` (the whole), `hardest` (thresholds), `by_rows` (functions that look at whole rows).
 """
 
-from keras_tfcl.ops.pairwise.by_rows import map_rows
+from keras_tfcl.ops.pairwise.by_rows import losses_by_rows, map_rows
 from keras_tfcl.ops.pairwise.logits import Logits
 from keras_tfcl.ops.pairwise.products import check_precision
 from keras_tfcl.ops.pairwise.reducers import NOTHING, Count, LogSumExp, Numbers, Softplus, Sum
@@ -44,6 +44,7 @@ __all__ = [
     "Sum",
     "check_precision",
     "logits_by_number",
+    "losses_by_rows",
     "map_rows",
     "reduce_pairs",
 ]

@@ -17,6 +17,41 @@ from keras_tfcl.typing import Tensor
 Function = Callable[[tf.Tensor, Pairs, Logits], list[tf.Tensor]]
 
 
+def losses_by_rows(
+    losses_of_pairs: Callable[[tf.Tensor, Pairs], Tensor],
+    comparison: Comparison,
+    holder: object,
+    block: int | None,
+    precision: str | None = None,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """The loss of each anchor, by a function of all its pairs, 0 if it has no positive; and whether it has one.
+
+    It is computed for all anchors at once if `block` is None, or if the function reads tensors that are neither its
+    arguments nor variables of the holder, because strips would lose their gradients.
+
+    Args:
+        losses_of_pairs: from cosines `(A, C)` and pairs to `(A,)`.
+        comparison: who is compared with whom.
+        holder: the object whose variables the function may read.
+        block, precision: as in `map_rows`.
+
+    Returns:
+        Floats `(A,)` and bools `(A,)`.
+    """
+
+    def of_rows(cosines: tf.Tensor, pairs: Pairs, variables: Logits) -> list[tf.Tensor]:
+        losses = variables.run(losses_of_pairs, cosines, pairs)
+        return [losses, tf.cast(tf.reduce_any(pairs.positive, 1), cosines.dtype)]
+
+    variables = Logits(tf.identity, holder)
+    one_pair = tf.zeros([1, 1]), Pairs(tf.ones([1, 1], "bool"), tf.ones([1, 1], "bool"))
+    if block is not None and variables.explains(losses_of_pairs, *one_pair):
+        losses, positive = map_rows(of_rows, comparison, variables, outputs=2, block=block, precision=precision)
+    else:
+        losses, positive = of_rows(comparison.cosines(), comparison.pairs(), variables)
+    return tf.where(positive > 0, losses, tf.zeros((), losses.dtype)), positive > 0
+
+
 def map_rows(
     function: Function,
     comparison: Comparison,
