@@ -64,6 +64,7 @@ SCRIPTS = {
     "simclr.py": "trained encoder",
     "moco.py": "trained encoder",
     "image_folder.py": "ONNX file",
+    "fine_tuning.py": "fine-tuned",
     "semi_supervised.py": "all images, some labels",
     "multi_label.py": "trained with genres",
 }
@@ -97,6 +98,7 @@ def test_scripts(script, tmp_path):
 def test_every_script_is_run():
     written = {file.name for file in (ROOT / "examples").glob("*.py")}
     elsewhere = {"demo.py", "demo_plots.py", "multi_worker.py", "photographs.py", "photographs_torch.py"}
+    elsewhere |= {"photographs_neighbours.py"}
     elsewhere |= {name for name in written if name.startswith("bulk_")}
     elsewhere |= {name for name in written if "wang_liu" in name}
     elsewhere |= {"two_towers.py", "text_retrieval.py"}  # test_retrieval_examples.py

@@ -35,9 +35,9 @@ def retrieval(
         mrr        = 1 / (smallest rank)
         ndcg@k     = (sum over ranks r up to k of g / log2(1 + r)) / (the same of the best order)
 
-    Each is the mean over the queries that have a relevant item. The whole corpus is ranked, exactly, and memory is
-    linear in its size. Ties count against the query: an item that is not relevant goes first. An encoder that maps
-    everything to one point therefore finds nothing.
+    Each is the mean over the queries that have a relevant item. The whole corpus is ranked, exactly, and memory
+    is linear in its size. Ties count against the query: an item that is not relevant goes first. An encoder that
+    maps everything to one point therefore finds nothing.
 
     Args:
         queries: embeddings `(Q, D)`, need not be normalised.
