@@ -90,7 +90,7 @@ def test_scripts(script, tmp_path):
         assert BASELINES.get(script, {"raw pixels", "untrained encoder", "trained encoder"}) <= set(figures)
         assert all(0.1 < accuracy <= 1 for accuracy in figures.values())
     assert SCRIPTS[script] in output
-    if script == "image_folder.py":  # its backup is not that of another folder or setting
+    if script == "image_folder.py":  # each folder and setting has a backup of its own
         assert (tmp_path / "runs" / "image_folder" / "digits-tiny" / "encoder.onnx").exists()
     assert len((ROOT / "examples" / script).read_text().splitlines()) <= 120
 

@@ -62,7 +62,7 @@ def notice_repeated_draws(dataset: tf.data.Dataset) -> None:
     seeded = [node for graph in graphs_of_dataset(dataset) for node in _nodes(graph) if _is_seeded(node)]
     if seeded:
         warnings.warn(
-            f"The data set draws with {seeded[0].op} under a fixed seed, its own or that of set_random_seed, and "
+            f"The data set draws with {seeded[0].op} under a fixed seed, its own or the global one, and "
             "starts each epoch with the same draws: views repeat. Give samples instead of views, and draw in the "
             "`augmenter` of ContrastiveModel; or draw with a tf.random.Generator that is made once.",
             stacklevel=2,
