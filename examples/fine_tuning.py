@@ -2,7 +2,7 @@
 
     python examples/fine_tuning.py --data cifar10                            # any set of tensorflow_datasets
     python examples/fine_tuning.py --data folder:photos --weights imagenet   # PATH/label/file.jpg, published weights
-    python examples/fine_tuning.py --tiny                                    # under a minute, to see that it runs
+    python examples/fine_tuning.py --tiny                                    # two minutes, to see that it runs
 
 Labels are hidden but for 1 %, 10 % or 100 % of the training images. Three ways to use them are compared: the same net
 from its first weights (from scratch, unless you pass `--weights`), the net after contrastive training with a classifier
@@ -28,6 +28,7 @@ parser.add_argument("--epochs", type=int, default=50, help="of the contrastive t
 parser.add_argument("--tiny", action="store_true", help="to see that it runs")
 options = parser.parse_args()
 BATCH, STEPS = (32, 8) if options.tiny else (128, 1000)  # steps of each supervised training
+SHARES = (0.1,) if options.tiny else (0.01, 0.1, 1.0)
 keras.utils.set_random_seed(0)
 
 data = keras_tfcl.data.load_images(options.data, image_size=options.side, limit=200 if options.tiny else None)
@@ -98,7 +99,7 @@ contrastive = net.get_weights()
 
 # 2. The same labels, used in three ways.
 print(f"\n{len(test)} held-out images, accuracy\n{'labels':<10}{'first weights':>15}{'frozen':>10}{'fine-tuned':>12}")
-for share in (0.01, 0.1, 1.0):
+for share in SHARES:
     first = accuracy(first_net(), share, frozen=False)
     net.set_weights(contrastive)
     frozen, tuned = accuracy(net, share, frozen=True), accuracy(net, share, frozen=False)

@@ -9,6 +9,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from keras_tfcl import losses, metrics, models  # noqa: F401  # importing them tells Keras the classes of the library
 from keras_tfcl.data.image_source import find_images
 from keras_tfcl.data.image_views import image_batches
 from keras_tfcl.data.images import TEST_SPLITS, load_images

@@ -476,6 +476,13 @@ class TestDiagnose:
     X = np.random.default_rng(0).normal(size=(120, 12)).astype("float32")
     LABELS = np.arange(120) % 3
 
+    def test_the_classes_of_the_library_are_known_in_a_new_process(self):
+        names = ["ContrastiveModel", "ArctanhInfoNCE", "Alignment", "ImageAugmenter"]
+        code = "import keras, keras_tfcl.diagnostics.saved_model\n"
+        code += f"print([keras.saving.get_registered_object('keras_tfcl>' + name) is None for name in {names}])"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert done.stdout.splitlines()[-1] == str([False] * len(names))
+
     def test_a_saved_model(self, run, run_file, tmp_path):
         np.savez(tmp_path / "held_out.npz", x=self.X, y=self.LABELS)
         code, out, _ = run("diagnose", run_file, tmp_path / "held_out.npz", "-o", tmp_path / "r.html")
