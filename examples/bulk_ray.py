@@ -1,8 +1,9 @@
 """Embed a folder of images with Ray: `python examples/bulk_ray.py encoder.onnx images/ embeddings/ --workers 4`.
 
 Each worker is an actor, a process with one model that runs in one thread. Ray restarts an actor that dies and repeats
-its shard. A run that was killed as a whole continues where it was: call it again. bulk_shards.py says why nothing is
-lost and nothing is written twice. Install for this example: `pip install "keras-tfcl[serve,images,parquet]" ray`.
+its shard; a shard whose workers die again and again is halved, until the image that kills them is alone. A run that was
+killed as a whole continues where it was: call it again. bulk_shards.py says why nothing is lost and nothing is written
+twice. Install for this example: `pip install "keras-tfcl[serve,images,parquet]" ray`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 from pathlib import Path
 
 import ray
-from bulk_shards import DeadLetter, Shard, arguments, begin_run, embed_shard, end_run
+from bulk_shards import DeadLetter, Shard, arguments, begin_run, embed_shard, end_run, halves
 
 from keras_tfcl.export import OnnxEncoder
 
@@ -30,12 +31,12 @@ class Embedder:
 
 def embed_all(shards: list[Shard], workers: int, encoder: Path, images: Path, run: Path) -> list[DeadLetter]:
     """Give each worker a shard, and the next one when it is done. Return what has no embedding."""
-    left, dead = iter(shards), []
+    left, dead = shards[::-1], []
     idle = [Embedder.remote(encoder, images, run) for _ in range(min(workers, len(shards)))]
     running: dict[ray.ObjectRef, tuple[ray.actor.ActorHandle, Shard]] = {}
     while True:
-        while idle and (shard := next(left, None)) is not None:
-            worker = idle.pop()
+        while idle and left:
+            worker, shard = idle.pop(), left.pop()
             running[worker.embed.remote(shard)] = worker, shard
         if not running:
             return dead
@@ -44,8 +45,11 @@ def embed_all(shards: list[Shard], workers: int, encoder: Path, images: Path, ru
         idle.append(worker)
         try:
             dead += ray.get(done)
-        except ray.exceptions.RayError as error:  # it failed, or its worker died four times: try smaller shards
-            dead += [{"id": name, "error": f"the shard failed: {error}"} for name in shard]
+        except ray.exceptions.RayError as error:  # the worker died four times
+            if len(shard) > 1:
+                left += halves(shard)
+            else:
+                dead.append({"id": shard[0], "error": f"the worker failed: {error}"})
 
 
 def main() -> None:

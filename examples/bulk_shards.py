@@ -15,7 +15,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from keras_tfcl.export import InputError, OnnxEncoder
+from keras_tfcl.export import ExportError, OnnxEncoder
 from keras_tfcl.export.runtime.embedding_files import read_ids
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
@@ -60,7 +60,10 @@ def end_run(run: Path) -> None:
 
 
 def embed_shard(encoder: OnnxEncoder, images: Path, shard: Shard, run: Path) -> list[DeadLetter]:
-    """Write the embeddings of a shard, and return the images that could not be read."""
+    """Write the embeddings of a shard, and return the images that have none.
+
+    If the model fails, the halves of the shard are tried, and so on, until the image that it fails for is alone.
+    """
     dead: list[DeadLetter] = []
 
     def set_aside(position: int, image: object, error: Exception) -> None:
@@ -70,7 +73,15 @@ def embed_shard(encoder: OnnxEncoder, images: Path, shard: Shard, run: Path) -> 
     paths = [images / one for one in shard]
     try:
         encoder.encode_to(paths, run / f"{name}.parquet", ids=shard, on_error=set_aside)
-    except InputError:
-        if len(dead) < len(shard):  # otherwise no image of the shard could be read
-            raise
+    except ExportError as error:
+        if len(dead) == len(shard):  # no image of the shard could be read
+            return dead
+        if len(shard) == 1:
+            return [{"id": shard[0], "error": str(error)}]
+        return [letter for half in halves(shard) for letter in embed_shard(encoder, images, half, run)]
     return dead
+
+
+def halves(shard: Shard) -> tuple[Shard, Shard]:
+    middle = len(shard) // 2
+    return shard[:middle], shard[middle:]

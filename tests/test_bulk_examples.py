@@ -64,7 +64,7 @@ def check(job, out):
     expected = OnnxEncoder(job / "encoder.onnx").encode([job / "images" / name for name in names])
     np.testing.assert_allclose([found[name] for name in names], expected, rtol=1e-5)
     letters = [json.loads(line) for line in (out / "dead_letters.jsonl").read_text().splitlines()]
-    assert [letter["id"] for letter in letters] == ["broken.png"] and "cannot identify" in letters[0]["error"]
+    assert [letter["id"] for letter in letters] == ["broken.png"] and "none of them" in letters[0]["error"]
 
 
 def descendants(pid):
@@ -116,6 +116,66 @@ def test_shards_are_written_once_whoever_writes_them(job, tmp_path, monkeypatch)
     third, rest = shards.begin_run(*places, out, 100)
     assert rest == [["broken.png"]] and [*third.iterdir()] == []
     assert shards.embed_shard(encoder, job / "images", rest[0], third)[0]["id"] == "broken.png"
+
+
+def test_an_image_that_the_model_fails_for_is_set_aside_alone(tmp_path, monkeypatch):
+    """The logarithm of black is not finite."""
+    monkeypatch.syspath_prepend(EXAMPLES)
+    shards = importlib.import_module("bulk_shards")
+    value, node = helper.make_tensor_value_info, helper.make_node
+    nodes = [node("Cast", ["image"], ["x"], to=1), node("ReduceMax", ["x"], ["most"], axes=[1, 2], keepdims=0)]
+    graph = helper.make_graph(
+        [*nodes, node("Log", ["most"], ["embedding"])],
+        "log",
+        [value("image", TensorProto.UINT8, ("batch", 8, 8, 3))],
+        [value("embedding", TensorProto.FLOAT, ("batch", 3))],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "e.onnx")
+    names = [f"{i}.png" for i in range(9)]
+    for i, name in enumerate(names):
+        image.new("RGB", (8, 8), (0, 0, 0) if i in (2, 7) else (i + 1, 9, 9)).save(tmp_path / name)
+    (tmp_path / names[4]).write_bytes(b"no image")
+    run = tmp_path / "run-0.open"
+    run.mkdir()
+    dead = shards.embed_shard(OnnxEncoder(tmp_path / "e.onnx"), tmp_path, names, run)
+    assert sorted(letter["id"] for letter in dead) == ["2.png", "4.png", "7.png"]
+    found = [row["id"] for row in parquet.read_table([*run.glob("*.parquet")]).to_pylist()]
+    assert sorted(found) == [name for name in names if name not in ("2.png", "4.png", "7.png")]
+
+
+POISON = """
+import json, os, sys
+from pathlib import Path
+
+import bulk_ray, ray
+
+@ray.remote(max_restarts=-1, max_task_retries=1)
+class Mortal:
+    def __init__(self, encoder, images, run):
+        self.run = run
+
+    def embed(self, shard):
+        if "poison" in shard:
+            os._exit(1)
+        for name in shard:
+            (self.run / name).open("x").close()
+        return []
+
+bulk_ray.Embedder = Mortal
+ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+shards = [["a", "b"], ["c", "d", "poison", "e"], ["f"]]
+print(json.dumps([letter["id"] for letter in bulk_ray.embed_all(shards, 2, None, None, Path(sys.argv[1]))]))
+"""
+
+
+@pytest.mark.slow
+def test_an_image_that_kills_ray_s_workers_is_set_aside_alone(job, tmp_path):
+    command("bulk_ray.py", job, tmp_path)  # or skips
+    done = subprocess.run(
+        [PYTHON, "-c", POISON, tmp_path], cwd=EXAMPLES, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert '["poison"]' in done.stdout.splitlines(), done.stderr[-2000:]  # raylet prints beside it
+    assert sorted(file.name for file in tmp_path.iterdir()) == [*"abcdef"]
 
 
 @pytest.mark.slow

@@ -423,6 +423,7 @@ def test_the_page_searches_by_an_image_and_says_what_is_wrong(photos, tmp_path):
     names = [f"{i}.jpg" for i in range(3)]
     index = Index(photos)
     index.add(photos.encode([tmp_path / name for name in names]), names, [{"path": name} for name in names])
+    (tmp_path / "2.jpg").unlink()  # its entry is found and has no thumbnail
     app = create_app(photos, ServerSettings(api_key="k", images=tmp_path), index)
     with running(app) as address, playwright.sync_playwright() as play:
         browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
@@ -430,7 +431,11 @@ def test_the_page_searches_by_an_image_and_says_what_is_wrong(photos, tmp_path):
         problems, asked = [], []
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.on("request", lambda request: asked.append(request.url))
-        page.goto(f"{address}/#key=k", wait_until="networkidle")
+        page.goto(address)
+        page.wait_for_selector("#message.error")
+        assert "needs a key" in page.text_content("#message")
+        page.goto(f"{address}/?again#key=k", wait_until="networkidle")
+        assert page.text_content("#about") == "photos, 3 entries"
         with page.expect_file_chooser() as chooser:
             page.locator("#drop").press("Enter")
         chooser.value.set_files(tmp_path / "1.jpg")
@@ -441,6 +446,9 @@ def test_the_page_searches_by_an_image_and_says_what_is_wrong(photos, tmp_path):
             page.wait_for_timeout(20)
         assert page.evaluate("document.querySelector('#results img').naturalWidth") == 30
         assert page.evaluate("document.documentElement.scrollWidth") <= 380
+        assert page.locator("#results li").count() == 3 and page.locator("#results img").count() == 2
+        page.locator("#results button").nth(1).press("Enter")  # search for this one
+        page.wait_for_selector("#results li:first-child [title='0.jpg']")
         (tmp_path / "broken.jpg").write_bytes(b"no image")
         page.set_input_files("#file", tmp_path / "broken.jpg")
         page.wait_for_selector("#message.error")
