@@ -4,9 +4,9 @@
     python examples/image_folder.py               # a folder of digits that it writes itself
     python examples/image_folder.py --tiny        # a few seconds, to see that it runs
 
-The names of the folders are labels, and serve evaluation only. The digits show the way and no more: small, centred and
-much alike, they are told apart best by their raw pixels. Writes encoder.onnx to runs/image_folder/, into a folder named
-after that of the images. Needs the extras tf, data, evaluation, export and serve.
+The names of the folders are labels, and serve evaluation only. The digits only show how it is done: they are small,
+centred and alike, and raw pixels tell them apart best. Writes encoder.onnx to runs/image_folder/, into a folder named
+after the folder of images. Needs the extras tf, data, evaluation, export and serve.
 """
 
 import sys

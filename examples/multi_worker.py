@@ -3,9 +3,9 @@
     python examples/multi_worker.py
 
 starts both workers on this machine, over loopback, and prints what each reports: the same losses, and the same encoder.
-Every worker compares its half with the whole batch, and gradients are exact, so the result is that of one process with
-the whole batch. On several machines, start `worker()` on each with the TF_CONFIG of that machine (its own index, all
-addresses in the same order).
+Every worker compares its half with the whole batch, and gradients are exact, so the result is the same as in one
+process with the whole batch. On several machines, start `worker()` on each with the TF_CONFIG of that machine (its own
+index, all addresses in the same order).
 """
 
 import json

@@ -24,14 +24,14 @@ SETS = {"cifar10_jpeg": "CIFAR-10 (re-encoded as JPEG)", "fashion_mnist": "Fashi
 def draw(rows: list[dict[str, Any]], stem: Path) -> list[Path]:
     """Writes STEM.md and STEM.png, each beside first and then renamed."""
     results = summarize(rows)
-    page, picture = Path(f"{stem}.md"), Path(f"{stem}.png")
-    beside = picture.with_suffix(".part.png")
+    page, image = Path(f"{stem}.md"), Path(f"{stem}.png")
+    beside = image.with_suffix(".part.png")
     figures(results, title(rows)).savefig(beside, dpi=110)
-    os.replace(beside, picture)
+    os.replace(beside, image)
     beside = page.with_suffix(".part.md")
-    beside.write_text(report(rows, results, picture.name))
+    beside.write_text(report(rows, results, image.name))
     os.replace(beside, page)
-    return [page, picture]
+    return [page, image]
 
 
 def summarize(rows: list[dict[str, Any]]) -> Results:
@@ -123,12 +123,12 @@ def profiles(axes: Axes, results: Results) -> None:
     axes.set_title("Figure 8: positive and nearest negatives")
 
 
-def report(rows: list[dict[str, Any]], results: Results, picture: str) -> str:
+def report(rows: list[dict[str, Any]], results: Results, image: str) -> str:
     lines = [
         "# Wang and Liu 2021 on a small scale",
         "",
         f"{title(rows)}; accuracies on {rows[0]['test_images']:,} test images. Trained by `{command(rows[0])}`; this "
-        "page and its picture hold nothing but the CSV file beside them (`--draw`). Mean ± standard deviation over "
+        "page and its image hold nothing but the CSV file beside them (`--draw`). Mean ± standard deviation over "
         "seeds. The paper trained a ResNet-18 on all of CIFAR-10 for 200 epochs with a memory bank: compare how the "
         "figures move from setting to setting, not the figures.",
         "",
@@ -142,7 +142,7 @@ def report(rows: list[dict[str, Any]], results: Results, picture: str) -> str:
         lines.append(f"| {name} | {own['linear_accuracy'].seeds} | {ours} | {paper} |")
     lines += ["", "## Findings", "", SPREAD, "", "| finding | here | holds |", "|---|---|---|"]
     lines += [f"| {f.claim} | {f.here} | {f.holds} |" for f in findings(results)]
-    return "\n".join([*lines, "", f"![Figures 4 to 9]({picture})", ""])
+    return "\n".join([*lines, "", f"![Figures 4 to 9]({image})", ""])
 
 
 def _kind(setting: str) -> str:

@@ -64,6 +64,7 @@ SCRIPTS = {
     "simclr.py": "trained encoder",
     "moco.py": "trained encoder",
     "image_folder.py": "ONNX file",
+    "fine_tuning.py": "fine-tuned",
     "semi_supervised.py": "all images, some labels",
     "multi_label.py": "trained with genres",
 }
@@ -89,7 +90,7 @@ def test_scripts(script, tmp_path):
         assert BASELINES.get(script, {"raw pixels", "untrained encoder", "trained encoder"}) <= set(figures)
         assert all(0.1 < accuracy <= 1 for accuracy in figures.values())
     assert SCRIPTS[script] in output
-    if script == "image_folder.py":  # its backup is not that of another folder or setting
+    if script == "image_folder.py":  # each folder and setting has a backup of its own
         assert (tmp_path / "runs" / "image_folder" / "digits-tiny" / "encoder.onnx").exists()
     assert len((ROOT / "examples" / script).read_text().splitlines()) <= 120
 
@@ -97,6 +98,7 @@ def test_scripts(script, tmp_path):
 def test_every_script_is_run():
     written = {file.name for file in (ROOT / "examples").glob("*.py")}
     elsewhere = {"demo.py", "demo_plots.py", "multi_worker.py", "photographs.py", "photographs_torch.py"}
+    elsewhere |= {"photographs_neighbours.py"}
     elsewhere |= {name for name in written if name.startswith("bulk_")}
     elsewhere |= {name for name in written if "wang_liu" in name}
     elsewhere |= {"two_towers.py", "text_retrieval.py"}  # test_retrieval_examples.py

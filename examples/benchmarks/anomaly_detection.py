@@ -57,7 +57,7 @@ class Table(NamedTuple):
 
 
 class Split(NamedTuple):
-    """Standardised samples: normal ones for training, normal and anomalous ones for validation and for test."""
+    """Samples: normal ones for training, normal and anomalous ones for validation and for test."""
 
     train: np.ndarray
     validation: Table

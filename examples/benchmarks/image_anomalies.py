@@ -17,14 +17,13 @@ import gzip
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import numpy as np
 import tensorflow as tf
-from anomaly_detection import BATCH, batches, detection, distances, mean, optimizer
+from anomaly_detection import BATCH, Split, Table, batches, detection, distances, mean, optimizer
 from harness import DATA, Metrics, Trained, main
 from sklearn.ensemble import IsolationForest
 
@@ -40,21 +39,6 @@ FILES = {
     "test": ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"),
 }
 BASELINE_CLASSES = range(5)  # those of the first five seeds
-
-
-class Images(NamedTuple):
-    """Images `(N, 28, 28, 1)`, uint8, and whether each is an anomaly `(N,)`."""
-
-    images: np.ndarray
-    anomalous: np.ndarray
-
-
-class Split(NamedTuple):
-    """Normal images for training; normal and anomalous ones for validation and for test."""
-
-    train: np.ndarray
-    validation: Images
-    test: Images
 
 
 class ImageAnomalies:
@@ -80,7 +64,7 @@ class ImageAnomalies:
         model.compile(optimizer(STEPS), loss=loss, jit_compile=False)
         images = batches(split.train, 3 if tiny else STEPS, seed)
         model.fit(images, batch_size=BATCH, shuffle=False, verbose=0)
-        normal = split.validation.images[~split.validation.anomalous]
+        normal = split.validation.samples[~split.validation.anomalous]
         projections = model((tf.constant(normal),), training=False)[:, 0].numpy()
         return Trained({"normal_class": np.array(seed % CLASSES), **scores_of(model, split)}, projections, None)
 
@@ -97,7 +81,7 @@ class ImageAnomalies:
         splits = [load_split(normal) for normal in (BASELINE_CLASSES[:1] if tiny else BASELINE_CLASSES)]
         return {
             "raw pixels": mean(
-                detection(split.test.anomalous, distances(pixels(split.train), pixels(split.test.images)))
+                detection(split.test.anomalous, distances(pixels(split.train), pixels(split.test.samples)))
                 for split in splits
             ),
             "isolation forest": mean(detection(split.test.anomalous, forest_scores(split)) for split in splits),
@@ -142,8 +126,8 @@ def load_split(normal: int) -> Split:
     test_images, test_labels = load_images("test")
     return Split(
         images[own[:TRAIN]],
-        Images(images[held_out], labels[held_out] != normal),
-        Images(test_images, test_labels != normal),
+        Table(images[held_out], labels[held_out] != normal),
+        Table(test_images, test_labels != normal),
     )
 
 
@@ -169,7 +153,7 @@ def scores_of(model: keras_tfcl.ContrastiveModel, split: Split) -> dict[str, np.
     """Anomaly scores of validation and test images."""
     train, validation, test = (
         model.predict(images, batch_size=1000, verbose=0)
-        for images in (split.train, split.validation.images, split.test.images)
+        for images in (split.train, split.validation.samples, split.test.samples)
     )
     return {"validation_scores": distances(train, validation), "test_scores": distances(train, test)}
 
@@ -181,7 +165,7 @@ def untrained_scores(split: Split, seed: int) -> np.ndarray:
 
 def forest_scores(split: Split) -> np.ndarray:
     forest = IsolationForest(random_state=0).fit(pixels(split.train))
-    return -forest.score_samples(pixels(split.test.images))
+    return -forest.score_samples(pixels(split.test.samples))
 
 
 def pixels(images: np.ndarray) -> np.ndarray:

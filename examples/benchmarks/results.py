@@ -120,7 +120,7 @@ def by_setting(rows: Iterable[dict[str, str]], metric: str) -> dict[str, dict[in
 
 
 def regrets(results: Sequence[Result], method: str) -> list[float]:
-    """The regret of a method on every data set; that of a transferred τ is the mean over where it was tuned.
+    """The regret of a method on every data set; a transferred τ has the mean over where it was tuned.
 
     Of a single data set nothing can be transferred: the list is empty.
     """

@@ -1,7 +1,7 @@
 """Times `OnnxEncoder` beside Keras, TensorFlow and torch: `python examples/speed/inference.py`.
 
 Each measurement has a fresh process. Writes examples/results/speed_inference.csv and .md after each. Torch runs in the
-environment given by `--peers` (`make bench` builds it); without it it is left out.
+environment given by `--peers` (`make bench` builds it); without it, torch is left out.
 """
 
 from __future__ import annotations

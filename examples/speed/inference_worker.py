@@ -56,7 +56,7 @@ def torch(folder: Path, model: str, compiled: bool = False) -> Run:
     return _in_batches(embed, lambda e: e.numpy())
 
 
-# name -> (function, its choices, "own" environment or that of the "peers")
+# name -> (function, its choices, "own" environment or the environment of "peers")
 BASELINES: dict[str, tuple[Callable[..., Run], dict[str, Any], str]] = {
     "OnnxEncoder": (onnx_encoder, {}, "own"),
     "model.predict": (predict, {}, "own"),

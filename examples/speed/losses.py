@@ -3,7 +3,7 @@
 Writes examples/results/speed_losses.csv, .md and .png, and the table in docs/kernel.md; `--resume` keeps what the table
 holds, and `--resume --minutes 0` writes all of it anew from the .csv. Other libraries run in the environment given by
 `--peers` (`make bench` builds it); without it they are left out. The most telling sizes come first: when `--minutes`
-are over, what is left is not measured.
+are over, the other sizes are not measured.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Runs what `lower.py` wrote, with jaxlib alone, and prints a table: `python examples/speed/run_lowered.py OUT`.
 
-On a GPU, or on a CPU to try it. Median time of each program after a first call; seconds to compile; peak memory of the
-device; errors of value and gradient of InfoNCE against float64 NumPy up to 1,024 pairs. jaxlib multiplies float32 in
-TF32 where a GPU has it, as TensorFlow does: the errors show what that costs.
+On a GPU, or on a CPU to try it. Median time of each program after a first call; seconds to compile; kernels that a call
+launches; peak memory of the device; errors of value and gradient of InfoNCE against float64 NumPy up to 1,024 pairs.
+jaxlib multiplies float32 in TF32 where a GPU has it, as TensorFlow does: the errors show what that costs.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from jax._src import compiler, xla_bridge
 from jax._src.interpreters import mlir
 from jax._src.lib import xla_client
 from jaxlib.mlir import ir
+from launches import launches
 from worker import NT_XENT, float64
 
 
@@ -44,7 +45,7 @@ def main() -> None:
     arguments = parser.parse_args()
     device = jax.devices()[0]
     print("jax", jax.__version__, device.device_kind)
-    print("pairs | dimension | program | ms | compile s | peak MiB | value error | gradient error")
+    print("pairs | dimension | program | ms | compile s | kernels | peak MiB | value error | gradient error")
     for entry in json.loads((arguments.out / "index.json").read_text()):
         count, dimension, name = entry["pairs"], entry["dimension"], entry["name"]
         views = np.random.default_rng(0).normal(size=(count, 2, dimension)).astype("float32")
@@ -65,8 +66,13 @@ def main() -> None:
             call(program, z)
             times.append(time.perf_counter() - start)
         peak = (device.memory_stats() or {}).get("peak_bytes_in_use", 0) >> 20
+        kernels, exact = launches(program.hlo_modules()[0].to_string())
+        shown = f"{kernels}" if exact else f"at least {kernels}"
         milliseconds = f"{1e3 * float(np.median(times)):.3f}"
-        print(f"{count} | {dimension} | {name} | {milliseconds} | {compiled:.1f} | {peak} | {errors}", flush=True)
+        print(
+            f"{count} | {dimension} | {name} | {milliseconds} | {compiled:.1f} | {shown} | {peak} | {errors}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

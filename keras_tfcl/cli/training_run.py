@@ -33,7 +33,7 @@ from keras_tfcl.metrics import Alignment, ContrastiveAccuracy, Uniformity
 from keras_tfcl.models import ContrastiveModel
 from keras_tfcl.models.backbone import build_backbone
 
-SAMPLES = 1024  # images in the report and in the picture of neighbours
+SAMPLES = 1024  # images in the report and in neighbours.png
 FEWEST = 4  # images
 PROJECTION = 128
 WARM_UP = 0.05  # share of the steps

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import collections
+import concurrent.futures
 import random
 import re
 import warnings
@@ -15,6 +15,7 @@ from keras_tfcl._keras_compat import graphs_of_dataset
 from keras_tfcl.ops.seeded_call import seeded_call
 from keras_tfcl.typing import Augmenter, SeededAugmenter, Structure, Tensor
 
+KEPT = 4  # data sets: of the epoch that is read, the one before, and two that are created ahead
 REMEDY = (
     "Use Keras layers such as keras.layers.GaussianNoise(0.1), keras.random with a keras.random.SeedGenerator that is "
     "made once, or an object with a method `augment(x, seed)` that draws with tf.random.stateless_normal(shape, seed)."
@@ -61,7 +62,7 @@ def notice_repeated_draws(dataset: tf.data.Dataset) -> None:
     seeded = [node for graph in graphs_of_dataset(dataset) for node in _nodes(graph) if _is_seeded(node)]
     if seeded:
         warnings.warn(
-            f"The data set draws with {seeded[0].op} under a fixed seed, its own or that of set_random_seed, and "
+            f"The data set draws with {seeded[0].op} under a fixed seed, its own or the global one, and "
             "starts each epoch with the same draws: views repeat. Give samples instead of views, and draw in the "
             "`augmenter` of ContrastiveModel; or draw with a tf.random.Generator that is made once.",
             stacklevel=2,
@@ -114,23 +115,37 @@ def reseeded(augmenter: Callable[..., Structure], *key: int) -> Callable[..., St
     return augment
 
 
-def created_each_epoch(make: Callable[[int], tf.data.Dataset], starts: tf.data.Dataset) -> tf.data.Dataset:
-    """The data sets `make(start)` one after the other, each created while the one before is read.
+def created_each_epoch(
+    make: Callable[[int], tf.data.Dataset], starts: tf.data.Dataset, first: int, steps: int
+) -> tf.data.Dataset:
+    """The data sets `make(start)` one after the other, each created by a thread while the one before is read.
 
     Args:
-        make: function from an integer to a data set; all have the same element spec.
+        make: function from an integer to a data set; all have the same element spec. It takes about 0.1 s.
         starts: data set of integers.
+        first: the first of them.
+        steps: from each of them to the next; 0 if they are all equal, a negative number if it is unknown.
     """
+    thread = concurrent.futures.ThreadPoolExecutor(1)
+    # By start. A variant does not keep the functions of its data set, so those that may still be read stay here.
+    created: dict[int, concurrent.futures.Future[tf.data.Dataset]] = {}
 
-    kept: collections.deque[tf.data.Dataset] = collections.deque(maxlen=3)  # a variant does not keep its functions
+    def create(start: int) -> concurrent.futures.Future[tf.data.Dataset]:
+        if start not in created:
+            created[start] = thread.submit(make, start)
+        return created[start]
 
-    def made(start: tf.Tensor) -> tf.Tensor:
-        kept.append(make(int(start)))
-        return tf.data.experimental.to_variant(kept[-1])
+    def variant(start: tf.Tensor) -> tf.Tensor:
+        dataset = create(int(start)).result()
+        if steps >= 0:
+            create(int(start) + steps)
+        for old in [*created][:-KEPT]:
+            del created[old]
+        return tf.data.experimental.to_variant(dataset)
 
-    spec = make(0).element_spec
-    ahead = starts.map(lambda start: tf.ensure_shape(tf.py_function(made, [start], tf.variant), ())).prefetch(1)
-    return ahead.flat_map(lambda variant: tf.data.experimental.from_variant(variant, spec))
+    spec = create(first).result().element_spec
+    variants = starts.map(lambda start: tf.ensure_shape(tf.py_function(variant, [start], tf.variant), ()))
+    return variants.prefetch(1).flat_map(lambda variant: tf.data.experimental.from_variant(variant, spec))
 
 
 def _traced(augmenter: Callable[..., Structure], x: Structure) -> tuple[list[tf.compat.v1.NodeDef], int | None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import keras
 import numpy as np
@@ -31,28 +31,37 @@ class FirstBatch:
         self._seen = False
 
     def notice(
-        self, is_first: bool | Tensor, x: Structure, views: tuple[Structure, ...], y: Tensor | None = None
+        self,
+        is_first: bool | Tensor,
+        x: Structure,
+        views: Callable[[], tuple[Structure, ...]],
+        y: Tensor | None = None,
     ) -> None:
         """To be called with each batch, in eager mode or while a data set is traced.
 
         Args:
             is_first: whether the batch is the first one, bool or bool tensor.
             x: what the views were made of: samples, or the views themselves.
-            views: tuple of V batches of views.
+            views: function that returns V batches of views, which is called if the batch is the first one.
             y: labels, if any.
         """
         y = y.get("labels") if isinstance(y, dict) else y
-        batch: dict[str, Structure] = {"views": views}
-        if not isinstance(x, tuple):
-            batch["samples"] = x
-        if self._labels_decide and len(views) == 1 and y is not None:
-            batch["labels"] = y
 
-        def look(*leaves: np.ndarray) -> np.bool_:
-            self._look(**tf.nest.pack_sequence_as(batch, leaves))
-            return np.bool_(True)
+        def look() -> Tensor:
+            made = views()
+            batch: dict[str, Structure] = {"views": made}
+            if not isinstance(x, tuple):
+                batch["samples"] = x
+            if self._labels_decide and len(made) == 1 and y is not None:
+                batch["labels"] = y
 
-        tf.cond(is_first, lambda: tf.numpy_function(look, tf.nest.flatten(batch), tf.bool), lambda: False)
+            def look_at(*leaves: np.ndarray) -> np.bool_:
+                self._look(**tf.nest.pack_sequence_as(batch, leaves))
+                return np.bool_(True)
+
+            return tf.numpy_function(look_at, tf.nest.flatten(batch), tf.bool)
+
+        tf.cond(is_first, look, lambda: False)
 
     def _look(
         self, views: tuple[Structure, ...], samples: Structure | None = None, labels: np.ndarray | None = None

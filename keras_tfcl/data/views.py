@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -14,10 +15,18 @@ import tensorflow as tf
 from keras_tfcl.data.draws import created_each_epoch, draw, notice_repeated_draws, repeats_draws, reseeded
 from keras_tfcl.data.first_batch import FirstBatch
 from keras_tfcl.data.inputs import as_samples, as_targets, as_weights, brings_batches, checked_source, row_count
+from keras_tfcl.layers import ImageAugmenter
 from keras_tfcl.typing import Augmenter, BatchSource, DataSource, SeededAugmenter, Structure, Tensor
 from keras_tfcl.validation import positive_integer
 
 Batches = Callable[[tf.data.Dataset], tf.data.Dataset]
+
+
+class Unaugmented(NamedTuple):
+    """A batch whose views the training step makes: its samples, and its number, from which the views follow."""
+
+    samples: Structure
+    number: Tensor
 
 
 @dataclass(frozen=True)
@@ -41,6 +50,8 @@ class ViewPipeline:
         seed: integer.
         paired: views are inputs of different encoders, whose shapes may differ. Defaults to False.
         labels_decide: samples with equal labels are positives, so that a batch needs some. Defaults to False.
+        on_device: batches of arrays and data sets hold samples, `Unaugmented`, of which `views_of` makes views, the
+            same ones as elsewhere, in the training step. Needs an augmenter with a method `augment`. Defaults to False.
     """
 
     augmenter: Augmenter | None
@@ -48,6 +59,15 @@ class ViewPipeline:
     seed: int
     paired: bool = False
     labels_decide: bool = False
+    on_device: bool = False
+
+    def views_of(self, x: tuple[Structure, ...] | Unaugmented) -> tuple[Structure, ...]:
+        """The views of a batch, which are made here unless they were before."""
+        return tuple(self._view(*x, view) for view in range(self.views)) if isinstance(x, Unaugmented) else x
+
+    def view_count(self, x: tuple[Structure, ...] | Unaugmented) -> int:
+        """The number of views of a batch."""
+        return self.views if isinstance(x, Unaugmented) else len(x)
 
     def batches(
         self,
@@ -80,14 +100,15 @@ class ViewPipeline:
             checked_source(x, y, sample_weight)
             if training:
                 notice_repeated_draws(x)
-            return self._augmented(lambda _: x, x.cardinality(), _one_start(step), int(step()), training)
+            count = int(x.cardinality())
+            return self._augmented(lambda _: x, count, _one_start(step), int(step()), training, count)
         if isinstance(x, keras.utils.PyDataset):
-            return _AugmentedPyDataset(checked_source(x, y, sample_weight), self, step, training)
+            return _AugmentedPyDataset(checked_source(x, y, sample_weight), self._on_host(), step, training)
         if brings_batches(x):
-            return self._of_iterator(checked_source(x, y, sample_weight), step, training)
+            return self._on_host()._of_iterator(checked_source(x, y, sample_weight), step, training)
         arrays = self._checked_arrays(x, y, sample_weight, batch_size, training)
         batches, count = self._array_batches(arrays, batch_size or 32, shuffle and training, training)
-        return self._augmented(batches, count, _one_start(step), int(step()), training)
+        return self._augmented(batches, count, _one_start(step), int(step()), training, count)
 
     def endless_batches(
         self,
@@ -118,7 +139,7 @@ class ViewPipeline:
             arrays = self._checked_arrays(x, y, sample_weight, batch_size, True)
             batches, count = self._array_batches(arrays, batch_size or 32, shuffle, True)
         starts = _one_start(step).flat_map(lambda first: tf.data.Dataset.counter(first, count))
-        return self._augmented(batches, tf.data.INFINITE_CARDINALITY, starts, int(step()), True), count
+        return self._augmented(batches, tf.data.INFINITE_CARDINALITY, starts, int(step()), True, count), count
 
     def one_batch(
         self, x: Structure, y: Structure | None = None, sample_weight: Structure | None = None, step: int = 0
@@ -138,7 +159,7 @@ class ViewPipeline:
         row_count(arrays)
         with tf.device("CPU"):
             arrays = tf.nest.map_structure(tf.convert_to_tensor, arrays)
-        return keras.utils.unpack_x_y_sample_weight(self._checked_batch(arrays, step, False, None))
+        return keras.utils.unpack_x_y_sample_weight(self._on_host()._checked_batch(arrays, step, False, None))
 
     def _checked_arrays(
         self,
@@ -176,7 +197,7 @@ class ViewPipeline:
         return batches, count
 
     def _augmented(
-        self, batches: Batches, count: int | Tensor, starts: tf.data.Dataset, first: int, training: bool
+        self, batches: Batches, count: int, starts: tf.data.Dataset, first: int, training: bool, steps: int
     ) -> tf.data.Dataset:
         """Views of the batches of all epochs.
 
@@ -185,7 +206,8 @@ class ViewPipeline:
             count: number of batches, or a negative number where it is unknown or infinite.
             starts: the steps at which epochs start.
             first: number of the first batch, which is checked.
-            training: whether batches are for training.
+            training: whether batches are for training. The epochs of validation all start at the same step.
+            steps: number of batches of one epoch, or a negative number.
         """
         x = keras.utils.unpack_x_y_sample_weight(batches(starts).element_spec)[0]
         self._check_views_can_be_made(x)
@@ -204,13 +226,17 @@ class ViewPipeline:
 
         augmenter = None if isinstance(x, tuple) or isinstance(self.augmenter, SeededAugmenter) else self.augmenter
         if augmenter is not None and repeats_draws(augmenter, x):
-            dataset = created_each_epoch(partial(reseeded_epoch, augmenter), starts)
+            dataset = created_each_epoch(partial(reseeded_epoch, augmenter), starts, first, steps if training else 0)
         else:
             dataset = numbered(starts, self, tf.data.AUTOTUNE)
-        self._check_shapes(dataset.element_spec[0])
-        if int(count) >= 0:
-            dataset = dataset.apply(tf.data.experimental.assert_cardinality(int(count)))
+        if not self.on_device:
+            self._check_shapes(dataset.element_spec[0])
+        if count >= 0:
+            dataset = dataset.apply(tf.data.experimental.assert_cardinality(count))
         return dataset.prefetch(tf.data.AUTOTUNE)
+
+    def _on_host(self) -> ViewPipeline:
+        return dataclasses.replace(self, on_device=False)
 
     def _of_iterator(
         self, elements: Iterator[Structure], step: Callable[[], int], training: bool
@@ -235,15 +261,20 @@ class ViewPipeline:
     ) -> tuple[Structure, ...]:
         """`((view_1, ..., view_V), y, sample_weight)` of one batch, without y and sample_weight where not given."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
-        views = x if isinstance(x, tuple) else tuple(self._view(x, number, view) for view in range(self.views))
+        views = x if isinstance(x, tuple) else Unaugmented(x, number)
+        if not self.on_device:
+            views = self.views_of(views)
         if look is not None and not self.paired:
-            look.notice(is_first, x, views, y)
+            look.notice(is_first, x, lambda: self.views_of(views), y)
         return _pack(views, y, sample_weight)  # type: ignore[return-value]  # with a tuple in front Keras packs a tuple
 
     def _view(self, x: Structure, number: int | Tensor, view: int) -> Structure:
         if self.augmenter is None:
             return x
-        return draw(self.augmenter, x, (self.seed, tf.cast(number, "int64") * self.views + view))
+        seed = self.seed, tf.cast(number, "int64") * self.views + view
+        if isinstance(self.augmenter, ImageAugmenter):
+            return self.augmenter.program(x, tf.stack([tf.cast(part, "int32") for part in seed]))
+        return draw(self.augmenter, x, seed)
 
     def _check_views_can_be_made(self, x: Structure) -> None:
         if isinstance(x, tuple):

@@ -35,8 +35,8 @@ def retrieval(
         mrr        = 1 / (smallest rank)
         ndcg@k     = (sum over ranks r up to k of g / log2(1 + r)) / (the same of the best order)
 
-    Each is the mean over the queries that have a relevant item. The ranking is that of the whole corpus, exact, and
-    memory is linear in its size. Ties count against the query: an item that is not relevant goes first. An encoder that
+    Each is the mean over the queries that have a relevant item. The whole corpus is ranked, exactly, and memory
+    is linear in its size. Ties count against the query: an item that is not relevant goes first. An encoder that
     maps everything to one point therefore finds nothing.
 
     Args:

@@ -27,7 +27,7 @@ class Alignment(MeanOfPositives):
         dtype: dtype of the running sums. Defaults to float32.
         rule: the `rule` of a loss, such as `loss.rule`: the metric then compares what the loss compares (`roles`,
             `cross_view_only`, classes that are ignored or unlabelled). Defaults to None: in a `ContrastiveModel` the
-            rule of its loss, elsewhere that of a loss without arguments.
+            rule of its loss, elsewhere the rule of a loss without arguments.
 
     Call arguments:
         y_true: integer labels `(B,)` or `(B, 1)`: indices of the samples, or class labels for supervised positives. Or

@@ -11,10 +11,11 @@ from keras import ops
 from keras_tfcl._keras_compat import batches_seen, builds_from_one_replica, nested_layers, unlocked
 from keras_tfcl.callbacks.stop_on_non_finite import FirstFailure, StopOnNonFinite, nan_unless_finite
 from keras_tfcl.data.inputs import as_samples, brings_batches, checked_source, row_count
-from keras_tfcl.data.views import ViewPipeline
+from keras_tfcl.data.views import Unaugmented, ViewPipeline
 from keras_tfcl.losses import ScoredPairLoss
 from keras_tfcl.losses.loss_variables import layers_of_loss, leave_temperatures_out_of_weight_decay
 from keras_tfcl.models import serving
+from keras_tfcl.models.augmentation import augments_on_device, compiles_with_xla
 from keras_tfcl.models.checks import (
     check_arguments,
     check_class_weight,
@@ -80,6 +81,11 @@ class ContrastiveModel(keras.Model):
             to None: the loss receives the features.
         augmenter: a function from a batch of samples to a batch with one random view of each, such as
             `keras_tfcl.layers.image_augmenter("photos", (32, 32, 3))`. Needed unless the data hold ready-made views.
+        augment_on: where views are made. `"host"`: in the input pipeline, in parallel to training. `"device"`: in the
+            compiled training step, for a GPU whose host has few cores. It needs an augmenter with a method
+            `augment(x, seed)`, as `image_augmenter` returns, a single replica, and arrays or a `tf.data.Dataset` of
+            samples; a `PyDataset` or generator is augmented on the host. The views are the same ones. Defaults to
+            `"auto"`: on the device if it is a GPU and the augmenter compiles with XLA.
         views: number of views of each sample. Defaults to 2.
         supervised: whether `y` holds the labels, so that samples with equal labels are positives. Defaults to False:
             only the views of one sample are positives. Metrics receive y in either case.
@@ -153,6 +159,7 @@ class ContrastiveModel(keras.Model):
         queue: str = "keys",
         encoder_batch_size: int | None = None,
         sampling_probability: SamplingProbability | None = None,
+        augment_on: str = "auto",
         **kwargs: object,
     ) -> None:
         encoder = tuple(encoder) if isinstance(encoder, list) else encoder
@@ -170,6 +177,7 @@ class ContrastiveModel(keras.Model):
         self.queue = queue
         self.encoder_batch_size = encoder_batch_size
         self.sampling_probability = sampling_probability
+        self.augment_on = augment_on
         self.towers = Towers(encoder, projector, encoder_batch_size)
         self.built = self.towers.build()
         # Not a layer of the model, because views are made in the input pipeline.
@@ -179,6 +187,7 @@ class ContrastiveModel(keras.Model):
             checked_seed(seed),
             paired=len(self.encoders) > 1,
             labels_decide=supervised and momentum is None,
+            on_device=augments_on_device(augment_on, augmenter, self.distribute_strategy.num_replicas_in_sync),
         )
         self.memory = self._make_memory()
         self.loss_layers: list[keras.Layer] = []
@@ -252,6 +261,12 @@ class ContrastiveModel(keras.Model):
         leave_temperatures_out_of_weight_decay(optimizer, loss_layers)
         self._track_parts(loss_layers, by_label, weighted_by_label)
         compared = ComparedLoss(loss)
+        if (
+            self._pipeline.on_device
+            and not compiles_with_xla(self.augmenter)
+            and kwargs.get("jit_compile") in (None, "auto")
+        ):
+            kwargs["jit_compile"] = False
         super().compile(optimizer=optimizer, loss=compared, metrics=others, weighted_metrics=weighted_others, **kwargs)
         self.loss = loss
         if self.towers.built:
@@ -298,6 +313,8 @@ class ContrastiveModel(keras.Model):
 
     def call(self, inputs: Structure, training: bool | None = None) -> Structure:
         """Samples give L2-normalised features `(B, F)`; a tuple of V views gives their projections `(B, V, D)`."""
+        if isinstance(inputs, Unaugmented):
+            inputs = self._pipeline.views_of(inputs)
         if isinstance(inputs, tuple) or len(self.encoders) > 1:
             return self.towers.project(inputs, training)  # type: ignore[arg-type]  # it refuses anything but a tuple
         return self.towers.embed(inputs, training)
@@ -305,6 +322,7 @@ class ContrastiveModel(keras.Model):
     def train_step(self, data: Structure) -> dict[str, Tensor]:
         """One step: loss, gradients, update of the weights, then of the memory. Returns the logs."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        x = self._pipeline.views_of(x)
         with tf.GradientTape() as tape:
             z, comparison, loss = self._forward(x, y, sample_weight, training=True)
             scaled = self.optimizer.scale_loss(loss)
@@ -317,6 +335,7 @@ class ContrastiveModel(keras.Model):
     def test_step(self, data: Structure) -> dict[str, Tensor]:
         """Loss and metrics of a batch; nothing is trained or stored. Returns the logs."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        x = self._pipeline.views_of(x)
         z, _, loss = self._forward(x, y, sample_weight, training=False)
         self._track(nan_unless_finite(loss, x), z)
         return self.compute_metrics(x, y, z, sample_weight)
@@ -459,7 +478,7 @@ class ContrastiveModel(keras.Model):
         if isinstance(dataset, tf.data.Dataset):
             views, labels, weight = keras.utils.unpack_x_y_sample_weight(dataset.element_spec)
             check_tuple(views, len(self.encoders))
-            self.memory.check_batch(keras.tree.flatten(views)[0].shape[0], len(views))
+            self.memory.check_batch(keras.tree.flatten(views)[0].shape[0], self._pipeline.view_count(views))
             check_class_weight(class_weight, labels, weight, self.queue)
             if isinstance(self.memory, InstanceBank) and brings_batches(x):
                 dataset = self.memory.checked(dataset)
@@ -587,7 +606,7 @@ class ContrastiveModel(keras.Model):
             views = batches.element_spec[0]
             check_tuple(views, len(self.encoders))
             if not self.supervised:
-                check_several_views(len(views), self.queue == "instances")
+                check_several_views(self._pipeline.view_count(views), self.queue == "instances")
         return batches
 
     # === Saving ===
@@ -606,6 +625,7 @@ class ContrastiveModel(keras.Model):
             "queue": self.queue,
             "encoder_batch_size": self.encoder_batch_size,
             "sampling_probability": serialize(self.sampling_probability),
+            "augment_on": self.augment_on,
         }
 
     def save_own_variables(self, store: WeightStore) -> None:

@@ -103,7 +103,6 @@ def statistics(
         precision: of the tiles' matrix products: None, `"highest"` or `"input"`.
     """
     logits = Logits(scaling, holder=negatives)
-    whole = negatives != "all" and getattr(negatives, "whole_rows", True)
     log_probability = None if comparison.candidates is None else comparison.candidates.log_probability
     if log_probability is not None and getattr(negatives, "weighs", False):
         raise ValueError(

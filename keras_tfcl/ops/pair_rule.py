@@ -151,7 +151,7 @@ class PairRule:
             among = tf.gather(tf.constant([role in to for role in self.roles or ()]), candidates.views)
             mask = among if candidates.mask is None else among & candidates.mask
             candidates = candidates._replace(self_index=None, mask=mask)
-        if of == "positive":  # log Q is that of the positives' and negatives' side
+        if of == "positive":  # log Q belongs to positives and negatives, and anchors are candidates here
             candidates = candidates._replace(log_probability=None)
         negative = tf.gather(tf.constant([role == "negative" for role in self.roles or ()]), candidates.views)
         candidates = self._related_candidates(candidates, negative)

@@ -105,7 +105,7 @@ def angular_margin(similarity: Tensor, margin: float) -> Tensor:
     """
     s = at_least_float32(similarity)
     squared = (1.0 - s) * (1.0 + s)
-    # Straight through: the slope is that of the bounded square, the value that of the square itself.
+    # Straight through: the bounded square gives the slope, the square itself the value.
     sine = ops.sqrt(squared - ops.stop_gradient(squared - ops.maximum(squared, POLE_SHIFT)))
     sine = sine - ops.stop_gradient(sine - ops.sqrt(ops.maximum(squared, 0.0)))
     turned = s * math.cos(margin) - sine * math.sin(margin)

@@ -19,7 +19,7 @@ def seeded_call(
         seed: integer tensor `(2,)`.
 
     Returns:
-        What the function returns, and whether no other state was changed, as that of Keras' global generator would be.
+        What the function returns, and whether it changed no other state, such as the state of Keras' global generator.
     """
     # Keras' functional mode: inside the scope every seed generator reads the seed given here instead of its
     # variable, and counts on from it without writing anything back.

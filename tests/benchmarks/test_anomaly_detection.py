@@ -59,7 +59,7 @@ def test_absent_tables_are_named(script, monkeypatch, capsys):
 
 
 def test_split(script):
-    """Each sample is in one part, no anomaly in training, and the scale is that of the training samples."""
+    """Each sample is in one part, no anomaly in training, and training samples alone set the scale."""
     table = numbered_table(script)
     split = script.split_table(table)
     parts = [split.train, split.validation.samples, split.test.samples]

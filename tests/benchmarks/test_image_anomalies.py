@@ -50,7 +50,9 @@ def test_reader(script):
 def test_split(script, normal):
     """Training holds the normal class alone; no image is in two parts; test images are those of the test files."""
     split = script.load_split(normal)
-    train, validation, test = (numbers(images) for images in (split.train, split.validation.images, split.test.images))
+    train, validation, test = (
+        numbers(images) for images in (split.train, split.validation.samples, split.test.samples)
+    )
     assert len(train) == 20 and all(number % 10 == normal for number in train)
     assert len(set(train) | set(validation)) == 20 + 10 + 30
     assert max(train + validation) < 400 and test == list(range(400, 500))

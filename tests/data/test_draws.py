@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import time
 
 import keras
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 from keras_tfcl.data import ViewPipeline
+from keras_tfcl.data.draws import created_each_epoch
 
 X = np.zeros((12, 3), "float32")
 RNG = np.random.default_rng(0)
@@ -162,3 +164,22 @@ def test_data_sets_that_draw_anew_are_left_alone(global_seed):
 
 def test_data_sets_without_a_seed_are_left_alone():
     ViewPipeline(None, 2, 0).batches(SAMPLES.map(lambda x: ((uniform(x), x),)))
+
+
+@pytest.mark.parametrize(("steps", "epochs", "expected"), [(4, [0, 4, 8], [0, 4, 8, 12]), (0, [0, 0, 0], [0])])
+def test_the_next_epoch_is_created_ahead_and_none_twice(steps, epochs, expected):
+    made, step = [], 0
+
+    def make(start):
+        made.append(start)
+        return tf.data.Dataset.from_tensors(np.int64(start))
+
+    starts = tf.data.Dataset.from_tensors(0).map(lambda _: tf.numpy_function(lambda: np.int64(step), [], tf.int64))
+    dataset = created_each_epoch(make, starts, 0, steps)
+    for step in epochs:  # read by the data set
+        assert list(dataset.as_numpy_iterator()) == [step]
+    for _ in range(100):
+        if len(made) == len(expected):
+            break
+        time.sleep(0.05)
+    assert made == expected

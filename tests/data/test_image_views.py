@@ -259,7 +259,7 @@ def test_multi_crop_gives_views_of_two_sizes_and_fit_takes_them(folder):
     ((again,), *_) = elements(image_views(folder, **options))
     for view, same in zip(views, again, strict=True):
         np.testing.assert_array_equal(view, same)
-    ((usual,), *_) = elements(image_views(folder, 2, image_size=224, recipe="multi_crop"))
+    (usual,) = image_views(folder, 2, image_size=224, recipe="multi_crop").element_spec
     assert [view.shape[1] for view in usual] == [224] * 2 + [96] * 6  # SwAV's
     layers = [keras.layers.Conv2D(4, 3, activation="relu"), keras.layers.GlobalAveragePooling2D()]
     model = keras_tfcl.ContrastiveModel(keras.Sequential([keras.Input((None, None, 3)), *layers]))

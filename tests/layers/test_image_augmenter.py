@@ -4,7 +4,8 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from keras_tfcl.layers import ImageAugmenter
+from keras_tfcl.layers import ImageAugmenter, RandomResizedCrop
+from keras_tfcl.layers.image_augmenter import COMPILING
 
 SEED = tf.constant([3, 5], "int64")
 
@@ -155,3 +156,20 @@ def test_refuses_a_single_image(images):
 def test_refuses_a_seed_that_is_no_pair_of_integers(images, seed):
     with pytest.raises(ValueError, match=r"`seed` must be an integer tensor of shape \(2,\)"):
         all_sorts().augment(images, seed)
+
+
+def test_layers_said_to_compile_do():
+    named = {
+        layers.GaussianNoise: (0.1,),
+        layers.RandomBrightness: (0.2,),
+        layers.RandomContrast: (0.2,),
+        layers.Rescaling: (0.5,),
+        RandomResizedCrop: (8, 8),
+    }
+    augmenter = ImageAugmenter([kind(*named.get(kind, ())) for kind in COMPILING])
+    assert augmenter.compiles and not all_sorts().compiles
+    images = tf.constant(np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3)), "float32")
+    alone = augmenter.program(images, SEED)
+    np.testing.assert_array_equal(augmenter.program(images, SEED), alone)
+    np.testing.assert_allclose(tf.function(augmenter.program)(images, SEED), alone, atol=0.01)
+    np.testing.assert_allclose(tf.function(augmenter.program, jit_compile=True)(images, SEED), alone, atol=0.01)

@@ -203,7 +203,7 @@ SETTINGS = hypothesis.settings(
 def test_equals_numpy_at_random(seed, rule, name, several, symmetric, block, samples):
     rule = dict(RULES[rule])
     several = several and not {"ignore_class", "unlabelled_class"} & rule.keys()
-    if "roles" in rule and name != "weighted":  # whose mean weight is that of a direction
+    if "roles" in rule and name != "weighted":  # its mean weight is the mean over one direction
         rule["symmetric"] = symmetric
     assert_equals_the_reference(name, rule, *data(seed, rule, several, samples), block)
 

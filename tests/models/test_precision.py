@@ -64,7 +64,7 @@ def test_steps_that_overflow_are_skipped(policy):
 
 
 def test_a_float16_encoder_in_a_float32_program_is_scaled_too():
-    """The policy may be that of the encoder's layers alone."""
+    """The encoder's layers alone may have the policy."""
     assert isinstance(build(encoder_policy="mixed_float16").optimizer, keras.optimizers.LossScaleOptimizer)
     assert not isinstance(build().optimizer, keras.optimizers.LossScaleOptimizer)
 

@@ -17,6 +17,8 @@ def test_lowered_programs_run_under_jax(tmp_path):
     run = [sys.executable, SPEED / "run_lowered.py", tmp_path, "--seconds", "0"]
     lines = subprocess.run(run, check=True, capture_output=True, text=True).stdout.splitlines()[2:]
     assert len(lines) == 6
+    kernels = [line.split(" | ")[5].removeprefix("at least ") for line in lines]
+    assert min(map(int, kernels)) > 10
     errors = [[float(x) for x in line.split(" | ")[-2:]] for line in lines if "infonce" in line]
     assert len(errors) == 2
     assert max(map(max, errors)) < 1e-5

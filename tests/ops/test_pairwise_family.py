@@ -273,7 +273,7 @@ def test_float32_under_xla(name):
 @pytest.mark.parametrize("weights", ["equal", "different", "some_ignored"])
 @pytest.mark.parametrize(("cross", "jit"), [(False, True), (True, False)])
 def test_sigmoid_loss_in_one_loop_and_in_two(cross, jit, weights):
-    """Where all anchors weigh the same, the gradient is that of the forward loop; else a second loop computes it."""
+    """Where all anchors weigh the same, the forward loop computes the gradient, too; else a second loop does."""
     count = 9
     rng = np.random.default_rng(3)
     z = rng.normal(size=(count, 2, 6))

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 import keras_tfcl
 from keras_tfcl.ops.pairwise.hardest import kth_largest
+from keras_tfcl.testing import reference
 
 RNG = np.random.default_rng(0)
 
@@ -58,3 +59,62 @@ def test_strips_that_overlap(jit):
 
     for tiled, dense in zip(run(64), run("dense"), strict=True):
         np.testing.assert_allclose(tiled, dense, rtol=1e-8, atol=1e-10)
+
+
+def value_and_gradient(loss, labels, z, weights):
+    z = tf.constant(z)
+    with tf.GradientTape() as tape:
+        tape.watch(z)
+        losses = loss(labels, z)
+        total = tf.reduce_sum(losses * weights)
+    return losses.numpy(), tape.gradient(total, z).numpy()
+
+
+CHOICES = {
+    "temperature": (0.2, {"temperature": 0.2}),
+    "arctanh": ("arctanh", {"arctanh_scale": 2.0}),
+}
+# The slope of arctanh changes too fast beside a copy for a finite difference.
+CASES = [
+    ("temperature", 0.0, {"alpha": 0.3}),
+    ("temperature", 0.0, {"top_k": 4}),
+    ("temperature", 1e-5, {"top_k": 4}),
+    ("arctanh", 1.0, {"alpha": 0.3}),
+]
+
+
+@pytest.mark.parametrize(("name", "apart", "hard"), CASES)
+def test_gradient_is_the_derivative_where_the_choice_stays(name, apart, hard):
+    """With copies, near-copies and no copies among the negatives.
+
+    A finite difference shows the gradient only of anchors whose negatives stay the same: untying a tie drops negatives,
+    and the loss jumps there.
+    """
+    scaling, theirs = CHOICES[name]
+    rng = np.random.default_rng(5)
+    z, labels = np.repeat(rng.normal(size=(6, 2, 5)), 3, axis=0), np.arange(18) // 2
+    z += apart * rng.normal(size=z.shape)
+    loss = keras_tfcl.ContrastiveLoss(
+        scaling, keras_tfcl.HardNegatives(**hard), block_size=10, reduction=None, dtype="float64"
+    )
+
+    def negatives(z):
+        geometry = reference.Geometry(labels, z)
+        choice = hard.get("alpha"), hard.get("top_k")
+        return [reference.hardest(n, geometry.cosines[i], *choice) for i, _, n in geometry.anchors()]
+
+    direction, step = rng.normal(size=z.shape), 1e-7
+    ends = z + step * direction, z - step * direction
+    stays = np.array([a == b == c for a, b, c in zip(negatives(z), *map(negatives, ends), strict=True)])
+    assert stays.any()
+    assert stays.all() == (apart > 0)
+    weights = rng.uniform(0.1, 1, (18, 2))
+    losses, gradient = value_and_gradient(loss, labels, z, weights)
+    expected = reference.contrastive_loss(labels, z, weights=weights, **theirs, **hard)
+    np.testing.assert_allclose(losses, expected.losses, rtol=1e-7)
+    np.testing.assert_allclose(gradient, expected.gradient * 36, rtol=1e-6, atol=1e-6)
+    weights *= stays.reshape(weights.shape)
+    up, down = (value_and_gradient(loss, labels, end, weights)[0] for end in ends)
+    slope = np.sum(weights * (up - down)) / (2 * step)
+    _, gradient = value_and_gradient(loss, labels, z, weights)
+    assert np.sum(gradient * direction) == pytest.approx(slope, rel=1e-4)

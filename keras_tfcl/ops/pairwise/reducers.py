@@ -16,8 +16,8 @@ class Reducer:
     """Sums: an empty one is 0, two are added.
 
     A reducer gives the `values` of the pairs in a tile, and their `slope` by the logits (None: they have none);
-    `finish` makes the result of what the loops hold. `value` is that of single pairs outside the tiles, from their
-    logits, and `join` adds them to a result.
+    `finish` makes the result of what the loops hold. `value` computes the same of single pairs outside the
+    tiles, from their logits, and `join` adds them to a result.
     """
 
     over: str  # "positive", "negative" or "all": which pairs
@@ -128,7 +128,7 @@ class Softplus(Reducer):
 
 
 class LogSumExp(Reducer):
-    """`log(sum of exp(power * logit))`, `NOTHING` of no pairs; its slope is that of `exp(slope * logit)`.
+    """`log(sum of exp(power * logit))`, `NOTHING` of no pairs; its slope is the slope of `exp(slope * logit)`.
 
     All terms are shifted by one constant, so that one exponential serves a tile's rows and its columns.
 

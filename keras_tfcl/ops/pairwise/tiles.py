@@ -188,7 +188,7 @@ def _over_strips(tiles: Tiles, hardest: Callable[[tf.Tensor], tf.Tensor]) -> tup
 
 
 def _equal_weight(tiles: Tiles, weights: Sequence[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-    """The largest weight, and whether it is that of all embeddings that are valid."""
+    """The largest weight, and whether all valid embeddings have it."""
     largest = tf.reduce_max(tf.stack([tf.reduce_max(x) for x in weights]))
     equal = [
         tf.reduce_all(x == largest if blocks.side.valid is None else (x == largest) | ~blocks.side.valid)
