@@ -92,7 +92,9 @@ def answer(results: Sequence[Result]) -> str:
             f"- {LABELS[name]}: {summary(deciding, name)}. Beside the τ tuned on validation it is not inferior on "
             f"{fine} of {len(results)} data sets, worse on {worse}{where}, open on {undecided}."
         )
+    same = (f"{LABELS[name]} {', '.join(map(str, verdicts(results, name)))}" for name in (*FIXED, "learnable"))
     lines += [
+        f"- The same rule for what needs no search either (not inferior, worse, open): {'; '.join(same)}.",
         f"- The rival is one fixed temperature for everything, which needs no search either. The best, "
         f"{LABELS[fixed]}: {summary(deciding, fixed)}. The best arctanh, {short(arctanh)}, minus it: mean regret "
         f"{signed(mean(deciding, arctanh) - mean(deciding, fixed))}, 95 % interval {signed(low)} to {signed(high)}. "
@@ -199,6 +201,11 @@ def forms(results: Sequence[Result]) -> str:
         rows += [[LABELS[name], r.dataset, str(d.seeds), interval(d), d.outcome] for r, d in compared]
     if not rows:
         return f"{FORMS.strip()} They have not been run yet."
+    wins, ties, losses = outcomes(results, FISHER)
+    parts.append(
+        "√(D − 2) as a scale with a name would need the same beside the τ tuned on validation. Win / tie / loss: "
+        f"{wins} / {ties} / {losses}. {'It enters' if wins >= 3 else 'It does not enter'} the library."
+    )
     table = grid(["form", "data set", "seeds", f"minus {LABELS[FISHER]}, 95 % interval", "outcome"], rows)
     return "\n\n".join([FORMS.strip(), "\n".join(f"- {part}" for part in parts), table])
 
