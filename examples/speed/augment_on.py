@@ -1,6 +1,6 @@
 """Views made in the input pipeline and in the training step, in turn in one process.
 
-    python examples/speed/augment_on.py                  # the table of results/speed_augment_on.csv
+    TF_NUM_INTRAOP_THREADS=1 python examples/speed/augment_on.py --steps 5 --rounds 2    # results/speed_augment_on.csv
 
 For each side of the images, a step of training with `augment_on="host"` and with `augment_on="device"` from the same
 arrays: seconds of wall time and of processor time, the least of some rounds. Without a GPU both share the processor.
