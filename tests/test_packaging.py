@@ -1,6 +1,7 @@
 """What is shipped: the package list, the wheel, the editable install, and imports in one direction."""
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -167,3 +168,12 @@ def test_without_tensorflow(code, expected, tmp_path):
     for part in expected.split(".*"):
         assert part in output
     assert (done.returncode == 0) == (expected in {"OnnxEncoder", "works"})
+
+
+def test_the_container_installs_extras_that_exist_and_its_user_is_a_number():
+    """A number, because Kubernetes cannot tell of a name whether it is root, and then refuses `runAsNonRoot`."""
+    dockerfile = (ROOT / "deploy" / "Dockerfile").read_text()
+    extras = re.search(r"\.\[(.*?)\]", dockerfile)[1].split(",")
+    assert {"serve", "server", "images", "text", "index"} == set(extras)
+    assert set(extras) <= set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
+    assert re.search(r"^USER [1-9]\d*$", dockerfile, re.MULTILINE)

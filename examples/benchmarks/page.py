@@ -15,6 +15,7 @@ from results import (
     FIXED,
     LABELS,
     OTHERS,
+    SETTINGS,
     TASKS,
     TRANSFERRED,
     TUNED,
@@ -44,6 +45,7 @@ they rank losses at that budget. `python examples/benchmarks/table.py` recompute
 
 
 FISHER = "arctanh fisher"  # the form that the candidates change
+POINT = 0.95  # the threshold of keras_tfcl.evaluation.diagnose
 SEEDS = 7  # of the protocol, as every run takes less than five minutes
 
 FORMS = """
@@ -85,11 +87,14 @@ def answer(results: Sequence[Result]) -> str:
     lines.append("")
     for name in ARCTANH:
         fine, worse, undecided = verdicts(results, name)
+        where = f" ({', '.join(worse_on(results, name))})" if worse else ""
         lines.append(
             f"- {LABELS[name]}: {summary(deciding, name)}. Beside the τ tuned on validation it is not inferior on "
-            f"{fine} of {len(results)} data sets, worse on {worse}, open on {undecided}."
+            f"{fine} of {len(results)} data sets, worse on {worse}{where}, open on {undecided}."
         )
+    same = (f"{LABELS[name]} {', '.join(map(str, verdicts(results, name)))}" for name in (*FIXED, "learnable"))
     lines += [
+        f"- The same rule for what needs no search either (not inferior, worse, open): {'; '.join(same)}.",
         f"- The rival is one fixed temperature for everything, which needs no search either. The best, "
         f"{LABELS[fixed]}: {summary(deciding, fixed)}. The best arctanh, {short(arctanh)}, minus it: mean regret "
         f"{signed(mean(deciding, arctanh) - mean(deciding, fixed))}, 95 % interval {signed(low)} to {signed(high)}. "
@@ -109,11 +114,12 @@ def headline(results: Sequence[Result]) -> str:
     if min(result.seeds for result in results) < 5:
         counts = [f"{short(name)}: {' / '.join(map(str, outcomes(results, name)))}" for name in ARCTANH]
         return f"Not decided yet. So far, win / tie / loss against a τ tuned on validation, {', '.join(counts)}."
-    answers = {}
+    answers = []
     for name in ARCTANH:
         fine, worse, _ = verdicts(results, name)
-        answers[name] = "yes" if fine == len(results) else "no" if worse else "open"
-    return ", ".join(f"{short(name)}: {answered}" for name, answered in answers.items()) + "."
+        no = f"no (worse on {worse} of {len(results)} data sets)" if worse else "open"
+        answers.append(f"{short(name)}: {'yes' if fine == len(results) else no}")
+    return ", ".join(answers) + "."
 
 
 def outcomes(results: Sequence[Result], name: str) -> list[int]:
@@ -168,6 +174,14 @@ def advice(results: Sequence[Result]) -> str:
     for name in ("learnable", "pps"):
         level = "behind" if regret_of[name] > regret_of[fixed] + 0.05 else "no worse than"
         lines.append(f"**{LABELS[name]}** is {level} {LABELS[fixed]} (mean regret {number(regret_of[name])}).")
+    points = {name: [result.dataset for result in results if point(result, name)] for name in SETTINGS}
+    if any(points.values()):
+        listed = "; ".join(f"{LABELS[name]}, on {', '.join(where)}" for name, where in points.items() if where)
+        lines.append(
+            f"**Almost one point** (mean cosine of different samples above {POINT}) are the embeddings that the loss "
+            f"sees with {listed}. The encoder's features before the projector can still differ; without a projector "
+            "nothing is left. `CollapseMonitor` names it while it happens."
+        )
     ahead = [result.dataset for result in deciding if result.regret("hard 0.3") < 0]
     if ahead:
         lines.append(
@@ -187,6 +201,11 @@ def forms(results: Sequence[Result]) -> str:
         rows += [[LABELS[name], r.dataset, str(d.seeds), interval(d), d.outcome] for r, d in compared]
     if not rows:
         return f"{FORMS.strip()} They have not been run yet."
+    wins, ties, losses = outcomes(results, FISHER)
+    parts.append(
+        "√(D − 2) as a scale with a name would need the same beside the τ tuned on validation. Win / tie / loss: "
+        f"{wins} / {ties} / {losses}. {'It enters' if wins >= 3 else 'It does not enter'} the library."
+    )
     table = grid(["form", "data set", "seeds", f"minus {LABELS[FISHER]}, 95 % interval", "outcome"], rows)
     return "\n\n".join([FORMS.strip(), "\n".join(f"- {part}" for part in parts), table])
 
@@ -207,6 +226,11 @@ def verdict_of_form(name: str, compared: Sequence[tuple[Result, analysis.Differe
 
 def interval(difference: analysis.Difference) -> str:
     return f"{signed(difference.mean, 4)} [{signed(difference.low, 4)}, {signed(difference.high, 4)}]"
+
+
+def point(result: Result, name: str) -> bool:
+    """Whether the embeddings of a setting have collapsed to a point."""
+    return float(np.mean([float(row["mean_cosine"]) for row in result.rows[name]])) > POINT
 
 
 def provisional(results: Sequence[Result]) -> str:
@@ -255,6 +279,12 @@ def verdicts(results: Sequence[Result], name: str) -> tuple[int, int, int]:
     found = [result.against(name, result.tuned).verdict for result in results if name != result.tuned]
     worse, undecided = found.count("worse"), found.count("open")
     return len(results) - worse - undecided, worse, undecided
+
+
+def worse_on(results: Sequence[Result], name: str) -> list[str]:
+    """The data sets on which a method is worse than the tuned τ."""
+    others = [result for result in results if name != result.tuned]
+    return [result.dataset for result in others if result.against(name, result.tuned).verdict == "worse"]
 
 
 def best(results: Sequence[Result], names: Sequence[str]) -> str:

@@ -3,8 +3,9 @@
 One row a request, from clients that each wait for their answer before they send the next. Beside it, with the same file
 on the same cores: a bare onnxruntime session that gets full batches, with no HTTP at all; a plain FastAPI handler that
 runs the session once for each request; and LitServe, which gathers batches. The clients run on the same machine, in a
-process of their own, and take their share of it. All are measured in turn, round after round. Writes
-examples/results/speed_serving.csv, .md and .png.
+process of their own, and take their share of it. All are measured in turn, round after round. The CPU time that server
+and clients take for a row hardly depends on what else the machine does. Writes examples/results/speed_serving.csv, .md
+and .png.
 """
 
 from __future__ import annotations
@@ -38,7 +39,10 @@ RESULTS = HERE.parent / "results"
 SIDE = 96
 BARE = "bare onnxruntime, full batches"
 OURS, PLAIN, LITSERVE = "keras-tfcl serve", "plain FastAPI + onnxruntime", "LitServe"
-FIELDS = ["name", "clients", "round", "rows_per_second", "p50_ms", "p95_ms", "p99_ms", "failed"]
+FIELDS = [
+    "name", "clients", "round",
+    "rows_per_second", "p50_ms", "p95_ms", "p99_ms", "failed", "server_cpu_ms", "client_cpu_ms",
+]  # fmt: skip
 NOT_RUN = (
     "Not run: infinity, which loads Hugging Face models through torch and not an ONNX file of one's own, and "
     "text-embeddings-inference, a Rust program for models of texts."
@@ -52,18 +56,22 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--peers", help="Python interpreter with litserve and onnxruntime")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the table and the figure")
+    parser.add_argument("--name", default="speed_serving", help="of the table and the figure")
     options = parser.parse_args()
+    options.load = os.getloadavg()[0]
     servers = [OURS, PLAIN, *([LITSERVE] if options.peers else [])]
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "encoder.onnx"
         make_encoder(path)
         for number in range(1, options.rounds + 1):
-            rows.append({"name": BARE, "clients": "", "round": number, "rows_per_second": bare(path, options.seconds)})
+            rows.append({"name": BARE, "clients": "", "round": number, **bare(path, options.seconds)})
             for name in servers:
-                with running(name, path, options.peers) as port:
+                with running(name, path, options.peers) as (port, process):
                     for clients in options.clients:
-                        measured = load(path, port, clients, options.seconds, "json" if name == LITSERVE else "tensor")
+                        form, before = "json" if name == LITSERVE else "tensor", cpu_seconds(process)
+                        measured = load(path, port, clients, options.seconds, form)
+                        measured["server_cpu_ms"] = 1e3 * (cpu_seconds(process) - before) / measured.pop("answers")
                         rows.append({"name": name, "clients": clients, "round": number, **measured})
                         print(rows[-1], flush=True)
     write(rows, servers, options)
@@ -76,24 +84,35 @@ def make_encoder(path: Path) -> None:
     export_onnx(build_backbone("resnet18", SIDE), path)
 
 
-def bare(path: Path, seconds: float, batch: int = 64) -> float:
-    """Rows a second of a session without anything around it."""
+def bare(path: Path, seconds: float, batch: int = 64) -> dict[str, float]:
+    """Rows a second, and CPU time of a row, of a session without anything around it."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     spec = session.get_inputs()[0]
     rows = np.random.default_rng(0).integers(0, 256, (batch, *spec.shape[1:])).astype("float32")
     session.run(None, {spec.name: rows})
-    count, started = 0, time.perf_counter()
+    count, started, cpu = 0, time.perf_counter(), time.process_time()
     while time.perf_counter() - started < seconds:
         session.run(None, {spec.name: rows})
         count += batch
-    return count / (time.perf_counter() - started)
+    rate, used = count / (time.perf_counter() - started), time.process_time() - cpu
+    return {"rows_per_second": rate, "server_cpu_ms": 1e3 * used / count}
+
+
+def cpu_seconds(session: int) -> float:
+    """CPU time of all processes of a session, which a server and its workers are."""
+    ticks = 0
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = stat.read_text().rsplit(") ", 1)[1].split()
+            ticks += (int(fields[11]) + int(fields[12])) * (int(fields[3]) == session)
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 @contextlib.contextmanager
-def running(name: str, path: Path, peers: str | None) -> Iterator[int]:
-    """A server in a process of its own; gives its port when it accepts connections."""
+def running(name: str, path: Path, peers: str | None) -> Iterator[tuple[int, int]]:
+    """A server in a process of its own; gives its port and its process when it accepts connections."""
     port = free_port()
     command = {
         OURS: [Path(sys.executable).with_name("keras-tfcl"), "serve", path, "--port", port],
@@ -112,7 +131,7 @@ def running(name: str, path: Path, peers: str | None) -> Iterator[int]:
                 raise RuntimeError(f"{name} does not start.")
             time.sleep(0.1)
         try:
-            yield port
+            yield port, server.pid
         finally:
             os.killpg(server.pid, signal.SIGTERM)  # with its workers
 
@@ -132,26 +151,29 @@ def load(path: Path, port: int, clients: int, seconds: float, form: str) -> dict
 
 def write(rows: list[dict[str, Any]], servers: list[str], options: argparse.Namespace) -> None:
     """Prints and saves the table and the figure."""
-    with (options.results / "speed_serving.csv").open("w", newline="") as file:
+    with (options.results / f"{options.name}.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, FIELDS)
         writer.writeheader()
         writer.writerows(rows)
     bare_rate = {row["round"]: row["rows_per_second"] for row in rows if row["name"] == BARE}
-    packages = ", ".join(f"{name} {version(name)}" for name in ("onnxruntime", "fastapi", "uvicorn"))
+    bare_cpu = statistics.median(row["server_cpu_ms"] for row in rows if row["name"] == BARE)
+    packages = ", ".join(f"{name} {version(name)}" for name in ("onnxruntime", "fastapi", "uvicorn", "uvloop"))
     lines = [
         "# Serving: speed under load",
         "",
         f"ResNet-18, images of {SIDE} x {SIDE}, one row a request, {options.seconds:g} s, median of "
         f"{options.rounds} rounds; the ratio has its lowest and highest round in brackets. {os.cpu_count()} cores, "
         f"{platform.machine()}, Python {platform.python_version()}, {packages}{litserve_version(options.peers)}; the "
-        f"clients run on the same cores. {NOT_RUN} No GPU was measured.",
+        f"clients run on the same cores. When it began, {options.load:.1f} other processes wanted to run. "
+        f"{NOT_RUN} No GPU was measured. CPU: milliseconds of CPU time for a row, of the server and of the clients.",
         "",
         f"Command: `python examples/speed/serving.py --seconds {options.seconds:g} --rounds {options.rounds} "
-        f"--clients {' '.join(map(str, options.clients))}{' --peers PYTHON' if options.peers else ''}`",
+        f"--clients {' '.join(map(str, options.clients))}{' --peers PYTHON' if options.peers else ''}"
+        f"{'' if options.name == 'speed_serving' else f' --name {options.name}'}`",
         "",
-        "| | clients | rows a second | of bare onnxruntime | p50 ms | p95 ms | p99 ms | failed |",
-        "|---|---|---|---|---|---|---|---|",
-        f"| {BARE} | | {statistics.median(bare_rate.values()):.0f} | 1.00 | | | | |",
+        "| | clients | rows a second | of bare | p50 ms | p95 ms | p99 ms | failed | CPU server | CPU clients |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+        f"| {BARE} | | {statistics.median(bare_rate.values()):.0f} | 1.00 | | | | | {bare_cpu:.2f} | |",
     ]
     for name in servers:
         for clients in options.clients:
@@ -160,13 +182,14 @@ def write(rows: list[dict[str, Any]], servers: list[str], options: argparse.Name
             values = [statistics.median(row[key] for row in mine) for key in FIELDS[3:]]
             lines.append(
                 f"| {name} | {clients} | {values[0]:.0f} | {statistics.median(ratios):.2f} ({min(ratios):.2f} to "
-                f"{max(ratios):.2f}) | " + " | ".join(f"{value:.0f}" for value in values[1:]) + " |"
+                f"{max(ratios):.2f}) | {' | '.join(f'{value:.0f}' for value in values[1:5])} | "
+                f"{values[5]:.2f} | {values[6]:.2f} |"
             )
     if LITSERVE not in servers:
         lines += ["", "LitServe was left out: no --peers."]
     text = "\n".join(lines) + "\n"
     print(text)
-    (options.results / "speed_serving.md").write_text(text)
+    (options.results / f"{options.name}.md").write_text(text)
     draw(rows, servers, options)
 
 
@@ -205,7 +228,7 @@ def draw(rows: list[dict[str, Any]], servers: list[str], options: argparse.Names
         axis.set(xlabel="clients", title=title, xscale="log", ylim=(0, None))
         axis.set_xticks(options.clients, [str(c) for c in options.clients])
         axis.legend(fontsize=7)
-    figure.savefig(options.results / "speed_serving.png", dpi=110)
+    figure.savefig(options.results / f"{options.name}.png", dpi=110)
 
 
 if __name__ == "__main__":

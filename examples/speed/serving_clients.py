@@ -2,7 +2,8 @@
 
 FORM is "tensor", a binary tensor of the Open Inference Protocol, or "json", a row in base64 to `/predict`.
 
-Each client keeps one connection, sends a request that was prepared beforehand, and waits for the answer.
+Each client keeps one connection, sends a request that was prepared beforehand, and waits for the answer. The line also
+holds the number of all answers, those of the warm-up included, and the CPU time that the clients took for them.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ import numpy as np
 WARM_UP = 1.0  # seconds that do not count
 
 
-async def client(port: int, request: bytes, until: float, since: float, times: list[float], failed: list[int]) -> None:
+async def client(
+    port: int, request: bytes, until: float, since: float, times: list[float], failed: list[int], all_answers: list[int]
+) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     while time.perf_counter() < until:
         started = time.perf_counter()
@@ -27,6 +30,7 @@ async def client(port: int, request: bytes, until: float, since: float, times: l
         length = next(int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
         await reader.readexactly(length)
         now = time.perf_counter()
+        all_answers.append(1)
         if now > since:
             times.append(now - started)
             if not head.startswith(b"HTTP/1.1 200"):
@@ -58,11 +62,17 @@ async def main(port: int, clients: int, seconds: float, form: str, name: str, sh
     request = json_request(row) if form == "json" else tensor_request(name, [1, *shape], row)
     times: list[float] = []
     failed: list[int] = []
+    answers: list[int] = []
+    cpu = time.process_time()
     since = time.perf_counter() + WARM_UP
-    await asyncio.gather(*(client(port, request, since + seconds, since, times, failed) for _ in range(clients)))
+    await asyncio.gather(
+        *(client(port, request, since + seconds, since, times, failed, answers) for _ in range(clients))
+    )
+    cpu = time.process_time() - cpu
     p50, p95, p99 = (1e3 * float(q) for q in np.quantile(times, [0.5, 0.95, 0.99]))
     rate = len(times) / seconds
-    print(json.dumps({"rows_per_second": rate, "p50_ms": p50, "p95_ms": p95, "p99_ms": p99, "failed": len(failed)}))
+    measured = {"rows_per_second": rate, "p50_ms": p50, "p95_ms": p95, "p99_ms": p99, "failed": len(failed)}
+    print(json.dumps({**measured, "client_cpu_ms": 1e3 * cpu / len(answers), "answers": len(answers)}))
 
 
 if __name__ == "__main__":

@@ -181,8 +181,11 @@ class Index:
             check: number of vectors that are searched for to measure the recall.
 
         Raises:
+            InputError: the index is empty.
             ImportError: usearch is missing; the message names the extra.
         """
+        if not len(self):
+            raise InputError("A graph needs vectors. Received: an empty index. Add vectors first.")
         graph = _usearch().Index(ndim=self.dimension, metric="ip", dtype="f32", expansion_search=GRAPH_CANDIDATES)
         graph.add(np.arange(len(self), dtype=np.uint64), np.asarray(self._vectors))
         self._graph = graph

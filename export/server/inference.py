@@ -134,12 +134,14 @@ def _parse(body: bytes, header: str | None) -> tuple[InferenceRequest, bytes]:
 def _rows(service: Service, asked: InferenceRequest, tail: bytes) -> tuple[np.ndarray, ...]:
     arrays: dict[str, np.ndarray] = {}
     for tensor in asked.inputs:
+        if tensor.name in arrays:
+            raise RequestError(400, f"Each input comes once. Received: {tensor.name!r} twice.", "invalid_request")
         size = tensor.parameters.get("binary_data_size")
         if size is not None and (not isinstance(size, int) or not 0 <= size <= len(tail)):
             raise RequestError(400, f"{tensor.name}: binary_data_size does not fit the body.", "invalid_request")
         arrays[tensor.name] = _array(tensor, None if size is None else tail[:size])
         tail = tail[size or 0 :]
-    rows = tuple(split_inputs(next(iter(arrays.values())) if len(arrays) == 1 else arrays, service.encoder.inputs))
+    rows = tuple(split_inputs(arrays, service.encoder.inputs))
     count = len(rows[0])
     if not 1 <= count <= service.settings.max_items:
         message = f"A request holds 1 to {service.settings.max_items} rows. Received: {count}."

@@ -36,7 +36,7 @@ def train(
     learning_rate: Annotated[float | None, typer.Option(help="[1e-3 for a batch of 256, in proportion]")] = None,
     loss: Annotated[Literal["arctanh", "infonce"], typer.Option(help="infonce takes a temperature.")] = "arctanh",
     temperature: Annotated[float | None, typer.Option(help="Temperature of infonce. [0.2]")] = None,
-    scale: Annotated[float | None, typer.Option(help="Scale of arctanh. [11.2, the root of D - 2]")] = None,
+    scale: Annotated[float | None, typer.Option(help="Scale of arctanh. [8]")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of weights, order and views.")] = 0,
     save_every: Annotated[
         float | None, typer.Option(min=0, help="Minutes between saves within an epoch. [after each epoch only]")

@@ -23,8 +23,8 @@ class ArctanhInfoNCE(ContrastiveLoss):
     Args:
         scale: a positive number. Defaults to 2, the paper's, which makes the logit the log-odds. For small similarities
             it acts like a temperature of 1 / scale. In this library's benchmarks (examples/results) it was often less
-            accurate than 8 or sqrt(D - 2), the scale at which the logits of random unit vectors in D dimensions have
-            variance 1. The mean of exp(logit) over the sphere is infinite from D - 1 on.
+            accurate than 8, the best of three. The third is sqrt(D - 2), at which the logits of random unit vectors in
+            D dimensions have variance 1. The mean of exp(logit) over the sphere is infinite from D - 1 on.
         **kwargs: `negatives`, `decoupled`, `cross_view_only`, `block_size`, `precision`, `reduction`, `name`,
             `dtype` of `ContrastiveLoss`.
 

@@ -146,4 +146,4 @@ def test_five_seeds_decide(module):
     settings["arctanh 2"] = dict.fromkeys(range(5), 0.75)
     settings["arctanh fisher"] = dict(enumerate((0.9, 0.7, 0.9, 0.7, 0.8)))
     found = [results.Result("graph_classification", "a", "accuracy", settings, settings, {}, {}, {})]
-    assert page.headline(found) == "c = 2: no, c = 8: yes, c = √(D − 2): open."
+    assert page.headline(found) == "c = 2: no (worse on 1 of 1 data sets), c = 8: yes, c = √(D − 2): open."

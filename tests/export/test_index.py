@@ -62,6 +62,8 @@ def test_a_graph_says_its_recall_and_comes_back_from_the_file(tmp_path):
     assert [hits[0].id for hits in again.search(vectors[:50], k=1)] == [*range(50)]
     again.add(vectors[:1], ids=["new"])
     assert not again.has_graph  # it would not know the new vector
+    with pytest.raises(InputError, match="A graph needs vectors"):
+        Index(16).build_graph()
 
 
 @pytest.mark.parametrize("precision", ["float32", "int8", "binary"])

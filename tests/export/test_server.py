@@ -242,6 +242,10 @@ def test_the_open_inference_protocol(dense):
         assert http.get("/v2/models/other").status_code == 404
         assert http.get("/v2/models/dense/versions/1").json() == about
         assert http.get("/v2/models/dense/versions/2").status_code == 404
+        other = http.post("/v2/models/dense/infer", json={"inputs": [tensor | {"name": "other"}]})
+        twice = http.post("/v2/models/dense/infer", json={"inputs": [tensor, tensor]})
+    assert other.status_code == 422 and "must be named ['features']" in other.json()["error"]
+    assert twice.status_code == 400 and "comes once" in twice.json()["error"]
     assert about["inputs"] == [{"name": "features", "datatype": "FP32", "shape": [-1, 6]}]
     expected = dense.encode(X)
     assert found["id"] == "7"
