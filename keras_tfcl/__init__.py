@@ -4,6 +4,7 @@ Importing the package registers every class with Keras, so that saved models loa
 its own. Without TensorFlow only `keras_tfcl.export` works: serving needs nothing but NumPy and onnxruntime.
 """
 
+import importlib
 from typing import Any
 
 from keras_tfcl.availability import (
@@ -116,7 +117,11 @@ if tensorflow_is_installed() and not loads_on_demand():
 elif not tensorflow_is_installed():
     ExplainMissingTensorFlow.install()
 
-    def __getattr__(name: str) -> Any:
-        if name in __all__:
-            raise explain_missing_tensorflow(f"keras_tfcl.{name}")
-        raise AttributeError(f"module 'keras_tfcl' has no attribute {name!r}")
+
+def __getattr__(name: str) -> Any:
+    """Imports `keras_tfcl.export` and `keras_tfcl.testing`, which most programs do not need, when they are used."""
+    if name in ("export", "testing"):
+        return importlib.import_module(f"keras_tfcl.{name}")
+    if name in __all__ and not tensorflow_is_installed():
+        raise explain_missing_tensorflow(f"keras_tfcl.{name}")
+    raise AttributeError(f"module 'keras_tfcl' has no attribute {name!r}")

@@ -25,6 +25,11 @@ CHECKS: dict[str, Check] = {
     if name.startswith("check_")
 }
 
+UNREGISTERED = (
+    "Keras cannot find a class of this loss when it loads it: decorate that class with "
+    "@keras.saving.register_keras_serializable(package='your_package') first."
+)
+
 
 def check_loss(
     loss: keras.losses.Loss,
@@ -68,7 +73,8 @@ def check_loss(
         except Exception as error:
             failures.append(f"{name}: {type(error).__name__}: {error}")
     if failures:
-        raise AssertionError(f"{loss.name} fails {len(failures)} checks:\n" + "\n".join(failures))
+        hint = [UNREGISTERED] if any("Could not locate" in failure for failure in failures) else []  # Keras' words
+        raise AssertionError("\n".join([f"{loss.name} fails {len(failures)} checks:", *hint, *failures]))
     return outcome
 
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import keras_tfcl
 from keras_tfcl.testing import CHECKS, check_loss, parametrize_with_checks
 
 
@@ -229,3 +230,13 @@ def test_only_may_be_a_generator():
 def test_a_loss_without_reduction():
     each = ["poles", "same_label_is_no_negative", "perfect_below_random", "gradient"]
     assert set(check_loss(OwnNTXent(reduction=None), only=each).values()) == {"passed"}
+
+
+def test_an_unregistered_class_is_named_before_what_follows_from_it():
+    class Cubic(keras_tfcl.Scaling):
+        def __call__(self, similarity):
+            return similarity**3
+
+    loss = keras_tfcl.ContrastiveLoss(Cubic(), name="own")
+    with pytest.raises(AssertionError, match=r"own fails 1 checks:\nKeras cannot find a class .* first\.\nconfig: "):
+        keras_tfcl.testing.check_loss(loss, only=["config", "rotation"])
