@@ -15,7 +15,9 @@ SETTINGS = ("infonce 0.1", "arctanh 2")
 @pytest.fixture
 def harness(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module("harness")
+    module = importlib.import_module("harness")
+    monkeypatch.setattr(module.keras.backend, "clear_session", lambda: None)  # collects the garbage of all other tests
+    return module
 
 
 class Toy:
