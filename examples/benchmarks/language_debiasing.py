@@ -92,6 +92,7 @@ class LanguageDebiasing:
 
     def train(self, dataset: str, loss: keras.losses.Loss, seed: int, tiny: bool) -> Trained:
         frozen = frozen_embeddings(tiny)
+        keras.utils.set_random_seed(seed)  # the frozen encoder draws numbers too when it is built for the cache
         head = untrained_head()
         model = keras_tfcl.ContrastiveModel(head, seed=seed)
         model.compile(keras.optimizers.Adam(LEARNING_RATE), loss)
