@@ -169,8 +169,8 @@ def advice(results: Sequence[Result]) -> str:
     gain = regret_of[fixed] - regret_of[TUNED]
     verb = "pays" if gain > 0.05 else "hardly pays"
     lines.append(
-        f"**A search for τ {verb}**: its mean regret is {number(regret_of[TUNED])}, that of {LABELS[fixed]} for "
-        f"everything {number(regret_of[fixed])}."
+        f"**A search for τ {verb}**: its mean regret is {number(regret_of[TUNED])}, and "
+        f"{LABELS[fixed]} for everything has {number(regret_of[fixed])}."
     )
     for name in ("learnable", "pps"):
         level = "behind" if regret_of[name] > regret_of[fixed] + 0.05 else "no worse than"

@@ -10,7 +10,7 @@ from typing import TypedDict
 from keras_tfcl.export.errors import ModelFileError
 
 KEY = "keras_tfcl"
-TRACE = b'"metadata_hash": "sha256:'  # stands in every text of `dump_metadata`
+TRACE = b'"metadata_hash": "sha256:'  # occurs in every text of `dump_metadata`
 SCHEMA = 1
 _MOST_NOTES = 1 << 15
 _TYPES = {  # of what readers use; a file from elsewhere may hold anything
