@@ -145,8 +145,8 @@ def embed(net: keras.Layer, folder: Path, epoch: int, loss: float, options: argp
 
 def fit_lightly(seed: int, options: argparse.Namespace) -> None:
     numbers = (options.image_size, options.epochs, options.every, options.batch, options.rate, TEMPERATURE, seed)
-    places = (options.train, options.test, run_folder(LIGHTLY, seed, options))
-    command = [options.peers, HERE / "photographs_torch.py", *places, *numbers]
+    folders = (options.train, options.test, run_folder(LIGHTLY, seed, options))
+    command = [options.peers, HERE / "photographs_torch.py", *folders, *numbers]
     subprocess.run([str(part) for part in command], check=True)
 
 

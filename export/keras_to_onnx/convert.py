@@ -245,7 +245,7 @@ def _average_axis_by_axis(graph: onnx.GraphProto) -> None:
     for node in graph.node:
         if node.op_type == "ReduceMean" and (node.input[0], node.output[0]) in subtracted:
             attributes = {attribute.name: list(attribute.ints) for attribute in node.attribute}
-            given = len(node.input) > 1  # since opset 18
+            given = len(node.input) > 1 and node.input[1] in constants  # since opset 18
             axes = to_array(constants[node.input[1]]).tolist() if given else attributes.get("axes", [])
             for number, axis in enumerate(sorted(axes, reverse=True)[:-1]):
                 mean = f"{node.name}/axis_{number}"

@@ -266,7 +266,7 @@ class ContrastiveModel(keras.Model):
             and not compiles_with_xla(self.augmenter)
             and kwargs.get("jit_compile") in (None, "auto")
         ):
-            kwargs["jit_compile"] = False
+            kwargs["jit_compile"] = False  # on a GPU, Keras would compile an augmenter that XLA cannot
         super().compile(optimizer=optimizer, loss=compared, metrics=others, weighted_metrics=weighted_others, **kwargs)
         self.loss = loss
         if self.towers.built:
