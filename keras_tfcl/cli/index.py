@@ -126,7 +126,7 @@ def _embedded(encoder: OnnxEncoder, inputs: list[Path], on_error: str) -> tuple[
     for row in np.flatnonzero(~pointing):
         position = kept[row]
         error = InputError(
-            f"An embedding in an index must not be zero. Received: zeros for {rows[position] if names else position}. "
+            f"An embedding in an index must not be zero. Received: zeros for {names[position] if names else position}. "
             f"Leave it out, or give --on-error skip."
         )
         if on_error == "stop" or not pointing.any():
