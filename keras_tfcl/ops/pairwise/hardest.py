@@ -10,7 +10,7 @@ import tensorflow as tf
 from keras_tfcl.ops.hard import TIE
 from keras_tfcl.ops.pairwise.tile import Blocks, Tile
 from keras_tfcl.ops.pairwise.tiles import Tiles
-from keras_tfcl.ops.sides import pairs_of
+from keras_tfcl.ops.sides import Side, pairs_of
 from keras_tfcl.typing import Tensor
 
 Hardest = Callable[[tf.Tensor], tf.Tensor] | None
@@ -53,7 +53,11 @@ def _of_anchors(
     variance = tf.reduce_sum(tf.matmul(z, second) * z, 1) - mean * mean
     deviation = tf.sqrt(tf.maximum(variance, 1e-12))
     ways = _ways(c)
-    parts = [others.each(lambda x, n=n: tf.split(x, ways)[n]) for n in range(ways)]
+
+    def part(n: int) -> Side:
+        return others.each(lambda x: tf.split(x, ways)[n])
+
+    parts = [part(n) for n in range(ways)]
 
     def strip(start: Tensor, thresholds: tf.Tensor, *held: tf.Tensor) -> tuple[Tensor, ...]:
         index = tf.minimum(start, count - height) + tf.range(height)  # the last strip overlaps the one before it
@@ -69,7 +73,7 @@ def _of_anchors(
         found = kth_largest(among, number, k, tf.gather(mean, index), tf.gather(deviation, index))
         now = now._replace(threshold=found - TIE[z.dtype.name])
         pairs = zip(tf.split(cosines, ways), parts, strict=True)
-        column = [Tile(part, side, now, tiles.scaling, tiles.allows) for part, side in pairs]
+        column = [Tile(some, side, now, tiles.scaling, tiles.allows) for some, side in pairs]
         state = zip((thresholds, *held), [now.threshold, *(r.reduce(column, 0) for r in tiles.reducers)], strict=True)
         return (start + height, *(tf.tensor_scatter_nd_update(old, index[:, None], new) for old, new in state))
 
