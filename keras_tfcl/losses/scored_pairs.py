@@ -176,6 +176,6 @@ def _as_scores(y_true: TensorLike, y_pred: Tensor) -> Tensor:
     if scores.shape.rank != 1 or not scores.shape.is_compatible_with(y_pred.shape[:1]):
         raise ValueError(
             "`y_true` must hold one score for each pair. Received: scores of shape "
-            f"{tuple(scores.shape)} for y_pred of shape {tuple(y_pred.shape)}."
+            f"{tuple(scores.shape)} for y_pred of shape {tuple(y_pred.shape)}. Pass an array of shape (B,)."
         )
     return tf.cast(scores, "float64")

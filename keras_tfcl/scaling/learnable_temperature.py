@@ -47,7 +47,7 @@ class LearnableTemperature(keras.layers.Layer, Scaling):
         if not 1 / self.maximum_scale <= self.initial <= 1:
             raise ValueError(
                 "`initial` must lie between 1 / maximum_scale and 1. Received: "
-                f"initial={initial!r}, maximum_scale={maximum_scale!r}."
+                f"initial={initial!r}, maximum_scale={maximum_scale!r}. CLIP uses 0.07 and 100."
             )
         self.log_scale = self.add_weight(
             name="log_scale",

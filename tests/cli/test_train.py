@@ -110,7 +110,9 @@ def test_only_our_lines_are_printed_and_every_broken_file_is_named(trained):
         map(repr, BROKEN)
     )
     assert sum(line.startswith("epoch ") for line in lines) == 2
-    assert all(line.startswith(("65 images", "skipped: ", "epoch ", "warning: ")) for line in lines), done.stderr
+    assert all(line.startswith(("65 images", "skipped: ", "epoch ", "warning: ", "exporting ")) for line in lines), (
+        done.stderr
+    )
     last = next(line for line in lines if line.startswith("epoch 2/2: "))
     for what in ("loss ", "knn accuracy ", "effective rank ", " images/s, 0 s left"):
         assert what in last
