@@ -47,8 +47,8 @@ class OnnxEncoder:
             `("cuda", {"device_id": 1, "arena_extend_strategy": "kSameAsRequested"})`.
         strict_providers: whether to raise an error, instead of a warning, if a requested provider does not run the
             model. Defaults to False.
-        batch_size: number of samples in a run, a positive integer. Defaults to 256. A file with a fixed batch runs
-            that many, whatever is said here, and the last run is padded.
+        batch_size: number of samples in a run, a positive integer. Defaults to 256. A file with a fixed batch always
+            runs that many, and the last run is padded.
         threads: number of threads inside one run, a positive integer. Defaults to None: onnxruntime chooses.
         buckets: whether to pad a run to the next power of two of samples (at most `batch_size`) by repeating the last
             sample. The padding is removed from the result, and embeddings stay equal up to float rounding. A GPU then
@@ -58,8 +58,8 @@ class OnnxEncoder:
         output: name of the output to take from a file that has several.
         pooling: how an output `(batch, length, D)`, a vector for each token, becomes one embedding: "mean" of the
             tokens that the attention mask keeps, or "cls", the first. Defaults to what the folder says.
-        spinning: whether the threads inside a run wait for each other in busy loops. A run that has its cores to itself
-            is faster so; one that shares them with other work, as in a server, takes longer. Defaults to True.
+        spinning: whether the threads inside a run wait for each other in busy loops. This is faster if a run has its
+            cores to itself, and slower if it shares them with other work, as in a server. Defaults to True.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -229,7 +229,8 @@ class OnnxEncoder:
             batch_size, progress: as in `encode`.
             on_error: what to do about an image that cannot be read, a text without tokens, or a row with NaN or
                 infinity: "raise" its error; "skip" it, with one warning at the end that names all of them; or skip it
-                and call a function with its position, the input and the error. That none is left is always an error.
+                and call a function with its position, the input and the error. If none is left, an error is raised in
+                any case.
 
         Raises:
             InputError, NonFiniteError: as in `encode`, when the item comes.
@@ -254,7 +255,8 @@ class OnnxEncoder:
     ) -> int:
         """Write the embeddings of `x` to a file, batch by batch, and return how many there are.
 
-        The file gets its name when it is complete; what fails leaves no new file and keeps an old one.
+        The file is renamed to `path` when it is complete. If an error is raised, no new file is written, and an
+        existing file is kept.
 
         Args:
             x: what `encode` or `encode_iter` takes.

@@ -40,11 +40,11 @@ class ScoredPairLoss(keras.losses.Loss):
     scores_are = "finite numbers"
 
     def known(self, scores: Tensor) -> Tensor:
-        """Bool `(B,)`: which scores are valid."""
+        """Returns which scores are valid, bool `(B,)`."""
         return tf.math.is_finite(scores)
 
     def of_pairs(self, cosines: Tensor, scores: Tensor, sample_weight: TensorLike | None) -> Tensor:
-        """The loss, from one cosine, score and weight for each pair."""
+        """Computes the loss from one cosine, score and weight for each pair."""
         raise NotImplementedError(f"{type(self).__name__} must define `of_pairs(cosines, scores, sample_weight)`.")
 
 

@@ -240,7 +240,7 @@ def test_other_images_are_refused(trained, tmp_path, capsys):
         (("--scale", "-1"), r"--scale must be a positive number\. Received: -1"),
         (("--loss", "infonce", "--temperature", "0"), r"--temperature must be a positive number\. Received: 0"),
         (("--learning-rate", "nan"), r"--learning-rate must be a positive number\. Received: nan"),
-        (("--backbone", "resnet19"), r"`name` must be \"resnet18\", \"resnet10\" or a net of keras"),
+        (("--backbone", "resnet19"), r"`name` must be \"resnet18\", \"resnet10\" or a model of keras"),
         (("--batch-size", "999"), r"`batch_size` must not exceed the number of images"),
     ],
 )
