@@ -171,9 +171,8 @@ def _check_shapes(whose: str, embeddings: Tensor, **values: TensorLike | None) -
     for name, shape in ((name, np.shape(value)) for name, value in values.items() if value is not None):
         if len(shape) != 1 or (None not in (rows, shape[0]) and rows != shape[0]):
             raise ValueError(
-                f"`{name}` must have shape ({rows},), one entry for each of the {whose}. Received: "
-                f"shape {tuple(shape)}. Pass "
-                "labels, indices, views and masks in the order of the embeddings."
+                f"`{name}` must have shape ({rows},), one entry for each of the {whose}. Received: {tuple(shape)}. "
+                "Pass labels, indices, views and masks in the order of the embeddings."
             )
 
 
