@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from keras_tfcl.atomic_write import atomic_write, check_target
 from keras_tfcl.export.errors import ParityError, ParityWarning
 from keras_tfcl.export.keras_to_onnx.blame import differing_operations
 from keras_tfcl.export.keras_to_onnx.convert import check_eager, convert, supported_opsets
@@ -19,7 +20,6 @@ from keras_tfcl.export.keras_to_onnx.source import Source, computing_in_float32,
 from keras_tfcl.export.keras_to_onnx.tokenizer import check_tokenizer, tokenizer_json
 from keras_tfcl.export.keras_to_onnx.unsupported import hints, lint_layers, lint_weights
 from keras_tfcl.export.report import ExportReport, make_report
-from keras_tfcl.export.runtime.atomic_write import atomic_write, check_target
 from keras_tfcl.export.runtime.images import image_rule
 from keras_tfcl.export.runtime.metadata import check_notes
 from keras_tfcl.export.runtime.model_file import content_hash

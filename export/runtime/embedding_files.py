@@ -14,8 +14,8 @@ from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
+from keras_tfcl.atomic_write import atomic_write
 from keras_tfcl.export.errors import InputError
-from keras_tfcl.export.runtime.atomic_write import atomic_write
 from keras_tfcl.export.runtime.metadata import KEY
 from keras_tfcl.export.runtime.requirements import require
 

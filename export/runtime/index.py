@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from keras_tfcl.atomic_write import atomic_write
 from keras_tfcl.export.errors import InputError, ModelFileError
-from keras_tfcl.export.runtime.atomic_write import atomic_write
 from keras_tfcl.export.runtime.requirements import require
 
 if TYPE_CHECKING:

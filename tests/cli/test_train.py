@@ -208,11 +208,11 @@ def test_lost_outputs_are_written_again(trained, photos, capsys):
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
-        (("--epochs", "3"), "--epochs 3, before 2"),
-        (("--image-size", "24"), "--image-size 24, before 16"),
-        (("--loss", "infonce"), "--loss infonce, before arctanh; --temperature 0.2, before None; --scale None, before"),
-        (("--seed", "1"), "--seed 1, before 0"),
-        (("--backbone", "MobileNetV2"), "--backbone MobileNetV2, before resnet10"),
+        (("--epochs", "3"), "--epochs 3, before --epochs 2"),
+        (("--image-size", "24", "--no-flip"), "--image-size 24, before --image-size 16; --no-flip, before --flip,"),
+        (("--loss", "infonce"), "--loss infonce, before --loss arctanh; --temperature 0.2, before --temp"),
+        (("--seed", "1", "--min-area", "0.5"), "--min-area 0.5, before --min-area 0.08; --seed 1, before --seed 0"),
+        (("--backbone", "MobileNetV2"), "--backbone MobileNetV2, before --backbone resnet10"),
     ],
 )
 def test_other_settings_are_refused_by_name(trained, photos, capsys, changed, named):

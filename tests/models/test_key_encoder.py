@@ -7,6 +7,7 @@ import tensorflow as tf
 from keras import layers
 
 import keras_tfcl
+from helpers.batches import unit
 
 RNG = np.random.default_rng(0)
 M, RATE = 0.75, 0.5
@@ -98,10 +99,6 @@ def build(encoder, momentum=M, **options):
 def fit(model, x, other=None):
     views = (x, x[::-1] if other is None else other)
     return model.fit(views, batch_size=len(x), shuffle=False, verbose=0).history["loss"]
-
-
-def unit(z):
-    return z / np.linalg.norm(z, axis=-1, keepdims=True)
 
 
 def keys_of(model, *views, training=False):
