@@ -153,7 +153,7 @@ class OnnxEncoder:
         """
         if not self.takes_text:
             raise InputError(
-                f"Texts need a tokenizer. Received: {self._path} without. Export with "
+                f"Texts need a tokenizer. Received: {self._path}, which has none. Export with "
                 f"export_onnx(model, path, tokenizer=tokenizer)."
             )
         if self._text_rule is None:

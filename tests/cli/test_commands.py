@@ -358,7 +358,7 @@ def test_export_and_verify(run, saved, tmp_path):
     assert "weights of the model are not those in the file" in err
     assert run("verify", out, "--samples", path)[0] == 2
     code, _, err = run("verify", out, "--model", path, "--provider", "cuda")
-    assert (code, "--provider goes without --model" in err) == (2, True)
+    assert (code, "--provider cannot be combined with --model" in err) == (2, True)
     np.savez(tmp_path / "rows.npz", x=x)
     (tmp_path / "rows.csv").write_text("1,2")
     for arguments in (["verify", out, "--model", path], ["export", path, tmp_path / "again.onnx"]):

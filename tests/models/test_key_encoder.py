@@ -252,7 +252,7 @@ def test_weights_that_come_later_are_refused(change):
     model = build(encoder)
     change(encoder.layers[0])
     model.compile("sgd", "infonce", run_eagerly=True)
-    with pytest.raises(ValueError, match=r"must keep the weights.*new weights.*then make the ContrastiveModel"):
+    with pytest.raises(ValueError, match=r"must keep the weights.*new weights.*then create the ContrastiveModel"):
         fit(model, FLOATS)
     assert np.isfinite(fit(build(encoder), FLOATS)).all()
 
