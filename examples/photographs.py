@@ -31,6 +31,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import keras_tfcl
+from keras_tfcl.atomic_write import atomic_write
 from keras_tfcl.data import image_batches, image_views
 from keras_tfcl.evaluation import knn_accuracy, linear_accuracy
 from keras_tfcl.models import build_backbone
@@ -119,8 +120,8 @@ def fit(method: str, seed: int, options: argparse.Namespace) -> None:
         if (epoch + 1) % options.every == 0 or epoch + 1 == options.epochs:
             embed(model.encoder, folder, epoch + 1, logs["loss"], options)
             write(options)
-        model.save(folder / "draft.keras")
-        os.replace(folder / "draft.keras", saved)
+        with atomic_write(saved) as draft:
+            model.save(draft)
         print(f"{method}, seed {seed}, epoch {epoch + 1}/{options.epochs}: loss {logs['loss']:.4f}", flush=True)
 
     done = int(model.optimizer.iterations.numpy()) // len(views)
@@ -139,8 +140,8 @@ def embed(net: keras.Layer, folder: Path, epoch: int, loss: float, options: argp
         batches = image_batches(split, 256, options.image_size, labels=True)
         features, labels = zip(*((np.asarray(net(x), "float16"), y.numpy()) for x, y in batches), strict=True)
         parts |= {name: np.concatenate(features), f"{name}_labels": np.concatenate(labels)}
-    np.savez(folder / "draft.npz", loss=loss, **parts)
-    os.replace(folder / "draft.npz", file)
+    with atomic_write(file) as draft:
+        np.savez(draft, loss=loss, **parts)
 
 
 def fit_lightly(seed: int, options: argparse.Namespace) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from wang_liu_findings import PAPER, Results, Summary, findings
 
+from keras_tfcl.atomic_write import atomic_write, write_atomically
 from keras_tfcl.diagnostics import SimilarityProfile, plot_similarity_profile
 
 NEAREST = [f"n{i + 1}" for i in range(10)]
@@ -22,15 +22,12 @@ SETS = {"cifar10_jpeg": "CIFAR-10 (re-encoded as JPEG)", "fashion_mnist": "Fashi
 
 
 def draw(rows: list[dict[str, Any]], stem: Path) -> list[Path]:
-    """Writes STEM.md and STEM.png, each beside first and then renamed."""
+    """Writes STEM.md and STEM.png."""
     results = summarize(rows)
     page, image = Path(f"{stem}.md"), Path(f"{stem}.png")
-    beside = image.with_suffix(".part.png")
-    figures(results, title(rows)).savefig(beside, dpi=110)
-    os.replace(beside, image)
-    beside = page.with_suffix(".part.md")
-    beside.write_text(report(rows, results, image.name))
-    os.replace(beside, page)
+    with atomic_write(image) as draft:
+        figures(results, title(rows)).savefig(draft, dpi=110)
+    write_atomically(page, report(rows, results, image.name).encode())
     return [page, image]
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import zipfile
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import tensorflow as tf
 
+from keras_tfcl.atomic_write import atomic_write
 from keras_tfcl.data.images import ImageData, load_images
 
 CACHE = Path("runs/wang_liu_2021")
@@ -48,11 +48,6 @@ def read_zip(path: Path, train_images: int, test_images: int) -> dict[str, np.nd
 
 
 def save(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Written beside, then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".part.npz")
-    try:
-        np.savez(beside, **arrays)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    with atomic_write(path) as draft:
+        np.savez(draft, **arrays)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from keras_tfcl.atomic_write import atomic_write, check_target
 from keras_tfcl.export.errors import ParityError, ParityWarning
 from keras_tfcl.export.keras_to_onnx.blame import differing_operations
 from keras_tfcl.export.keras_to_onnx.convert import check_eager, convert, supported_opsets
@@ -19,7 +20,6 @@ from keras_tfcl.export.keras_to_onnx.source import Source, computing_in_float32,
 from keras_tfcl.export.keras_to_onnx.tokenizer import check_tokenizer, tokenizer_json
 from keras_tfcl.export.keras_to_onnx.unsupported import hints, lint_layers, lint_weights
 from keras_tfcl.export.report import ExportReport, make_report
-from keras_tfcl.export.runtime.atomic_write import atomic_write, check_target
 from keras_tfcl.export.runtime.images import image_rule
 from keras_tfcl.export.runtime.metadata import check_notes
 from keras_tfcl.export.runtime.model_file import content_hash
@@ -80,7 +80,7 @@ def export_onnx(
             `keras.layers.Rescaling(1 / 255)`. If it is a model with inputs, the file has the same inputs.
         input_dtype: dtype of float inputs in the file, such as "uint8" for pixels; the graph converts them.
         batch_size: a positive integer to fix the batch, for consumers that need it, such as some versions of OpenCV and
-            TensorRT. The file then runs exactly so many samples; `OnnxEncoder` pads the last run. Defaults to None.
+            TensorRT. The file then runs exactly that many samples; `OnnxEncoder` pads the last run. Defaults to None.
         opset: ONNX operator set, from 13 to the newest that tf2onnx writes (18 with tf2onnx 1.17).
         samples: real samples, on which the file and the model are compared as well: an array, a tuple of arrays, or a
             dict by input name. A subclassed model that was never called, or that holds an `Embedding`, needs them,

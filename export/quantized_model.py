@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_tfcl.atomic_write import atomic_write, check_target, write_synced
 from keras_tfcl.export.errors import ExportError, ModelFileError, QuantizationError, RecallError
 from keras_tfcl.export.float16 import Rows
 from keras_tfcl.export.recall import Recall, compare_neighbours
-from keras_tfcl.export.runtime.atomic_write import atomic_write, check_target, write_synced
 from keras_tfcl.export.runtime.benchmark import benchmark
 from keras_tfcl.export.runtime.encoder import OnnxEncoder
 from keras_tfcl.export.runtime.golden_inputs import Generator, dump_golden_inputs, load_golden_inputs

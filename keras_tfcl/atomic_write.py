@@ -1,23 +1,131 @@
-"""Files that are replaced as a whole."""
+"""Write a file so that a process that is killed at any time leaves either the old file or the complete new one.
+
+The new file is written in a hidden folder next to its target and moved at the end. The folder may also hold the
+external data of a model. It is locked while the process lives. A folder without a lock was left by a killed process,
+and the next write to the same target removes it.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import glob
 import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 
-def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
-    """Writes a file under another name and then renames it, so that no reader ever finds half of it.
+@contextlib.contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Give a temporary path. All files written there and beside it move to `path` unless the block raises.
 
-    Args:
-        path: the file, which is replaced if it exists. Its folder is created if it does not exist.
-        content: what the file will hold.
+    Several processes and threads may write to one path at the same time: each has a folder of its own, and the last
+    one that ends is kept.
+
+    Raises:
+        FileNotFoundError, IsADirectoryError: as `check_target`.
     """
+    check_target(path)
+    with contextlib.ExitStack() as stack:
+        with _locked(path.parent):  # or another process could take a folder that has no lock yet for abandoned
+            _remove_abandoned(path)
+            folder = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+            folder.mkdir()
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            stack.enter_context(_locked(folder))
+        yield folder / path.name
+        _move(folder, path)
+
+
+def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write a small file as `atomic_write` does. Its folder is made if it does not exist."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
+    with atomic_write(path) as draft:
+        draft.write_bytes(content)
+
+
+def check_target(path: Path) -> None:
+    """Raise unless a file can be called `path`.
+
+    Raises:
+        FileNotFoundError: its folder does not exist.
+        IsADirectoryError: it is a folder.
+    """
+    if not path.parent.is_dir():
+        raise FileNotFoundError(
+            f"The folder of a file to write must exist. Received: {path}. Create {path.parent} first."
+        )
+    if path.is_dir():
+        raise IsADirectoryError(f"A file to write must not be a folder. Received: {path}. Name a file in it.")
+
+
+def write_synced(path: Path, content: bytes) -> None:
+    """Write `content` and wait until it is on the disk."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _move(folder: Path, path: Path) -> None:
+    """Move the files of `folder` beside `path`, the one called `path.name` last, and drop older external data.
+
+    Until that last move an old model stays whole, since the name of its external data follows from their content.
+    """
+    others = [file for file in folder.iterdir() if file.name != path.name]
+    with _locked(path.parent):  # or another process could take new external data, whose model is yet to come, for old
+        for file in others:
+            os.replace(file, path.with_name(file.name))
+        os.replace(folder / path.name, path)
+        _sync(path.parent)
+        _remove_older_data(path, keep={file.name for file in others})
+
+
+def _remove_abandoned(path: Path) -> None:
+    for folder in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        with contextlib.suppress(OSError), _locked(folder, wait=False):  # OSError: a living process holds the lock
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_older_data(path: Path, keep: set[str]) -> None:
+    pattern = re.compile(re.escape(path.name) + r"\.[0-9a-f]{16}\.data")
+    for file in path.parent.iterdir():
+        if pattern.fullmatch(file.name) and file.name not in keep:
+            file.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked_file(path: Path, wait: bool = True) -> Iterator[None]:
+    """Wait until no other process holds this lock of a file or folder. The block may replace it by `atomic_write`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        BlockingIOError: another process holds it, and `wait` is False.
+    """
+    while True:
+        with _locked(path, wait) as handle:
+            if os.path.samestat(os.fstat(handle), path.stat()):  # else another process has replaced it meanwhile
+                yield
+                return
+
+
+@contextlib.contextmanager
+def _locked(path: Path, wait: bool = True) -> Iterator[int]:
+    handle = os.open(path, os.O_RDONLY)
     try:
-        part.write_bytes(content)
-        os.replace(part, path)
+        fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield handle
     finally:
-        part.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -10,8 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
-# What can be imported without TensorFlow; `_keras_compat` and `validation` import nothing.
-WORKS_WITHOUT_TENSORFLOW = ("export", "cli", "_keras_compat", "validation")
+# What can be imported without TensorFlow; the last three import nothing but the standard library.
+WORKS_WITHOUT_TENSORFLOW = ("export", "cli", "_keras_compat", "atomic_write", "validation")
 
 
 def tensorflow_is_installed() -> bool:

@@ -1,4 +1,5 @@
 import os
+import threading
 
 import pytest
 
@@ -18,3 +19,31 @@ def test_a_failure_keeps_the_old_file_and_leaves_nothing_else(tmp_path, monkeypa
     with pytest.raises(OSError, match="disk full"):
         write_atomically(tmp_path / "file.txt", b"new")
     assert os.listdir(tmp_path) == ["file.txt"] and (tmp_path / "file.txt").read_bytes() == b"old"
+
+
+def test_writers_at_the_same_time_leave_the_whole_file_of_one_and_nothing_else(tmp_path):
+    errors = []
+
+    def write(value):
+        try:
+            for _ in range(100):
+                write_atomically(tmp_path / "file.txt", bytes([value]) * 10_000)
+        except OSError as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=write, args=(value,)) for value in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    content = (tmp_path / "file.txt").read_bytes()
+    assert not errors and len(content) == 10_000 and len(set(content)) == 1
+    assert os.listdir(tmp_path) == ["file.txt"]
+
+
+def test_what_a_killed_writer_left_goes_with_the_next_write(tmp_path):
+    left = tmp_path / ".file.txt.0123456789abcdef.tmp"
+    left.mkdir()
+    (left / "file.txt").write_bytes(b"half")
+    write_atomically(tmp_path / "file.txt", b"new")
+    assert os.listdir(tmp_path) == ["file.txt"]

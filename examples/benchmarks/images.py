@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zipfile
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -13,6 +12,7 @@ import tensorflow as tf
 from harness import DATA, RUNS
 
 import keras_tfcl
+from keras_tfcl.atomic_write import atomic_write
 
 CACHE = RUNS / "images"
 
@@ -68,9 +68,8 @@ def decode(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
 
 def write_npz(path: Path, *arrays: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part.npz")
-    np.savez(part, *arrays)
-    os.replace(part, path)
+    with atomic_write(path) as draft:
+        np.savez(draft, *arrays)
 
 
 class Views(keras.utils.PyDataset):
@@ -110,13 +109,12 @@ def cached_views(data: Images, seed: int, epochs: int) -> np.ndarray:
             old.unlink()
         augmenter = keras_tfcl.layers.image_augmenter(data.kind, images.shape[1:])
         shape = (epochs, len(images), 2, *images.shape[1:])
-        part = path.with_suffix(".part")
-        views = np.lib.format.open_memmap(part, "w+", "uint8", shape)
-        for epoch in range(epochs):
-            order = np.random.default_rng((seed, epoch)).permutation(len(images))
-            views[epoch] = augmented(images[order], augmenter, seed, epoch)
-        views.flush()
-        os.replace(part, path)
+        with atomic_write(path) as draft:
+            views = np.lib.format.open_memmap(draft, "w+", "uint8", shape)
+            for epoch in range(epochs):
+                order = np.random.default_rng((seed, epoch)).permutation(len(images))
+                views[epoch] = augmented(images[order], augmenter, seed, epoch)
+            views.flush()
     return np.load(path, mmap_mode="r")
 
 

@@ -52,7 +52,7 @@ def operations(folder: str) -> dict[str, float]:
 
     image = tf.constant(crop(0))
     times = {"decode the window and resize it": milliseconds(crop)}
-    for layer in photo_layers((SIDE, SIDE, 3), crop=False):
+    for layer in photo_layers((SIDE, SIDE, 3), min_area=None):
         augmenter = ImageAugmenter([layer])
         augmenter.build((1, SIDE, SIDE, 3))
         step = tf.function(augmenter.augment, jit_compile=True)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from keras_tfcl.atomic_write import atomic_write
 from keras_tfcl.export.errors import InputError, ModelFileError
-from keras_tfcl.export.runtime.atomic_write import atomic_write
 from keras_tfcl.export.runtime.requirements import require
 
 if TYPE_CHECKING:
@@ -271,7 +271,9 @@ class Index:
     def _units(self, vectors: ArrayLike) -> np.ndarray:
         array = np.asarray(vectors, np.float32)
         if array.ndim != 2 or array.shape[1] != self.dimension:
-            raise InputError(f"Vectors must have shape (N, {self.dimension}). Received: {array.shape}.")
+            raise InputError(
+                f"Vectors must have shape (N, {self.dimension}). Received: {array.shape}. Pass what `encode` returns."
+            )
         lengths = np.linalg.norm(array, axis=1, keepdims=True)
         bad = np.flatnonzero(~np.isfinite(lengths[:, 0]) | (lengths[:, 0] == 0))
         if bad.size:
@@ -348,11 +350,15 @@ def _best(scores: np.ndarray, positions: np.ndarray, count: int) -> tuple[np.nda
 def _checked_ids(ids: Iterable[int | str], count: int) -> list[int | str]:
     names = [name.item() if isinstance(name, np.generic) else name for name in ids]
     if len(names) != count:
-        raise InputError(f"`ids` must have one id for each vector. Received: {len(names)} for {count} vectors.")
+        raise InputError(
+            f"`ids` must have one id for each vector. Received: {len(names)} for {count} vectors. Pass an id for each."
+        )
     if not all(isinstance(name, (int, str)) and not isinstance(name, bool) for name in names):
-        raise InputError("`ids` must be integers or strings. Received: others. Convert them by str.")
+        raise InputError("`ids` must be integers or strings. Received: ids of other types. Convert them with str().")
     if len(set(names)) != len(names):
-        raise InputError(f"`ids` must be unique. Received: {len(names) - len(set(names))} repeated ones.")
+        raise InputError(
+            f"`ids` must be unique. Received: {len(names) - len(set(names))} repeated ids. Leave them out."
+        )
     return names
 
 

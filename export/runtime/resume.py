@@ -7,6 +7,7 @@ that a row is in one whole file or in none.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import warnings
 from collections.abc import Iterable, Iterator
@@ -15,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from keras_tfcl.atomic_write import atomic_write, check_target, locked_file
 from keras_tfcl.export.errors import InputError
-from keras_tfcl.export.runtime.atomic_write import atomic_write, check_target
 from keras_tfcl.export.runtime.batches import OnError
 from keras_tfcl.export.runtime.embedding_files import (
     Part,
@@ -49,7 +50,7 @@ def encode_resumed(
 
     Raises:
         ValueError: another kind of file, or ids that are not one for each row, or not unique.
-        InputError: `x` is a stream, or another encoder wrote the earlier rows.
+        InputError: `x` is a stream, another encoder wrote the earlier rows, or another process writes to the file.
     """
     if check_embedding_file(path, ids).suffix != ".parquet":
         raise ValueError(f"Only a .parquet file can be resumed. Received: {path}. Change its suffix.")
@@ -59,32 +60,24 @@ def encode_resumed(
     names = _checked_ids(ids, len(x))
     folder = path.with_name(f".{path.name}.parts")
     folder.mkdir(exist_ok=True)
-    done = {name for file in _files(path, folder) for name in read_ids(file, encoder)}
-    missing = [position for position, name in enumerate(names) if name not in done]
-    if missing:
-        left_out: dict[int, object] = {}
+    with _alone(folder, path):
+        _embed_missing(encoder, x, names, path, folder, on_error, options)
+        return _join(path, folder, encoder)
 
-        def leave_out(position: int, row: object, error: Exception) -> None:
-            left_out[position] = row
-            if callable(on_error):
-                on_error(missing[position], row, error)
 
-        rows = x[missing] if isinstance(x, np.ndarray) else [x[position] for position in missing]
-        stream = encoder.encode_iter(
-            _batches(rows, encoder.batch_size) if isinstance(rows, np.ndarray) else iter(rows),
-            on_error="raise" if on_error == "raise" else leave_out,
-            **options,
-        )
-        pairs = with_ids(stream, [names[position] for position in missing], left_out)
+@contextlib.contextmanager
+def _alone(folder: Path, path: Path) -> Iterator[None]:
+    """Keep other processes from the parts in `folder`: two would give their parts the same names."""
+    with contextlib.ExitStack() as stack:
         try:
-            _write_parts(pairs, folder, encoder)
-        except InputError:
-            if not done or len(left_out) < len(missing):  # else only what no run can read is missing
-                raise
-        if left_out and on_error == "skip":
-            numbers = ", ".join(str(names[missing[position]]) for position in left_out)
-            warnings.warn(f"{len(left_out)} of {len(x)} inputs are left out: {numbers}.", stacklevel=2)
-    return _join(path, folder, encoder)
+            (folder / "lock").touch()
+            stack.enter_context(locked_file(folder / "lock", wait=False))
+        except (BlockingIOError, FileNotFoundError) as error:
+            raise InputError(
+                f"One process at a time can resume a file. Received: {path}, to which another one writes. Wait for its "
+                f"end, or give each a file of its own."
+            ) from error
+        yield
 
 
 def _checked_ids(ids: Iterable[object] | None, count: int) -> list[int | str]:
@@ -109,6 +102,43 @@ def _batches(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
 def _files(path: Path, folder: Path) -> list[Path]:
     """The files with finished rows, the target first."""
     return [*([path] if path.is_file() else []), *sorted(folder.glob("*.parquet"))]
+
+
+def _embed_missing(
+    encoder: OnnxEncoder,
+    x: Any,
+    names: list[int | str],
+    path: Path,
+    folder: Path,
+    on_error: OnError,
+    options: dict[str, Any],
+) -> None:
+    done = {name for file in _files(path, folder) for name in read_ids(file, encoder)}
+    missing = [position for position, name in enumerate(names) if name not in done]
+    if not missing:
+        return
+    left_out: dict[int, object] = {}
+
+    def leave_out(position: int, row: object, error: Exception) -> None:
+        left_out[position] = row
+        if callable(on_error):
+            on_error(missing[position], row, error)
+
+    rows = x[missing] if isinstance(x, np.ndarray) else [x[position] for position in missing]
+    stream = encoder.encode_iter(
+        _batches(rows, encoder.batch_size) if isinstance(rows, np.ndarray) else iter(rows),
+        on_error="raise" if on_error == "raise" else leave_out,
+        **options,
+    )
+    pairs = with_ids(stream, [names[position] for position in missing], left_out)
+    try:
+        _write_parts(pairs, folder, encoder)
+    except InputError:
+        if not done or len(left_out) < len(missing):  # else only what no run can read is missing
+            raise
+    if left_out and on_error == "skip":
+        numbers = ", ".join(str(names[missing[position]]) for position in left_out)
+        warnings.warn(f"{len(left_out)} of {len(x)} inputs are left out: {numbers}.", stacklevel=4)
 
 
 def _write_parts(pairs: Iterator[Part], folder: Path, encoder: OnnxEncoder) -> None:

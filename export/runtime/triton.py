@@ -6,7 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
-from keras_tfcl.export.runtime.atomic_write import write_synced
+from keras_tfcl.atomic_write import locked_file, write_atomically
 from keras_tfcl.export.runtime.encoder import OnnxEncoder
 
 OUTPUT = "embedding"
@@ -28,7 +28,8 @@ def write_triton_repository(
 
     The configuration gives names, types and shapes without the batch axis, as Triton wants them, and lets it gather
     requests into batches. For a file with a fixed batch the shapes have that axis, `max_batch_size` is 0, and each
-    request must hold one whole batch. A new version of an existing model gets the next number.
+    request must hold one whole batch. A new version of an existing model gets the next number. Several processes may
+    write into one repository.
 
     Args:
         path: a file written by `export_onnx`.
@@ -50,18 +51,17 @@ def write_triton_repository(
     source = encoder.path
     model = Path(folder) / (name or source.stem)
     model.mkdir(parents=True, exist_ok=True)
-    versions = [int(entry.name) for entry in model.iterdir() if entry.is_dir() and entry.name.isdigit()]
-    version = max(versions, default=0) + 1
-    draft = model / f".{version}.tmp"  # Triton passes over what is no number
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir()
-    shutil.copyfile(source, draft / "model.onnx")
-    external = encoder.metadata.get("data_file")
-    if external:
-        shutil.copyfile(source.with_name(external["name"]), draft / external["name"])
-    write_synced(model / ".config.tmp", _configuration(encoder, model.name, max_batch_size, gpu).encode())
-    os.replace(model / ".config.tmp", model / "config.pbtxt")
-    return draft.rename(model / str(version))
+    draft = model / ".draft"  # Triton passes over what is no number
+    with locked_file(Path(folder)):
+        shutil.rmtree(draft, ignore_errors=True)  # left by a process that was killed
+        draft.mkdir()
+        shutil.copyfile(source, draft / "model.onnx")
+        external = encoder.metadata.get("data_file")
+        if external:
+            shutil.copyfile(source.with_name(external["name"]), draft / external["name"])
+        write_atomically(model / "config.pbtxt", _configuration(encoder, model.name, max_batch_size, gpu).encode())
+        versions = [int(entry.name) for entry in model.iterdir() if entry.is_dir() and entry.name.isdigit()]
+        return draft.rename(model / str(max(versions, default=0) + 1))
 
 
 def _configuration(encoder: OnnxEncoder, name: str, max_batch_size: int, gpu: bool) -> str:

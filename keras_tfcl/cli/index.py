@@ -11,9 +11,9 @@ from typing import Annotated, Literal
 import numpy as np
 import typer
 
+from keras_tfcl.atomic_write import locked_file
 from keras_tfcl.cli.options import AUTO, AsJson, Encoder, Provider, in_one_line, providers_of, read_input
 from keras_tfcl.export.errors import InputError
-from keras_tfcl.export.runtime.atomic_write import locked_file
 from keras_tfcl.export.runtime.encoder import OnnxEncoder
 from keras_tfcl.export.runtime.index import Index
 
@@ -41,16 +41,17 @@ def build(
 ) -> None:
     """Embed inputs and write an index of them. The id of an image is its path relative to the given folder.
 
-    A .txt file holds one text a line; the index remembers the texts.
+    A .txt file holds one text per line, and the index stores the texts.
 
     Examples: keras-tfcl index build encoder.onnx photos/ -o photos.index
     """
     encoder = OnnxEncoder(file, providers_of(provider))
     made = Index(encoder, precision)
-    _embedded(encoder, inputs, on_error)(made)
+    add_to, skipped = _embedded(encoder, inputs, on_error)
+    add_to(made)
     recall = made.build_graph() if graph else None
     made.save(out)
-    _say(made, out, as_json, recall)
+    _say(made, out, as_json, recall, skipped)
 
 
 @index.command()
@@ -68,14 +69,14 @@ def add(
     """
     encoder = OnnxEncoder(file, providers_of(provider))
     Index.load(path, encoder)  # or an error before the work
-    add_to = _embedded(encoder, inputs, on_error)
+    add_to, skipped = _embedded(encoder, inputs, on_error)
     with locked_file(path):  # or an addition by another process meanwhile would be lost
         known = Index.load(path, encoder)
         graph = known.has_graph
         add_to(known)
         recall = known.build_graph() if graph else None
         known.save(path)
-    _say(known, path, as_json, recall)
+    _say(known, path, as_json, recall, skipped)
 
 
 @index.command()
@@ -109,18 +110,29 @@ def search(
             print(f"  {hit.score:.4f}  {hit.id}{_quoted(hit.metadata)}")
 
 
-def _embedded(encoder: OnnxEncoder, inputs: list[Path], on_error: str) -> Callable[[Index], None]:
-    """Embed inputs, and return the function that adds them to an index."""
+def _embedded(encoder: OnnxEncoder, inputs: list[Path], on_error: str) -> tuple[Callable[[Index], None], list[str]]:
+    """Embed inputs; return the function that adds them to an index, and what is left out."""
     rows = read_input(inputs)
     names = _names(rows, inputs) if isinstance(rows, list) and not isinstance(rows[0], str) else None
-    skipped: set[int] = set()
+    skipped: dict[int, str] = {}
 
     def skip(position: int, item: object, error: Exception) -> None:
-        skipped.add(position)
+        skipped[position] = str(names[position] if names else position)
         print(f"skipped: {in_one_line(error)}", file=sys.stderr)
 
     vectors = np.concatenate([*encoder.encode_iter(rows, on_error=skip if on_error == "skip" else "raise")])
     kept = [position for position in range(_count(rows)) if position not in skipped]
+    pointing = vectors.any(axis=1)
+    for row in np.flatnonzero(~pointing):
+        position = kept[row]
+        error = InputError(
+            f"An embedding in an index must not be zero. Received: zeros for {names[position] if names else position}. "
+            f"Leave it out, or give --on-error skip."
+        )
+        if on_error == "stop" or not pointing.any():
+            raise error
+        skip(position, None, error)
+    vectors, kept = vectors[pointing], [position for position in kept if position not in skipped]
 
     def add_to(index: Index) -> None:
         if names is not None:
@@ -130,7 +142,7 @@ def _embedded(encoder: OnnxEncoder, inputs: list[Path], on_error: str) -> Callab
         texts = [{"text": rows[position]} for position in kept] if isinstance(rows, list) else None
         index.add(vectors, [index.next_number + position for position in kept], texts)
 
-    return add_to
+    return add_to, [*skipped.values()]
 
 
 def _names(files: list[Path], inputs: list[Path]) -> list[str]:
@@ -159,15 +171,19 @@ def _count(rows: Sized | dict[str, np.ndarray]) -> int:
     if isinstance(rows, dict):
         counts = {len(array) for array in rows.values()}
         if len(counts) != 1:
-            raise InputError(f"The arrays of several inputs must be of one length. Received: {sorted(counts)}.")
+            raise InputError(
+                f"All inputs must have the same number of samples. Received: {sorted(counts)}. Save "
+                "arrays of one length."
+            )
         return counts.pop()
     return len(rows)
 
 
-def _say(index: Index, path: Path, as_json: bool, recall: float | None) -> None:
+def _say(index: Index, path: Path, as_json: bool, recall: float | None, skipped: list[str]) -> None:
     if as_json:
         about = {"out": str(path), "vectors": len(index), "dimension": index.dimension, "recall": recall}
-        print(json.dumps({"ok": True} | about))
+        print(json.dumps({"ok": True} | about | {"skipped": skipped}))
     else:
         found = "" if recall is None else f", recall of the graph at 10: {recall:.3f}"
-        print(f"{path}: {len(index)} vectors of length {index.dimension}{found}")
+        left_out = f", {len(skipped)} skipped" if skipped else ""
+        print(f"{path}: {len(index)} vectors of length {index.dimension}{left_out}{found}")

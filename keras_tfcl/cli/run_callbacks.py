@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 import time
 from pathlib import Path
@@ -14,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn
 from rich.progress import Progress as RichProgress
 
-from keras_tfcl.atomic_write import write_atomically
+from keras_tfcl.atomic_write import atomic_write, write_atomically
 from keras_tfcl.callbacks import CollapseMonitor
 from keras_tfcl.data.image_views import ImageReader
 from keras_tfcl.typing import Logs
@@ -53,9 +52,8 @@ class Checkpoint(keras.callbacks.Callback):
         self._save()
 
     def _save(self) -> None:
-        draft = self._model_file.with_name("draft.keras")  # Keras writes in place, and only to this suffix
-        self.model.save(draft)
-        os.replace(draft, self._model_file)
+        with atomic_write(self._model_file) as draft:
+            self.model.save(draft)
         self._saved = time.monotonic()
 
 

@@ -33,6 +33,9 @@ class Settings:
     loss: str
     temperature: float | None
     scale: float | None
+    min_area: float
+    flip: bool
+    strength: float
     seed: int
 
 
@@ -95,13 +98,21 @@ class RunRecord:
         changed = ["other images"] if data != self._asked["data"] else []
         for name, now in self._asked["settings"].items():
             if name != "source" and now != before.get(name):  # the images may have moved
-                changed.append(f"--{name.replace('_', '-')} {now}, before {before.get(name)}")
+                changed.append(f"{_option(name, now)}, before {_option(name, before.get(name))}")
         if changed:
             raise ValueError(
                 f"A run continues with the settings and the images it began with. Received: {'; '.join(changed)}, for "
                 f"the run in {folder}. Give what its {FILE} says, or another folder."
             )
         return recorded
+
+
+def _option(name: str, value: object) -> str:
+    """An option as one types it."""
+    option = name.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--{'' if value else 'no-'}{option}"
+    return f"--{option} {value}"
 
 
 def hash_of(files: ImageFiles) -> str:

@@ -25,7 +25,7 @@ def train(
     ],
     out: Annotated[Path, typer.Option("--out", "-o", file_okay=False, help="The folder of the run.")],
     backbone: Annotated[
-        str, typer.Option(help="resnet18, resnet10 (for CPUs), or a net of keras.applications.")
+        str, typer.Option(help="resnet18, resnet10 (for CPUs), or a model of keras.applications.")
     ] = "resnet18",
     weights: Annotated[
         str | None, typer.Option(help="A weights file of the backbone, or imagenet. [random weights]")
@@ -37,6 +37,11 @@ def train(
     loss: Annotated[Literal["arctanh", "infonce"], typer.Option(help="infonce takes a temperature.")] = "arctanh",
     temperature: Annotated[float | None, typer.Option(help="Temperature of infonce. [0.2]")] = None,
     scale: Annotated[float | None, typer.Option(help="Scale of arctanh. [8]")] = None,
+    min_area: Annotated[
+        float, typer.Option(max=1, help="Least share of an image's area in a view; raise it for small objects.")
+    ] = 0.08,
+    flip: Annotated[bool, typer.Option(help="Whether half of the views are mirrored.")] = True,
+    strength: Annotated[float, typer.Option(max=2, help="Strength of the colour changes, up to 2.")] = 1.0,
     seed: Annotated[int, typer.Option(min=0, help="Seed of weights, order and views.")] = 0,
     save_every: Annotated[
         float | None, typer.Option(min=0, help="Minutes between saves within an epoch. [after each epoch only]")
@@ -70,6 +75,9 @@ def train(
             loss=loss,
             temperature=temperature,
             scale=scale,
+            min_area=min_area,
+            flip=flip,
+            strength=strength,
             seed=seed,
         )
         try:

@@ -27,7 +27,8 @@ from keras_tfcl.data.image_source import ImageFiles, find_images
 from keras_tfcl.diagnostics import write_report
 from keras_tfcl.evaluation import knn_accuracy
 from keras_tfcl.export import export_onnx
-from keras_tfcl.layers import ProjectionHead, image_augmenter
+from keras_tfcl.layers import ImageAugmenter, ProjectionHead
+from keras_tfcl.layers.photo_recipe import photo_layers
 from keras_tfcl.losses import ArctanhInfoNCE, InfoNCE
 from keras_tfcl.metrics import Alignment, ContrastiveAccuracy, Uniformity
 from keras_tfcl.models import ContrastiveModel
@@ -106,7 +107,15 @@ def train(settings: Settings, folder: Path, quiet: bool = False, save_every: flo
     if found is not None:
         return Result(**found | {"folder": os.fspath(folder), "complete_before": True})
     batch_size: int = settings.batch_size  # type: ignore[assignment]  # chosen above
-    views = image_views(settings.source, batch_size, settings.image_size, seed=settings.seed)
+    views = image_views(
+        settings.source,
+        batch_size,
+        settings.image_size,
+        seed=settings.seed,
+        strength=settings.strength,
+        min_area=settings.min_area,
+        flip=settings.flip,
+    )
     model_file = folder / "model.keras"
     model = load_model(model_file) if model_file.exists() else _untrained(settings, settings.epochs * len(views))
     record.write()
@@ -125,6 +134,8 @@ def train(settings: Settings, folder: Path, quiet: bool = False, save_every: flo
         warnings.filterwarnings("ignore", category=CollapseWarning)  # `Progress` prints them
         observers = [] if quiet else _observers(files, settings, len(views))
         _fit(model, views, epoch, done, settings.epochs, [*observers[:-1], checkpoint, skipped, *observers[-1:]])
+        if not quiet:
+            print("exporting the encoder and writing the report", file=sys.stderr)
         result = _finish(model, settings, folder, skipped, checkpoint.history[-1]["loss"])
     record.write(result.to_dict())
     return result
@@ -181,10 +192,16 @@ def _observers(files: ImageFiles, settings: Settings, batches: int) -> list[kera
         if labelled:
             splits = (x[~held_out], labels[~held_out]), (x[held_out], labels[held_out])
             found.append(KNNEvaluation(*splits, every=every))
-        monitor = CollapseMonitor(x, augmenter=image_augmenter("photos", x.shape[1:]), every=every, batch_size=64)
+        monitor = CollapseMonitor(x, augmenter=_augmenter(settings), every=every, batch_size=64)
         found.append(monitor)
     batch_size: int = settings.batch_size  # type: ignore[assignment]  # chosen by now
     return [*found, Progress(batch_size, settings.epochs, batches, monitor)]
+
+
+def _augmenter(settings: Settings) -> ImageAugmenter:
+    """Makes the same kind of views from arrays as the run sees."""
+    shape = (settings.image_size, settings.image_size, 3)
+    return ImageAugmenter(photo_layers(shape, settings.strength, settings.min_area, settings.flip))
 
 
 def _untrained(settings: Settings, steps: int) -> ContrastiveModel:
@@ -246,9 +263,8 @@ def _finish(model: ContrastiveModel, settings: Settings, folder: Path, skipped: 
     images, embeddings, labels, sampled = _embedded(model, plain, labelled)
     skipped.name_new(plain.reader)
     report = export_onnx(model, folder / "encoder.onnx", samples=images[:16], notes={"image": plain.image_rule})
-    augmenter = image_augmenter("photos", images.shape[1:])
     data = (images, labels[sampled]) if labelled else images
-    verdict = write_report(model, data, folder / "report.html", augmenter, title=folder.resolve().name)
+    verdict = write_report(model, data, folder / "report.html", _augmenter(settings), title=folder.resolve().name)
     before = _untrained(settings, steps=1).predict(images, batch_size=64, verbose=0)
     titles = {"before training": before, "after training": embeddings[sampled]}
     draw_neighbours(images, titles, folder / "neighbours.png")

@@ -14,12 +14,13 @@ from keras_tfcl.data.decoding import Window, decode_crops, decode_fitted, random
 from keras_tfcl.data.epoch_steps import EpochSteps
 from keras_tfcl.data.image_source import ImageFiles, Source, find_images
 from keras_tfcl.layers import ImageAugmenter
-from keras_tfcl.layers.photo_recipe import photo_layers
+from keras_tfcl.layers.photo_recipe import MIN_AREA, checked_strength, photo_layers
 from keras_tfcl.typing import Structure, Tensor
-from keras_tfcl.validation import positive_integer
+from keras_tfcl.validation import fraction, positive_integer
 
 CROP_RATIO = (3 / 4, 4 / 3)
-SMALL_VIEWS, SMALL_SHARE = 6, 96 / 224  # of SwAV: number of small crops, and their side as a share of the large ones'
+# Of SwAV: number of small crops, their side as a share of that of the large ones, and the bounds of both areas.
+SMALL_VIEWS, SMALL_SHARE, AREAS = 6, 96 / 224, (0.05, 0.14, 1.0)
 ATTEMPTS = 100  # to replace an image that cannot be read
 ON_ERROR = ("skip", "raise")
 Decoded = TypeVar("Decoded")
@@ -98,6 +99,8 @@ def image_views(
     labels: bool = False,
     on_error: str = "skip",
     strength: float = 1.0,
+    min_area: float | None = None,
+    flip: bool = True,
     small_views: int | None = None,
     small_size: int | None = None,
 ) -> tf.data.Dataset:
@@ -110,8 +113,8 @@ def image_views(
     Args:
         source: a folder of images, flat or nested, with or without a folder for each class; a list of image files; tar
             shards in webdataset's layout; or the name of a set of tensorflow_datasets, such as `"cifar10"`, with a
-            split other than `train` after an @: `"cifar10@test"`. Formats are recognised by content, hidden files are
-            passed over.
+            split other than `train` after an @: `"cifar10@test"`. Formats are recognised by content, and hidden files
+            are ignored.
         batch_size: number of images in a batch. Images left over at the end of an epoch are left out of it.
         image_size: side of the views in pixels. Defaults to 224.
         views: number of views of each image. Defaults to 2.
@@ -123,7 +126,11 @@ def image_views(
             the set. Defaults to False.
         on_error: what to do with an image that cannot be read: `"skip"` takes another one in its place, and names it in
             one warning at the end of the epoch; `"raise"` raises. Defaults to `"skip"`.
-        strength: factor on the colour changes. Defaults to 1.
+        strength: factor on the colour changes, in (0, 2]. Defaults to 1.
+        min_area: least share of an image's area that a large view shows, in (0, 1]. Raise it, for example to 0.5, where
+            the object is small and the rest is empty. Defaults to 0.08, and to 0.14 for `"multi_crop"`.
+        flip: whether half of the views are mirrored. Pass False for text, and where left and right differ. Defaults to
+            True.
         small_views, small_size: of `"multi_crop"`: number of small crops, and their side in pixels. Default to 6, and
             to 96 pixels for every 224 of `image_size`.
 
@@ -145,14 +152,15 @@ def image_views(
     References: Chen et al. 2020 (SimCLR), arXiv 2002.05709; Caron et al. 2020 (SwAV), arXiv 2006.09882.
     """
     reader = _reader(source, on_error, labels)
-    groups = _crops(recipe, image_size, views, small_size, small_views)
+    groups = _crops(recipe, image_size, views, min_area, small_size, small_views)
     batch = positive_integer("batch_size", batch_size, "256 is usual.")
+    strength = checked_strength(strength)
     if batch > len(reader.files):
         raise ValueError(
             f"`batch_size` must not exceed the number of images. Received: batch_size={batch} for {len(reader.files)} "
             "images. Pass a smaller batch_size, or more images."
         )
-    augmenters = [ImageAugmenter(photo_layers((g.side, g.side, 3), strength, crop=False)) for g in groups]
+    augmenters = [ImageAugmenter(photo_layers((g.side, g.side, 3), strength, None, flip)) for g in groups]
     for augmenter, group in zip(augmenters, groups, strict=True):
         augmenter.build((1, group.side, group.side, 3))
     every = [group for group in groups for _ in range(group.views)]  # of each view
@@ -204,8 +212,8 @@ def image_batches(
 ) -> tf.data.Dataset:
     """Streams the same images as `image_views` without augmentation and in order, for `predict` and evaluation.
 
-    Each image is turned upright, its largest centred square is cut out and resized (bilinear, antialiased), by the very
-    steps with which `keras_tfcl.export.OnnxEncoder` reads image files.
+    Each image is turned upright, and its largest centred square is cut out and resized (bilinear, antialiased). This is
+    exactly how `keras_tfcl.export.OnnxEncoder` reads image files.
 
     Args:
         source, batch_size, image_size, labels, on_error: as for `image_views`. The last batch may be smaller, and so is
@@ -251,24 +259,27 @@ def image_batches(
 
 
 def _crops(
-    recipe: str, image_size: int, views: int, small_size: int | None, small_views: int | None
+    recipe: str, image_size: int, views: int, min_area: float | None, small_size: int | None, small_views: int | None
 ) -> tuple[Crops, ...]:
     """The views of a recipe, by size."""
     size = positive_integer("image_size", image_size, "224 is usual for photographs.")
     count = positive_integer("views", views, "Two is usual.")
+    if min_area is not None:
+        fraction("min_area", min_area, "0.08 is usual.")
     if recipe == "photos":
         if small_size is not None or small_views is not None:
             raise ValueError(
                 'Small views belong to recipe="multi_crop". Received: '
                 f"small_views={small_views!r}, small_size={small_size!r} with recipe={recipe!r}. Leave them out."
             )
-        return (Crops(count, size, (0.08, 1.0)),)
+        return (Crops(count, size, (min_area or MIN_AREA, 1.0)),)
     if recipe != "multi_crop":
         raise ValueError(f'`recipe` must be "photos" or "multi_crop". Received: recipe={recipe!r}.')
     small_size = max(round(size * SMALL_SHARE), 1) if small_size is None else small_size
     side = positive_integer("small_size", small_size, "96 is usual beside 224.")
     small = positive_integer("small_views", SMALL_VIEWS if small_views is None else small_views, "Six is usual.")
-    return Crops(count, size, (0.14, 1.0)), Crops(small, side, (0.05, 0.14))
+    least, border, most = AREAS
+    return Crops(count, size, (min_area or border, most)), Crops(small, side, (least, border))
 
 
 def _reader(source: Source, on_error: str, labels: bool) -> ImageReader:

@@ -98,7 +98,7 @@ def retrieval(
 
 
 def pair_correlation(a: ArrayLike, b: ArrayLike, scores: ArrayLike) -> float:
-    """Spearman's rank correlation of the cosines of N pairs with the scores that they were given, in [-1, 1].
+    """Computes Spearman's rank correlation between the cosines and the scores of N pairs, in [-1, 1].
 
     Tied values share the mean of their ranks. Where all cosines are equal, the pairs are not ranked at all, and the
     result is 0.

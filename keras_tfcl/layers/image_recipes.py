@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 from keras import layers
 
 from keras_tfcl.layers.image_augmenter import ImageAugmenter
-from keras_tfcl.layers.photo_recipe import photo_layers
-from keras_tfcl.validation import positive_number
+from keras_tfcl.layers.photo_recipe import checked_strength, photo_layers
 
 VALUE_RANGE = (0, 255)  # ImageAugmenter maps all others to it
 PROBABLE = (0.5, 0.5)  # Keras draws the probability itself between two bounds, so this is one half
@@ -70,10 +69,7 @@ def image_augmenter(
             f"`image_shape` must be (H, W, C), three positive integers. Received: image_shape={image_shape!r}. "
             "Use images.shape[1:]."
         )
-    strength = positive_number("strength", strength, "1.0 is the usual strength.")
-    if strength > 2:
-        raise ValueError(f"`strength` must be at most 2. Received: strength={strength}. 1.0 is the usual strength.")
-    return ImageAugmenter(_RECIPES[kind](shape, strength), value_range, name=f"{kind}_augmenter")
+    return ImageAugmenter(_RECIPES[kind](shape, checked_strength(strength)), value_range, name=f"{kind}_augmenter")
 
 
 def _grey(shape: tuple[int, ...], strength: float) -> list[layers.Layer]:

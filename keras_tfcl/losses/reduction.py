@@ -62,8 +62,8 @@ def broadcast_weight(sample_weight: TensorLike | None, losses: Tensor) -> Tensor
     )
     if not fits or (shape and shape[0] == 1 != expected[0] and expected[0] is not None):
         raise ValueError(
-            "`sample_weight` must hold one weight for each sample, or for each view of it. Expected: shape "
-            f"{expected[:1]} or {expected}. Received: shape {tuple(ops.shape(sample_weight))}."
+            f"`sample_weight` must have shape {expected[:1]} or {expected}. Received: shape "
+            f"{tuple(ops.shape(sample_weight))}. Pass one weight for each sample, or for each view of it."
         )
     valid = tf.math.is_finite(weight) & (weight >= 0)
     if tf.executing_eagerly() and not bool(tf.reduce_all(valid)):

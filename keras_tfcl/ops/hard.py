@@ -23,8 +23,8 @@ def hardest(similarity: Tensor, mask: Tensor, *, alpha: float | None = None, top
     Args:
         similarity: cosines `(A, C)`, float32 or float64.
         mask: bool `(A, C)`, True where the candidate is a negative of the anchor.
-        alpha: fraction in (0, 1]; or
-        top_k: number, at least 1.
+        alpha: fraction to keep, in (0, 1]. Pass either this or `top_k`.
+        top_k: number to keep, at least 1.
 
     Returns:
         bool `(A, C)`.

@@ -14,9 +14,8 @@ from keras_tfcl.validation import positive_number
 class LearnableTemperature(keras.layers.Layer, Scaling):
     """Divides by a temperature that is trained with the model, as in CLIP: `logit = s * exp(log_scale)`.
 
-    The temperature is `exp(-log_scale)`.
-
-    The trained variable is `log_scale`; after every update it is kept between 0 and `log(maximum_scale)`.
+    The temperature is `exp(-log_scale)`. The trained variable is `log_scale`; after every update it is kept between 0
+    and `log(maximum_scale)`.
     `ContrastiveModel` trains and saves it. A plain Keras model knows nothing of a loss's variables: there it would stay
     at its initial value, so compile a ContrastiveModel.
 
@@ -48,7 +47,7 @@ class LearnableTemperature(keras.layers.Layer, Scaling):
         if not 1 / self.maximum_scale <= self.initial <= 1:
             raise ValueError(
                 "`initial` must lie between 1 / maximum_scale and 1. Received: "
-                f"initial={initial!r}, maximum_scale={maximum_scale!r}."
+                f"initial={initial!r}, maximum_scale={maximum_scale!r}. CLIP uses 0.07 and 100."
             )
         self.log_scale = self.add_weight(
             name="log_scale",

@@ -47,10 +47,18 @@ def test_an_index_is_built_grown_and_searched(photos, tmp_path):
     assert built.returncode == 0, built.stderr
     assert json.loads(built.stdout)["vectors"] == 6
     (images / "b" / "broken.png").write_bytes(b"no image")
+    Image.new("RGB", (20, 24)).save(images / "b" / "black.png")  # its embedding is zero
     assert run("index", "add", encoder, out, images / "b").returncode == 1
     added = run("index", "add", encoder, out, images / "b", "--on-error", "skip")
+    assert added.returncode == 0 and "12 vectors of length 8, 2 skipped" in added.stdout
+    assert [line.partition(":")[0] for line in added.stderr.splitlines()] == ["skipped"] * 2
+    assert all(name in added.stderr for name in ("broken.png", "black.png"))
     (images / "b" / "broken.png").unlink()
-    assert added.returncode == 0 and "broken.png" in added.stderr and "12 vectors" in added.stdout
+    refused = run("index", "build", encoder, images / "b", "-o", tmp_path / "none.index")
+    assert refused.returncode == 1 and "black.png" in refused.stderr and not (tmp_path / "none.index").exists()
+    again = run("index", "build", encoder, images / "b", "-o", tmp_path / "b.index", "--on-error", "skip", "--json")
+    assert json.loads(again.stdout)["skipped"] == ["black.png"] and json.loads(again.stdout)["vectors"] == 6
+    (images / "b" / "black.png").unlink()
     found = run("index", "search", encoder, out, images / "b" / "7.png", "-k", 2, "--json")
     hits = json.loads(found.stdout)["results"][0]["hits"]
     assert hits[0]["id"] == "7.png" and hits[0]["score"] == pytest.approx(1, abs=1e-5) and len(hits) == 2

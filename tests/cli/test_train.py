@@ -110,7 +110,9 @@ def test_only_our_lines_are_printed_and_every_broken_file_is_named(trained):
         map(repr, BROKEN)
     )
     assert sum(line.startswith("epoch ") for line in lines) == 2
-    assert all(line.startswith(("65 images", "skipped: ", "epoch ", "warning: ")) for line in lines), done.stderr
+    assert all(line.startswith(("65 images", "skipped: ", "epoch ", "warning: ", "exporting ")) for line in lines), (
+        done.stderr
+    )
     last = next(line for line in lines if line.startswith("epoch 2/2: "))
     for what in ("loss ", "knn accuracy ", "effective rank ", " images/s, 0 s left"):
         assert what in last
@@ -206,11 +208,11 @@ def test_lost_outputs_are_written_again(trained, photos, capsys):
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
-        (("--epochs", "3"), "--epochs 3, before 2"),
-        (("--image-size", "24"), "--image-size 24, before 16"),
-        (("--loss", "infonce"), "--loss infonce, before arctanh; --temperature 0.2, before None; --scale None, before"),
-        (("--seed", "1"), "--seed 1, before 0"),
-        (("--backbone", "MobileNetV2"), "--backbone MobileNetV2, before resnet10"),
+        (("--epochs", "3"), "--epochs 3, before --epochs 2"),
+        (("--image-size", "24", "--no-flip"), "--image-size 24, before --image-size 16; --no-flip, before --flip,"),
+        (("--loss", "infonce"), "--loss infonce, before --loss arctanh; --temperature 0.2, before --temp"),
+        (("--seed", "1", "--min-area", "0.5"), "--min-area 0.5, before --min-area 0.08; --seed 1, before --seed 0"),
+        (("--backbone", "MobileNetV2"), "--backbone MobileNetV2, before --backbone resnet10"),
     ],
 )
 def test_other_settings_are_refused_by_name(trained, photos, capsys, changed, named):
@@ -238,7 +240,7 @@ def test_other_images_are_refused(trained, tmp_path, capsys):
         (("--scale", "-1"), r"--scale must be a positive number\. Received: -1"),
         (("--loss", "infonce", "--temperature", "0"), r"--temperature must be a positive number\. Received: 0"),
         (("--learning-rate", "nan"), r"--learning-rate must be a positive number\. Received: nan"),
-        (("--backbone", "resnet19"), r"`name` must be \"resnet18\", \"resnet10\" or a net of keras"),
+        (("--backbone", "resnet19"), r"`name` must be \"resnet18\", \"resnet10\" or a model of keras"),
         (("--batch-size", "999"), r"`batch_size` must not exceed the number of images"),
     ],
 )

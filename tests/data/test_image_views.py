@@ -244,6 +244,8 @@ def test_fit_predict_and_validation_take_them(folder):
         ({"views": 0}, ValueError, r"`views` must be an integer of at least 1\. Received: views=0"),
         ({"recipe": "paintings"}, ValueError, r"`recipe` must be .* Received: recipe='paintings'"),
         ({"small_views": 2}, ValueError, r"belong to recipe=\"multi_crop\"\. Received: small_views=2, small_size=None"),
+        ({"min_area": 1.5}, ValueError, r"`min_area` must be a number in \(0, 1\]\. Received: min_area=1\.5"),
+        ({"strength": -1.0}, ValueError, r"`strength` must be a positive finite number\. Received: strength=-1\.0"),
         ({"on_error": "ignore"}, ValueError, r"`on_error` must be one of .* Received: on_error='ignore'"),
     ],
 )
@@ -266,6 +268,23 @@ def test_multi_crop_gives_views_of_two_sizes_and_fit_takes_them(folder):
     model.compile("adam", keras_tfcl.InfoNCE(0.1))
     history = model.fit(image_views(folder, **options), epochs=2, verbose=0).history
     assert np.isfinite(history["loss"]).all()
+
+
+def test_min_area_and_flip_hold_for_every_view(tmp_path):
+    """Of a horizontal ramp, a view is a ramp whose height is the share of the width that it shows."""
+    ramp = np.broadcast_to(np.linspace(0, 255, 60).astype("uint8")[None, :, None], (60, 60, 3))
+    for i in range(40):
+        Image.fromarray(ramp).save(tmp_path / f"{i:02}.png")
+
+    def rises(**options):
+        (((view,),),) = elements(image_views(tmp_path, 40, image_size=60, views=1, strength=1e-6, **options))
+        rows = view.mean(axis=(1, 3))
+        return rows[:, -1] - rows[:, 0]
+
+    usual = rises()
+    assert (usual < 0).any() and (usual > 0).any() and np.abs(usual).min() < 120
+    # An area of at least a half, of proportions 3:4 at least, is wider than sqrt(0.5 * 3 / 4) = 0.61 of the width.
+    assert rises(min_area=0.5, flip=False).min() > 0.61 * 255 - 10
 
 
 def test_labels_need_class_folders(tmp_path):

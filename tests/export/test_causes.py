@@ -4,11 +4,11 @@ import re
 
 import keras
 import numpy as np
-import onnxruntime
 import pytest
 import tensorflow as tf
 
 import keras_tfcl
+from helpers.onnx_files import run
 from keras_tfcl.export import ModelOutputError, NonFiniteError, UnsupportedLayerError, export_onnx
 from keras_tfcl.export import export as exporter
 from keras_tfcl.export.keras_to_onnx.golden_inputs import make_golden_inputs, rounding_noise
@@ -24,11 +24,6 @@ def follow(remedy, **names):
     for statement in statements:
         exec(statement, scope)
     return eval(expression, scope)
-
-
-def run(path, x):
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return session.run(None, {session.get_inputs()[0].name: x})[0]
 
 
 class Tower(keras.Model):

@@ -14,9 +14,9 @@ import numpy as np
 import onnx
 import pytest
 
+from keras_tfcl import atomic_write as atomic_write_module
+from keras_tfcl.atomic_write import atomic_write, locked_file
 from keras_tfcl.export import OnnxEncoder, check_probes, export_onnx
-from keras_tfcl.export.runtime import atomic_write as atomic_write_module
-from keras_tfcl.export.runtime.atomic_write import atomic_write, locked_file
 
 # Writes the files of folder argv[2] as argv[3], and kills itself before step argv[4] of those that touch the disk.
 # `atomic_write.py` alone, by its path argv[1]: with TensorFlow imported each of the many processes would take seconds.

@@ -14,6 +14,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from keras_tfcl.atomic_write import locked_file
 from keras_tfcl.export import InputError, OnnxEncoder
 from keras_tfcl.export.runtime import resume as resume_module
 
@@ -91,6 +92,18 @@ def test_a_run_that_was_killed_before_its_parts_were_removed(tmp_path, monkeypat
         encoder.encode_to(x, tmp_path / "x.parquet", batch_size=8, resume=True)
     assert encoder.encode_to(x, tmp_path / "x.parquet", batch_size=8, resume=True) == 50
     check(tmp_path / "x.parquet", x, range(50))
+
+
+def test_a_second_process_is_refused_meanwhile(tmp_path):
+    write_encoder(tmp_path / "encoder.onnx")
+    encoder, x, out = OnnxEncoder(tmp_path / "encoder.onnx"), np.ones((3, 6), "float32"), tmp_path / "x.parquet"
+    (tmp_path / ".x.parquet.parts").mkdir()
+    (tmp_path / ".x.parquet.parts" / "lock").touch()
+    with locked_file(tmp_path / ".x.parquet.parts" / "lock"):
+        with pytest.raises(InputError, match=r"One process at a time can resume a file. Received: .*x.parquet"):
+            encoder.encode_to(x, out, resume=True)
+    assert encoder.encode_to(x, out, resume=True) == 3
+    check(out, x, range(3))
 
 
 def test_what_is_new_is_added(tmp_path):

@@ -1,5 +1,7 @@
 """The layout of Triton, checked against its published schema."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import keras
 import numpy as np
 import pytest
@@ -38,5 +40,10 @@ def test_versions_are_numbered_and_the_copy_runs(file, tmp_path):
     assert (first.name, second.name) == ("1", "2")
     rows = (np.array([[1, 2]], "int32"), np.ones((1, 3), "float32"))
     np.testing.assert_array_equal(OnnxEncoder(second / "model.onnx").encode(rows), OnnxEncoder(file).encode(rows))
+    (tmp_path / "encoder" / ".draft").mkdir()  # as a killed process leaves it
+    with ThreadPoolExecutor(4) as pool:
+        more = [*pool.map(lambda _: write_triton_repository(file, tmp_path, "encoder"), range(4))]
+    assert sorted(version.name for version in more) == ["3", "4", "5", "6"]
+    assert {entry.name for entry in first.parent.iterdir()} == {"config.pbtxt", *"123456"}
     with pytest.raises(ValueError, match=r"`max_batch_size` must be .* Received: max_batch_size=0"):
         write_triton_repository(file, tmp_path, max_batch_size=0)

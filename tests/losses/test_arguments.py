@@ -133,7 +133,7 @@ def test_cross_view_only_needs_views(z):
 
 @pytest.mark.parametrize("weights", [np.ones(3), np.ones((4, 3)), np.ones((2, 4)), np.ones((1, 2))])
 def test_sample_weight_shape(weights):
-    with pytest.raises(ValueError, match=r"`sample_weight` must hold one weight .* Received: shape"):
+    with pytest.raises(ValueError, match=r"`sample_weight` must have shape .* Received: shape"):
         keras_tfcl.InfoNCE()(LABELS, Z, sample_weight=weights)
 
 
