@@ -25,7 +25,7 @@ test-slow: $(INSTALLED)
 	$(if $(ARGS),,$(MAKE) mutate)
 
 # Changes keras_tfcl/ops in MUTATIONS random places, in a copy, and lists the changes that no test notices.
-MUTATIONS ?= 25
+MUTATIONS ?= 20
 MUTANTS := build/mutants
 mutate: $(INSTALLED)
 	rm -rf $(MUTANTS) && mkdir -p $(MUTANTS) && cp -r keras_tfcl export tests tools pyproject.toml $(MUTANTS)

@@ -80,7 +80,7 @@ def export_onnx(
             `keras.layers.Rescaling(1 / 255)`. If it is a model with inputs, the file has the same inputs.
         input_dtype: dtype of float inputs in the file, such as "uint8" for pixels; the graph converts them.
         batch_size: a positive integer to fix the batch, for consumers that need it, such as some versions of OpenCV and
-            TensorRT. The file then runs exactly so many samples; `OnnxEncoder` pads the last run. Defaults to None.
+            TensorRT. The file then runs exactly that many samples; `OnnxEncoder` pads the last run. Defaults to None.
         opset: ONNX operator set, from 13 to the newest that tf2onnx writes (18 with tf2onnx 1.17).
         samples: real samples, on which the file and the model are compared as well: an array, a tuple of arrays, or a
             dict by input name. A subclassed model that was never called, or that holds an `Embedding`, needs them,

@@ -57,7 +57,7 @@ def check_target(path: Path) -> None:
     """
     if not path.parent.is_dir():
         raise FileNotFoundError(
-            f"The folder of a file to write must exist. Received: {path}. Make {path.parent} first."
+            f"The folder of a file to write must exist. Received: {path}. Create {path.parent} first."
         )
     if path.is_dir():
         raise IsADirectoryError(f"A file to write must not be a folder. Received: {path}. Name a file in it.")

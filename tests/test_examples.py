@@ -35,7 +35,7 @@ def run(code_or_script, *arguments, folder):
     ids=lambda a: a[1],
 )
 def test_demo(loss, tmp_path):
-    arguments = [*loss, "--epochs", "1", "--limit", "256", "--batch-size", "64", "--output", str(tmp_path / "out")]
+    arguments = [*loss, "--epochs", "1", "--limit", "64", "--batch-size", "32", "--output", str(tmp_path / "out")]
     output = run([str(ROOT / "examples/demo.py")], *arguments, folder=tmp_path)
     assert "kNN accuracy, trained encoder" in output
     written = {file.name for file in (tmp_path / "out").iterdir()}

@@ -25,7 +25,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 import numpy as np
 import tensorflow as tf
-from harness import Metrics, Trained, main
+from harness import Metrics, Task, Trained, main
 from sklearn.datasets import load_breast_cancer
 from sklearn.ensemble import IsolationForest
 from sklearn.metrics import average_precision_score, roc_auc_score
@@ -64,9 +64,7 @@ class Split(NamedTuple):
     test: Table
 
 
-class AnomalyDetection:
-    """The task, as `harness.Task` describes it."""
-
+class AnomalyDetection(Task):
     name = "anomaly_detection"
     metric = "auroc"
 
@@ -75,9 +73,6 @@ class AnomalyDetection:
 
     def dimension(self, dataset: str) -> int:
         return DIMENSION
-
-    def loss_keywords(self, dataset: str) -> dict[str, object]:
-        return {}
 
     def train(self, dataset: str, loss: keras.losses.Loss, seed: int, tiny: bool) -> Trained:
         split = load_split(dataset)

@@ -25,7 +25,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 import numpy as np
 import tensorflow as tf
-from harness import DATA, Metrics, Trained, main
+from harness import DATA, Metrics, Task, Trained, main
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -74,9 +74,7 @@ class GraphData(NamedTuple):
     folds: list[Fold]
 
 
-class GraphClassification:
-    """The task, as `harness.Task` describes it."""
-
+class GraphClassification(Task):
     name = "graph_classification"
     metric = "accuracy"
 
@@ -85,9 +83,6 @@ class GraphClassification:
 
     def dimension(self, dataset: str) -> int:
         return LAYERS * WIDTH
-
-    def loss_keywords(self, dataset: str) -> dict[str, object]:
-        return {}
 
     def train(self, dataset: str, loss: keras.losses.Loss, seed: int, tiny: bool) -> Trained:
         data = load(dataset)

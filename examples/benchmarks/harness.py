@@ -79,6 +79,7 @@ class Task(Protocol):
 
     def loss_keywords(self, dataset: str) -> dict[str, object]:
         """Keywords of the loss that this task needs, such as `{"cross_view_only": True}`."""
+        return {}
 
     def train(self, dataset: str, loss: keras.losses.Loss, seed: int, tiny: bool) -> Trained:
         """Trains from scratch; Keras' random generators are seeded before."""

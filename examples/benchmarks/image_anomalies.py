@@ -24,7 +24,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from anomaly_detection import BATCH, Split, Table, batches, detection, distances, mean, optimizer
-from harness import DATA, Metrics, Trained, main
+from harness import DATA, Metrics, Task, Trained, main
 from sklearn.ensemble import IsolationForest
 
 import keras_tfcl
@@ -41,9 +41,7 @@ FILES = {
 BASELINE_CLASSES = range(5)  # those of the first five seeds
 
 
-class ImageAnomalies:
-    """The task, as `harness.Task` describes it."""
-
+class ImageAnomalies(Task):
     name = "image_anomalies"
     metric = "auroc"
 
@@ -54,9 +52,6 @@ class ImageAnomalies:
 
     def dimension(self, dataset: str) -> int:
         return DIMENSION
-
-    def loss_keywords(self, dataset: str) -> dict[str, object]:
-        return {}
 
     def train(self, dataset: str, loss: keras.losses.Loss, seed: int, tiny: bool) -> Trained:
         split = load_split(seed % CLASSES)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import keras
 import numpy as np
-from harness import Metrics, Trained, main
+from harness import Metrics, Task, Trained, main
 from images import Images, Views, load
 
 import keras_tfcl
@@ -20,16 +20,13 @@ DIMENSION = 128
 SPLITS = ("train", "validation", "test")
 
 
-class ImageClassification:
+class ImageClassification(Task):
     name = "image_classification"
     datasets = ("CIFAR-10 (JPEG)",)
     metric = "linear_accuracy"
 
     def dimension(self, dataset: str) -> int:
         return DIMENSION
-
-    def loss_keywords(self, dataset: str) -> dict[str, object]:
-        return {}
 
     def train(self, dataset: str, loss: keras.losses.Loss, seed: int, tiny: bool) -> Trained:
         data = images(tiny)

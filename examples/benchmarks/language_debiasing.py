@@ -17,7 +17,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
-from harness import DATA, RUNS, Metrics, Trained, main, packed
+from harness import DATA, RUNS, Metrics, Task, Trained, main, packed
 from minilm import embed
 
 import keras_tfcl
@@ -77,18 +77,13 @@ Victoria Kelly Christina Lauren Frances Martha Judith Cheryl Megan Andrea Ann Al
 TEMPLATES = ("This is {}.", "That is {}.", "Here is {}.", "It is {}.")
 
 
-class LanguageDebiasing:
-    """See `harness.Task`."""
-
+class LanguageDebiasing(Task):
     name = "language_debiasing"
     datasets = ("wordnet",)
     metric = "utility_and_fairness"
 
     def dimension(self, dataset: str) -> int:
         return DIMENSION
-
-    def loss_keywords(self, dataset: str) -> dict[str, object]:
-        return {}
 
     def train(self, dataset: str, loss: keras.losses.Loss, seed: int, tiny: bool) -> Trained:
         frozen = frozen_embeddings(tiny)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import keras
 import numpy as np
-from harness import Metrics, Trained, main
+from harness import Metrics, Task, Trained, main
 from image_classification import accuracies, features, train_encoder
 from images import Images, load
 
@@ -22,7 +22,7 @@ STEPS = 156  # of every run, whatever the batch
 SETTINGS = tuple(f"arctanh {scale}" for scale in (2, 4, 8, 16, 32))
 
 
-class ScaleLaw:
+class ScaleLaw(Task):
     name = "scale_law"
     datasets = ("D=32", "D=64", "D=128", "D=256", "D=512", "batch=64", "batch=1024")
     metric = "linear_accuracy"
@@ -30,9 +30,6 @@ class ScaleLaw:
     def dimension(self, dataset: str) -> int:
         kind, _, value = dataset.partition("=")
         return int(value) if kind == "D" else 128
-
-    def loss_keywords(self, dataset: str) -> dict[str, object]:
-        return {}
 
     def train(self, dataset: str, loss: keras.losses.Loss, seed: int, tiny: bool) -> Trained:
         data = images(tiny)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import keras
 import numpy as np
 import tensorflow as tf
-from harness import Metrics, Trained, main
+from harness import Metrics, Task, Trained, main
 from keras import layers, ops
 from sequences import beauty_file, by_popularity, load, movielens_file, next_item_metrics, padded, windows
 
@@ -37,9 +37,7 @@ BUDGETS = {"ML-100K": Budget(50, 16, 5), "Beauty": Budget(20, 128, 5)}
 FILES = {"ML-100K": movielens_file, "Beauty": beauty_file}
 
 
-class SequentialRecommendation:
-    """See `harness.Task`."""
-
+class SequentialRecommendation(Task):
     name = "sequential_recommendation"
     metric = "hit_rate@10"
 

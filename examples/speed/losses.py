@@ -35,25 +35,9 @@ PLAN = [(4096, 128, None), (4096, 512, None), (1024, 128, CORE), (16384, 128, CO
 PLAN += [(65536, 128, LARGE), (16384, 512, CORE), (1024, 512, CORE), (256, 512, CORE)]
 DENSE_BYTES = 2e9  # a dense form is left out where one matrix is larger: it makes several
 FIELDS = [
-    "name",
-    "objective",
-    "N",
-    "D",
-    "seconds",
-    "floors",
-    "low",
-    "high",
-    "MiB",
-    "buffers",
-    "first",
-    "first_MiB",
-    "first_own_MiB",
-    "launches",
-    "value_error",
-    "gradient_error",
-    "versions",
-    "note",
-]
+    "name", "objective", "N", "D", "seconds", "floors", "low", "high", "MiB", "buffers", "first", "first_MiB",
+    "first_own_MiB", "launches", "value_error", "gradient_error", "versions", "note",
+]  # fmt: skip
 
 
 def main() -> None:

@@ -3,8 +3,8 @@
 Each handler replaces one operation of the graph. Integer division and remainder follow Python, where ONNX rounds to
 zero. One-hot vectors of numbers outside the range are zeros, where ONNX counts from the end. Resizing is to a size, not
 by a scale, and nearest resizing computes its own indices, because the Resize of onnxruntime rounds them differently.
-Operations that ONNX lacks (erfc, log1p,
-expm1, xlogy, the sign bit, truncated remainders) are composed of operations that it has.
+Operations that ONNX lacks (erfc, log1p, expm1, xlogy, the sign bit, truncated remainders) are composed of operations
+that it has.
 """
 
 from __future__ import annotations

@@ -125,7 +125,7 @@ def read_source(
     structure, tensors = _input_tensors(keras, first, samples)
     for tensor in tensors:
         _check_input(tensor)
-        names, dtypes = _public_names(tensors), _file_dtypes(tensors, input_dtype)
+    names, dtypes = _public_names(tensors), _file_dtypes(tensors, input_dtype)
     inputs = tuple(
         InputSpec(name, dtype, (None, *tensor.shape[1:]))
         for name, dtype, tensor in zip(names, dtypes, tensors, strict=True)

@@ -91,7 +91,7 @@ def with_ids(parts: Iterable[np.ndarray], ids: Iterable[object] | None, skipped:
         if len(taken) < len(part):
             raise ValueError(
                 f"`ids` must have one item for each row. Received: {rows + len(taken)}, for at least "
-                f"{rows + len(part)} rows."
+                f"{rows + len(part)} rows. Pass one id for each row of `x`."
             )
         if not taken:
             continue
@@ -99,12 +99,16 @@ def with_ids(parts: Iterable[np.ndarray], ids: Iterable[object] | None, skipped:
         integers = [int(name) for name in taken if isinstance(name, (int, np.integer))]
         text = not isinstance(taken[0], (int, np.integer)) if text is None else text
         if integers if text else len(integers) < len(taken):
-            raise ValueError(f"`ids` must be all integers or all text. Received: both, up to row {rows}.")
+            raise ValueError(
+                f"`ids` must be all integers or all text. Received: both, up to row {rows}. Use str() on all."
+            )
         if integers and not -(2**63) <= min(integers) <= max(integers) < 2**63:
             raise ValueError(f"`ids` must be integers of 64 bits. Received: larger ones, up to row {rows}. Give text.")
         yield part, [str(name) for name in taken] if text else [*integers]
     if ids is not None and next(left, None) is not None:
-        raise ValueError(f"`ids` must have one item for each row. Received: more than {rows}, for {rows} rows.")
+        raise ValueError(
+            f"`ids` must have one item for each row. Received: more than {rows}, for {rows} rows. Leave out the others."
+        )
 
 
 def _write_npy(parts: Iterable[np.ndarray], path: Path, dimension: int) -> int:

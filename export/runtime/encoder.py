@@ -47,8 +47,8 @@ class OnnxEncoder:
             `("cuda", {"device_id": 1, "arena_extend_strategy": "kSameAsRequested"})`.
         strict_providers: whether to raise an error, instead of a warning, if a requested provider does not run the
             model. Defaults to False.
-        batch_size: number of samples in a run, a positive integer. Defaults to 256. A file with a fixed batch runs
-            that many, whatever is said here, and the last run is padded.
+        batch_size: number of samples in a run, a positive integer. Defaults to 256. A file with a fixed batch ignores
+            it; its last run is padded.
         threads: number of threads inside one run, a positive integer. Defaults to None: onnxruntime chooses.
         buckets: whether to pad a run to the next power of two of samples (at most `batch_size`) by repeating the last
             sample. The padding is removed from the result, and embeddings stay equal up to float rounding. A GPU then
@@ -58,8 +58,8 @@ class OnnxEncoder:
         output: name of the output to take from a file that has several.
         pooling: how an output `(batch, length, D)`, a vector for each token, becomes one embedding: "mean" of the
             tokens that the attention mask keeps, or "cls", the first. Defaults to what the folder says.
-        spinning: whether the threads inside a run wait for each other in busy loops. A run that has its cores to itself
-            is faster so; one that shares them with other work, as in a server, takes longer. Defaults to True.
+        spinning: whether the threads inside a run wait for each other in busy loops. This is faster on cores that do
+            nothing else, and slower on cores with other work, as in a server. Defaults to True.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -153,7 +153,7 @@ class OnnxEncoder:
         """
         if not self.takes_text:
             raise InputError(
-                f"Texts need a tokenizer. Received: {self._path} without. Export with "
+                f"Texts need a tokenizer. Received: {self._path}, which has none. Export with "
                 f"export_onnx(model, path, tokenizer=tokenizer)."
             )
         if self._text_rule is None:
@@ -223,13 +223,13 @@ class OnnxEncoder:
         """Yield the embeddings of a stream that may be larger than memory, in order, float32 `(n, D)` each.
 
         Args:
-            stream: an iterable of batches, which give one array each; or of rows or images, which are gathered into
-                `batch_size`. The first item tells which: a batch has one axis more than a row. With several inputs an
-                item is a tuple in order, or a dict by name.
+            stream: an iterable of batches, each of which gives one array; or of single samples, which are gathered into
+                batches of `batch_size`. The first item decides: a batch has one axis more than a sample. With several
+                inputs an item is a tuple in order, or a dict by name.
             batch_size, progress: as in `encode`.
-            on_error: what to do about an image that cannot be read, a text without tokens, or a row with NaN or
+            on_error: what to do about an image that cannot be read, a text without tokens, or a sample with NaN or
                 infinity: "raise" its error; "skip" it, with one warning at the end that names all of them; or skip it
-                and call a function with its position, the input and the error. That none is left is always an error.
+                and call a function with its position, the input and the error. If all are skipped, an error is raised.
 
         Raises:
             InputError, NonFiniteError: as in `encode`, when the item comes.
@@ -254,7 +254,7 @@ class OnnxEncoder:
     ) -> int:
         """Write the embeddings of `x` to a file, batch by batch, and return how many there are.
 
-        The file gets its name when it is complete; what fails leaves no new file and keeps an old one.
+        The file gets its name when it is complete. A failure leaves no new file and keeps an old one.
 
         Args:
             x: what `encode` or `encode_iter` takes.
@@ -263,12 +263,13 @@ class OnnxEncoder:
                 encoder's metadata. In a folder that exists.
             ids: integers or strings, one for each row of `x`, not for `.npy`. Defaults to row numbers.
             batch_size, progress: as in `encode`.
-            on_error: as in `encode_iter`. What is left out takes its id with it.
+            on_error: as in `encode_iter`. The ids of skipped samples are left out too.
             resume: continue what an earlier run with `resume` began, killed or not: rows whose ids are in the file, or
                 in the folder of its parts, are not embedded again. For `.parquet`, and a list or an array.
 
         Raises:
-            ValueError: another kind of file; ids for `.npy`; not as many ids as rows, or repeated ones to `resume`.
+            ValueError: for another kind of file, ids for `.npy`, another number of ids than of samples, and repeated
+                ids with `resume`.
             ImportError: `.parquet` without pyarrow; the message names the extra.
             InputError, NonFiniteError: as in `encode`.
         """
@@ -344,7 +345,7 @@ class OnnxEncoder:
     def _embeddings_of(
         self, x: Any, step: int, progress: bool, on_error: OnError = "raise"
     ) -> tuple[int | None, Iterator[np.ndarray], Container[int]]:
-        """Return the number of rows where it is known, their embeddings, and the positions of what is left out."""
+        """Return the number of rows where it is known, their embeddings, and the positions of skipped samples."""
         check_on_error(on_error)
         reader: TextReader | BatchReader
         if getattr(getattr(x, "dtype", None), "kind", "") in ("O", "U", "T") and np.ndim(x) == 1:

@@ -249,10 +249,11 @@ def _decoded(image: ImageLike, name: str, max_pixels: int) -> Image:
     except (InputError, FileNotFoundError):
         raise
     except (pillow.DecompressionBombError, pillow.DecompressionBombWarning) as error:
-        raise InputError(f"An image may have {max_pixels:,} pixels. Received: {name}: {error}") from error
+        raise InputError(f"An image may have at most {max_pixels:,} pixels. Received: {name}: {error}") from error
     except pillow.UnidentifiedImageError as error:
         raise InputError(
-            f"An image must be a whole file of one of {', '.join(_FORMATS)}. Received: {name}, which is none of them."
+            f"An image must be a whole file of one of {', '.join(_FORMATS)}. Received: {name}, "
+            "which is none of them. Convert it."
         ) from error
     except Exception as error:  # Pillow's decoders raise whatever damaged bytes lead them to
         raise InputError(
@@ -266,7 +267,7 @@ def _upright(image: Image, name: str, max_pixels: int) -> Image:
         raise InputError(f"An image must have a pixel. Received: {name}. Remove it.")
     if image.width * image.height > max_pixels:  # known from the header; nothing is decoded yet
         raise InputError(
-            f"An image may have {max_pixels:,} pixels. Received: {name} with {image.width} x {image.height}. "
+            f"An image may have at most {max_pixels:,} pixels. Received: {name} with {image.width} x {image.height}. "
             f"Make it smaller."
         )
     image.load()

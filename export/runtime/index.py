@@ -188,7 +188,7 @@ class Index:
             ImportError: usearch is missing; the message names the extra.
         """
         if isinstance(check, bool) or not isinstance(check, (int, np.integer)) or check < 1:
-            raise ValueError(f"`check` must be a positive integer. Received: check={check!r}.")
+            raise ValueError(f"`check` must be a positive integer. Received: check={check!r}. Leave it out for 100.")
         if not len(self):
             raise InputError("A graph needs vectors. Received: an empty index. Add vectors first.")
         graph = _usearch().Index(ndim=self.dimension, metric="ip", dtype="f32", expansion_search=GRAPH_CANDIDATES)
@@ -276,7 +276,9 @@ class Index:
     def _units(self, vectors: ArrayLike) -> np.ndarray:
         array = np.asarray(vectors, np.float32)
         if array.ndim != 2 or array.shape[1] != self.dimension:
-            raise InputError(f"Vectors must have shape (N, {self.dimension}). Received: {array.shape}.")
+            raise InputError(
+                f"Vectors must have shape (N, {self.dimension}). Received: {array.shape}. Pass what `encode` returns."
+            )
         largest = np.abs(array).max(axis=1, keepdims=True, initial=0)  # first, so that no square over- or underflows
         bad = np.flatnonzero(~np.isfinite(largest[:, 0]) | (largest[:, 0] == 0))
         if bad.size:
@@ -354,11 +356,15 @@ def _best(scores: np.ndarray, positions: np.ndarray, count: int) -> tuple[np.nda
 def _checked_ids(ids: Iterable[int | str], count: int) -> list[int | str]:
     names = _listed(ids)
     if len(names) != count:
-        raise InputError(f"`ids` must have one id for each vector. Received: {len(names)} for {count} vectors.")
+        raise InputError(
+            f"`ids` must have one id for each vector. Received: {len(names)} for {count} vectors. Pass an id for each."
+        )
     if not all(isinstance(name, (int, str)) and not isinstance(name, bool) for name in names):
-        raise InputError("`ids` must be integers or strings. Received: others. Convert them by str.")
+        raise InputError("`ids` must be integers or strings. Received: ids of other types. Convert them with str().")
     if len(set(names)) != len(names):
-        raise InputError(f"`ids` must be unique. Received: {len(names) - len(set(names))} repeated ones.")
+        raise InputError(
+            f"`ids` must be unique. Received: {len(names) - len(set(names))} repeated ids. Leave them out."
+        )
     return names
 
 

@@ -20,7 +20,7 @@ from keras_tfcl.export.runtime.typing import Inputs
 class InputSpec:
     """One input of an encoder: name, dtype and shape, where None is a free dimension.
 
-    The first dimension is the batch, a number only if the file runs so many samples at a time and no others.
+    The first dimension is the batch, a number only if the file runs exactly that many samples at a time.
     """
 
     name: str

@@ -147,7 +147,8 @@ def parse_metadata(text: str | None, path: object) -> Metadata:
         )
     if "metadata_hash" in content and content["metadata_hash"] != metadata_hash(content):
         raise ModelFileError(
-            f"The metadata `{KEY}` of {path} must be those that were exported. Received: others. Copy or export the "
-            f"file again. If you changed them on purpose, leave out `metadata_hash`."
+            f"The metadata `{KEY}` of {path} must be those that were exported. Received: metadata "
+            "that do not match their "
+            f"hash. Copy or export the file again. If you changed them on purpose, leave out `metadata_hash`."
         )
     return content

@@ -45,7 +45,8 @@ def read_sentence_folder(folder: Path) -> SentenceFolder:
     model = next((folder / name for name in _MODELS if (folder / name).is_file()), None)
     if model is None:
         raise ModelFileError(
-            f"Expected a folder with {' or '.join(_MODELS)}. Received: {folder} without. Give the path of an ONNX file."
+            f"Expected a folder with {' or '.join(_MODELS)}. Received: {folder}, which has "
+            "neither. Give the path of an ONNX file."
         )
     modules = _json(folder / "modules.json") or []
     kinds = [str(module.get("type", "")).rpartition(".")[2] for module in modules]

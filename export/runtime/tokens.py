@@ -142,7 +142,9 @@ class TextReader:
             if len(strings) < len(window):
                 number, stray = next(pair for pair in enumerate(window, first) if not isinstance(pair[1], str))
                 kind = type(stray).__name__
-                raise InputError(f"Texts must all be strings. Received: {kind} as text {number}. Convert it by str.")
+                raise InputError(
+                    f"Texts must all be strings. Received: {kind} as text {number}. Convert it with str()."
+                )
             tokens = self._rule.tokenize(strings)
             kept = [
                 i for i, (ids, _) in enumerate(tokens) if ids or self._rule.length or self._skip(first + i, strings[i])
@@ -163,7 +165,9 @@ class TextReader:
 
     def _report(self, count: int) -> None:
         if self.skipped and len(self.skipped) == count:
-            raise InputError(f"At least one text must have a token. Received: {count} texts without.")
+            raise InputError(
+                f"At least one text must have a token. Received: {count} texts without any. Leave out empty texts."
+            )
         if self.skipped and self._on_error == "skip":
             numbers = ", ".join(map(str, self.skipped))
             warnings.warn(

@@ -74,5 +74,5 @@ class Gate:
         return limited
 
     def _too_large(self) -> RequestError:
-        text = f"A request may have {self._limit:,} bytes. Send fewer inputs at a time."
+        text = f"A request may have at most {self._limit:,} bytes. Send fewer inputs at a time."
         return RequestError(413, text, "too_large")

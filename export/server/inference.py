@@ -135,7 +135,7 @@ def _rows(service: Service, asked: InferenceRequest, tail: bytes) -> tuple[np.nd
     arrays: dict[str, np.ndarray] = {}
     for tensor in asked.inputs:
         if tensor.name in arrays:
-            raise RequestError(400, f"Each input comes once. Received: {tensor.name!r} twice.", "invalid_request")
+            raise RequestError(400, f"Each input may occur once. Received: {tensor.name!r} twice.", "invalid_request")
         size = tensor.parameters.get("binary_data_size")
         if size is not None and (not isinstance(size, int) or not 0 <= size <= len(tail)):
             raise RequestError(400, f"{tensor.name}: binary_data_size does not fit the body.", "invalid_request")
@@ -144,7 +144,9 @@ def _rows(service: Service, asked: InferenceRequest, tail: bytes) -> tuple[np.nd
     rows = tuple(split_inputs(arrays, service.encoder.inputs))
     count = len(rows[0])
     if not 1 <= count <= service.settings.max_items:
-        message = f"A request holds 1 to {service.settings.max_items} rows. Received: {count}."
+        message = (
+            f"A request may hold 1 to {service.settings.max_items} samples. Received: {count}. Send several requests."
+        )
         raise RequestError(400, message, "invalid_input")
     return rows
 
@@ -171,7 +173,9 @@ def _array(tensor: Tensor, binary: bytes | None) -> np.ndarray:
 def _respond(name: str, asked: InferenceRequest, vectors: np.ndarray) -> Response:
     wanted = next((output for output in asked.outputs if output.name == OUTPUT), None)
     if asked.outputs and wanted is None:
-        raise RequestError(400, f"The model has one output, {OUTPUT!r}. Received: others.", "invalid_request")
+        raise RequestError(
+            400, f"The model has one output, {OUTPUT!r}. Ask for it, or leave out `outputs`.", "invalid_request"
+        )
     binary = (wanted.parameters if wanted else {}).get("binary_data", asked.parameters.get("binary_data_output", False))
     output: dict[str, object] = {"name": OUTPUT, "datatype": "FP32", "shape": [*vectors.shape]}
     content = vectors.astype("<f4").tobytes() if binary else b""

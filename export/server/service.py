@@ -111,7 +111,9 @@ class Service:
         """
         if not 1 <= len(items) <= self.settings.max_items:
             raise RequestError(
-                422, f"A request holds 1 to {self.settings.max_items} inputs. Received: {len(items)}.", "invalid_input"
+                422,
+                f"A request may hold 1 to {self.settings.max_items} inputs. Received: {len(items)}. Send several.",
+                "invalid_input",
             )
         if isinstance(items[0], (str, list)) and self.encoder.takes_text:
             return await asyncio.to_thread(self._texts, items)
@@ -137,10 +139,13 @@ class Service:
         limit = min(self.settings.max_tokens, rule.length or self.settings.max_tokens)
         for number, (ids, _) in enumerate(tokens):
             if not ids and rule.length is None:
-                raise InputError(f"A text must have a token. Received: input {number} without.")
+                raise InputError(
+                    f"A text must have a token. Received: input {number}, which has none. Leave out empty texts."
+                )
             if len(ids) > limit:
                 raise InputError(
-                    f"A text may have {limit:,} tokens. Received: {len(ids):,} in input {number}. Send shorter texts."
+                    f"A text may have at most {limit:,} tokens. Received: {len(ids):,} in input {number}. "
+                    "Send shorter texts."
                 )
         runs = [*rule.runs(tokens, self.settings.max_batch_size)]
         parts = [tuple(rule.rows([tokens[position] for position in run])) for run in runs]

@@ -51,8 +51,8 @@ def embed(
 
     .parquet and .npz store the name of each image in `id`. Embeddings have the order of the arguments; the files in a
     folder and its subfolders are sorted by path, and hidden files are ignored. An .npz file for several inputs holds
-    one array for each input, by name. A .txt file holds one text a line, and `id` is the number
-    of the line, from 0.
+    one array for each input, by name. A .txt file holds one text per line, and `id` is the number of
+    the line, from 0.
 
     Examples: keras-tfcl embed encoder.onnx photos/ -o photos.parquet --on-error skip
 

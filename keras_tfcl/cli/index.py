@@ -41,7 +41,7 @@ def build(
 ) -> None:
     """Embed inputs and write an index of them. The id of an image is its path relative to the given folder.
 
-    A .txt file holds one text a line; the index remembers the texts.
+    A .txt file holds one text per line, and the index stores the texts.
 
     Examples: keras-tfcl index build encoder.onnx photos/ -o photos.index
     """
@@ -171,7 +171,10 @@ def _count(rows: Sized | dict[str, np.ndarray]) -> int:
     if isinstance(rows, dict):
         counts = {len(array) for array in rows.values()}
         if len(counts) != 1:
-            raise InputError(f"The arrays of several inputs must be of one length. Received: {sorted(counts)}.")
+            raise InputError(
+                f"All inputs must have the same number of samples. Received: {sorted(counts)}. Save "
+                "arrays of one length."
+            )
         return counts.pop()
     return len(rows)
 

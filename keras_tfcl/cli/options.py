@@ -80,7 +80,7 @@ def read_rows(path: Path) -> np.ndarray | dict[str, np.ndarray]:
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(
             f"Expected a .npy file of numbers, or an .npz file with an array for each input. Received: {path}: "
-            f"{error}. Save one array by numpy.save(path, x), several by numpy.savez(path, name=x, other_name=y)."
+            f"{error}. Save one array with numpy.save(path, x), several with numpy.savez(path, name=x, other_name=y)."
         ) from error
 
 
@@ -120,9 +120,11 @@ def read_texts(path: Path) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
-        raise InputError(f"A .txt file must be UTF-8. Received: {path}: {error}. Convert it by iconv.") from error
+        raise InputError(f"A .txt file must be UTF-8. Received: {path}: {error}. Convert it with iconv.") from error
     if not lines:
-        raise InputError(f"A .txt file must hold one text a line. Received: {path} without a line.")
+        raise InputError(
+            f"A .txt file must hold one text per line. Received: {path}, which is empty. Write a text into it."
+        )
     return lines
 
 

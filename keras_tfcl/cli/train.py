@@ -25,7 +25,7 @@ def train(
     ],
     out: Annotated[Path, typer.Option("--out", "-o", file_okay=False, help="The folder of the run.")],
     backbone: Annotated[
-        str, typer.Option(help="resnet18, resnet10 (for CPUs), or a net of keras.applications.")
+        str, typer.Option(help="resnet18, resnet10 (for CPUs), or a model of keras.applications.")
     ] = "resnet18",
     weights: Annotated[
         str | None, typer.Option(help="A weights file of the backbone, or imagenet. [random weights]")

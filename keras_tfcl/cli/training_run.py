@@ -134,6 +134,8 @@ def train(settings: Settings, folder: Path, quiet: bool = False, save_every: flo
         warnings.filterwarnings("ignore", category=CollapseWarning)  # `Progress` prints them
         observers = [] if quiet else _observers(files, settings, len(views))
         _fit(model, views, epoch, done, settings.epochs, [*observers[:-1], checkpoint, skipped, *observers[-1:]])
+        if not quiet:
+            print("exporting the encoder and writing the report", file=sys.stderr)
         result = _finish(model, settings, folder, skipped, checkpoint.history[-1]["loss"])
     record.write(result.to_dict())
     return result

@@ -35,9 +35,9 @@ def verify(
     keras-tfcl verify encoder.onnx --model run.keras --samples images.npy
     """
     if samples is not None and model is None:
-        raise typer.BadParameter("--samples goes with --model.")
+        raise typer.BadParameter("--samples needs --model.")
     if provider and model is not None:
-        raise typer.BadParameter("--provider goes without --model, which compares on the CPU.")
+        raise typer.BadParameter("--provider cannot be combined with --model, which compares on the CPU.")
     if model is not None:
         rows = None if samples is None else read_rows(samples)
         with without_native_logs():

@@ -14,12 +14,12 @@ from keras_tfcl.validation import positive_integer
 def balanced_batches(
     x: Structure | tf.data.Dataset, y: ArrayLike | None, classes: int, per_class: int, seed: int = 0
 ) -> tf.data.Dataset:
-    """Batches of `per_class` samples of each of `classes` classes, for supervised contrastive losses.
+    """Makes batches of `per_class` samples of each of `classes` classes, for supervised contrastive losses.
 
-    Where there are many classes, the samples of a random batch seldom share one, and then have no positive: of 1,000
-    classes of two samples each, batches of 32 leave 1.5 % of the anchors with one. Here every anchor has
-    `per_class - 1` positives. Classes are drawn uniformly, each as often as any other up to one; the samples of a class
-    come in random order, all of them before any comes again.
+    If there are many classes, the samples of a random batch seldom share one: with 1,000 classes of two samples each,
+    1.5 % of the anchors in a batch of 32 have a positive. Here every anchor has `per_class - 1` positives. Classes are
+    drawn uniformly, so that their counts differ by at most one. The samples of a class come in random order, and all of
+    them come before any comes again.
 
     Args:
         x: samples: an array, or a structure of arrays, of N samples; or a `tf.data.Dataset` of single samples
@@ -30,8 +30,8 @@ def balanced_batches(
         seed: integer of the order. Defaults to 0.
 
     Returns:
-        `tf.data.Dataset` of `(x, y)` in batches of `classes * per_class`, as many a pass as fit into N samples, at
-        least one. The order is a function of the seed and the step at which a pass starts.
+        `tf.data.Dataset` of `(x, y)` in batches of `classes * per_class`. A pass has as many batches as fit into N
+        samples, at least one. The order is a function of the seed and the step at which a pass starts.
 
     Raises:
         ValueError: numbers out of range, labels that are not integers or not as many as samples, fewer classes than

@@ -113,8 +113,8 @@ def image_views(
     Args:
         source: a folder of images, flat or nested, with or without a folder for each class; a list of image files; tar
             shards in webdataset's layout; or the name of a set of tensorflow_datasets, such as `"cifar10"`, with a
-            split other than `train` after an @: `"cifar10@test"`. Formats are recognised by content, hidden files are
-            passed over.
+            split other than `train` after an @: `"cifar10@test"`. Formats are recognised by content, and hidden files
+            are ignored.
         batch_size: number of images in a batch. Images left over at the end of an epoch are left out of it.
         image_size: side of the views in pixels. Defaults to 224.
         views: number of views of each image. Defaults to 2.
@@ -212,8 +212,8 @@ def image_batches(
 ) -> tf.data.Dataset:
     """Streams the same images as `image_views` without augmentation and in order, for `predict` and evaluation.
 
-    Each image is turned upright, its largest centred square is cut out and resized (bilinear, antialiased), by the very
-    steps with which `keras_tfcl.export.OnnxEncoder` reads image files.
+    Each image is turned upright, and its largest centred square is cut out and resized (bilinear, antialiased). This is
+    exactly how `keras_tfcl.export.OnnxEncoder` reads image files.
 
     Args:
         source, batch_size, image_size, labels, on_error: as for `image_views`. The last batch may be smaller, and so is

@@ -29,7 +29,7 @@ class ImageData:
 
     Attributes:
         name: name of the data set; for a folder, its last part.
-        kind: `"digits"`, `"grey"` or `"photos"`, as `keras_tfcl.image_augmenter` takes it.
+        kind: `"digits"`, `"grey"` or `"photos"`, as `keras_tfcl.layers.image_augmenter` takes it.
         train_images, test_images: uint8 `(N, H, W, C)`, 0..255.
         train_labels, test_labels: int64 `(N,)`, indices into `class_names`.
         class_names: names of the classes.

@@ -1,7 +1,6 @@
-"""The papers' curves and figures of a loss, for your model and data.
+"""Curves and figures of the papers for your own loss, model and data.
 
-The functions return plain arrays. Each has a `plot_` counterpart, which needs matplotlib:
-`pip install "keras-tfcl[plots]"`.
+The functions return plain numbers and arrays. The `plot_` functions draw them with matplotlib, from the extra `plots`.
 """
 
 from keras_tfcl.diagnostics.advice import Suggestion, suggest_loss

@@ -133,5 +133,5 @@ def _scaled(scaling: Scaling | None, factor: float) -> list[str]:
 
 def _hard(scaling: Scaling | None) -> str:
     if isinstance(scaling, Arctanh):
-        return "HardNegativeInfoNCE(None, alpha=0.1)"  # the temperature None is the arctanh with scale 2
+        return f"ContrastiveLoss(Arctanh({scaling.scale:.3g}), HardNegatives(alpha=0.1))"
     return f"HardNegativeInfoNCE({_temperature(scaling):.3g}, alpha=0.1)"

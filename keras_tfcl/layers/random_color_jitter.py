@@ -20,8 +20,8 @@ class RandomColorJitter(keras.layers.Layer):
     drawn in each call. An image is left unchanged with probability `1 - probability`.
 
     Args:
-        brightness, contrast, saturation: largest relative change, at least 0.
-        hue: largest rotation of the hue in turns, from 0 to 0.5.
+        brightness, contrast, saturation: largest relative change, at least 0. Default to 0.4.
+        hue: largest rotation of the hue in turns, from 0 to 0.5. Defaults to 0.1.
         probability: share of the images that are changed. Defaults to 0.8, as in SimCLR.
         value_range: `(0, high)`, the range of the pixels. Defaults to `(0, 255)`.
         seed: integer, or None for a random one.
@@ -61,9 +61,13 @@ class RandomColorJitter(keras.layers.Layer):
         limits = {"brightness": brightness, "contrast": contrast, "saturation": saturation}
         for name, value, most in [*((n, v, float("inf")) for n, v in limits.items()), ("hue", hue, 0.5)]:
             if not 0 <= value <= most:
-                raise ValueError(f"`{name}` must be a number from 0 to {most}. Received: {name}={value!r}.")
+                raise ValueError(
+                    f"`{name}` must be a number from 0 to {most}. Received: {name}={value!r}. Pass 0 for no change."
+                )
         if not 0 <= probability <= 1:
-            raise ValueError(f"`probability` must be a number from 0 to 1. Received: probability={probability!r}.")
+            raise ValueError(
+                f"`probability` must be a number from 0 to 1. Received: probability={probability!r}. SimCLR uses 0.8."
+            )
         if len(value_range) != 2 or value_range[0] != 0 or value_range[1] <= 0:
             raise ValueError(
                 f"`value_range` must be (0, high). Received: value_range={value_range!r}. Shift the images so that "

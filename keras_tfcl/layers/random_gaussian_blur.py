@@ -94,11 +94,19 @@ class RandomGaussianBlur(keras.layers.Layer):
     ) -> None:
         super().__init__(**kwargs)
         if not 0 <= probability <= 1:
-            raise ValueError(f"`probability` must be a number from 0 to 1. Received: probability={probability!r}.")
+            raise ValueError(
+                f"`probability` must be a number from 0 to 1. Received: probability={probability!r}. SimCLR uses 0.5."
+            )
         if kernel_size is not None and (kernel_size < 1 or kernel_size % 2 == 0):
-            raise ValueError(f"`kernel_size` must be odd and positive, or None. Received: kernel_size={kernel_size!r}.")
+            raise ValueError(
+                "`kernel_size` must be odd and positive, or None. Received: "
+                f"kernel_size={kernel_size!r}. Use for example 3."
+            )
         if len(sigma) != 2 or not 0 < sigma[0] <= sigma[1]:
-            raise ValueError(f"`sigma` must be (least, most) with 0 < least <= most. Received: sigma={sigma!r}.")
+            raise ValueError(
+                f"`sigma` must be (least, most) with 0 < least <= most. Received: sigma={sigma!r}. "
+                "SimCLR uses (0.1, 2)."
+            )
         self.probability = probability
         self.kernel_size = kernel_size
         self.sigma = tuple(sigma)
@@ -114,7 +122,8 @@ class RandomGaussianBlur(keras.layers.Layer):
         if side <= kernel_size // 2:
             raise ValueError(
                 f"`kernel_size` must be less than twice the smaller side of the images. Received: "
-                f"kernel_size={kernel_size} for images of shape {tuple(images.shape[1:])}."
+                f"kernel_size={kernel_size} for images of shape {tuple(images.shape[1:])}. Leave it "
+                "out to choose a fitting one."
             )
         draws = keras.random.uniform((2, tf.shape(images)[0]), dtype="float32", seed=self.generator)
         chosen = draws[0] < self.probability

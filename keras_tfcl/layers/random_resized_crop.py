@@ -58,9 +58,13 @@ class RandomResizedCrop(keras.layers.Layer):
     ) -> None:
         super().__init__(**kwargs)
         if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
-            raise ValueError(f"`scale` must be (least, most) with 0 < least <= most <= 1. Received: scale={scale!r}.")
+            raise ValueError(
+                f"`scale` must be (least, most) with 0 < least <= most <= 1. Received: scale={scale!r}. Try (0.08, 1)."
+            )
         if len(ratio) != 2 or not 0 < ratio[0] <= ratio[1]:
-            raise ValueError(f"`ratio` must be (least, most) with 0 < least <= most. Received: ratio={ratio!r}.")
+            raise ValueError(
+                f"`ratio` must be (least, most) with 0 < least <= most. Received: ratio={ratio!r}. Try (0.75, 1.33)."
+            )
         self.height, self.width = height, width
         self.scale, self.ratio = tuple(scale), tuple(ratio)
         self.seed = seed

@@ -28,7 +28,8 @@ def check_embeddings(y_pred: Tensor) -> None:
     if None in tuple(y_pred.shape)[1:] or 0 in tuple(y_pred.shape):
         raise ValueError(
             "`y_pred` must have at least one row, view and feature, and a fixed number of views and features. "
-            f"Received: shape={tuple(y_pred.shape)}."
+            f"Received: shape={tuple(y_pred.shape)}. Leave out empty batches, and give the encoder "
+            "an output of fixed size."
         )
     if y_pred.shape[-1] == 1:
         raise ValueError(
@@ -64,7 +65,7 @@ def check_labels(labels: Tensor, y_pred: Tensor) -> None:
     if rows is not None and count is not None and rows != count:
         raise ValueError(
             "`y_true` must hold one label for each row of `y_pred`. Received: "
-            f"{count} labels for y_pred of shape {tuple(y_pred.shape)}."
+            f"{count} labels for y_pred of shape {tuple(y_pred.shape)}. Views of one sample share its label."
         )
 
 
@@ -86,8 +87,9 @@ def checked_candidates(candidates: Candidates, y_pred: Tensor, loss: str, correc
     fits = len(embeddings.shape) == 2 and embeddings.shape[1] == y_pred.shape[-1]
     if not fits or (rows is not None and count is not None and rows != count):
         raise ValueError(
-            "`candidates` must hold embeddings (C, D), D as in `y_pred`, and one label each. Received: embeddings "
-            f"of shape {tuple(embeddings.shape)} and {count} labels for y_pred of shape {tuple(y_pred.shape)}."
+            "`candidates` must hold embeddings (C, D), D as in `y_pred`, and one label for each. Received: embeddings "
+            f"of shape {tuple(embeddings.shape)} and {count} labels for y_pred of shape {tuple(y_pred.shape)}. Embed "
+            "anchors and candidates with the same model, and pass one integer for each candidate."
         )
     log_probability = constant_log_probability(candidates.log_probability)
     if log_probability is not None and not corrects_sampling:
@@ -98,6 +100,6 @@ def checked_candidates(candidates: Candidates, y_pred: Tensor, loss: str, correc
     if log_probability is not None and not log_probability.shape.is_compatible_with([rows]):
         raise ValueError(
             f"`candidates.log_probability` must have shape ({rows},), one number for each candidate. Received: "
-            f"{tuple(log_probability.shape)}."
+            f"{tuple(log_probability.shape)}. Pass numpy.log(probability) of all candidates."
         )
     return candidates._replace(embeddings=embeddings, labels=labels, log_probability=log_probability)

@@ -40,11 +40,11 @@ class ScoredPairLoss(keras.losses.Loss):
     scores_are = "finite numbers"
 
     def known(self, scores: Tensor) -> Tensor:
-        """Bool `(B,)`: which scores are valid."""
+        """Returns which scores are valid, bool `(B,)`."""
         return tf.math.is_finite(scores)
 
     def of_pairs(self, cosines: Tensor, scores: Tensor, sample_weight: TensorLike | None) -> Tensor:
-        """The loss, from one cosine, score and weight for each pair."""
+        """Computes the loss from one cosine, score and weight for each pair."""
         raise NotImplementedError(f"{type(self).__name__} must define `of_pairs(cosines, scores, sample_weight)`.")
 
 
@@ -176,6 +176,6 @@ def _as_scores(y_true: TensorLike, y_pred: Tensor) -> Tensor:
     if scores.shape.rank != 1 or not scores.shape.is_compatible_with(y_pred.shape[:1]):
         raise ValueError(
             "`y_true` must hold one score for each pair. Received: scores of shape "
-            f"{tuple(scores.shape)} for y_pred of shape {tuple(y_pred.shape)}."
+            f"{tuple(scores.shape)} for y_pred of shape {tuple(y_pred.shape)}. Pass an array of shape (B,)."
         )
     return tf.cast(scores, "float64")

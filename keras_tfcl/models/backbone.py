@@ -23,7 +23,7 @@ def build_backbone(
     Args:
         name: `"resnet18"`, in its form for small images (3 x 3 first layer without pooling, as SimCLR has it for
             CIFAR-10) up to 64 pixels, and as published above; `"resnet10"`, for training without a GPU, with half the
-            blocks and half the filters, and 1/33 of the multiplications at 32 pixels and 1/15 at 96; or a net of
+            blocks and half the filters, and 1/33 of the multiplications at 32 pixels and 1/15 at 96; or a model of
             `keras.applications`, such as `"EfficientNetV2B0"`.
         image_size: side of the images in pixels.
         channels: of the images. Defaults to 3.
@@ -54,7 +54,7 @@ def build_backbone(
     nets = {key: value for key, value in vars(keras.applications).items() if inspect.isfunction(value)}
     if name not in nets:
         raise ValueError(
-            f'`name` must be "resnet18", "resnet10" or a net of keras.applications. Received: name={name!r}. Those '
+            f'`name` must be "resnet18", "resnet10" or a model of keras.applications. Received: name={name!r}. Those '
             f"are: {', '.join(sorted(nets))}."
         )
     net = nets[name](include_top=False, weights=weights, input_shape=shape, pooling="avg")

@@ -141,7 +141,10 @@ def checked_loss(loss: Loss | Mapping[str, object] | None, with_candidates: bool
 def check_compiled(compiled: bool, method: str) -> None:
     """Raises ValueError for a model that is not compiled."""
     if not compiled:
-        raise ValueError(f"`compile` must be called before `{method}`. Received: a model that is not compiled.")
+        raise ValueError(
+            f"`compile` must be called before `{method}`. Received: a model that is not compiled. Call for example "
+            'model.compile("adam", loss=keras_tfcl.InfoNCE(0.1)).'
+        )
 
 
 def check_class_weight(class_weight: Mapping[int, float] | None, y: object, sample_weight: object, queue: str) -> None:

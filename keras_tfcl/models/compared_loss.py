@@ -10,7 +10,7 @@ from keras_tfcl.ops.candidates import Candidates
 from keras_tfcl.typing import Tensor
 
 
-class Comparison:
+class LabelsAndCandidates:
     """The labels and candidates of a batch, in place of `y_true`; Keras passes it to the loss unchanged.
 
     Args:
@@ -24,7 +24,7 @@ class Comparison:
 
 
 class ComparedLoss(keras.losses.Loss):
-    """Calls a loss with a `Comparison`.
+    """Calls a loss with a `LabelsAndCandidates`.
 
     Args:
         loss: a Keras loss; an `EmbeddingLoss` where there are candidates.
@@ -34,7 +34,7 @@ class ComparedLoss(keras.losses.Loss):
         super().__init__(name=loss.name, reduction=loss.reduction)
         self.loss = loss
 
-    def __call__(self, y_true: Comparison, y_pred: Tensor, sample_weight: Tensor | None = None) -> Tensor:
+    def __call__(self, y_true: LabelsAndCandidates, y_pred: Tensor, sample_weight: Tensor | None = None) -> Tensor:
         labels, candidates = y_true.labels, y_true.candidates
         if candidates is None:
             return self.loss(labels, y_pred, sample_weight)

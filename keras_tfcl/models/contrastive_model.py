@@ -29,7 +29,7 @@ from keras_tfcl.models.checks import (
     checked_seed,
 )
 from keras_tfcl.models.class_weight import weighted, weights_of_classes
-from keras_tfcl.models.compared_loss import ComparedLoss, Comparison
+from keras_tfcl.models.compared_loss import ComparedLoss, LabelsAndCandidates
 from keras_tfcl.models.epoch_start import EpochStart
 from keras_tfcl.models.instance_bank import InstanceBank
 from keras_tfcl.models.memory import InBatch, Memory
@@ -342,7 +342,7 @@ class ContrastiveModel(keras.Model):
 
     def _forward(
         self, x: tuple[Structure, ...], y: Tensor | None, sample_weight: Tensor | None, training: bool
-    ) -> tuple[Tensor, Comparison, Tensor]:
+    ) -> tuple[Tensor, LabelsAndCandidates, Tensor]:
         """Projections `(B, V, D)` of this replica's samples, what they are compared with, and the loss."""
         views = self._never_empty(x)
         z = self(views, training=training)
@@ -368,7 +368,7 @@ class ContrastiveModel(keras.Model):
     def compute_loss(
         self,
         x: tuple[Structure, ...] | None = None,
-        y: Tensor | Comparison | None = None,
+        y: Tensor | LabelsAndCandidates | None = None,
         y_pred: Tensor | None = None,
         sample_weight: Tensor | None = None,
         training: bool = True,
@@ -382,16 +382,16 @@ class ContrastiveModel(keras.Model):
             sample_weight: weight of each sample.
             training: whether an instance bank is used.
         """
-        comparison = y if isinstance(y, Comparison) else self._comparison(x, y, y_pred, training)
+        comparison = y if isinstance(y, LabelsAndCandidates) else self._comparison(x, y, y_pred, training)
         return super().compute_loss(x, comparison, y_pred, sample_weight, training)
 
-    def _comparison(self, x: Any, y: Structure, z: Tensor, training: bool) -> Comparison:
+    def _comparison(self, x: Any, y: Structure, z: Tensor, training: bool) -> LabelsAndCandidates:
         targets = self._targets(y, training)
         labels = self._labels(targets.labels, z, training)
         if targets.sampling_probability is None:
-            return Comparison(labels, self.memory.candidates(labels, z, x, training))
+            return LabelsAndCandidates(labels, self.memory.candidates(labels, z, x, training))
         check_correction(self.loss, self.memory)
-        return Comparison(labels, batch_candidates(labels, z, targets.log_probability))
+        return LabelsAndCandidates(labels, batch_candidates(labels, z, targets.log_probability))
 
     def _targets(self, y: Structure, training: bool) -> Targets:
         """Labels and sampling probabilities, given or estimated from the labels."""

@@ -109,7 +109,7 @@ class KeyEncoder(keras.layers.Layer):
         raise ValueError(
             "The encoder must keep the weights that it had when ContrastiveModel(..., momentum=...) copied them. "
             f"Received: {len(new)} new weights, such as {new[:3]}, and {len(copied - current.keys())} fewer. Build, "
-            "quantize and enable LoRA first, then make the ContrastiveModel."
+            "quantize and enable LoRA first, then create the ContrastiveModel."
         )
 
 

@@ -79,7 +79,7 @@ def contrastive_loss(
         ValueError: for labels that are not integers, labels, indices, views or masks whose length differs from the
             embeddings, arguments that need `candidates` without them, and unknown choices of negatives.
 
-    Example:
+    Example, in which the first two embeddings are positives of each other and the third has none:
 
     >>> z = np.array([[1.0, 0.0], [1.0, 0.1], [-1.0, 0.0]], "float32")
     >>> contrastive_loss(z, anchor_labels=[0, 0, 1], scaling=0.5).numpy().round(4)
@@ -91,7 +91,7 @@ def contrastive_loss(
         raise ValueError(
             "`contrastive_loss` needs `anchor_labels`, and `candidate_labels` exactly when `candidates` is given. "
             f"Received: anchor_labels={_given(anchor_labels)}, candidates={_given(candidates)}, "
-            f"candidate_labels={_given(candidate_labels)}."
+            f"candidate_labels={_given(candidate_labels)}. Pass an integer label for each embedding."
         )
     alone = candidates is None
     if alone:
@@ -171,7 +171,8 @@ def _check_shapes(whose: str, embeddings: Tensor, **values: TensorLike | None) -
     for name, shape in ((name, np.shape(value)) for name, value in values.items() if value is not None):
         if len(shape) != 1 or (None not in (rows, shape[0]) and rows != shape[0]):
             raise ValueError(
-                f"`{name}` must have shape ({rows},), an entry for each of the {whose}. Received: {tuple(shape)}."
+                f"`{name}` must have shape ({rows},), one entry for each of the {whose}. Received: {tuple(shape)}. "
+                "Pass labels, indices, views and masks in the order of the embeddings."
             )
 
 

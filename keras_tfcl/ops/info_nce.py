@@ -206,9 +206,10 @@ def _streamed(
 def info_nce_from_logits(
     logits: Tensor, pairs: Pairs, *, log_negatives: Tensor | None = None, decoupled: bool = False
 ) -> AnchorLosses:
-    """The loss of each anchor from its logits `(A, C)`; pairs that are neither positive nor negative are left out.
+    """Computes the loss of each anchor from its logits `(A, C)`.
 
-    `log_negatives`, `(A,)`, replaces the logsumexp of the negatives' logits where they are weighted.
+    Pairs that are neither positive nor negative are left out. `log_negatives`, `(A,)`, replaces the logsumexp of the
+    negatives' logits where they are weighted.
 
     Example:
 

@@ -5,7 +5,6 @@ import math
 import keras
 from keras import ops
 
-from keras_tfcl.ops.scaling import spread
 from keras_tfcl.scaling.scaling import Scaling
 from keras_tfcl.typing import Config, Tensor
 from keras_tfcl.validation import positive_number
@@ -15,9 +14,8 @@ from keras_tfcl.validation import positive_number
 class LearnableTemperature(keras.layers.Layer, Scaling):
     """Divides by a temperature that is trained with the model, as in CLIP: `logit = s * exp(log_scale)`.
 
-    The temperature is `exp(-log_scale)`.
-
-    The trained variable is `log_scale`; after every update it is kept between 0 and `log(maximum_scale)`.
+    The temperature is `exp(-log_scale)`. The trained variable is `log_scale`; after every update it is kept between 0
+    and `log(maximum_scale)`.
     `ContrastiveModel` trains and saves it. A plain Keras model knows nothing of a loss's variables: there it would stay
     at its initial value, so compile a ContrastiveModel.
 
@@ -38,6 +36,8 @@ class LearnableTemperature(keras.layers.Layer, Scaling):
     Reference: Radford et al. 2021 (CLIP), arXiv 2103.00020.
     """
 
+    linear = True
+
     def __init__(self, initial: float = 0.07, maximum_scale: float = 100.0, **kwargs: object) -> None:
         kwargs.setdefault("name", "learnable_temperature")
         super().__init__(**kwargs)
@@ -47,7 +47,7 @@ class LearnableTemperature(keras.layers.Layer, Scaling):
         if not 1 / self.maximum_scale <= self.initial <= 1:
             raise ValueError(
                 "`initial` must lie between 1 / maximum_scale and 1. Received: "
-                f"initial={initial!r}, maximum_scale={maximum_scale!r}."
+                f"initial={initial!r}, maximum_scale={maximum_scale!r}. CLIP uses 0.07 and 100."
             )
         self.log_scale = self.add_weight(
             name="log_scale",
@@ -65,7 +65,7 @@ class LearnableTemperature(keras.layers.Layer, Scaling):
         return ops.exp(-self.log_scale)
 
     def call(self, similarity: Tensor) -> Tensor:
-        return similarity * spread(ops.exp(ops.cast(self.log_scale, similarity.dtype)), similarity)
+        return similarity * ops.exp(ops.cast(self.log_scale, similarity.dtype))
 
     def logit_range(self) -> tuple[float, float]:
         return -self.maximum_scale, self.maximum_scale

@@ -7,16 +7,14 @@ import pytest
 import tensorflow as tf
 
 import keras_tfcl
+from helpers.labelled_sets import sets_by_direction
 from keras_tfcl.callbacks import KNNEvaluation
 from keras_tfcl.evaluation import knn_accuracy
 
 
 @pytest.fixture
 def sets():
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(60, 6)).astype("float32") * rng.uniform(0.1, 50, (60, 1)).astype("float32")
-    labels = (x[:, 0] > 0).astype("int64") + 2 * (x[:, 1] > 0)
-    return (x[:40], labels[:40]), (x[40:], labels[40:])
+    return sets_by_direction()
 
 
 @pytest.fixture

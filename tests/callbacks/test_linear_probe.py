@@ -5,17 +5,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from helpers.labelled_sets import sets_by_scale
 from keras_tfcl.callbacks import LinearProbe
 from keras_tfcl.evaluation import linear_accuracy
 
 
 @pytest.fixture(scope="module")
 def sets():
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(90, 5)).astype("float32") * [1, 10, 100, 1, 0.1] + 3
-    noisy = x / [1, 10, 100, 1, 0.1] + rng.normal(size=x.shape)
-    labels = 7 + (noisy[:, 0] > 3).astype("int64") + (noisy[:, 1] > 3)
-    return (x[:60].astype("float32"), labels[:60]), (x[60:].astype("float32"), labels[60:])
+    return sets_by_scale()
 
 
 def test_callback_logs_the_accuracy_of_the_embeddings(sets):

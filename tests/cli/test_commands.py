@@ -358,7 +358,7 @@ def test_export_and_verify(run, saved, tmp_path):
     assert "weights of the model are not those in the file" in err
     assert run("verify", out, "--samples", path)[0] == 2
     code, _, err = run("verify", out, "--model", path, "--provider", "cuda")
-    assert (code, "--provider goes without --model" in err) == (2, True)
+    assert (code, "--provider cannot be combined with --model" in err) == (2, True)
     np.savez(tmp_path / "rows.npz", x=x)
     (tmp_path / "rows.csv").write_text("1,2")
     for arguments in (["verify", out, "--model", path], ["export", path, tmp_path / "again.onnx"]):
@@ -492,23 +492,11 @@ class TestDiagnose:
         code, out, _ = run("diagnose", run_file, tmp_path / "copies.npz", "-o", tmp_path / "r.html")
         assert (code, "Healthy" in out, "Written" in out) == (1, False, True)
 
-    @pytest.mark.parametrize(
-        ("arrays", "message"),
-        [({"z": X}, "must hold an array `x` or `images`"), ({"x": X, "y": LABELS[:5]}, "120 samples and 5 labels")],
-    )
-    def test_what_it_cannot_read(self, run, run_file, tmp_path, arrays, message):
-        np.savez(tmp_path / "data.npz", **arrays)
+    def test_what_it_cannot_read(self, run, run_file, tmp_path):
+        np.savez(tmp_path / "data.npz", z=self.X)
         code, _, err = run("diagnose", run_file, tmp_path / "data.npz", "-o", tmp_path / "r.html")
-        assert (code, message in err) == (2, True)
+        assert (code, "must hold an array `x` or `images`" in err) == (2, True)
         assert not (tmp_path / "r.html").exists()
-
-    def test_without_network(self, run, run_file, tmp_path, monkeypatch):
-        def load_images(*args, **kwargs):
-            raise RuntimeError("cifar10 could not be downloaded")
-
-        monkeypatch.setattr("keras_tfcl.diagnostics.saved_model.load_images", load_images)
-        code, _, err = run("diagnose", run_file, "cifar10", "-o", tmp_path / "r.html")
-        assert (code, "could not be downloaded" in err) == (2, True)
 
     @pytest.mark.parametrize("labelled", [False, True])
     def test_a_folder_of_images(self, run, tmp_path, labelled):

@@ -110,7 +110,9 @@ def test_only_our_lines_are_printed_and_every_broken_file_is_named(trained):
         map(repr, BROKEN)
     )
     assert sum(line.startswith("epoch ") for line in lines) == 2
-    assert all(line.startswith(("65 images", "skipped: ", "epoch ", "warning: ")) for line in lines), done.stderr
+    assert all(line.startswith(("65 images", "skipped: ", "epoch ", "warning: ", "exporting ")) for line in lines), (
+        done.stderr
+    )
     last = next(line for line in lines if line.startswith("epoch 2/2: "))
     for what in ("loss ", "knn accuracy ", "effective rank ", " images/s, 0 s left"):
         assert what in last
@@ -238,7 +240,7 @@ def test_other_images_are_refused(trained, tmp_path, capsys):
         (("--scale", "-1"), r"--scale must be a positive number\. Received: -1"),
         (("--loss", "infonce", "--temperature", "0"), r"--temperature must be a positive number\. Received: 0"),
         (("--learning-rate", "nan"), r"--learning-rate must be a positive number\. Received: nan"),
-        (("--backbone", "resnet19"), r"`name` must be \"resnet18\", \"resnet10\" or a net of keras"),
+        (("--backbone", "resnet19"), r"`name` must be \"resnet18\", \"resnet10\" or a model of keras"),
         (("--batch-size", "999"), r"`batch_size` must not exceed the number of images"),
     ],
 )

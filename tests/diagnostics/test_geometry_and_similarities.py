@@ -7,6 +7,7 @@ import pytest
 from scipy.special import hyp0f1
 
 import keras_tfcl
+from helpers.batches import unit
 from keras_tfcl.diagnostics import (
     cosine_histogram,
     plot_cosine_histogram,
@@ -27,10 +28,6 @@ N, D = 23, 5
 def rows(seed=0, count=N):
     rng = np.random.default_rng(seed)
     return rng.normal(size=(count, D)) * rng.uniform(0.01, 100, (count, 1)) + 0.3
-
-
-def unit(x):
-    return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
 @pytest.mark.parametrize("strip", [2**20, 70])

@@ -235,10 +235,12 @@ def test_suggests_by_the_figures():
     assert suggestion(uniform, loss=learned).losses[0] == "InfoNCE(0.06)"
     at_the_end = suggestion(clustered + np.eye(32, dtype="float32")[0], loss=keras_tfcl.InfoNCE(0.05))
     assert at_the_end.losses == ("HardNegativeInfoNCE(0.05, alpha=0.1)",)
+    hard = suggestion(clustered + np.eye(32, dtype="float32")[0], loss=keras_tfcl.ArctanhInfoNCE(8.0))
+    assert hard.losses == ("ArctanhInfoNCE(scale=16)", "ContrastiveLoss(Arctanh(8), HardNegatives(alpha=0.1))")
     labelled = suggestion(uniform, np.arange(400) % 2)
     assert f"mean cosine within a class is {labelled.spread.tolerance:.2f}" in labelled.text
-    for expression in (*too_uniform.losses, *cramped.losses):
-        assert eval(f"keras_tfcl.{expression}", {"keras_tfcl": keras_tfcl})  # each can be pasted
+    for expression in (*too_uniform.losses, *cramped.losses, *hard.losses):
+        assert eval(expression, dict(vars(keras_tfcl)))  # names of the library
 
 
 def test_a_temperature_too_small_is_not_made_smaller():

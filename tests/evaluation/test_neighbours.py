@@ -4,6 +4,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from helpers.labelled_sets import sets_by_direction
 from keras_tfcl.evaluation import knn_accuracy, nearest_neighbours
 
 
@@ -20,10 +21,7 @@ def neighbours_vote(train, labels, val, val_labels, k):
 
 @pytest.fixture
 def sets():
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(60, 6)).astype("float32") * rng.uniform(0.1, 50, (60, 1)).astype("float32")
-    labels = (x[:, 0] > 0).astype("int64") + 2 * (x[:, 1] > 0)
-    return (x[:40], labels[:40]), (x[40:], labels[40:])
+    return sets_by_direction()
 
 
 @pytest.mark.parametrize("k", [1, 5, 20])

@@ -7,11 +7,11 @@ import sys
 
 import keras
 import numpy as np
-import onnxruntime
 import pytest
 import tensorflow as tf
 
 import keras_tfcl
+from helpers.onnx_files import run
 from keras_tfcl.export import ModelOutputError, NonFiniteError, UnsupportedLayerError, export_onnx
 from keras_tfcl.export import export as exporter
 from keras_tfcl.export.keras_to_onnx import golden_inputs
@@ -28,11 +28,6 @@ def follow(remedy, **names):
     for statement in statements:
         exec(statement, scope)
     return eval(expression, scope)
-
-
-def run(path, x):
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return session.run(None, {session.get_inputs()[0].name: x})[0]
 
 
 class Tower(keras.Model):

@@ -2,20 +2,15 @@
 
 import keras
 import numpy as np
-import onnxruntime
 import pytest
 import tensorflow as tf
 
+from helpers.onnx_files import run
 from keras_tfcl.export import ParityError, export_onnx
 from keras_tfcl.export.keras_to_onnx import convert as converter
 
 layers, ops = keras.layers, keras.ops
 SIZES = [(1, 1), (2, 61), (23, 19), (24, 20), (25, 21), (31, 8), (47, 200), (130, 33), (97, 160), (211, 3)]
-
-
-def run(path, x):
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return session.run(None, {session.get_inputs()[0].name: x})[0]
 
 
 def image_encoder(layer):

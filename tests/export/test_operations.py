@@ -2,10 +2,10 @@
 
 import keras
 import numpy as np
-import onnxruntime
 import pytest
 import tensorflow as tf
 
+from helpers.onnx_files import run
 from keras_tfcl.export import ParityError, UnsupportedOpError, VerificationError, export_onnx
 from keras_tfcl.export.keras_to_onnx import convert as converter
 
@@ -27,11 +27,6 @@ def function_model(function, width, dtype):
     x = keras.Input((width,), dtype=dtype)
     one_row = function(ops.ones((1, width), dtype))
     return keras.Model(x, Function(function, int(np.prod(one_row.shape)), name="culprit")(x))
-
-
-def run(path, x):
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return session.run(None, {session.get_inputs()[0].name: x})[0]
 
 
 INTEGERS = np.array([[-29, -7, -1, 0], [5, 12, 7, -14], [-40_003, 39_999, 40, 8], [-10, 10, 100, -100]])

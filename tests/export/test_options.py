@@ -6,6 +6,7 @@ import onnxruntime
 import pytest
 
 import keras_tfcl
+from helpers.onnx_files import run
 from keras_tfcl.export import InputError, OnnxEncoder, ParityError, VerificationError, export_onnx, verify_onnx
 
 layers = keras.layers
@@ -18,11 +19,6 @@ def encoder():
 
 def pixels(rows, size=8):
     return np.random.default_rng(rows).integers(0, 256, (rows, size, size, 3)).astype("uint8")
-
-
-def run(path, x):
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return session.run(None, {session.get_inputs()[0].name: x})[0]
 
 
 def test_pixels_as_input_and_rescaling_inside(encoder, tmp_path):

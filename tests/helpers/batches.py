@@ -21,3 +21,8 @@ def embeddings(samples=8, count=2, dimensions=4, seed=0, dtype="float32"):
     """Embeddings `(B, V, D)`, not normalised; `count=1` gives `(B, D)`."""
     shape = (samples, dimensions) if count == 1 else (samples, count, dimensions)
     return np.random.default_rng(seed).normal(size=shape).astype(dtype)
+
+
+def unit(x):
+    """The vectors along the last axis, divided by their lengths."""
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)

@@ -69,14 +69,6 @@ def test_blur_and_colour_only_where_they_make_sense():
     assert "RandomGrayscale" not in names(image_augmenter("photos", (32, 32, 1)))
 
 
-def test_views_of_photographs_compile_with_xla():
-    images = np.random.default_rng(0).integers(0, 256, (4, 24, 24, 3)).astype("uint8")
-    augmenter = image_augmenter("photos", images.shape[1:])
-    augmenter.build(images.shape)
-    views = tf.function(augmenter.augment, jit_compile=True, autograph=False)(images, SEED).numpy()
-    assert views.shape == images.shape and views.min() >= 0 and views.max() <= 255.001 and views.std() > 10
-
-
 def test_a_view_of_a_photograph_is_a_window_of_it():
     """Of a horizontal ramp a window is a shorter ramp, mirrored or not."""
     ramp = np.broadcast_to(np.arange(0.0, 256.0, 4)[:, None], (200, 48, 64, 1)).astype("float32")

@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from keras_tfcl.layers import color
+from keras_tfcl.layers.image_augmenter import COMPILING
 from keras_tfcl.layers.photo_recipe import photo_layers
 from keras_tfcl.layers.random_color_jitter import RandomColorJitter
 from keras_tfcl.layers.random_gaussian_blur import RandomGaussianBlur, gaussian_blur
@@ -129,11 +130,12 @@ def test_blur_leaves_its_share_alone():
 
 
 @pytest.mark.parametrize("layer", photo_layers((72, 72, 3)) + photo_layers((32, 32, 1)), ids=lambda layer: layer.name)
-def test_layers_compile_with_xla_and_come_back_from_their_configuration(layer):
+def test_layers_come_back_from_their_configuration(layer):
     images = RNG.integers(0, 256, (2, 72, 72, 3)).astype("float32")
     copy = keras.layers.deserialize(keras.layers.serialize(layer))
     assert copy.get_config() == layer.get_config()
-    found = tf.function(lambda x: copy(x, training=True), jit_compile=True)(images)
+    assert type(copy) in COMPILING  # test_image_augmenter.py compiles all of these with XLA
+    found = copy(images, training=True)
     assert found.shape[0] == 2 and 0 <= float(tf.reduce_min(found)) and float(tf.reduce_max(found)) <= 255.01
 
 

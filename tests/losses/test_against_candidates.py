@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 import keras_tfcl
+from helpers.batches import unit
 from keras_tfcl import losses
 from keras_tfcl.ops import Candidates, contrastive_loss
 
@@ -28,10 +29,6 @@ def candidates(z=Z, more=MORE, mask=MASK, self_index=(0, 1, 2, 3, 4, 5), views="
         np.array([0, 1] * 6, views),
         mask,
     )
-
-
-def unit(x):
-    return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
 def naive(z, more, rule, mask=MASK, self_index=(0, 1, 2, 3, 4, 5), cross_view_only=False):

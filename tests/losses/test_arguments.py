@@ -133,8 +133,18 @@ def test_cross_view_only_needs_views(z):
 
 @pytest.mark.parametrize("weights", [np.ones(3), np.ones((4, 3)), np.ones((2, 4)), np.ones((1, 2))])
 def test_sample_weight_shape(weights):
-    with pytest.raises(ValueError, match=r"`sample_weight` must hold one weight .* Received: shape"):
+    with pytest.raises(ValueError, match=r"`sample_weight` must have shape .* Received: shape"):
         keras_tfcl.InfoNCE()(LABELS, Z, sample_weight=weights)
+
+
+def test_sample_weight_of_known_length_for_a_batch_of_unknown_length():
+    weights = np.linspace(0, 1, len(Z)).astype("float32")
+    step = tf.function(
+        lambda labels, z: keras_tfcl.InfoNCE()(labels, z, weights),
+        input_signature=[tf.TensorSpec([None], tf.int64), tf.TensorSpec([None, *Z.shape[1:]], tf.float32)],
+    )
+    expected = keras_tfcl.InfoNCE()(LABELS, Z, weights)
+    np.testing.assert_allclose(step(np.array(LABELS, "int64"), np.array(Z, "float32")), expected, rtol=1e-6)
 
 
 def test_functional_form_needs_ids():

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 import keras_tfcl
 from helpers.augmenters import Noise
+from helpers.batches import unit
 from helpers.models import contrastive_model, dense_encoder
 from keras_tfcl.models.class_weight import weights_of_classes
 
@@ -52,10 +53,6 @@ def build(choice="in batch", compile_options=None, eager=True, **options):
         **CHOICES[choice],
         **options,
     )
-
-
-def unit(x):
-    return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
 def loss_of(choice, views, kernel, old_kernel, weight=None, training=True):

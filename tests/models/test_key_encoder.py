@@ -7,6 +7,7 @@ import tensorflow as tf
 from keras import layers
 
 import keras_tfcl
+from helpers.batches import unit
 
 RNG = np.random.default_rng(0)
 M, RATE = 0.75, 0.5
@@ -98,10 +99,6 @@ def build(encoder, momentum=M, **options):
 def fit(model, x, other=None):
     views = (x, x[::-1] if other is None else other)
     return model.fit(views, batch_size=len(x), shuffle=False, verbose=0).history["loss"]
-
-
-def unit(z):
-    return z / np.linalg.norm(z, axis=-1, keepdims=True)
 
 
 def keys_of(model, *views, training=False):
@@ -255,7 +252,7 @@ def test_weights_that_come_later_are_refused(change):
     model = build(encoder)
     change(encoder.layers[0])
     model.compile("sgd", "infonce", run_eagerly=True)
-    with pytest.raises(ValueError, match=r"must keep the weights.*new weights.*then make the ContrastiveModel"):
+    with pytest.raises(ValueError, match=r"must keep the weights.*new weights.*then create the ContrastiveModel"):
         fit(model, FLOATS)
     assert np.isfinite(fit(build(encoder), FLOATS)).all()
 

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 import keras_tfcl
+from helpers.batches import unit
 from helpers.models import contrastive_model, dense_encoder, step_losses
 
 RNG = np.random.default_rng(0)
@@ -111,9 +112,6 @@ def test_evaluation_compares_with_keys_and_leaves_the_memory_alone():
         np.testing.assert_array_equal(weight, value)
     stored, kernel, key_kernel = model.memory.queue.keys.numpy(), *(w.numpy() for w in model.weights[:1]), before[0]
     assert kernel.shape == key_kernel.shape
-
-    def unit(x):
-        return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
     queries, keys = (np.stack([unit(v[:BATCH] @ w) for v in VIEWS], 1).reshape(-1, 3) for w in (kernel, key_kernel))
     losses = []

@@ -6,15 +6,12 @@ import pytest
 import tensorflow as tf
 
 import keras_tfcl
+from helpers.batches import unit
 
 
 def encoder(width=6, seed=0):
     keras.utils.set_random_seed(seed)
     return keras.Sequential([keras.Input((width,)), keras.layers.Dense(4)])
-
-
-def unit(x):
-    return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
 @pytest.fixture

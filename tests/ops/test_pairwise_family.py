@@ -255,8 +255,11 @@ def test_many_comparisons(name, jit):
     run()
 
 
+OFTEN_COMPILED = ["learnable, bounded", "arctanh", "hard top k", "own loss"]  # each by another way through the kernel
+
+
 @pytest.mark.parametrize(
-    "name", ["temperature", "learnable, bounded", "arctanh", "hcl", "hard top k", "sigmoid", "own loss"]
+    "name", [*OFTEN_COMPILED, *(pytest.param(n, marks=pytest.mark.slow) for n in LOSSES if n not in OFTEN_COMPILED)]
 )
 def test_float32_under_xla(name):
     rng = np.random.default_rng(3)

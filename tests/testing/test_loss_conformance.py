@@ -39,6 +39,8 @@ class NotTooSimilar(keras_tfcl.Negatives):
 STOPS = "its gradient is stopped on purpose: "
 # What depends on how a scaling and a choice of negatives work together; the rest depends on one of them.
 OF_THE_PAIR = ("gradient", "poles", "block_size", "duplicates", "same_label_is_no_negative", "attraction", "dtypes")
+# What depends on the parts of a loss, and takes little time.
+OF_THE_PARTS = ("config", "gradient", "block_size", "saving", "same_label_is_no_negative")
 # What depends on who is compared with whom; the rest is checked once for each loss, on the default batch.
 OF_THE_LAYOUT = ("gradient", "reductions", "batch_permutation", "view_swap", "duplicates", "perfect_below_random")
 
@@ -61,6 +63,9 @@ PUBLIC = {
     "dclw": keras_tfcl.DecoupledInfoNCE(0.2, sigma=0.5),
     "simple": keras_tfcl.SimpleContrastiveLoss(negatives=keras_tfcl.HardNegatives(alpha=0.5)),
     "sigmoid": keras_tfcl.SigmoidContrastiveLoss(),
+}
+# Parts of other losses, and of a user's own. The rest of their checks are slow.
+COMPOSED = {
     "angular_margin": keras_tfcl.ContrastiveLoss(keras_tfcl.AngularMargin(0.3), block_size=5),
     "own_parts": keras_tfcl.ContrastiveLoss(Cubic(), NotTooSimilar(), block_size=6),
     "learnable_reweighted": keras_tfcl.ContrastiveLoss(
@@ -118,8 +123,13 @@ def test_public_loss(loss, check):
     check(loss)
 
 
+@parametrize_with_checks(COMPOSED, only=OF_THE_PARTS)
+def test_parts(loss, check):
+    check(loss)
+
+
 @pytest.mark.slow
-@parametrize_with_checks(MORE, expected_failures=expected_failures)
+@parametrize_with_checks({**MORE, **COMPOSED}, expected_failures=expected_failures)
 def test_other_arguments(loss, check):
     check(loss)
 
@@ -138,7 +148,7 @@ def test_scaling_and_negatives(loss, check):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("data", LAYOUTS, ids=lambda data: f"{data[1].shape}-{len(set(data[0].tolist()))}")
-@parametrize_with_checks({**PUBLIC, **GRID}, expected_failures=expected_failures, only=OF_THE_LAYOUT)
+@parametrize_with_checks({**PUBLIC, **COMPOSED, **GRID}, expected_failures=expected_failures, only=OF_THE_LAYOUT)
 def test_views_and_labels(loss, check, data):
     if getattr(loss, "cross_view_only", False) and data[1].ndim == 2:
         pytest.skip("cross_view_only needs views")
