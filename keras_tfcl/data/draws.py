@@ -12,7 +12,7 @@ import keras
 import tensorflow as tf
 
 from keras_tfcl._keras_compat import graphs_of_dataset
-from keras_tfcl.ops.seeded_call import seeded_call
+from keras_tfcl.ops.seeded_call import is_generator_state, seeded_call
 from keras_tfcl.typing import Augmenter, SeededAugmenter, Structure, Tensor
 
 KEPT = 4  # data sets: of the epoch that is read, the one before, and two that are created ahead
@@ -84,7 +84,7 @@ def draw(augmenter: Augmenter, x: Structure, seed: tuple[int | Tensor, int | Ten
         return augmenter(x)
     if not augmenter.built:
         augmenter(x, training=True)
-    if all(map(_is_generator_state, augmenter.variables)):
+    if all(map(is_generator_state, augmenter.variables)):
         numbers = tf.stack([tf.cast(number, "int64") for number in seed])
         view, own = seeded_call(lambda: augmenter(x, training=True), augmenter.variables, numbers)
         if own:
@@ -184,10 +184,6 @@ def _call(augmenter: Callable[..., Structure], x: Structure) -> Structure:
 def _untraced(augmenter: Callable[..., Structure]) -> Callable[..., Structure]:
     """The Python function of a `tf.function`, which would keep the seeds that it was first traced with."""
     return getattr(augmenter, "python_function", augmenter)
-
-
-def _is_generator_state(variable: keras.Variable) -> bool:
-    return tuple(variable.shape) == (2,) and variable.dtype.startswith(("int", "uint"))
 
 
 def _is_random(node: tf.compat.v1.NodeDef) -> bool:

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from keras_tfcl.layers.random_color_jitter import RandomColorJitter
 from keras_tfcl.layers.random_gaussian_blur import RandomGaussianBlur
 from keras_tfcl.layers.random_resized_crop import RandomResizedCrop
-from keras_tfcl.ops.seeded_call import seeded_call
+from keras_tfcl.ops.seeded_call import is_generator_state, seeded_call
 from keras_tfcl.typing import Config, Tensor, TensorLike
 
 # Layers known to compile with XLA. Their `supports_jit` does not tell: it is true for some of Keras' that fail.
@@ -216,7 +216,7 @@ def _takes_training(layer: keras.layers.Layer) -> bool:
 
 
 def _check_state(layer: keras.layers.Layer) -> None:
-    others = [v.path for v in layer.variables if tuple(v.shape) != (2,) or not v.dtype.startswith(("int", "uint"))]
+    others = [variable.path for variable in layer.variables if not is_generator_state(variable)]
     if others:
         raise ValueError(
             f"`ImageAugmenter` takes layers whose only state is a random seed. Received: {type(layer).__name__} "

@@ -79,7 +79,7 @@ def contrastive_loss(
         ValueError: for labels that are not integers, labels, indices, views or masks whose length differs from the
             embeddings, arguments that need `candidates` without them, and unknown choices of negatives.
 
-    Example:
+    Example, in which the first two embeddings are positives of each other and the third has none:
 
     >>> z = np.array([[1.0, 0.0], [1.0, 0.1], [-1.0, 0.0]], "float32")
     >>> contrastive_loss(z, anchor_labels=[0, 0, 1], scaling=0.5).numpy().round(4)

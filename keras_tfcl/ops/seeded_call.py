@@ -8,6 +8,11 @@ import tensorflow as tf
 from keras_tfcl.typing import Structure
 
 
+def is_generator_state(variable: keras.Variable) -> bool:
+    """Whether a variable has the form of the state of a random generator."""
+    return tuple(variable.shape) == (2,) and variable.dtype.startswith(("int", "uint"))
+
+
 def seeded_call(
     function: Callable[[], Structure], states: Sequence[keras.Variable], seed: tf.Tensor
 ) -> tuple[Structure, bool]:

@@ -5,7 +5,6 @@ import math
 import keras
 from keras import ops
 
-from keras_tfcl.ops.scaling import spread
 from keras_tfcl.scaling.scaling import Scaling
 from keras_tfcl.typing import Config, Tensor
 from keras_tfcl.validation import positive_number
@@ -37,6 +36,8 @@ class LearnableTemperature(keras.layers.Layer, Scaling):
     Reference: Radford et al. 2021 (CLIP), arXiv 2103.00020.
     """
 
+    linear = True
+
     def __init__(self, initial: float = 0.07, maximum_scale: float = 100.0, **kwargs: object) -> None:
         kwargs.setdefault("name", "learnable_temperature")
         super().__init__(**kwargs)
@@ -64,7 +65,7 @@ class LearnableTemperature(keras.layers.Layer, Scaling):
         return ops.exp(-self.log_scale)
 
     def call(self, similarity: Tensor) -> Tensor:
-        return similarity * spread(ops.exp(ops.cast(self.log_scale, similarity.dtype)), similarity)
+        return similarity * ops.exp(ops.cast(self.log_scale, similarity.dtype))
 
     def logit_range(self) -> tuple[float, float]:
         return -self.maximum_scale, self.maximum_scale
