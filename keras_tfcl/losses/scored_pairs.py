@@ -105,8 +105,8 @@ class PairContrastiveLoss(ScoredPairLoss):
     """Draws pairs with the label 1 together, and pairs with the label 0 apart up to a margin.
 
     Formula, with the cosine distance `d = 1 - s` of a pair: `d^2 / 2` for the label 1, and `max(margin - d, 0)^2 / 2`
-    for the label 0. Each pair counts by itself, whatever else is in the batch. It does for pairs that people have
-    judged; where only similar pairs are known, InfoNCE finds negatives in the batch and learns more from them.
+    for the label 0. Each pair counts by itself, whatever else is in the batch. It suits pairs that people have
+    judged. If only similar pairs are known, InfoNCE finds negatives in the batch and learns more from them.
 
     In a `ContrastiveModel`, pass `supervised=True` and the labels as y: `fit((first, second), labels)`. It works with
     neither `momentum` nor several replicas.
