@@ -364,5 +364,5 @@ def check_batch_size(batch_size: int, rows: int | None) -> None:
 
 def _pack(x: Structure, y: Structure | None, sample_weight: Structure | None) -> Structure:
     if y is None and sample_weight is not None:
-        raise ValueError("`sample_weight` goes with y. Received: sample_weight and no y. Pass y too: labels, or zeros.")
+        raise ValueError("`sample_weight` needs y. Received: sample_weight and no y. Pass y too: labels, or zeros.")
     return keras.utils.pack_x_y_sample_weight(x, y, sample_weight)
