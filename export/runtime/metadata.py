@@ -153,7 +153,7 @@ def parse_metadata(text: str | None, path: object) -> Metadata:
     if "metadata_hash" in content and content["metadata_hash"] != metadata_hash(content):
         raise ModelFileError(
             f"The metadata `{KEY}` of {path} must be those that were exported. Received: metadata "
-            "that do not match their "
-            f"hash. Copy or export the file again. If you changed them on purpose, leave out `metadata_hash`."
+            "that do not match their hash. Copy or export the file again. If you changed them on purpose, leave out "
+            "`metadata_hash`."
         )
     return content

@@ -5,6 +5,7 @@ import math
 import keras
 from keras import ops
 
+from keras_tfcl.ops.scaling import spread
 from keras_tfcl.scaling.scaling import Scaling
 from keras_tfcl.typing import Config, Tensor
 from keras_tfcl.validation import positive_number
@@ -65,7 +66,7 @@ class LearnableTemperature(keras.layers.Layer, Scaling):
         return ops.exp(-self.log_scale)
 
     def call(self, similarity: Tensor) -> Tensor:
-        return similarity * ops.exp(ops.cast(self.log_scale, similarity.dtype))
+        return similarity * spread(ops.exp(ops.cast(self.log_scale, similarity.dtype)), similarity)
 
     def logit_range(self) -> tuple[float, float]:
         return -self.maximum_scale, self.maximum_scale

@@ -135,10 +135,10 @@ class LogSumExp(Reducer):
         self.power_of_slope = power if slope is None else slope
 
     def values(self, tile: Tile, axis: int) -> tf.Tensor:
-        return tile.exp(self.power, self.shift)
+        return tile.scaling.exp(tile.cosines, self.power, self.shift)
 
     def slope(self, tile: Tile) -> tf.Tensor | None:
-        return None if self.power_of_slope == 0 else self.power_of_slope * tile.exp(self.power, self.shift)
+        return None if self.power_of_slope == 0 else self.power_of_slope * self.values(tile, 0)
 
     def finish(self, held: tf.Tensor) -> tf.Tensor:
         held = tf.cast(held, "float64")

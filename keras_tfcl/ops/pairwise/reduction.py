@@ -91,7 +91,8 @@ def reduce_pairs(
     if comparison.candidates is not None or views == 1:
         return Reduced(comparison, reducers, sums(z, rows, c, columns)[0], z, c)
     by_sample = tf.reshape(z, [-1, views, z.shape[1]])  # (B, V, D)
-    cosines = [_cosines(by_sample, _turned(by_sample, k)) for k in range(1, views)]
+    zeros = _zero_vectors(by_sample)
+    cosines = [_cosines(by_sample, _turned(by_sample, k), zeros + _turned(zeros, k)) for k in range(1, views)]
     known = tf.reshape(tf.stack([scaling(scaling.with_margin(x)) for x in cosines], -1), [-1, views - 1])
     if views == 2 and rows.views is not None:
         side = rows.each(lambda x: x[::2])._replace(skip=tf.range(tf.shape(by_sample)[0]), views=None)
@@ -156,7 +157,9 @@ def _equal_weight(tiles: Tiles, weights: Sequence[tf.Tensor]) -> tuple[tf.Tensor
 
 def logits_by_number(reduced: Reduced, scaling: Logits, number: tf.Tensor) -> tf.Tensor:
     """Logits `(A,)`, float64, of each anchor and its positive, the candidate of that number, by their distance."""
-    logits = scaling(scaling.with_margin(_cosines(reduced.anchors, tf.gather(reduced.candidates, number))))
+    other = tf.gather(reduced.candidates, number)
+    cosines = _cosines(reduced.anchors, other, _zero_vectors(reduced.anchors) + _zero_vectors(other))
+    logits = scaling(scaling.with_margin(cosines))
     others = reduced.comparison.candidates
     if others is None or others.log_probability is None:
         return logits
@@ -168,14 +171,18 @@ def _turned(x: tf.Tensor, k: int) -> tf.Tensor:
     return tf.concat([x[:, k:], x[:, :k]], 1)
 
 
-def _cosines(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
-    """Cosines, float64, of unit vectors `(..., D)` pair by pair.
+def _cosines(a: tf.Tensor, b: tf.Tensor, zeros: tf.Tensor) -> tf.Tensor:
+    """Cosines, float64, of unit vectors `(..., D)` pair by pair, of which so many (0 to 2) are zero vectors.
 
     They are `1 - |a - b|^2 / 2`: without the cancellation that a dot product has where it is close to 1. A zero vector
     has cosine 0, not the 1/2 that its distance to a unit vector tells.
     """
-    zero_vectors = sum(tf.cast(tf.reduce_sum(tf.square(tf.stop_gradient(x)), -1) < 0.5, "float64") for x in (a, b))
-    return 1.0 - (tf.cast(tf.reduce_sum(tf.square(a - b), -1), "float64") + zero_vectors) / 2.0
+    return 1.0 - (tf.cast(tf.reduce_sum(tf.square(a - b), -1), "float64") + zeros) / 2.0
+
+
+def _zero_vectors(units: tf.Tensor) -> tf.Tensor:
+    """Float64: 1 for zero vectors, 0 for unit vectors."""
+    return tf.cast(tf.reduce_sum(tf.square(tf.stop_gradient(units)), -1) < 0.5, "float64")
 
 
 def _in_blocks(units: tf.Tensor, side: Side, block: int) -> Blocks:

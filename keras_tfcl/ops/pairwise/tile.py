@@ -67,7 +67,3 @@ class Tile:
     def mask(self, over: str, axis: int) -> tf.Tensor:
         """The `"positive"`, `"negative"` or `"all"` (both) pairs, for sums along `axis`."""
         return self._masks[axis][over]
-
-    def exp(self, power: float, shift: float) -> tf.Tensor:
-        """`exp(power * logit + shift)`."""
-        return self.scaling.exp(self.cosines, power, shift)
