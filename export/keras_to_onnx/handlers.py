@@ -3,8 +3,8 @@
 Each handler replaces one operation of the graph. Integer division and remainder follow Python, where ONNX rounds to
 zero. One-hot vectors of numbers outside the range are zeros, where ONNX counts from the end. Resizing is to a size, not
 by a scale, and nearest resizing computes its own indices, because the Resize of onnxruntime rounds them differently.
-Operations that ONNX lacks (erfc, log1p, expm1, xlogy, the sign bit, truncated remainders) are composed of operations
-that it has.
+Convolutions in three dimensions keep their groups, and transposed ones the bias of every pixel. Operations that ONNX
+lacks (erfc, log1p, expm1, xlogy, the sign bit, truncated remainders) are composed of operations that it has.
 """
 
 from __future__ import annotations
@@ -293,6 +293,36 @@ def _nearest(write: Writer, old: str, new: str, align_corners: bool, half_pixel:
     return write.op("Min", write.cast(write.op("Floor", position), np.int64), last)
 
 
+def _convolve_transposed(graph: tf2onnx.graph.Graph, node: tf2onnx.graph.Node, name: str, args: list[object]) -> None:
+    """Extend a kernel by zeros where the result reaches beyond it: tf2onnx pads the result, which lacks the bias there.
+
+    The result of a free size is taken to be `stride` times as long, as that of a Keras layer is.
+    """
+    kernel, x = node.input[1], graph.get_node_by_output(node.input[1])
+    first = 1 if node.get_attr_value("data_format", b"NHWC").endswith(b"C") else 2
+    values = x.get_tensor_value(as_list=False) if x is not None and x.is_const() else None
+    if values is not None:
+        sizes = [graph.get_shape(output)[first : first + values.ndim - 2] for output in (node.output[0], node.input[2])]
+        missing = []
+        for axis, (long, short) in enumerate(zip(*sizes, strict=True)):
+            stride, dilation = (node.get_attr_value(key, [1] * 5)[first + axis] for key in ("strides", "dilations"))
+            reach = dilation * (values.shape[axis] - 1) + 1
+            missing.append(max(0, stride - reach if -1 in (long, short) else long - stride * (short - 1) - reach))
+        if any(missing):
+            padded = np.pad(values, [*((0, size) for size in missing), (0, 0), (0, 0)])
+            constant = graph.make_const(require("tf2onnx.utils", "export").make_name(name), padded)
+            graph.replace_input(node, kernel, constant.output[0], 1)
+    require("tf2onnx.onnx_opset.nn", "export").ConvTranspose.version_1(graph, node)
+
+
+def _convolve_volumes(graph: tf2onnx.graph.Graph, node: tf2onnx.graph.Node, name: str, args: list[object]) -> None:
+    """Set the number of groups, which tf2onnx takes to be 1 in three dimensions."""
+    axis = -1 if node.get_attr_value("data_format", b"NDHWC").endswith(b"C") else 1
+    groups = graph.get_shape(node.input[0])[axis] // graph.get_shape(node.input[1])[-2]
+    require("tf2onnx.onnx_opset.nn", "export").ConvOp.any_version(graph.opset, graph, node)
+    node.set_attr("group", groups)
+
+
 def custom_op_handlers() -> dict[str, tuple[Callable[..., None], list[object]]]:
     """Return the handlers in the form that `tf2onnx.convert` takes."""
 
@@ -307,6 +337,9 @@ def custom_op_handlers() -> dict[str, tuple[Callable[..., None], list[object]]]:
 
     return {
         "BitwiseAnd": handler(_bitwise_and),
+        "Conv2DBackpropInput": (_convolve_transposed, []),
+        "Conv3D": (_convolve_volumes, []),
+        "Conv3DBackpropInputV2": (_convolve_transposed, []),
         "Cumprod": handler(_cumprod, exclusive=False, reverse=False),
         "Erfc": handler(_erfc),
         "Expm1": handler(_expm1),

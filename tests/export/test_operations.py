@@ -176,3 +176,22 @@ def test_a_size_that_a_rounded_scale_misses(tmp_path):
     export_onnx(model, tmp_path / "x.onnx", normalize=False)
     batch = np.random.default_rng(0).uniform(0, 1, (2, 40, 23, 1)).astype("float32")
     np.testing.assert_allclose(run(tmp_path / "x.onnx", batch), model(batch), atol=1e-5)
+
+
+CONVOLUTIONS = {
+    "transposed, free, stride above kernel": ((None, None, 3), lambda: layers.Conv2DTranspose(4, 2, 3, "same")),
+    "transposed, stride above kernel": ((5, 6, 3), lambda: layers.Conv2DTranspose(4, 2, 3, "same")),
+    "transposed, output_padding": ((5, 6, 3), lambda: layers.Conv2DTranspose(4, 3, 3, output_padding=(2, 1))),
+    "transposed in 3 dimensions": ((2, 3, 4, 3), lambda: layers.Conv3DTranspose(4, 1, 2)),
+    "groups in 3 dimensions": ((4, 5, 6, 4), lambda: layers.Conv3D(4, 2, groups=2)),
+}
+
+
+@pytest.mark.parametrize(("shape", "layer"), CONVOLUTIONS.values(), ids=CONVOLUTIONS)
+def test_convolutions_that_tf2onnx_gets_wrong(shape, layer, tmp_path):
+    pool = layers.GlobalMaxPooling2D() if len(shape) == 3 else layers.GlobalMaxPooling3D()
+    model = keras.Sequential([keras.Input(shape), layer(), pool])
+    model.layers[0].bias.assign([3.0, -3.0, 2.0, 9.0])  # the pixels between those that the kernel reaches are the bias
+    report = export_onnx(model, tmp_path / "encoder.onnx", normalize=False)
+    x = np.random.default_rng(0).normal(size=(3, *(size or 7 for size in shape))).astype("float32")
+    np.testing.assert_allclose(run(report.path, x), model.predict(x, verbose=0), rtol=1e-5, atol=1e-5)
