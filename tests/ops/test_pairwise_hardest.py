@@ -41,6 +41,13 @@ def test_ties_stay_and_k_above_the_number_of_negatives_keeps_all(top_k):
     np.testing.assert_allclose(results[1], results[0], rtol=1e-5, atol=1e-6)
 
 
+def test_labels_that_agree_in_32_bits_are_different():
+    """The strips compare int32, to which these labels must not simply be cast."""
+    z, labels = np.random.default_rng(0).normal(size=(8, 2, 5)).astype("float32"), np.arange(8) // 2
+    loss = keras_tfcl.HardNegativeInfoNCE(0.2, top_k=3, block_size=4)
+    assert float(loss((labels + 1) * 2**32, z)) == float(loss(labels, z))
+
+
 @pytest.mark.parametrize("jit", [False, True])
 def test_strips_that_overlap(jit):
     z = tf.constant(RNG.normal(size=(95, 2, 6)))  # 190 anchors: strips of 128, and tiles of 64 of which one is not full
