@@ -255,12 +255,10 @@ def test_many_comparisons(name, jit):
     run()
 
 
-OFTEN_COMPILED = ["learnable, bounded", "arctanh", "hard top k", "own loss"]  # each by another way through the kernel
+PATHS = ["learnable, bounded", "arctanh", "hard top k", "own loss"]  # one for each path through the kernel
 
 
-@pytest.mark.parametrize(
-    "name", [*OFTEN_COMPILED, *(pytest.param(n, marks=pytest.mark.slow) for n in LOSSES if n not in OFTEN_COMPILED)]
-)
+@pytest.mark.parametrize("name", [*PATHS, *(pytest.param(n, marks=pytest.mark.slow) for n in LOSSES if n not in PATHS)])
 def test_float32_under_xla(name):
     rng = np.random.default_rng(3)
     z, labels, weights = (
