@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import IO, TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +21,8 @@ from keras_tfcl.export.runtime.metadata import KEY
 from keras_tfcl.export.runtime.requirements import require
 
 if TYPE_CHECKING:
+    import pyarrow
+
     from keras_tfcl.export.runtime.encoder import OnnxEncoder
 
 Part = tuple[np.ndarray, list[int | str]]  # embeddings and their ids
@@ -99,6 +102,8 @@ def with_ids(parts: Iterable[np.ndarray], ids: Iterable[object] | None, skipped:
             raise ValueError(
                 f"`ids` must be all integers or all text. Received: both, up to row {rows}. Use str() on all."
             )
+        if integers and not -(2**63) <= min(integers) <= max(integers) < 2**63:
+            raise ValueError(f"`ids` must be integers of 64 bits. Received: larger ones, up to row {rows}. Give text.")
         yield part, [str(name) for name in taken] if text else [*integers]
     if ids is not None and next(left, None) is not None:
         raise ValueError(
@@ -158,10 +163,20 @@ def write_parquet(pairs: Iterable[Part], path: Path, dimension: int, metadata: M
     with parquet.ParquetWriter(path, schema) as writer:
         for part, names in in_groups(itertools.chain([first], pairs), _ROW_GROUP):
             flat = arrow.array(np.ascontiguousarray(part, np.float32).ravel())
-            columns = [arrow.array(names, kind), arrow.FixedSizeListArray.from_arrays(flat, dimension)]
+            columns = [_id_column(arrow, names, kind), arrow.FixedSizeListArray.from_arrays(flat, dimension)]
             writer.write_table(arrow.table(columns, schema=schema))
             rows += len(part)
     return rows
+
+
+def _id_column(arrow: ModuleType, names: list[int | str], kind: pyarrow.DataType) -> pyarrow.Array:
+    try:
+        return arrow.array(names, kind)
+    except UnicodeEncodeError as error:  # the name of a file may be any bytes
+        raise ValueError(
+            f"`ids` in a .parquet file must be Unicode. Received: {error.object!r:.200}. Rename that file, or write "
+            f".npz."
+        ) from error
 
 
 def read_ids(file: Path, encoder: OnnxEncoder) -> list[int | str]:

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Container, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -196,7 +196,7 @@ class OnnxEncoder:
             NonFiniteError: the model gave NaN or infinity.
         """
         step = self._step(batch_size)
-        if isinstance(x, np.ndarray) and x.ndim and 0 < len(x) <= step and not progress and x.dtype.kind in "biuf":
+        if type(x) is np.ndarray and x.ndim and 0 < len(x) <= step and not progress and x.dtype.kind in "biuf":
             return self._runner(split_inputs(x, self.inputs), step)  # one run: as fast as a server needs it
         rows, parts, _ = self._embeddings_of(x, step, progress)
         if rows is None:
@@ -343,11 +343,13 @@ class OnnxEncoder:
         return image_rule(self.inputs, self._metadata, self._path)
 
     def _embeddings_of(
-        self, x: object, step: int, progress: bool, on_error: OnError = "raise"
+        self, x: Any, step: int, progress: bool, on_error: OnError = "raise"
     ) -> tuple[int | None, Iterator[np.ndarray], Container[int]]:
         """Return the number of rows where it is known, their embeddings, and the positions of skipped samples."""
         check_on_error(on_error)
         reader: TextReader | BatchReader
+        if getattr(getattr(x, "dtype", None), "kind", "") in ("O", "U", "T") and np.ndim(x) == 1:
+            x = x.tolist()  # paths or texts, as an array or a column of pandas
         found, x = find_texts(x) if self.takes_text else (None, x)
         if found:
             reader = TextReader(self.text_rule, step, on_error)

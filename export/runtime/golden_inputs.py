@@ -123,9 +123,8 @@ def load_golden_inputs(
         ) from error
     if not probes:
         raise ModelFileError(
-            f"Expected a file with golden inputs. Received: {path}, which has none. Export the "
-            "model again; a model that "
-            f"accepts no synthetic samples has none: compare with verify_onnx(path, model, samples)."
+            f"Expected a file with golden inputs. Received: {path}, which has none. Export the model "
+            f"again. A model that accepts no synthetic samples has none: use verify_onnx(path, model, samples)."
         )
     return probes
 

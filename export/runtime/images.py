@@ -263,6 +263,8 @@ def _decoded(image: ImageLike, name: str, max_pixels: int) -> Image:
 
 
 def _upright(image: Image, name: str, max_pixels: int) -> Image:
+    if not image.width * image.height:
+        raise InputError(f"An image must have a pixel. Received: {name}. Remove it.")
     if image.width * image.height > max_pixels:  # known from the header; nothing is decoded yet
         raise InputError(
             f"An image may have at most {max_pixels:,} pixels. Received: {name} with {image.width} x {image.height}. "

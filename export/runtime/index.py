@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 SCHEMA = 1
 BLOCK = 1 << 16  # vectors compared at a time, so that a search needs little memory beside the index
 OVERSAMPLING = 4  # candidates that are compared again in full precision, for each that is asked for
+_TIE = 1e-6  # cosines closer than this are equal
 GRAPH_CANDIDATES = 128  # how many the graph looks at; more are slower and more exact
 _ONES = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(axis=1)  # bits set in each byte
 
@@ -117,15 +118,15 @@ class Index:
         """
         units = self._units(vectors)
         first = self.next_number
-        names = _checked_ids(range(first, first + len(units)) if ids is None else ids, len(units))
+        names = checked_ids(range(first, first + len(units)) if ids is None else ids, len(units))
         notes = [{} for _ in names] if metadata is None else [dict(entry) for entry in metadata]
         if len(notes) != len(names):
             raise InputError(f"`metadata` must have one dict for each vector. Received: {len(notes)} for {len(names)}.")
         try:
-            json.dumps(notes, allow_nan=False)
+            json.dumps(notes, allow_nan=False, ensure_ascii=False).encode()
         except (TypeError, ValueError) as error:
             raise InputError(f"`metadata` must be what JSON can hold. Received: {error}. Give strings.") from error
-        self.delete(name for name in names if name in self)
+        self.delete(names)
         self._vectors = np.concatenate([self._vectors, units])
         self._codes = np.concatenate([self._codes, _encode(units, self.precision)])
         for name in names:
@@ -136,7 +137,7 @@ class Index:
 
     def delete(self, ids: Iterable[int | str]) -> int:
         """Remove vectors by id, and return how many there were. A graph must then be built again."""
-        gone = {self._positions[name] for name in set(ids) if name in self._positions}
+        gone = {self._positions[name] for name in _listed(ids) if name in self._positions}
         if gone:
             kept = [position for position in range(len(self)) if position not in gone]
             self._vectors, self._codes = self._vectors[kept], self._codes[kept]
@@ -178,12 +179,16 @@ class Index:
         """Build the approximate index, and return its recall of the 10 nearest against exact search.
 
         Args:
-            check: number of vectors that are searched for to measure the recall.
+            check: number of vectors that are searched for to measure the recall, a positive integer. An entry as near
+                as the 10th nearest counts as found.
 
         Raises:
             InputError: the index is empty.
+            ValueError: `check` is not a positive integer.
             ImportError: usearch is missing; the message names the extra.
         """
+        if isinstance(check, bool) or not isinstance(check, (int, np.integer)) or check < 1:
+            raise ValueError(f"`check` must be a positive integer. Received: check={check!r}. Leave it out for 100.")
         if not len(self):
             raise InputError("A graph needs vectors. Received: an empty index. Add vectors first.")
         graph = _usearch().Index(ndim=self.dimension, metric="ip", dtype="f32", expansion_search=GRAPH_CANDIDATES)
@@ -192,7 +197,7 @@ class Index:
         chosen = np.unique(np.linspace(0, len(self) - 1, min(check, len(self))).astype(int))
         queries = np.asarray(self._vectors[chosen])
         pairs = zip(self._approximate(graph, queries, 10), self._exact(queries, 10, full=True), strict=True)
-        return float(np.mean([len({*near[0]} & {*true[0]}) / len(true[0]) for near, true in pairs]))
+        return float(np.mean([np.sum(near[1] >= true[1][-1] - _TIE) / len(true[1]) for near, true in pairs]))
 
     @property
     def next_number(self) -> int:
@@ -274,14 +279,15 @@ class Index:
             raise InputError(
                 f"Vectors must have shape (N, {self.dimension}). Received: {array.shape}. Pass what `encode` returns."
             )
-        lengths = np.linalg.norm(array, axis=1, keepdims=True)
-        bad = np.flatnonzero(~np.isfinite(lengths[:, 0]) | (lengths[:, 0] == 0))
+        largest = np.abs(array).max(axis=1, keepdims=True, initial=0)  # first, so that no square over- or underflows
+        bad = np.flatnonzero(~np.isfinite(largest[:, 0]) | (largest[:, 0] == 0))
         if bad.size:
             raise InputError(
                 f"Vectors must be finite and not zero. Received: {bad.size} of {len(array)} that are not, the first is "
                 f"number {bad[0]}. Leave them out."
             )
-        return array / lengths
+        scaled = array / largest
+        return scaled / np.linalg.norm(scaled, axis=1, keepdims=True)
 
     def _exact(self, queries: np.ndarray, k: int, full: bool) -> list[tuple[np.ndarray, np.ndarray]]:
         """The indices and cosines of the k nearest vectors for each query."""
@@ -347,19 +353,33 @@ def _best(scores: np.ndarray, positions: np.ndarray, count: int) -> tuple[np.nda
     return np.take_along_axis(scores, order, axis=1), np.take_along_axis(positions, order, axis=1)
 
 
-def _checked_ids(ids: Iterable[int | str], count: int) -> list[int | str]:
-    names = [name.item() if isinstance(name, np.generic) else name for name in ids]
+def checked_ids(ids: Iterable[int | str], count: int) -> list[int | str]:
+    """Return a list of the ids.
+
+    Raises:
+        InputError: they are not integers or Unicode text, not unique, or not one for each of `count` vectors.
+    """
+    names = _listed(ids)
     if len(names) != count:
         raise InputError(
             f"`ids` must have one id for each vector. Received: {len(names)} for {count} vectors. Pass an id for each."
         )
     if not all(isinstance(name, (int, str)) and not isinstance(name, bool) for name in names):
         raise InputError("`ids` must be integers or strings. Received: ids of other types. Convert them with str().")
+    broken = [name for name in names if isinstance(name, str) and name.encode(errors="ignore").decode() != name]
+    if broken:  # JSON could not carry them
+        raise InputError(f"`ids` must be Unicode. Received: {broken[0]!r}. If it is the name of a file, rename it.")
     if len(set(names)) != len(names):
         raise InputError(
             f"`ids` must be unique. Received: {len(names) - len(set(names))} repeated ids. Leave them out."
         )
     return names
+
+
+def _listed(ids: Iterable[int | str]) -> list[int | str]:
+    if isinstance(ids, str) or not isinstance(ids, Iterable):  # "cat" would be the ids "c", "a" and "t"
+        raise InputError(f"`ids` must be a list. Received: {ids!r}. Write [{ids!r}].")
+    return [name.item() if isinstance(name, np.generic) else name for name in ids]
 
 
 def _mapped(path: Path) -> dict[str, np.ndarray]:

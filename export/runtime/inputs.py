@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from numbers import Number
 from typing import Any
 
 import numpy as np
@@ -67,7 +68,7 @@ def split_inputs(x: Inputs, specs: Sequence[InputSpec]) -> list[np.ndarray]:
     Raises:
         InputError: inputs are missing or unknown, a shape does not fit, or the numbers of rows differ.
     """
-    if len(specs) == 1 and isinstance(x, np.ndarray) and x.ndim and x.shape[1:] == specs[0].row:
+    if len(specs) == 1 and type(x) is np.ndarray and x.ndim and x.shape[1:] == specs[0].row:
         if x.dtype.kind in "biuf":
             return [x]  # the usual case, quickly
     arrays = [_to_array(value, spec) for value, spec in zip(_by_position(x, specs), specs, strict=True)]
@@ -153,7 +154,7 @@ def _by_position(x: Any, specs: Sequence[InputSpec]) -> list[ArrayLike]:
     if len(specs) == 1:
         return [x]
     if isinstance(x, str):
-        raise _text_error(specs[0])
+        raise _kind_error(specs[0], "text")
     if not isinstance(x, (tuple, list)) or len(x) != len(specs):
         received = f"{len(x)} of them" if isinstance(x, (tuple, list)) else type(x).__name__
         raise InputError(
@@ -171,16 +172,17 @@ def _to_array(value: ArrayLike, spec: InputSpec) -> np.ndarray:
             f"Input `{spec.name}` must be an array with rows of one shape. Received: {type(value).__name__} that is "
             f"not one ({error}). Pad or resize the rows to the shape {spec.shape_text}."
         ) from error
-    if array.dtype.kind in "US" or (array.dtype.kind == "O" and array.size and isinstance(array.flat[0], (str, bytes))):
-        raise _text_error(spec)
+    if array.dtype.kind in "UST" or (array.dtype.kind == "O" and array.size and not isinstance(array.flat[0], Number)):
+        first = array.flat[0] if array.size else ""
+        raise _kind_error(spec, "text" if isinstance(first, (str, bytes)) else f"{type(first).__name__} objects")
     if array.shape == (0,):  # an empty list has no row shape to check
         return np.zeros((0, *(dim or 0 for dim in spec.shape[1:])), spec.dtype)
     return array
 
 
-def _text_error(spec: InputSpec) -> InputError:
+def _kind_error(spec: InputSpec, received: str) -> InputError:
     if spec.is_image:
-        remedy = "For images by path give a list of paths: encode(list(paths))."
+        remedy = "Images come as a list of paths, of bytes of files, or of Pillow images: encode(list(paths))."
     elif spec.is_tokens:
         remedy = (
             "Turn texts into tokens with the tokenizer that the model was trained with, and give their numbers; or "
@@ -188,7 +190,9 @@ def _text_error(spec: InputSpec) -> InputError:
         )
     else:
         remedy = "Give an array of numbers."
-    return InputError(f"Input `{spec.name}` takes numbers, {spec.dtype} {spec.shape_text}. Received: text. {remedy}")
+    return InputError(
+        f"Input `{spec.name}` takes numbers, {spec.dtype} {spec.shape_text}. Received: {received}. {remedy}"
+    )
 
 
 def _check_shape(array: np.ndarray, spec: InputSpec) -> None:

@@ -107,7 +107,12 @@ def check_notes(notes: Mapping[str, object] | None) -> None:
             f"`notes` must be a dict with names as keys. Received: {type(notes).__name__}. "
             f'Write for example notes={{"channels": "RGB"}}.'
         )
-    length = len(json.dumps(dict(notes), allow_nan=False))
+    try:
+        length = len(json.dumps(dict(notes), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise type(error)(
+            f"`notes` must be what JSON can hold. Received: {error}. Convert with int(), float() or str()."
+        ) from error
     if length > _MOST_NOTES:
         raise ValueError(
             f"`notes` must be at most {_MOST_NOTES} characters as JSON. Received: {length}. Keep long texts elsewhere."
@@ -148,7 +153,7 @@ def parse_metadata(text: str | None, path: object) -> Metadata:
     if "metadata_hash" in content and content["metadata_hash"] != metadata_hash(content):
         raise ModelFileError(
             f"The metadata `{KEY}` of {path} must be those that were exported. Received: metadata "
-            "that do not match their "
-            f"hash. Copy or export the file again. If you changed them on purpose, leave out `metadata_hash`."
+            "that do not match their hash. Copy or export the file again. If you changed them on purpose, leave out "
+            "`metadata_hash`."
         )
     return content

@@ -50,7 +50,8 @@ def encode_resumed(
 
     Raises:
         ValueError: another kind of file, or ids that are not one for each row, or not unique.
-        InputError: `x` is a stream, another encoder wrote the earlier rows, or another process writes to the file.
+        InputError: `x` is a stream; or the earlier rows come from another encoder, have ids of another kind, or are
+            being written by another process.
     """
     if check_embedding_file(path, ids).suffix != ".parquet":
         raise ValueError(f"Only a .parquet file can be resumed. Received: {path}. Change its suffix.")
@@ -117,6 +118,11 @@ def _embed_missing(
     missing = [position for position, name in enumerate(names) if name not in done]
     if not missing:
         return
+    if done and isinstance(next(iter(done)), str) is not isinstance(names[0], str):
+        raise InputError(
+            f"`ids` must be of one kind in all runs. Received: integers and text, one of them in {path}. Give ids "
+            f"of the kind that the file has, or a new file."
+        )
     left_out: dict[int, object] = {}
 
     def leave_out(position: int, row: object, error: Exception) -> None:

@@ -84,10 +84,9 @@ class Runner:
     def padded(self, batch: Batch, size: int, first_row: int = 0) -> np.ndarray:
         """Return the embeddings of a batch that is padded to `size` samples, finite or not."""
         rows = len(batch[0])
-        feed = {
-            spec.name: pad_rows(cast_input(array, spec, first_row), size)
-            for spec, array in zip(self.inputs, batch, strict=True)
-        }
+        feed = {}
+        for spec, array in zip(self.inputs, batch, strict=True):  # faster than a comprehension
+            feed[spec.name] = pad_rows(cast_input(array, spec, first_row), size)
         try:
             (output,) = self.session.run([self._output], feed)
         except Exception as error:  # onnxruntime's exceptions share no public base class

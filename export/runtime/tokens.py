@@ -225,7 +225,7 @@ def find_texts(x: Any) -> tuple[tuple[int | None, Iterable[object]] | None, Any]
     """Return the texts in `x` and their number, None if only the end of a stream will tell; or None without texts.
 
     Args:
-        x: a sequence of strings, an array of them, or an iterator whose first item is one; anything else has no texts.
+        x: a sequence of strings, or an iterator whose first item is one; anything else has no texts.
 
     Returns:
         Those, and `x` to be used instead: the first item of a stream has been taken from it.
@@ -235,8 +235,6 @@ def find_texts(x: Any) -> tuple[tuple[int | None, Iterable[object]] | None, Any]
     """
     if isinstance(x, str):
         raise InputError(f"Texts must come in a list. Received: {x!r:.60} alone. Write [text].")
-    if getattr(getattr(x, "dtype", None), "kind", "") in ("O", "U", "T") and np.ndim(x) == 1:
-        x = x.tolist()
     if isinstance(x, Sequence):
         return ((len(x), list(x)) if not x or isinstance(x[0], str) else None), x
     if isinstance(x, Mapping) or hasattr(x, "shape") or not isinstance(x, Iterable):

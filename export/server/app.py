@@ -84,7 +84,7 @@ def _add_monitoring(app: FastAPI, service: Service) -> None:
             "dimension": encoder.dimension,
             "text": encoder.takes_text,
             "images": not encoder.takes_text and len(encoder.inputs) == 1 and encoder.inputs[0].is_image,
-            "inputs": [{"name": s.name, "dtype": s.dtype, "shape": [*map(str, s.shape)]} for s in encoder.inputs],
+            "inputs": [spec.to_dict() for spec in encoder.inputs],
             "providers": {"requested": encoder.requested_providers, "used": encoder.providers},
             "index": None
             if service.index is None

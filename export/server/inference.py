@@ -159,7 +159,10 @@ def _array(tensor: Tensor, binary: bytes | None) -> np.ndarray:
     try:
         values = np.frombuffer(binary, dtype) if binary is not None else np.asarray(tensor.data or [])
         with np.errstate(over="raise", invalid="raise"):
-            return values.astype(dtype.newbyteorder("=")).reshape(tensor.shape)
+            array = values.astype(dtype.newbyteorder("=")).reshape(tensor.shape)
+        if values.dtype.kind not in "biuf" or (dtype.kind != "f" and not np.array_equal(array.ravel(), values.ravel())):
+            raise ValueError("values of another type")
+        return array
     except (ValueError, TypeError, OverflowError, FloatingPointError) as error:
         raise InputError(
             f"A tensor must hold as many values as its shape says, of its type. Received: {tensor.name} of shape "

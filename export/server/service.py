@@ -174,7 +174,7 @@ def _tokens(item: object, number: int) -> Tokens:
         ids = np.asarray(item)
     except ValueError:
         ids = np.empty(0)
-    if ids.dtype.kind != "i" or ids.ndim != 1:
+    if ids.dtype.kind != "i" or ids.ndim != 1 or ids.min(initial=0) < 0:  # a model would count -1 from the end
         raise InputError(f"Inputs must be texts, or lists of token numbers. Received: others in input {number}.")
     return ids.tolist(), [0] * len(ids)
 
@@ -187,7 +187,7 @@ def decode_base64(text: str, number: int) -> bytes:
     """
     head, comma, data = text.partition(",")
     if text[:5].lower() == "data:" and comma:
-        if not head.endswith(";base64"):
+        if not head.lower().endswith(";base64"):
             raise InputError(f"A data URI must be in base64. Received: input {number} that begins with {head[:40]!r}.")
         text = data
     elif "://" in text[:32]:

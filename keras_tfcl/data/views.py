@@ -42,16 +42,17 @@ class ViewPipeline:
 
     Args:
         augmenter: function from a batch of samples to a batch of one view each. If it has a method
-            `augment(x, seed)` (as `keras_tfcl.ImageAugmenter` does), that is called with an int32 seed of shape (2,);
-            a Keras layer is called with its random generators set to such a seed. Stateful `tf.random` operations of
-            any other function draw new numbers in each epoch: under a global seed (`keras.utils.set_random_seed`) as a
-            function of `seed` and the epoch's first step, one batch at a time; without one freely.
+            `augment(x, seed)`, as `keras_tfcl.ImageAugmenter` does, this is called with an int32 seed of shape (2,).
+            A Keras layer is called with its random generators set to such a seed. Stateful `tf.random` operations of
+            any other function draw new numbers in each epoch. After `keras.utils.set_random_seed` these are a function
+            of `seed` and the epoch's first step, and batches are made one at a time.
         views: number of views of each sample.
         seed: integer.
-        paired: views are inputs of different encoders, whose shapes may differ. Defaults to False.
-        labels_decide: samples with equal labels are positives, so that a batch needs some. Defaults to False.
-        on_device: batches of arrays and data sets hold samples, `Unaugmented`, of which `views_of` makes views, the
-            same ones as elsewhere, in the training step. Needs an augmenter with a method `augment`. Defaults to False.
+        paired: whether views are inputs of different encoders, so that their shapes may differ. Defaults to False.
+        labels_decide: whether samples with equal labels are positives. Defaults to False.
+        on_device: whether views are made in the training step. Batches of arrays and data sets then hold `Unaugmented`
+            samples, of which `views_of` makes the same views. Needs an augmenter with a method `augment`. Defaults to
+            False.
     """
 
     augmenter: Augmenter | None
@@ -62,11 +63,11 @@ class ViewPipeline:
     on_device: bool = False
 
     def views_of(self, x: tuple[Structure, ...] | Unaugmented) -> tuple[Structure, ...]:
-        """The views of a batch, which are made here unless they were before."""
+        """Returns the views of a batch, and makes them if it holds samples."""
         return tuple(self._view(*x, view) for view in range(self.views)) if isinstance(x, Unaugmented) else x
 
     def view_count(self, x: tuple[Structure, ...] | Unaugmented) -> int:
-        """The number of views of a batch."""
+        """Returns the number of views of a batch."""
         return self.views if isinstance(x, Unaugmented) else len(x)
 
     def batches(
@@ -120,7 +121,7 @@ class ViewPipeline:
         shuffle: bool = True,
         step: Callable[[], int] = lambda: 0,
     ) -> tuple[tf.data.Dataset, int] | None:
-        """The batches of `batches` in training, epoch after epoch without end, and the number of batches in an epoch.
+        """Returns the training batches of `batches`, epoch after epoch, and the number of batches in an epoch.
 
         One iterator then serves all epochs: a new one would take 0.1 s and more until its first batch. None for
         sources whose next epoch is not known beforehand: all but arrays and data sets of this library.
@@ -144,7 +145,7 @@ class ViewPipeline:
     def one_batch(
         self, x: Structure, y: Structure | None = None, sample_weight: Structure | None = None, step: int = 0
     ) -> tuple[tuple[Structure, ...], Tensor | None, Tensor | None]:
-        """The views, y and sample_weight (None if not given) of a single batch, as those of a training step.
+        """Returns the views, y and sample_weight (None if not given) of a single batch, as a training step gets them.
 
         Args:
             x, y, sample_weight: arrays as in `batches`, or a tuple of ready-made views.
@@ -363,5 +364,5 @@ def check_batch_size(batch_size: int, rows: int | None) -> None:
 
 def _pack(x: Structure, y: Structure | None, sample_weight: Structure | None) -> Structure:
     if y is None and sample_weight is not None:
-        raise ValueError("`sample_weight` goes with y. Received: sample_weight and no y. Pass y too: labels, or zeros.")
+        raise ValueError("`sample_weight` needs y. Received: sample_weight and no y. Pass y too: labels, or zeros.")
     return keras.utils.pack_x_y_sample_weight(x, y, sample_weight)

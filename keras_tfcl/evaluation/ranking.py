@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from keras_tfcl.evaluation.checks import check_finite, unit_vectors
+from keras_tfcl.ops.hard import TIE
 from keras_tfcl.validation import positive_integer
 
 # The items of a query: an index, some indices, or the gain of each.
@@ -16,7 +17,6 @@ Entry: TypeAlias = int | Collection[int] | Mapping[int, float]
 Relevant: TypeAlias = Sequence[Entry] | np.ndarray
 
 STRIP = 2**22  # cosines that are held at a time: 32 MiB in float64
-TIE = 1e-12  # copies of one embedding may differ in the last bits of their cosines
 
 
 def retrieval(
@@ -133,7 +133,7 @@ def pair_correlation(a: ArrayLike, b: ArrayLike, scores: ArrayLike) -> float:
             "out pairs without a score."
         )
     cosines = np.sum(unit_vectors(a) * unit_vectors(b), axis=1)
-    if np.ptp(cosines) <= TIE:
+    if np.ptp(cosines) <= TIE["float64"]:
         return 0.0
     return float(np.clip(np.corrcoef(_ranks(cosines), _ranks(scores))[0, 1], -1.0, 1.0))
 
@@ -163,7 +163,7 @@ def _ranked(
 def _ranks_of_query(row: np.ndarray, items: _Items) -> tuple[np.ndarray, _Items]:
     found = row[items.item]
     order = np.lexsort((items.gain, -found))
-    found = found[order] - TIE
+    found = found[order] - TIE["float64"]
     row[items.item] = -np.inf
     ahead = np.sort(row[row >= found[-1]])  # only these decide: the others are behind all relevant items
     others = len(ahead) - np.searchsorted(ahead, found)

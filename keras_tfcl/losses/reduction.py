@@ -31,15 +31,14 @@ def reduce_losses(
     weighted = losses * weight
     if reduction in (None, "none"):
         return weighted
-    divisor = ops.sum(weight if reduction == "mean_with_sample_weight" else valid)
+    total = ops.sum(weighted)
+    if reduction != "sum":
+        divisor = ops.sum(weight if reduction == "mean_with_sample_weight" else valid)
+        replica_count = tf.distribute.get_strategy().num_replicas_in_sync
+        divisor = replicas.total(divisor) if over_replicas else replica_count * divisor
+        total /= ops.where(divisor == 0, ops.ones_like(divisor), divisor)  # unlike divide_no_nan it keeps NaN
     # Keras' convention: gradients are summed over replicas, so each replica gives its share of the whole.
-    if over_replicas:
-        share = ops.sum(weighted)
-        share = share if reduction == "sum" else ops.divide_no_nan(share, replicas.total(divisor))
-        return replicas.with_value_of_all(share)
-    if reduction == "sum":
-        return ops.sum(weighted)
-    return ops.divide_no_nan(ops.sum(weighted), divisor) / tf.distribute.get_strategy().num_replicas_in_sync
+    return replicas.with_value_of_all(total) if over_replicas else total
 
 
 def broadcast_weight(sample_weight: TensorLike | None, losses: Tensor) -> Tensor:
@@ -53,9 +52,9 @@ def broadcast_weight(sample_weight: TensorLike | None, losses: Tensor) -> Tensor
     """
     weight = ops.cast(sample_weight, losses.dtype)
     shape, expected = tuple(weight.shape), tuple(losses.shape)
-    if shape == (*expected, 1):
+    if len(shape) == len(expected) + 1 and shape[-1] == 1:
         weight = ops.squeeze(weight, axis=-1)
-    elif shape == expected[:1] and len(expected) == 2:
+    elif len(shape) == 1 and len(expected) == 2:
         weight = ops.expand_dims(weight, axis=-1)
     shape = tuple(weight.shape)
     fits = len(shape) in (0, len(expected)) and all(

@@ -57,7 +57,7 @@ class CoSENTLoss(ScoredPairLoss):
     number for the whole batch and grows with it. Time grows as `B log B`, memory as B. Computed in float64.
 
     In a `ContrastiveModel`, pass `supervised=True` and the scores as y: `fit((first, second), scores)`. It has neither
-    negatives nor labels, so it goes with neither `momentum` nor several replicas.
+    negatives nor labels, so it works with neither `momentum` nor several replicas.
 
     Args:
         scale: positive number, an inverse temperature. Defaults to 20, as in sentence-transformers.
@@ -105,10 +105,10 @@ class PairContrastiveLoss(ScoredPairLoss):
     """Draws pairs with the label 1 together, and pairs with the label 0 apart up to a margin.
 
     Formula, with the cosine distance `d = 1 - s` of a pair: `d^2 / 2` for the label 1, and `max(margin - d, 0)^2 / 2`
-    for the label 0. Each pair counts by itself, whatever else is in the batch. It does for pairs that people have
-    judged; where only similar pairs are known, InfoNCE finds negatives in the batch and learns more from them.
+    for the label 0. Each pair counts by itself, whatever else is in the batch. It suits pairs that people have
+    judged. If only similar pairs are known, InfoNCE finds negatives in the batch and learns more from them.
 
-    In a `ContrastiveModel`, pass `supervised=True` and the labels as y: `fit((first, second), labels)`. It goes with
+    In a `ContrastiveModel`, pass `supervised=True` and the labels as y: `fit((first, second), labels)`. It works with
     neither `momentum` nor several replicas.
 
     Args:

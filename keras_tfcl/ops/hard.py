@@ -9,8 +9,8 @@ from keras import ops
 
 from keras_tfcl.typing import Tensor
 
-# Two copies of one row can differ in the last bit of their similarities, since a matrix product sums its blocks in
-# different orders: cosines closer than this count as tied.
+# A float32 dot product of unit vectors is off by up to 8e-7, so that copies of an embedding, or one pair computed
+# twice, may have different cosines: those closer than this count as tied.
 TIE = {"float64": 1e-12, "float32": 1e-6}
 
 
@@ -44,7 +44,8 @@ def number_of_hardest(count: Tensor, *, alpha: float | None = None, top_k: int |
     """k, int32, of `count` negatives, int32: `ceil(alpha * count)` or `top_k`, at most `count`."""
     if top_k is not None:
         return ops.minimum(top_k, count)
-    return ops.cast(ops.ceil(alpha * ops.cast(count, "float64")), "int32")
+    # 0.07 * 100 is a little more than 7 in floating point.
+    return ops.cast(ops.ceil(alpha * ops.cast(count, "float64") - 1e-9), "int32")
 
 
 def keep_nearest(similarity: Tensor, mask: Tensor, number: Callable[[Tensor], Tensor]) -> Tensor:

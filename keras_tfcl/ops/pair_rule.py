@@ -101,7 +101,7 @@ class PairRule:
         if candidates.labels.shape.rank != labels.shape.rank:
             raise ValueError(
                 "Anchors and candidates must have labels of one kind. Received: shapes "
-                f"{tuple(labels.shape)} and {tuple(candidates.labels.shape)}. Multi-hot labels do not go with a queue."
+                f"{tuple(labels.shape)} and {tuple(candidates.labels.shape)}. A queue cannot hold multi-hot labels."
             )
         needs_samples = self.unlabelled_class is not None or self.same_label == "ignore"
         if needs_samples and (candidates.samples is None or candidates.self_index is None):

@@ -37,6 +37,8 @@ class LearnableTemperature(keras.layers.Layer, Scaling):
     Reference: Radford et al. 2021 (CLIP), arXiv 2103.00020.
     """
 
+    linear = True
+
     def __init__(self, initial: float = 0.07, maximum_scale: float = 100.0, **kwargs: object) -> None:
         kwargs.setdefault("name", "learnable_temperature")
         super().__init__(**kwargs)

@@ -41,16 +41,18 @@ class Scaling:
     Attributes:
         positive_cosine: `positive_cosine(similarity)`, elementwise on cosines of any shape: the cosine that takes the
             place of a positive's, such as `s - margin`. None: positives keep theirs.
+        linear: whether the logit is a factor times the cosine. The kernel then finds the gradient by the factor faster.
     """
 
     positive_cosine: Callable[[Tensor], Tensor] | None = None
+    linear: bool = False
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         # A class that redefines the logits must not inherit what was made for other logits.
         super().__init_subclass__(**kwargs)
         own = vars(cls)
         if "__call__" in own or "call" in own:
-            for name in ("exp", "logit_range"):
+            for name in ("exp", "logit_range", "linear"):
                 if name not in own:
                     setattr(cls, name, vars(Scaling)[name])
 

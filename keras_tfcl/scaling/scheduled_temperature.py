@@ -32,6 +32,8 @@ class ScheduledTemperature(keras.layers.Layer, Scaling):
     2.0
     """
 
+    linear = True
+
     def __init__(self, initial: float = 0.1, **kwargs: object) -> None:
         kwargs.setdefault("name", "scheduled_temperature")
         super().__init__(**kwargs)

@@ -28,6 +28,8 @@ class Temperature(Scaling):
     0.5
     """
 
+    linear = True
+
     def __init__(self, temperature: float = 0.1) -> None:
         remedy = "Use a value such as 0.1, or ArctanhInfoNCE, which needs none."
         self.temperature = positive_number("temperature", temperature, remedy)

@@ -136,6 +136,6 @@ def hardest(negatives: list[int], s: np.ndarray, alpha: float | None, top_k: int
     """The negatives whose cosine is at least the k-th largest."""
     if not negatives or (alpha is None and top_k is None):
         return negatives
-    k = math.ceil(alpha * len(negatives)) if top_k is None else min(top_k, len(negatives))  # type: ignore[operator]  # one of the two is given
+    k = math.ceil(alpha * len(negatives) - 1e-9) if top_k is None else min(top_k, len(negatives))  # type: ignore[operator]  # one of the two is given
     kth = sorted((s[j] for j in negatives), reverse=True)[k - 1]
     return [j for j in negatives if s[j] >= kth - 1e-12]

@@ -190,7 +190,7 @@ def test_instances_without_augmenter():
     [
         ((X, Y[:9]), r"equally many samples\. Received: \[10, 9\]"),
         ((X[:0],), r"at least one sample\. Received: an empty data set"),
-        ((X, None, X[:, 0]), r"`sample_weight` goes with y"),
+        ((X, None, X[:, 0]), r"`sample_weight` needs y"),
         (((X, np.zeros((10, 2))),), r"views of a sample must have one shape\. Received: .*\(None, 1\).*\(None, 2\)"),
     ],
 )

@@ -268,9 +268,16 @@ class TestFiles:
             encoder.encode_to(rows(2), tmp_path / "x.csv")
         with pytest.raises(ValueError, match="holds no ids"):
             encoder.encode_to(rows(2), tmp_path / "x.npy", ids=[1, 2])
-        for ids in ([1, "two"], ["one", 2]):
-            with pytest.raises(ValueError, match="all integers or all text"):
+        for ids, message in (
+            ([1, "two"], "all integers or all text"),
+            (["one", 2], "all integers or all text"),
+            ([1, 2**70], "`ids` must be integers of 64 bits"),
+        ):
+            with pytest.raises(ValueError, match=message):
                 encoder.encode_to(rows(2), tmp_path / "x.npz", ids=ids)
+        pytest.importorskip("pyarrow")
+        with pytest.raises(ValueError, match=r"`ids` in a \.parquet file must be Unicode.*Rename that file"):
+            encoder.encode_to(rows(1), tmp_path / "x.parquet", ids=["caf\udce9.jpg"])
         with pytest.raises(FileNotFoundError, match="folder"):
             encoder.encode_to(rows(2), tmp_path / "missing" / "x.npy")
         (tmp_path / "folder.npy").mkdir()

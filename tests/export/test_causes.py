@@ -1,6 +1,9 @@
 """Errors that name the true cause, and remedies that work when they are followed to the letter."""
 
+import os
 import re
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -9,8 +12,9 @@ import tensorflow as tf
 
 import keras_tfcl
 from helpers.onnx_files import run
-from keras_tfcl.export import ModelOutputError, NonFiniteError, UnsupportedLayerError, export_onnx
+from keras_tfcl.export import ModelOutputError, NonFiniteError, UnsupportedLayerError, UnsupportedOpError, export_onnx
 from keras_tfcl.export import export as exporter
+from keras_tfcl.export.keras_to_onnx import golden_inputs
 from keras_tfcl.export.keras_to_onnx.golden_inputs import make_golden_inputs, rounding_noise
 from keras_tfcl.export.keras_to_onnx.source import read_source
 
@@ -151,6 +155,7 @@ OUTPUTS = {
     "a list": lambda: functional((4,), lambda x: [layers.Dense(2)(x), layers.Dense(3)(x)]),
     "a sequence": lambda: functional((7, 4), layers.Dense(3)),
     "an image": lambda: functional((7, 7, 4), layers.Dense(3)),
+    "an image of a Sequential": lambda: keras.Sequential([keras.Input((7, 7, 4)), layers.Dense(3)]),
     "a video": lambda: functional((3, 7, 7, 4), layers.Dense(3)),
     "a number a row": lambda: functional((4,), lambda x: ops.sum(layers.Dense(3)(x), axis=-1)),
     "integers": lambda: functional((4,), lambda x: ops.cast(layers.Dense(3)(x), "int32")),
@@ -230,3 +235,42 @@ def test_an_embedding_that_is_rounding_noise_is_told_apart(tmp_path):
     assert constant.sum() >= 3
     assert noise[constant].max() > 10 * rounding_noise(source, usual, normalize=False).max()
     assert "call" not in vars(model.layers[0])
+
+
+class Branches(keras.layers.Layer):
+    def call(self, x):
+        return x if ops.sum(x) > 0 else -x
+
+    def compute_output_shape(self, shape):
+        return shape
+
+
+def test_python_code_on_values_is_refused_without_advice_that_does_not_help(tmp_path):
+    model = keras.Sequential([keras.Input((4,)), Branches(name="branches")])
+    with pytest.raises(UnsupportedOpError, match=r"`branches` \(Branches\)\. Use keras\.ops alone") as caught:
+        export_onnx(model, tmp_path / "encoder.onnx", samples=np.ones((2, 4), "float32"))
+    assert "autograph" not in str(caught.value).lower()
+
+
+KERNEL_LOG = """
+import sys
+import keras
+from keras_tfcl.export import export_onnx
+
+x = keras.Input((None,), dtype="int32")
+export_onnx(keras.Model(x, keras.layers.GlobalAveragePooling1D()(keras.layers.Embedding(40, 8)(x))), sys.argv[1])
+"""
+
+
+@pytest.mark.slow
+def test_ids_that_the_model_rejects_are_tried_in_silence(tmp_path):
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "0"}
+    command = [sys.executable, "-c", KERNEL_LOG, str(tmp_path / "encoder.onnx")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert "INVALID_ARGUMENT" not in done.stderr
+
+
+def test_only_the_logs_of_kernels_are_held_back(capfd):
+    with golden_inputs._kernel_logs_held_back():
+        os.write(2, b"W0000 00:00:17.36 1921 local_rendezvous.cc:412] aborting with status: INVALID_ARGUMENT\nmine\n")
+    assert capfd.readouterr().err == "mine\n"

@@ -111,7 +111,7 @@ BAD_VALUES = {
     "text": (np.full((2, 6), "a"), TensorProto.FLOAT, "takes numbers.*Received: text"),
     "text in objects": ([["a"] * 6], TensorProto.INT32, "the tokenizer that the model was trained with"),
     "a scalar": (np.float32(1), TensorProto.FLOAT, "shape"),
-    "objects": (np.full((2, 6), None), TensorProto.FLOAT, "dtype object"),
+    "objects": (np.full((2, 6), None), TensorProto.FLOAT, "Received: NoneType objects"),
     "complex": (np.ones((2, 6), complex), TensorProto.FLOAT, "complex128"),
     "negative to unsigned": (np.full((2, 6), -1), TensorProto.UINT8, "-1 to -1"),
     "negative to unsigned of one size": (np.full((2, 6), -1, "int32"), TensorProto.UINT32, "-1 to -1"),

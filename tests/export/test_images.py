@@ -395,7 +395,15 @@ class TestSizeInTheFile:
 
 def test_paths_in_an_array(encoder, tmp_path):
     (tmp_path / "a.png").write_bytes(as_bytes(image()))
-    paths = np.array([str(tmp_path / "a.png")])
-    with pytest.raises(InputError, match=r"encode\(list\(paths\)\)"):
-        encoder.encode(paths)
-    np.testing.assert_array_equal(encoder.encode(list(paths)), image().reshape(1, -1))
+    for paths in (np.array([str(tmp_path / "a.png")]), np.array([tmp_path / "a.png"], object)):
+        np.testing.assert_array_equal(encoder.encode(paths), image().reshape(1, -1))
+
+
+def test_other_objects_are_named(encoder):
+    with pytest.raises(InputError, match=r"Received: BytesIO objects\. Images come as a list of paths, of bytes"):
+        encoder.encode([io.BytesIO(as_bytes(image()))])
+
+
+def test_an_image_without_a_pixel(encoder):
+    with pytest.raises(InputError, match=r"An image must have a pixel\. Received: Image of"):
+        encoder.encode([Image.new("RGB", (0, 5))])

@@ -66,6 +66,21 @@ def test_a_graph_says_its_recall_and_comes_back_from_the_file(tmp_path):
         Index(16).build_graph()
 
 
+def test_the_recall_of_a_graph_takes_equal_vectors_for_each_other():
+    pytest.importorskip("usearch")
+    index = Index(4)
+    index.add(np.ones((50, 4)))
+    assert index.build_graph() == 1
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e30])
+def test_the_length_of_a_vector_does_not_matter(size):
+    index = Index(2)
+    index.add(size * np.eye(2))
+    found = index.search([[3 * size, 4 * size]], k=2)[0]
+    assert [(hit.id, hit.score) for hit in found] == [(1, pytest.approx(0.8)), (0, pytest.approx(0.6))]
+
+
 @pytest.mark.parametrize("precision", ["float32", "int8", "binary"])
 def test_save_and_load_keep_everything(tmp_path, precision):
     index = Index(8, precision)
@@ -122,8 +137,14 @@ def test_vectors_of_another_encoder_are_refused(tmp_path):
         (lambda i: i.add(np.ones((2, 3))), InputError, r"Vectors must have shape \(N, 2\)\. Received: \(2, 3\)"),
         (lambda i: i.add(np.zeros((2, 2))), InputError, r"finite and not zero\. Received: 2 of 2"),
         (lambda i: i.add([[1, np.nan]]), InputError, r"finite and not zero"),
+        (lambda i: i.add(np.eye(2), ids="ab"), InputError, r"`ids` must be a list\. Received: 'ab'"),
+        (lambda i: i.delete("ab"), InputError, r"`ids` must be a list\. Received: 'ab'\. Write \['ab'\]"),
+        (lambda i: i.delete(3), InputError, r"`ids` must be a list\. Received: 3"),
+        (lambda i: i.build_graph(check=0), ValueError, r"`check` must be a positive integer\. Received: check=0"),
         (lambda i: i.add(np.eye(2), ids=["a"]), InputError, r"one id for each vector\. Received: 1 for 2"),
         (lambda i: i.add(np.eye(2), ids=["a", "a"]), InputError, r"unique\. Received: 1 repeated"),
+        (lambda i: i.add(np.eye(1, 2), ids=["caf\udce9.jpg"]), InputError, r"`ids` must be Unicode\. Received: 'caf"),
+        (lambda i: i.add(np.eye(1, 2), metadata=[{"path": "caf\udce9.jpg"}]), InputError, r"what JSON can hold"),
         (lambda i: i.add(np.eye(2), ids=[1.5, 2.5]), InputError, r"integers or strings"),
         (lambda i: i.add(np.eye(2), metadata=[{}]), InputError, r"one dict for each vector\. Received: 1 for 2"),
         (lambda i: i.add(np.eye(1, 2), metadata=[{"x": {1}}]), InputError, r"what JSON can hold"),

@@ -156,6 +156,8 @@ def test_what_cannot_be_resumed(tmp_path):
     encoder = write_encoder(tmp_path / "encoder.onnx")
     x = np.ones((3, 6), "float32")
     encoder.encode_to(x, tmp_path / "x.parquet", resume=True)
+    with pytest.raises(InputError, match=r"`ids` must be of one kind in all runs.*x\.parquet"):
+        encoder.encode_to(x, tmp_path / "x.parquet", ids=["a", "b", "c"], resume=True)
     with pytest.raises(InputError, match="another one wrote"):
         write_encoder(tmp_path / "other.onnx", "b").encode_to(x, tmp_path / "x.parquet", resume=True)
     with pytest.raises(ValueError, match=r"\.parquet"):

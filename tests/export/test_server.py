@@ -108,7 +108,7 @@ def test_images_come_as_files_data_uris_or_base64(photos):
             http.post("/v1/embeddings", json={"input": coded}),
             http.post("/v1/embeddings", json={"input": [f"data:image/jpeg;base64,{text}" for text in coded]}),
             http.post("/v1/embeddings", json={"input": [base64.encodebytes(file).decode() for file in files]}),
-            http.post("/v1/embeddings", json={"input": [f"DATA:;base64,{text}" for text in coded]}),
+            http.post("/v1/embeddings", json={"input": [f"DATA:;BASE64,{text}" for text in coded]}),
         ]
     for answer in answers:
         assert answer.status_code == 200, answer.text
@@ -183,6 +183,7 @@ def test_texts_are_embedded_in_their_order_and_tokens_counted(words):
         ([[1], []], "lists of token numbers"),
         ([[1], [1.5]], "lists of token numbers"),
         ([[1], [1 << 63]], "lists of token numbers"),
+        ([[1], [-1]], "lists of token numbers"),
         ([[1], [99]], "that the model can embed"),
     ],
 )
@@ -242,6 +243,10 @@ def test_the_open_inference_protocol(dense):
         assert http.get("/v2/models/other").status_code == 404
         assert http.get("/v2/models/dense/versions/1").json() == about
         assert http.get("/v2/models/dense/versions/2").status_code == 404
+        untrue = [
+            http.post("/v2/models/dense/infer", json={"inputs": [tensor | kind]})
+            for kind in ({"datatype": "INT8", "data": [300] * 30}, {"datatype": "INT32"}, {"data": ["1"] * 30})
+        ]
         other = http.post("/v2/models/dense/infer", json={"inputs": [tensor | {"name": "other"}]})
         twice = http.post("/v2/models/dense/infer", json={"inputs": [tensor, tensor]})
     assert other.status_code == 422 and "must be named ['features']" in other.json()["error"]
@@ -252,6 +257,7 @@ def test_the_open_inference_protocol(dense):
     np.testing.assert_allclose(np.reshape(found["outputs"][0]["data"], (5, 8)), expected, atol=1e-6)
     length = int(binary.headers["inference-header-content-length"])
     np.testing.assert_array_equal(np.frombuffer(binary.content[length:], "<f4").reshape(5, 8), expected)
+    assert all(answer.status_code == 422 and "another type" in answer.json()["error"] for answer in untrue)
     assert wrong.status_code == 422 and "as many values as its shape" in wrong.json()["error"]
 
 
@@ -290,6 +296,7 @@ def test_health_metrics_and_info(dense):
         assert http.get("/openapi.json").status_code == 200
     assert 'keras_tfcl_requests_total{route="/v1/embeddings",status="200"} 1.0' in text
     assert "keras_tfcl_batch_size_sum 5.0" in text
+    assert info["inputs"] == [{"name": "features", "dtype": "float32", "shape": [None, 6]}]
     assert info["dimension"] == 8 and info["providers"]["used"] == [*dense.providers]
 
 

@@ -137,6 +137,16 @@ def test_sample_weight_shape(weights):
         keras_tfcl.InfoNCE()(LABELS, Z, sample_weight=weights)
 
 
+def test_sample_weight_of_known_length_for_a_batch_of_unknown_length():
+    weights = np.linspace(0, 1, len(Z)).astype("float32")
+    step = tf.function(
+        lambda labels, z: keras_tfcl.InfoNCE()(labels, z, weights),
+        input_signature=[tf.TensorSpec([None], tf.int64), tf.TensorSpec([None, *Z.shape[1:]], tf.float32)],
+    )
+    expected = keras_tfcl.InfoNCE()(LABELS, Z, weights)
+    np.testing.assert_allclose(step(np.array(LABELS, "int64"), np.array(Z, "float32")), expected, rtol=1e-6)
+
+
 def test_functional_form_needs_ids():
     with pytest.raises(
         ValueError, match=r"needs `anchor_labels`, and `candidate_labels` exactly when `candidates` is given"

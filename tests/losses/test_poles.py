@@ -121,6 +121,13 @@ def test_not_finite_where_only_negatives_would_notice(name, bad):
     assert np.isnan(tf.function(loss)(np.array([0, 0, 1, 1, 1, 2]), tf.constant(x)))
 
 
+@pytest.mark.parametrize("reduction", ["sum", "mean", "mean_with_sample_weight", None])
+def test_not_finite_where_no_anchor_has_a_positive(reduction):
+    x = batch("none")[:, 0]
+    x[5, 2] = np.nan
+    assert np.isnan(tf.function(keras_tfcl.InfoNCE(reduction=reduction))(np.arange(6), tf.constant(x))).all()
+
+
 def test_a_batch_without_positives_warns_once():
     loss, x = keras_tfcl.InfoNCE(0.1), batch("none")[:, 0]
     with pytest.warns(UserWarning, match="no embedding of this batch has a positive") as caught:

@@ -1,6 +1,7 @@
 """The tiles against double loops in float64 and against the dense form: value and gradient."""
 
 import hypothesis
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -120,15 +121,81 @@ def test_reweighted_equals_the_dense_form(scaling, beta, tau_plus, detach):
         assert_close(tiled, dense)
 
 
-@pytest.mark.parametrize("initial", [0.5, 0.07, 0.02])
-def test_learnable_temperature_gets_its_gradient(initial):
-    z, labels = RNG.normal(size=(20, 2, 6)).astype("float32"), np.arange(20)
+def gradient_of_log_scale(labels, z, scale, **choices):
+    """By central differences of the mean loss, in float64."""
+    ends = [reference.contrastive_loss(labels, z, temperature=np.exp(d) / scale, **choices) for d in (-1e-4, 1e-4)]
+    return np.diff([end.losses.sum() / end.valid.sum() for end in ends])[0] / -2e-4
+
+
+def views(apart, together=0.0):
+    """Two views of each sample, `apart` from one another, with all samples moved `together`."""
+    rng = np.random.default_rng(1)
+    a = rng.normal(size=(9, 1, 6)) * (1 - together) + rng.normal(size=6) * together
+    return (a + apart * rng.normal(size=(9, 2, 6))).astype("float32")
+
+
+@pytest.mark.parametrize("block", ["dense", 7])
+@pytest.mark.parametrize("cross", [False, True])
+@pytest.mark.parametrize(("apart", "together"), [(1.0, 0.0), (1e-4, 0.0), (1e-3, 0.999)])
+@pytest.mark.parametrize("scale", [2.0, 14.0, 50.0])
+def test_learnable_temperature_gets_its_gradient(scale, apart, together, cross, block):
+    """Far from the poles, with near-identical views, and with near-identical samples."""
+    z, labels = views(apart, together), np.array([0, 1, 2, 3, 4, 5, 6, 7, 7])
+    loss = keras_tfcl.ContrastiveLoss(
+        keras_tfcl.LearnableTemperature(1 / scale), block_size=block, cross_view_only=cross, dtype="float64"
+    )
+    with tf.GradientTape() as tape:
+        value = loss(labels, z)
+    gradient = float(tape.gradient(value, loss.scaling.log_scale))
+    expected = gradient_of_log_scale(labels, z, scale, cross_view_only=cross)
+    # A float32 cosine is off by up to 8e-7, and a logit by that times the scale.
+    assert gradient == pytest.approx(expected, rel=1e-5, abs=1e-6 * scale)
+
+
+@pytest.mark.parametrize("negatives", ["all", keras_tfcl.HardNegatives(top_k=4), keras_tfcl.WithoutNearDuplicates(0.5)])
+@pytest.mark.parametrize("log_probability", [None, np.linspace(-3, -0.1, 18)])
+def test_a_temperature_of_candidates_gets_its_gradient(log_probability, negatives):
+    rows = views(1.0).reshape(18, 6)
     gradients = []
-    for block in ("dense", 16):
-        loss = keras_tfcl.ContrastiveLoss(keras_tfcl.LearnableTemperature(initial), block_size=block)
+    for block in ("dense", 7):
+        temperature = tf.constant(0.3)
+        with tf.GradientTape() as tape:
+            tape.watch(temperature)
+            losses = keras_tfcl.ops.contrastive_loss(
+                rows[:8], rows, np.arange(8), np.r_[np.arange(8), np.arange(10)], scaling=temperature, block_size=block,
+                negatives=negatives, self_index=np.arange(8), candidate_log_probability=log_probability,
+            )  # fmt: skip
+            total = tf.reduce_sum(losses)
+        gradients.append(float(tape.gradient(total, temperature)))
+    assert gradients[1] == pytest.approx(gradients[0], rel=1e-5)
+
+
+@keras.saving.register_keras_serializable(package="tests.pairwise_temperature")
+class WithMargin(keras_tfcl.LearnableTemperature):
+    """Is linear no longer: positives have other cosines."""
+
+    def positive_cosine(self, similarity):
+        return similarity - 0.2
+
+
+@keras.saving.register_keras_serializable(package="tests.pairwise_temperature")
+class Shifted(keras_tfcl.LearnableTemperature):
+    """Is linear no longer: other logits."""
+
+    def call(self, similarity):
+        return super().call(similarity + similarity**3)
+
+
+@pytest.mark.parametrize("scaling", [WithMargin(0.2), Shifted(0.2), keras_tfcl.CosineMargin(WithMargin(0.2), 0.3)])
+def test_a_temperature_that_is_no_longer_linear_gets_its_gradient(scaling):
+    z, labels = views(1.0), np.array([0, 1, 2, 3, 4, 5, 6, 7, 7])
+    trained = getattr(scaling, "scaling", scaling).log_scale
+    gradients = []
+    for block in ("dense", 7):
+        loss = keras_tfcl.ContrastiveLoss(scaling, block_size=block)
         with tf.GradientTape() as tape:
             value = loss(labels, z)
-        gradients.append(tape.gradient(value, loss.scaling.log_scale).numpy())
+        gradients.append(float(tape.gradient(value, trained)))
     assert gradients[1] == pytest.approx(gradients[0], rel=1e-5)
 
 
@@ -176,6 +243,18 @@ def test_candidates_of_their_own(negatives, with_views):
         results.append([losses.numpy(), *(g.numpy() for g in tape.gradient(total, [a, c]))])
     for dense, tiled in zip(*results, strict=True):
         assert_close(tiled, dense)
+
+
+@pytest.mark.parametrize("block", ["dense", 4])
+def test_labels_and_embeddings_of_two_dtypes(block):
+    a, c = RNG.normal(size=(3, 4)), RNG.normal(size=(6, 4)).astype("float32")
+    anchor_labels, labels = np.array([0, 1, 2**40]), np.array([0, 1, 2**40, 0, 1, 7])
+    expected = keras_tfcl.ops.contrastive_loss(a, c.astype("float64"), anchor_labels, labels, block_size="dense")
+    for first, second in (("uint64", "int64"), ("int64", "uint64")):
+        losses = keras_tfcl.ops.contrastive_loss(
+            a, c, anchor_labels.astype(first), labels.astype(second), block_size=block
+        )
+        np.testing.assert_allclose(losses, expected, rtol=1e-5)
 
 
 def test_an_anchor_whose_own_place_is_masked_out_still_has_its_negative():
@@ -242,6 +321,39 @@ def test_an_only_positive_keeps_its_digits_without_known_views(apart, angle):
         for size in (5, "dense")
     )
     np.testing.assert_allclose(tiled, dense, rtol=1e-5 + 3e-7 / angle)
+
+
+def near_pair(angle, negative, rng):
+    """Samples of one view and their labels, the first two of them at an angle: negatives, or two of four positives."""
+    z = rng.normal(size=(16, 8))
+    z[0] /= np.linalg.norm(z[0])
+    sideways = np.linalg.svd(z[:1])[2][1]
+    z[1] = z[0] * np.cos(angle) + sideways * np.sin(angle)
+    return z, np.arange(16) % 4 if negative else np.arange(16) // 4
+
+
+margin = keras_tfcl.AngularMargin(0.1, 0.5)
+NEAR_COPIES = {
+    "temperature": (lambda **k: keras_tfcl.InfoNCE(0.02, **k), lambda s: 1e-5),
+    "reweighted": (lambda **k: keras_tfcl.ContrastiveLoss(0.3, keras_tfcl.ReweightedNegatives(), **k), lambda s: 1e-5),
+    "sigmoid": (keras_tfcl.SigmoidContrastiveLoss, lambda s: 1e-5),
+    "arctanh": (keras_tfcl.ArctanhInfoNCE, lambda s: 1e-5 + 8e-7 / (1 - s + 1e-6)),
+    "angular margin": (lambda **k: keras_tfcl.ContrastiveLoss(margin, **k), lambda s: 1e-5 + 8e-7 / (1 - s * s + 1e-6)),
+}
+
+
+@pytest.mark.parametrize("negative", [False, True])
+@pytest.mark.parametrize("angle", [0.0, 1e-4, 4e-4, 1.5e-3, 4e-3])
+@pytest.mark.parametrize("name", NEAR_COPIES)
+def test_near_copies_in_tiles_lose_no_more_digits_than_documented(name, angle, negative):
+    make, bound = NEAR_COPIES[name]
+    z, labels = near_pair(angle, negative, np.random.default_rng(3))
+    z = z.astype("float32")
+    gradients = [
+        losses_and_gradient(make(block_size=size, reduction=None, dtype="float64"), labels, z.astype(dtype), 1.0)[1]
+        for size, dtype in ((16, "float32"), ("dense", "float64"))
+    ]
+    assert_close(*gradients, bound(np.cos(angle)))
 
 
 def test_nan_in_one_embedding_makes_every_loss_nan():

@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 import keras_tfcl
+from keras_tfcl.ops.hard import TIE
 from keras_tfcl.ops.pairwise.hardest import kth_largest
 from keras_tfcl.testing import reference
 
@@ -26,7 +27,7 @@ def test_equals_a_sort_with_a_k_for_each_row(dtype, jit):
     found = tf.function(kth_largest, jit_compile=jit)(values.T, number, k, *guess)
     expected = [np.sort(row)[::-1][n - 1] for row, n in zip(values, k, strict=True)]
     # It ends where what is left counts as tied.
-    np.testing.assert_allclose(found, np.array(expected, dtype), rtol=0, atol=3e-7 if dtype == np.float32 else 1e-12)
+    np.testing.assert_allclose(found, np.array(expected, dtype), rtol=0, atol=TIE[np.dtype(dtype).name] / 8)
 
 
 @pytest.mark.parametrize("top_k", [1, 3, 1000])
@@ -46,6 +47,39 @@ def test_labels_that_agree_in_32_bits_are_different():
     z, labels = np.random.default_rng(0).normal(size=(8, 2, 5)).astype("float32"), np.arange(8) // 2
     loss = keras_tfcl.HardNegativeInfoNCE(0.2, top_k=3, block_size=4)
     assert float(loss((labels + 1) * 2**32, z)) == float(loss(labels, z))
+
+
+def test_a_share_that_is_a_whole_number_of_negatives_is_that_number():
+    """In floating point 0.07 * 100 is a little more than 7."""
+    counts = [(0.07, 100, 7), (0.07, 101, 8), (0.1, 30, 3), (0.55, 100, 55), (1.0, 5, 5), (0.01, 1, 1)]
+    assert [int(keras_tfcl.HardNegatives(alpha=alpha).hardest(n)) for alpha, n, _ in counts] == [k for *_, k in counts]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("apart", "tied"), [(0.7, True), (1.4, False)])
+def test_a_tie_is_the_same_in_tiles_in_whole_rows_and_in_metrics(dtype, apart, tied):
+    """The second negative is nearly as near as the first: `apart` is in tolerances."""
+    s = np.array([0.9, 0.5, 0.5 - apart * TIE[dtype]])
+    others, anchor = np.stack([s, np.sqrt(1 - s * s)], 1).astype(dtype), np.array([[1.0, 0.0]], dtype)
+    loss = keras_tfcl.ops.contrastive_loss(
+        anchor, others, [0], [0, 1, 1], scaling=1.0, negatives=keras_tfcl.HardNegatives(top_k=1), block_size=4
+    )
+    assert float(loss[0]) == pytest.approx(np.log(np.exp(s[: 2 + tied]).sum()) - s[0], rel=1e-6)
+    kept = keras_tfcl.ops.hardest(others[:, :1].T, np.array([[False, True, True]]), top_k=1).numpy()
+    assert kept.tolist() == [[False, True, tied]]
+    z = np.concatenate([anchor, others[1:]])  # a positive with the higher cosine, which is right unless they are tied
+    right = keras_tfcl.evaluation.contrastive_accuracy([0, 0, 1], z, sample_weight=[1.0, 0.0, 0.0]).value
+    assert float(right) == (not tied)
+
+
+@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("count", [2**15 - 1, 2**15])
+def test_counts_of_many_candidates(jit, count):
+    """From 2^15 on two counts no longer share an int32."""
+    values = RNG.uniform(-1, 1, (count, 2)).astype("float32")
+    k, guess = np.array([1, count - 5], "int32"), (np.zeros(2, "float32"), np.full(2, 0.6, "float32"))
+    found = tf.function(kth_largest, jit_compile=jit)(values, np.full(2, count, "int32"), k, *guess)
+    np.testing.assert_allclose(found, [values[:, 0].max(), np.sort(values[:, 1])[5]], rtol=0, atol=TIE["float32"] / 8)
 
 
 @pytest.mark.parametrize("jit", [False, True])

@@ -17,15 +17,15 @@ and nothing of size N x N is ever held. With candidates of their own, every bloc
 candidates, and H_ij = f'(s_ij) phi'(l_ij) (m_ij a_i + m'_ij b_j), with b_j from the candidates' own reductions.
 
 f is the scaling object itself; f' is its derivative by automatic differentiation within the tile, and so is the
-derivative by its variables. The masks come from labels, inside every tile: no sorting, no special tiles. Where
-negatives are chosen by rank ("hard"), the forward pass takes strips of anchors against all candidates, which give the
-thresholds and the sums.
+derivative by its variables; that of a linear f follows from dL/dz. The masks come from labels, inside every tile: no
+sorting, no special tiles. Where negatives are chosen by rank ("hard"), the forward pass takes strips of anchors against
+all candidates, which give the thresholds and the sums.
 
 Views of the same sample, where they are known, do not enter tiles: their cosine is 1 - |a - b|^2 / 2, by which
 near-identical views keep digits that a dot product has lost.
 
 Read in this order: `tile` (masks), `logits` (the scaling), `reducers` (phi), `products` (precision), `tiles` (the
-loops), `reduction` (the whole), `hardest` (thresholds), `by_rows` (functions that look at whole rows).
+loops), `hardest` (thresholds), `reduction` (the whole), `by_rows` (functions that look at whole rows).
 """
 
 from keras_tfcl.ops.pairwise.by_rows import losses_by_rows, map_rows

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import tensorflow as tf
 
@@ -11,7 +11,6 @@ from keras_tfcl.ops.masks import Pairs
 from keras_tfcl.ops.pairwise.logits import Logits
 from keras_tfcl.ops.pairwise.products import product_of
 from keras_tfcl.ops.sides import pairs_of
-from keras_tfcl.ops.similarity import at_least_float32, l2_normalize
 from keras_tfcl.typing import Tensor
 
 Function = Callable[[tf.Tensor, Pairs, Logits], list[tf.Tensor]]
@@ -67,64 +66,56 @@ def map_rows(
 
     Args:
         function: from cosines `(S, C)`, their pairs and the scaling to a list of `(S,)`.
-        comparison: who is compared with whom.
-        scaling: from cosines to logits.
+        comparison, scaling, precision: as for `reduce_pairs`.
         outputs: the length of that list.
         block: a strip has as many pairs as eight tiles of this edge.
-        precision: of the matrix products, see `product_of`.
 
     Returns:
         A list of `(A,)`, differentiable in the embeddings and the scaling's values.
     """
-    z = l2_normalize(at_least_float32(comparison.anchors))
+    z, c = comparison.units()
     mine, others = comparison.sides()
-    c = z if comparison.candidates is None else l2_normalize(at_least_float32(comparison.candidates.embeddings))
     product = product_of(precision, comparison.anchors.dtype)
     rows = tf.shape(z)[0]
     height = tf.clip_by_value(8 * block * block // tf.maximum(tf.shape(c)[0], 1), 1, rows)
 
-    def strip(start: Tensor) -> tuple[tf.Tensor, Pairs, tf.Tensor]:
-        """The numbers of the anchors, their pairs, and which are new: the last strip overlaps the one before it."""
+    def strip(start: Tensor) -> tuple[tf.Tensor, Pairs]:
+        """The numbers of the anchors, and their pairs. The last strip overlaps the one before it."""
         index = tf.minimum(start, rows - height) + tf.range(height)
         compared, same = pairs_of(mine.each(lambda x: tf.gather(x, index)), others)
-        pairs = Pairs(compared & same, compared & ~same)
-        return index, pairs, index >= start
+        return index, Pairs(compared & same, compared & ~same)
+
+    def over_strips(body: Callable[..., Iterable[tf.Tensor]], state: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        step = lambda start, *state: (start + height, *body(start, *state))  # noqa: E731
+        return list(tf.while_loop(lambda start, *_: start < rows, step, (0, *state), parallel_iterations=1)[1:])
 
     @tf.custom_gradient
     def compute(z: tf.Tensor, c: tf.Tensor, *values: tf.Tensor) -> Tensor:
-        def forward(start: Tensor, *state: tf.Tensor) -> tuple[Tensor, ...]:
-            index, pairs, _ = strip(start)
-            cosines = product(tf.gather(z, index), c, transpose_b=True)
-            parts = function(cosines, pairs, scaling.at(values))
-            put = [
-                tf.tensor_scatter_nd_update(old, index[:, None], tf.cast(new, old.dtype))
-                for old, new in zip(state, parts, strict=True)
-            ]
-            return (start + height, *put)
-
-        state = (tf.constant(0), *[tf.zeros_like(z[:, 0])] * outputs)
-        results = tf.while_loop(lambda start, *_: start < rows, forward, state, parallel_iterations=1)
+        def forward(start: Tensor, *state: tf.Tensor) -> Iterator[tf.Tensor]:
+            index, pairs = strip(start)
+            parts = function(product(tf.gather(z, index), c, transpose_b=True), pairs, scaling.at(values))
+            for old, new in zip(state, parts, strict=True):
+                yield tf.tensor_scatter_nd_update(old, index[:, None], tf.cast(new, old.dtype))
 
         def gradient(*cotangents: tf.Tensor) -> list[tf.Tensor]:
-            def backward(start: Tensor, dz: tf.Tensor, dc: tf.Tensor, *dv: tf.Tensor) -> tuple[Tensor, ...]:
-                index, pairs, new = strip(start)
+            def backward(start: Tensor, dz: tf.Tensor, dc: tf.Tensor, *dv: tf.Tensor) -> list[tf.Tensor]:
+                index, pairs = strip(start)
                 units = tf.gather(z, index)
                 with tf.GradientTape(watch_accessed_variables=False) as tape:
                     cosines = product(units, c, transpose_b=True)
                     tape.watch([cosines, *values])
                     parts = function(cosines, pairs, scaling.at(values))
                 given = [
-                    tf.where(new, tf.cast(tf.gather(x, index), part.dtype), tf.zeros((), part.dtype))
+                    tf.where(index >= start, tf.cast(tf.gather(x, index), part.dtype), tf.zeros((), part.dtype))
                     for x, part in zip(cotangents, parts, strict=True)
                 ]
                 h, *of_values = tape.gradient(parts, [cosines, *values], given, unconnected_gradients="zero")
                 dz = tf.tensor_scatter_nd_add(dz, index[:, None], product(h, c))
                 dc += product(h, units, transpose_a=True)
-                return (start + height, dz, dc, *(old + x for old, x in zip(dv, of_values, strict=True)))
+                return [dz, dc, *(old + new for old, new in zip(dv, of_values, strict=True))]
 
-            state = (tf.constant(0), *map(tf.zeros_like, (z, c, *values)))
-            return list(tf.while_loop(lambda start, *_: start < rows, backward, state, parallel_iterations=1)[1:])
+            return over_strips(backward, [tf.zeros_like(x) for x in (z, c, *values)])
 
-        return list(results[1:]), gradient
+        return over_strips(forward, [tf.zeros_like(z[:, 0])] * outputs), gradient
 
     return list(compute(z, c, *scaling.values))

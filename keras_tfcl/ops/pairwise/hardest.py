@@ -7,48 +7,44 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from keras_tfcl.ops.pairwise.logits import Logits
-from keras_tfcl.ops.pairwise.products import Product
-from keras_tfcl.ops.pairwise.reducers import Reducer
-from keras_tfcl.ops.pairwise.tile import Allows, Blocks, Tile
-from keras_tfcl.ops.sides import pairs_of
+from keras_tfcl.ops.hard import TIE
+from keras_tfcl.ops.pairwise.tile import Blocks, Tile
+from keras_tfcl.ops.pairwise.tiles import Tiles
+from keras_tfcl.ops.sides import Side, pairs_of
 from keras_tfcl.typing import Tensor
 
 Hardest = Callable[[tf.Tensor], tf.Tensor] | None
 
-# Two copies of one embedding can differ in the last bits of their cosines, and the tiles compute each cosine anew:
-# cosines closer than this count as tied.
-TIE = {tf.float32: 3e-7, tf.float64: 1e-12}
 STRIP = 128  # anchors at a time: a strip is no larger than embeddings of this many features
 ABSENT = -2.0  # below every cosine
 LARGEST = 1.01  # beyond every cosine, however it is rounded
-PACK = 2**15  # two counts below it share an int32
 PASSES = 64
 
 
-def sum_over_strips(
-    reducers: list[Reducer],
-    scaling: Logits,
-    allows: Allows,
-    hardest: Callable[[tf.Tensor], tf.Tensor],
-    product: Product,
-    anchors: Blocks,
-    candidates: Blocks,
+def sum_over_strips(tiles: Tiles, hardest: Callable[[tf.Tensor], tf.Tensor]) -> tuple[list[tf.Tensor], Tiles]:
+    """What the reducers hold of the hardest negatives, as `Tiles.forward` gives it, and the tiles with thresholds.
+
+    `hardest` gives k, int32, of numbers of negatives, int32.
+    """
+    of_rows, threshold = _of_anchors(tiles, hardest, tiles.rows, tiles.columns)
+    rows, columns, held = tiles.rows.with_threshold(threshold), tiles.columns, [of_rows]
+    if tiles.symmetric:
+        columns = rows
+    elif tiles.both:
+        of_columns, threshold = _of_anchors(tiles, hardest, tiles.columns, tiles.rows)
+        columns, held = columns.with_threshold(threshold), [of_rows, of_columns]
+    return held, tiles._replace(rows=rows, columns=columns)
+
+
+def _of_anchors(
+    tiles: Tiles, hardest: Callable[[tf.Tensor], tf.Tensor], anchors: Blocks, candidates: Blocks
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """The thresholds of all anchors, and what the reducers hold for them, from the same strips.
+    """What the K reducers hold, `(T, K, B)`, and the threshold of each anchor `(T, B)`, from the same strips.
 
-    Args:
-        reducers, scaling, allows: as for `sum_over_tiles`.
-        hardest: k, int32, from numbers of negatives, int32.
-        anchors, candidates: in blocks.
-
-    Returns:
-        What the K reducers hold, `(T, K, B)`, and the threshold of each anchor `(T, B)`: the k-th largest cosine
-        of it and its negatives, less the tolerance of a tie. Without gradients.
+    The threshold is the k-th largest cosine of the anchor and its negatives, less the tolerance of a tie.
     """
     z, c = (tf.reshape(x.units, [-1, x.units.shape[-1]]) for x in (anchors, candidates))
-    flat = lambda x: tf.reshape(x, [-1, *x.shape[2:]])  # noqa: E731
-    mine, others = anchors.side.each(flat), candidates.side.each(flat)
+    mine, others = (x.side.each(lambda part: tf.reshape(part, [-1, *part.shape[2:]])) for x in (anchors, candidates))
     count = tf.shape(z)[0]
     height = tf.minimum(STRIP, count)
     # Moments of each anchor's cosines, in closed form: where the search starts.
@@ -56,27 +52,32 @@ def sum_over_strips(
     second = tf.matmul(c, c, transpose_a=True) / tf.cast(tf.shape(c)[0], c.dtype)
     variance = tf.reduce_sum(tf.matmul(z, second) * z, 1) - mean * mean
     deviation = tf.sqrt(tf.maximum(variance, 1e-12))
-    parts = eighths(c.shape[0])
+    ways = _ways(c)
+
+    def part(n: int) -> Side:
+        return others.each(lambda x: tf.split(x, ways)[n])
+
+    parts = [part(n) for n in range(ways)]
 
     def strip(start: Tensor, thresholds: tf.Tensor, *held: tf.Tensor) -> tuple[Tensor, ...]:
         index = tf.minimum(start, count - height) + tf.range(height)  # the last strip overlaps the one before it
-        cosines = product(c, tf.gather(z, index), transpose_b=True)  # (C, strip): sums along the first axis are fast
+        cosines = tiles.product(c, tf.gather(z, index), transpose_b=True)  # (C, strip): sums along axis 0 are fast
         now = mine.each(lambda x: tf.gather(x, index))
         compared, same = pairs_of(others, now)
-        negative = compared & ~same if allows is None else compared & ~same & scaling.run(allows, cosines)
+        negative = compared & ~same
+        if tiles.allows is not None:
+            negative &= tiles.scaling.run(tiles.allows, cosines)
         number = _sum(lambda x: tf.cast(x, "int32"), negative)
         among = tf.where(negative, cosines, tf.cast(ABSENT, cosines.dtype))
         k = tf.maximum(hardest(number), 1)
         found = kth_largest(among, number, k, tf.gather(mean, index), tf.gather(deviation, index))
-        now = now._replace(threshold=found - TIE[z.dtype])
-        tiles = [Tile(cut(cosines), others.each(cut), now, scaling, allows, (first, 0)) for first, cut in parts]
-        put = [
-            tf.tensor_scatter_nd_update(old, index[:, None], reducer.reduce_all(tiles))
-            for old, reducer in zip(held, reducers, strict=True)
-        ]
-        return (start + height, tf.tensor_scatter_nd_update(thresholds, index[:, None], now.threshold), *put)
+        now = now._replace(threshold=found - TIE[z.dtype.name])
+        pairs = zip(tf.split(cosines, ways), parts, strict=True)
+        column = [Tile(some, side, now, tiles.scaling, tiles.allows) for some, side in pairs]
+        state = zip((thresholds, *held), [now.threshold, *(r.reduce(column, 0) for r in tiles.reducers)], strict=True)
+        return (start + height, *(tf.tensor_scatter_nd_update(old, index[:, None], new) for old, new in state))
 
-    state = (tf.constant(0), *[tf.zeros_like(z[:, 0])] * (1 + len(reducers)))
+    state = (tf.constant(0), *[tf.zeros_like(z[:, 0])] * (1 + len(tiles.reducers)))
     results = tf.while_loop(lambda start, *_: start < count, strip, state, parallel_iterations=1)[1:]
     thresholds, *held = (tf.reshape(x, tf.shape(anchors.side.skip)) for x in results)
     return tf.stack(held, 1), thresholds
@@ -104,7 +105,7 @@ def kth_largest(
     k, number = tf.cast(k, dtype), tf.cast(number, dtype)  # exact up to 2^24
 
     def settled(low: Tensor, high: Tensor, reach_low: Tensor, reach_high: Tensor) -> tf.Tensor:
-        narrow = (high - low <= TIE[dtype] / 8) | (tf.math.nextafter(low, high) >= high)
+        narrow = (high - low <= TIE[dtype.name] / 8) | (tf.math.nextafter(low, high) >= high)
         return (reach_low == k) | (reach_high == k - 1) | narrow
 
     def narrower(
@@ -131,13 +132,12 @@ def kth_largest(
     spread = 2.5 * tf.sqrt(share * (1 - share) / tf.maximum(number, 1.0)) / density
     trials = (tf.clip_by_value(mean + deviation * x, -1.0, 1.0) for x in (quantile - spread, quantile + spread))
     ends = tf.fill(tf.shape(k), tf.cast(-LARGEST, dtype)), tf.fill(tf.shape(k), tf.cast(LARGEST, dtype))
-    state = (tf.constant(0), *ends, number, tf.zeros_like(k), *trials)
     _, low, high, reach_low, reach_high, *_ = tf.while_loop(
         lambda i, low, high, reach_low, reach_high, *_: (
             (i < PASSES) & ~tf.reduce_all(settled(low, high, reach_low, reach_high))
         ),
         narrower,
-        state,
+        (tf.constant(0), *ends, number, tf.zeros_like(k), *trials),
         parallel_iterations=1,
     )
     # The value is the largest below `high`, or else the smallest from `low` on.
@@ -153,22 +153,11 @@ def kth_largest(
 
 
 def _reach(cosines: tf.Tensor, first: tf.Tensor, second: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """How many of each column reach two values."""
-    count = cosines.shape[0]
-    if count is None:
-
-        def reach(trial: tf.Tensor) -> tf.Tensor:
-            return tf.cast(_sum(lambda x: tf.cast(x >= trial, "int32"), cosines), cosines.dtype)
-
-        return reach(first), reach(second)
-    parts = -(-count // (PACK - 1))
-    sizes = [count // parts + (n < count % parts) for n in range(parts)]
-    packed = [
-        _sum(lambda x: tf.cast(x >= first, "int32") + PACK * tf.cast(x >= second, "int32"), part)
-        for part in (tf.split(cosines, sizes) if parts > 1 else [cosines])
-    ]
-    totals = tf.add_n([x % PACK for x in packed]), tf.add_n([x // PACK for x in packed])
-    return tf.cast(totals[0], cosines.dtype), tf.cast(totals[1], cosines.dtype)
+    """How many of each column reach two values, counted in one integer: its lower half and its upper."""
+    few = cosines.shape[0] is not None and cosines.shape[0] < 2**15
+    dtype, unit = (tf.int32, 2**15) if few else (tf.int64, 2**31)
+    both = _sum(lambda x: tf.cast(x >= first, dtype) + unit * tf.cast(x >= second, dtype), cosines)
+    return tf.cast(both % unit, cosines.dtype), tf.cast(both // unit, cosines.dtype)
 
 
 def _sum(function: Callable[[tf.Tensor], tf.Tensor], x: tf.Tensor) -> tf.Tensor:
@@ -185,20 +174,12 @@ def _fold(
 
     XLA writes the operand of a reduction to memory; elementwise operations on eight slices it fuses: twice as fast.
     """
-    parts = [function(cut(x)) for _, cut in eighths(x.shape[0])]
+    parts = [function(part) for part in tf.split(x, _ways(x))]
     while len(parts) > 1:
         parts = [join(*parts[n : n + 2]) for n in range(0, len(parts), 2)]
     return reduce(parts[0], 0)
 
 
-def eighths(count: int | None) -> list[tuple[int, Callable[[tf.Tensor], tf.Tensor]]]:
-    """Eight equal slices of a first axis, if it is known and there are: the start of each and how to cut it."""
-    ways = 1 if count is None else math.gcd(count, 8)
-    if count is None or ways == 1:
-        return [(0, tf.identity)]
-    size = count // ways
-
-    def cut(start: int) -> Callable[[tf.Tensor], tf.Tensor]:
-        return lambda x: x[start : start + size]
-
-    return [(n * size, cut(n * size)) for n in range(ways)]
+def _ways(x: tf.Tensor) -> int:
+    """In how many equal parts the first axis is cut: eight, or fewer if its length is no multiple or not known."""
+    return math.gcd(x.shape[0] or 1, 8)

@@ -40,6 +40,22 @@ class Logits:
         self.values += [tf.convert_to_tensor(v) for v in self.variables]
         self.fixed = [(v, tf.convert_to_tensor(v)) for v in variables if not v.trainable]
 
+        # The gradient by the scale of a linear scaling needs no sum over tiles.
+        self.linear = getattr(scaling, "linear", not callable(scaling) and not isinstance(scaling, str))
+        self.linear = self.linear and getattr(scaling, "positive_cosine", None) is None
+
+    @property
+    def values_in_tiles(self) -> list[Tensor]:
+        """The values whose gradient is added up in tiles."""
+        return [] if self.linear else self.values
+
+    def gradient_by_values(self, total: tf.Tensor) -> list[tf.Tensor]:
+        """The gradients by the values of a linear scaling, from the gradient by the logarithm of its factor."""
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(self.values)
+            factor = self(tf.ones((), total.dtype))
+        return tape.gradient(factor, self.values, total / factor, unconnected_gradients="zero")
+
     def at(self, values: Sequence[Tensor]) -> Logits:
         """The same scaling at other values."""
         other = object.__new__(Logits)

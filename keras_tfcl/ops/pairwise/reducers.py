@@ -16,25 +16,28 @@ class Reducer:
     """Sums: an empty one is 0, two are added.
 
     A reducer gives the `values` of the pairs in a tile, and their `slope` by the logits (None: they have none);
-    `finish` makes the result of what the loops hold. `value` computes the same of single pairs outside the
-    tiles, from their logits, and `join` adds them to a result.
+    `finish` makes the result of what the loops hold, and `join` adds positives outside of the tiles to a result, from
+    their logits.
+
+    Args:
+        over: `"positive"`, `"negative"` or `"all"`: which pairs.
     """
 
-    over: str  # "positive", "negative" or "all": which pairs
     empty = 0.0
-    has_slope = True
-    additive = False  # whether the slope does not depend on what the loops hold
+
+    def __init__(self, over: str) -> None:
+        self.over = over
 
     def values(self, tile: Tile, axis: int) -> tf.Tensor:
         raise NotImplementedError
 
-    def reduce(self, values: tf.Tensor, mask: tf.Tensor, axis: int) -> tf.Tensor:
-        return tf.reduce_sum(tf.where(mask, values, 0.0), axis)
+    def slope(self, tile: Tile) -> tf.Tensor | None:
+        return None
 
-    def reduce_all(self, tiles: list[Tile]) -> tf.Tensor:
-        """Reduces the columns of tiles that stand above one another."""
-        parts = [tf.where(tile.mask(self.over, 0), self.values(tile, 0), 0.0) for tile in tiles]
-        return tf.reduce_sum(tf.add_n(parts), 0)
+    def reduce(self, tiles: list[Tile], axis: int) -> tf.Tensor:
+        """Sums along an axis: of a tile, or of equal parts of one."""
+        parts = [tf.where(tile.mask(self.over, axis), self.values(tile, axis), 0.0) for tile in tiles]
+        return tf.reduce_sum(tf.add_n(parts), axis)
 
     def merge(self, old: tf.Tensor, new: tf.Tensor) -> tf.Tensor:
         return old + new
@@ -55,46 +58,33 @@ class Reducer:
         given = zip(masks, sides, strict=True)
         return slope * tf.add_n([tf.where(mask, cotangent, 0.0) for mask, (_, _, cotangent) in given])
 
-    def slope(self, tile: Tile) -> tf.Tensor | None:
-        return None
-
     def finish(self, held: tf.Tensor) -> tf.Tensor:
         return tf.cast(held, "float64")
 
-    def value(self, logits: tf.Tensor) -> tf.Tensor:
-        raise NotImplementedError
-
     def join(self, result: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-        return result + tf.reduce_sum(self.value(logits), -1)
+        raise NotImplementedError
 
 
 class Count(Reducer):
     """The number of pairs."""
 
-    has_slope = False
-
-    def __init__(self, over: str) -> None:
-        self.over = over
-
     def values(self, tile: Tile, axis: int) -> tf.Tensor:
         return tf.ones((), tile.cosines.dtype)
 
-    def value(self, logits: tf.Tensor) -> tf.Tensor:
-        return tf.ones_like(logits)
+    def join(self, result: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+        return result + logits.shape[-1]
 
 
 class Numbers(Count):
-    """The sum of the candidates' numbers: the number of the only one, where there is only one."""
+    """The sum of the candidates' numbers, exact up to 2^24: the number of the only one, where there is only one."""
 
     def values(self, tile: Tile, axis: int) -> tf.Tensor:
-        return tile.numbers(axis)
+        numbers = tile.columns.skip[None] if axis == 1 else tile.rows.skip[:, None]
+        return tf.cast(numbers, tile.cosines.dtype)
 
 
 class Sum(Reducer):
     """The sum of logits."""
-
-    def __init__(self, over: str) -> None:
-        self.over = over
 
     def values(self, tile: Tile, axis: int) -> tf.Tensor:
         return tile.logits
@@ -102,15 +92,15 @@ class Sum(Reducer):
     def slope(self, tile: Tile) -> tf.Tensor:
         return tf.ones((), tile.cosines.dtype)
 
-    def value(self, logits: tf.Tensor) -> tf.Tensor:
-        return logits
+    def join(self, result: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+        return result + tf.reduce_sum(logits, -1)
 
 
 class Softplus(Reducer):
     """The sum of `softplus(-logit)` of the positives and `softplus(logit)` of the negatives."""
 
-    over = "all"
-    additive = True
+    def __init__(self) -> None:
+        super().__init__("all")
 
     def values(self, tile: Tile, axis: int) -> tf.Tensor:
         return tf.nn.relu(self._wrong(tile)) + log1p_unit(tf.exp(-tf.abs(tile.logits)))
@@ -119,8 +109,8 @@ class Softplus(Reducer):
         share = tf.sigmoid(self._wrong(tile))
         return tf.where(tile.positive, -share, share)
 
-    def value(self, logits: tf.Tensor) -> tf.Tensor:
-        return tf.nn.softplus(-logits)
+    def join(self, result: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+        return result + tf.reduce_sum(tf.nn.softplus(-logits), -1)
 
     def _wrong(self, tile: Tile) -> tf.Tensor:
         """The log-odds of taking a pair for the other kind."""
@@ -133,21 +123,22 @@ class LogSumExp(Reducer):
     All terms are shifted by one constant, so that one exponential serves a tile's rows and its columns.
 
     Args:
-        over: `"positive"`, `"negative"` or `"all"`: which pairs.
+        over: which pairs.
         power: of the exponential.
         slope: takes the place of the power in the gradient; 0 for weights that are constants. Defaults to the power.
         shift: added to each exponent and taken from the result.
     """
 
     def __init__(self, over: str, power: float = 1.0, slope: float | None = None, shift: float = 0.0) -> None:
-        self.over, self.power, self.shift = over, power, shift
+        super().__init__(over)
+        self.power, self.shift = power, shift
         self.power_of_slope = power if slope is None else slope
 
     def values(self, tile: Tile, axis: int) -> tf.Tensor:
-        return tile.exp(self.power, self.shift)
+        return tile.scaling.exp(tile.cosines, self.power, self.shift)
 
     def slope(self, tile: Tile) -> tf.Tensor | None:
-        return None if self.power_of_slope == 0 else self.power_of_slope * tile.exp(self.power, self.shift)
+        return None if self.power_of_slope == 0 else self.power_of_slope * self.values(tile, 0)
 
     def finish(self, held: tf.Tensor) -> tf.Tensor:
         held = tf.cast(held, "float64")
@@ -174,20 +165,15 @@ class OnlineLogSumExp(LogSumExp):
 
     empty = NOTHING
 
-    def values(self, tile: Tile, axis: int) -> tf.Tensor:
-        return self.power * tile.logits
+    def reduce(self, tiles: list[Tile], axis: int) -> tf.Tensor:
+        def of(tile: Tile) -> tf.Tensor:
+            mask = tile.mask(self.over, axis)
+            values = tf.where(mask, self.power * tile.logits, NOTHING)
+            top = tf.reduce_max(values, axis, keepdims=True)
+            total = tf.reduce_sum(tf.where(mask, tf.exp(values - top), 0.0), axis)
+            return tf.where(total > 0, tf.squeeze(top, axis) + tf.math.log(tf.where(total > 0, total, 1.0)), NOTHING)
 
-    def reduce(self, values: tf.Tensor, mask: tf.Tensor, axis: int) -> tf.Tensor:
-        values = tf.where(mask, values, NOTHING)
-        top = tf.stop_gradient(tf.reduce_max(values, axis, keepdims=True))
-        total = tf.reduce_sum(tf.where(mask, tf.exp(values - top), 0.0), axis)
-        some = total > 0
-        logs = tf.squeeze(top, axis) + tf.math.log(tf.where(some, total, 1.0))
-        return tf.where(some, logs, NOTHING)
-
-    def reduce_all(self, tiles: list[Tile]) -> tf.Tensor:
-        parts = [self.reduce(self.values(tile, 0), tile.mask(self.over, 0), 0) for tile in tiles]
-        return functools.reduce(self.merge, parts)
+        return functools.reduce(self.merge, map(of, tiles))
 
     def merge(self, old: tf.Tensor, new: tf.Tensor) -> tf.Tensor:
         top = tf.maximum(old, new)

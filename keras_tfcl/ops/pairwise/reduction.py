@@ -3,46 +3,46 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
 
 from keras_tfcl.ops.comparison import Comparison
-from keras_tfcl.ops.pairwise.hardest import Hardest
+from keras_tfcl.ops.pairwise.hardest import Hardest, sum_over_strips
 from keras_tfcl.ops.pairwise.logits import Logits
 from keras_tfcl.ops.pairwise.products import product_of
-from keras_tfcl.ops.pairwise.reducers import LogSumExp, Reducer
+from keras_tfcl.ops.pairwise.reducers import Count, LogSumExp, Reducer, Softplus
 from keras_tfcl.ops.pairwise.tile import Allows, Blocks
-from keras_tfcl.ops.pairwise.tiles import Tiles, sum_over_tiles
+from keras_tfcl.ops.pairwise.tiles import Tiles
 from keras_tfcl.ops.sides import Side, with_small_labels
-from keras_tfcl.ops.similarity import at_least_float32, l2_normalize
+from keras_tfcl.typing import Tensor
 
 
 class Reduced(NamedTuple):
     """What a reduction gives of A anchors.
 
     Attributes:
+        comparison: who was compared with whom.
         reducers: what was reduced.
         results: float64 `(A,)` of each reducer.
+        anchors, candidates: unit embeddings `(A, D)` and `(C, D)`.
         known: float64 `(A, V - 1)`, logits of the views of the same sample, by their distance: these positives are not
             in the results. None: all positives are.
-        anchors, candidates: unit embeddings `(A, D)` and `(C, D)`.
-        rows, columns: their sides.
     """
 
+    comparison: Comparison
     reducers: list[Reducer]
     results: list[tf.Tensor]
-    known: tf.Tensor | None
     anchors: tf.Tensor
     candidates: tf.Tensor
-    rows: Side
-    columns: Side
+    known: tf.Tensor | None = None
 
     def joined(self) -> list[tf.Tensor]:
         """The results, with the known positives in them."""
         if self.known is None:
             return self.results
-        valid = True if self.rows.valid is None else self.rows.valid
+        valid = True if self.comparison.valid is None else self.comparison.valid
         return [
             result if reducer.over == "negative" else tf.where(valid, reducer.join(result, self.known), result)
             for reducer, result in zip(self.reducers, self.results, strict=True)
@@ -70,13 +70,12 @@ def reduce_pairs(
         allows: which negatives may count, by their cosines. None: all.
         hardest: how many of so many negatives, the hardest, count. None: all.
     """
-    z = l2_normalize(at_least_float32(comparison.anchors))
+    z, c = comparison.units()
     rows, columns = comparison.sides()
     if hardest is not None:
         rows, columns = with_small_labels(rows, columns)
     limits = scaling.range() if columns.log_probability is None else (-math.inf, math.inf)
     reducers = [r.within(*limits, z.dtype) if isinstance(r, LogSumExp) else r for r in reducers]
-    views = comparison.views
     product = product_of(precision, comparison.anchors.dtype)
 
     def sums(a: tf.Tensor, rows: Side, c: tf.Tensor, columns: Side, both: bool = False) -> list[list[tf.Tensor]]:
@@ -88,15 +87,12 @@ def reduce_pairs(
             for units, of_side in zip((a, c), held, strict=False)
         ]
 
-    if comparison.candidates is not None:
-        c = l2_normalize(at_least_float32(comparison.candidates.embeddings))
-        results = sums(z, _in_dtype(rows, z), c, _in_dtype(columns, z))[0]
-        return Reduced(reducers, results, None, z, c, rows, columns)
-    if views == 1:
-        return Reduced(reducers, sums(z, rows, z, rows)[0], None, z, z, rows, columns)
+    views = comparison.views
+    if comparison.candidates is not None or views == 1:
+        return Reduced(comparison, reducers, sums(z, rows, c, columns)[0], z, c)
     by_sample = tf.reshape(z, [-1, views, z.shape[1]])  # (B, V, D)
-    nothing = _nothing(by_sample)
-    cosines = [_cosines(by_sample, _turned(by_sample, k), nothing + _turned(nothing, k)) for k in range(1, views)]
+    zeros = _zero_vectors(by_sample)
+    cosines = [_cosines(by_sample, _turned(by_sample, k), zeros + _turned(zeros, k)) for k in range(1, views)]
     known = tf.reshape(tf.stack([scaling(scaling.with_margin(x)) for x in cosines], -1), [-1, views - 1])
     if views == 2 and rows.views is not None:
         side = rows.each(lambda x: x[::2])._replace(skip=tf.range(tf.shape(by_sample)[0]), views=None)
@@ -105,16 +101,69 @@ def reduce_pairs(
     else:
         apart = rows._replace(skip=rows.skip // views)
         results = sums(z, apart, z, apart)[0]
-    return Reduced(reducers, results, known, z, z, rows, columns)
+    return Reduced(comparison, reducers, results, z, z, known)
+
+
+def sum_over_tiles(tiles: Tiles, hardest: Hardest) -> list[list[tf.Tensor]]:
+    """What the reducers hold for each row and, if `both`, for each column: `(T, B)` for each reducer.
+
+    It is differentiable in the embeddings and in the scaling's values.
+    """
+    sloped = [k for k, reducer in enumerate(tiles.reducers) if not isinstance(reducer, Count)]
+    # A softplus, whose slope does not depend on the sums: the same loop can give both.
+    at_once = hardest is None and len(sloped) == 1 and isinstance(tiles.reducers[sloped[0]], Softplus)
+
+    @tf.custom_gradient
+    def sums(a: tf.Tensor, c: tf.Tensor, *values: tf.Tensor) -> Tensor:
+        now = tiles.at(a, c, values)
+        if hardest is not None:
+            held, now = sum_over_strips(now, hardest)
+        elif at_once:
+            held = now.empty()
+            slopes = now.backward(held, [tf.ones_like(x) for x in held])
+
+            def value_and_gradient(i: Tensor, j: Tensor, *state: tf.Tensor) -> list[tf.Tensor]:
+                return now.forward(i, j, *state[: len(held)]) + slopes(i, j, *state[len(held) :])
+
+            state = now.visit(value_and_gradient, held + now.zeros(), now.number)
+            held, unit = state[: len(held)], state[len(held) :]
+        else:
+            held = now.visit(now.forward, now.empty(), now.number)
+
+        def gradient(*cotangents: tf.Tensor) -> list[tf.Tensor]:
+            given, number = now.zeros(), now.number
+            if at_once:
+                # `unit` is the gradient where every embedding has the weight 1. Other weights take a loop of their own.
+                weight, equal = _equal_weight(now, [x[:, sloped[0]] for x in cotangents])
+                given = [tf.where(equal, tf.cast(weight, x.dtype) * x, tf.zeros((), x.dtype)) for x in unit]
+                number = tf.where(equal, 0, number)
+            return now.gradients(*now.visit(now.backward(held, cotangents), given, number))
+
+        return held, gradient
+
+    held = sums(tiles.rows.units, tf.zeros(()) if tiles.symmetric else tiles.columns.units, *tiles.scaling.values)
+    return [tf.unstack(x, axis=1) for x in held]
+
+
+def _equal_weight(tiles: Tiles, weights: Sequence[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+    """The largest weight, and whether all valid embeddings have it."""
+    largest = tf.reduce_max(tf.stack([tf.reduce_max(x) for x in weights]))
+    equal = [
+        tf.reduce_all(x == largest if blocks.side.valid is None else (x == largest) | ~blocks.side.valid)
+        for x, blocks in zip(weights, (tiles.rows, tiles.columns), strict=False)
+    ]
+    return largest, tf.reduce_all(tf.stack(equal))
 
 
 def logits_by_number(reduced: Reduced, scaling: Logits, number: tf.Tensor) -> tf.Tensor:
     """Logits `(A,)`, float64, of each anchor and its positive, the candidate of that number, by their distance."""
     other = tf.gather(reduced.candidates, number)
-    cosines = _cosines(reduced.anchors, other, _nothing(reduced.anchors) + _nothing(other))
+    cosines = _cosines(reduced.anchors, other, _zero_vectors(reduced.anchors) + _zero_vectors(other))
     logits = scaling(scaling.with_margin(cosines))
-    log_probability = reduced.columns.log_probability
-    return logits if log_probability is None else logits - tf.cast(tf.gather(log_probability, number), "float64")
+    others = reduced.comparison.candidates
+    if others is None or others.log_probability is None:
+        return logits
+    return logits - tf.cast(tf.gather(others.log_probability, number), "float64")
 
 
 def _turned(x: tf.Tensor, k: int) -> tf.Tensor:
@@ -122,47 +171,33 @@ def _turned(x: tf.Tensor, k: int) -> tf.Tensor:
     return tf.concat([x[:, k:], x[:, :k]], 1)
 
 
-def _cosines(a: tf.Tensor, b: tf.Tensor, nothing: tf.Tensor) -> tf.Tensor:
+def _cosines(a: tf.Tensor, b: tf.Tensor, zeros: tf.Tensor) -> tf.Tensor:
     """Cosines, float64, of unit vectors `(..., D)` pair by pair, of which so many (0 to 2) are zero vectors.
 
     They are `1 - |a - b|^2 / 2`: without the cancellation that a dot product has where it is close to 1. A zero vector
     has cosine 0, not the 1/2 that its distance to a unit vector tells.
     """
-    return 1.0 - (tf.cast(tf.reduce_sum(tf.square(a - b), -1), "float64") + nothing) / 2.0
+    return 1.0 - (tf.cast(tf.reduce_sum(tf.square(a - b), -1), "float64") + zeros) / 2.0
 
 
-def _nothing(units: tf.Tensor) -> tf.Tensor:
+def _zero_vectors(units: tf.Tensor) -> tf.Tensor:
     """Float64: 1 for zero vectors, 0 for unit vectors."""
     return tf.cast(tf.reduce_sum(tf.square(tf.stop_gradient(units)), -1) < 0.5, "float64")
 
 
-def _in_dtype(side: Side, units: tf.Tensor) -> Side:
-    if side.log_probability is None:
-        return side
-    return side._replace(log_probability=tf.cast(side.log_probability, units.dtype))
-
-
 def _in_blocks(units: tf.Tensor, side: Side, block: int) -> Blocks:
     """`(N, ...)` to `(T, B, ...)`, B at most `block` and such that few embeddings are missing in the last block."""
-    count = units.shape[0]
-    if count is None:
-        count = tf.shape(units)[0]
-        blocks = -(-count // block)
-        edge = -(-count // tf.maximum(blocks, 1))
-    else:
-        blocks = -(-count // block)
-        edge = -(-count // blocks)
-        if blocks * edge == count:
-
-            def cut(x: tf.Tensor) -> tf.Tensor:
-                return tf.reshape(x, [blocks, edge, *x.shape[1:]])
-
-            return Blocks(cut(units), side.each(cut))
+    known = units.shape[0]
+    count = tf.shape(units)[0] if known is None else known
+    blocks = -(-count // block)
+    edge = -(-count // (tf.maximum(blocks, 1) if known is None else blocks))  # the batch of a replica may be empty
     missing = blocks * edge - count
-    valid = tf.ones_like(side.skip, "bool") if side.valid is None else side.valid
+    full = known is not None and missing == 0
+    if not full:
+        side = side._replace(valid=tf.ones_like(side.skip, "bool") if side.valid is None else side.valid)
 
-    def pad(x: tf.Tensor) -> tf.Tensor:
-        padded = tf.pad(x, [[0, missing]] + [[0, 0]] * (x.shape.rank - 1))
-        return tf.reshape(padded, tf.concat([tf.stack([blocks, edge]), tf.shape(x)[1:]], 0))
+    def cut(x: tf.Tensor) -> tf.Tensor:
+        x = x if full else tf.pad(x, [[0, missing]] + [[0, 0]] * (x.shape.rank - 1))
+        return tf.reshape(x, tf.concat([[blocks, edge], tf.shape(x)[1:]], 0))
 
-    return Blocks(pad(units), side._replace(valid=valid).each(pad))
+    return Blocks(cut(units), side.each(cut))

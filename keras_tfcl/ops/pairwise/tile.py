@@ -26,6 +26,9 @@ class Blocks(NamedTuple):
         """T, a number where it is known."""
         return tf.shape(self.units)[0] if self.units.shape[0] is None else self.units.shape[0]
 
+    def with_threshold(self, threshold: tf.Tensor | None) -> Blocks:
+        return self._replace(side=self.side._replace(threshold=threshold))
+
 
 class Tile:
     """The pairs of a block of rows and a block of columns.
@@ -35,19 +38,10 @@ class Tile:
         rows, columns: the sides, `(R,)` and `(C,)`.
         scaling: from cosines to logits.
         allows: a function of cosines: which negatives may count. None: all.
-        first: the numbers of the first row and of the first column.
     """
 
-    def __init__(
-        self,
-        cosines: tf.Tensor,
-        rows: Side,
-        columns: Side,
-        scaling: Logits,
-        allows: Allows = None,
-        first: tuple[tf.Tensor | int, tf.Tensor | int] = (0, 0),
-    ) -> None:
-        self.scaling, self.first = scaling, first
+    def __init__(self, cosines: tf.Tensor, rows: Side, columns: Side, scaling: Logits, allows: Allows = None) -> None:
+        self.rows, self.columns, self.scaling = rows, columns, scaling
         compared, same = pairs_of(rows, columns)
         # Absent pairs, such as an embedding with itself, are kept from the poles of a scaling.
         self.positive = compared & same
@@ -55,7 +49,7 @@ class Tile:
         self.logits = scaling(self.cosines)
         for axis, side in ((1, rows), (0, columns)):
             if side.log_probability is not None:
-                self.logits -= tf.expand_dims(side.log_probability, axis)
+                self.logits -= tf.expand_dims(tf.cast(side.log_probability, self.logits.dtype), axis)
         allowed = None if allows is None else scaling.run(allows, cosines)
 
         def masks(reached: tf.Tensor | None) -> dict[str, tf.Tensor]:
@@ -65,24 +59,11 @@ class Tile:
             return {"positive": self.positive, "negative": compared & ~same & chosen, "all": compared & (same | chosen)}
 
         # By axis: along axis 1 rows are summed up, along axis 0 columns, each with thresholds of their own.
-        thresholds = (
-            None if columns.threshold is None else columns.threshold[None],
-            None if rows.threshold is None else rows.threshold[:, None],
-        )
-        if thresholds == (None, None):
-            self._masks = [masks(None)] * 2
-        else:
-            self._masks = [masks(None if x is None else cosines >= x) for x in thresholds]
+        of_rows = masks(None if rows.threshold is None else cosines >= rows.threshold[:, None])
+        unequal = rows.threshold is not None or columns.threshold is not None
+        of_columns = masks(None if columns.threshold is None else cosines >= columns.threshold) if unequal else of_rows
+        self._masks = of_columns, of_rows
 
     def mask(self, over: str, axis: int) -> tf.Tensor:
         """The `"positive"`, `"negative"` or `"all"` (both) pairs, for sums along `axis`."""
         return self._masks[axis][over]
-
-    def numbers(self, axis: int) -> tf.Tensor:
-        """The numbers of the embeddings along `axis`, as floats: exact up to 2^24."""
-        numbers = self.first[axis] + tf.range(tf.shape(self.cosines)[axis])
-        return tf.expand_dims(tf.cast(numbers, self.cosines.dtype), 1 - axis)
-
-    def exp(self, power: float, shift: float) -> tf.Tensor:
-        """`exp(power * logit + shift)`."""
-        return self.scaling.exp(self.cosines, power, shift)

@@ -7,15 +7,12 @@ from typing import NamedTuple, TypeAlias
 
 import tensorflow as tf
 
-from keras_tfcl.ops.pairwise.hardest import Hardest, sum_over_strips
 from keras_tfcl.ops.pairwise.logits import Logits
 from keras_tfcl.ops.pairwise.products import Product
 from keras_tfcl.ops.pairwise.reducers import Reducer
 from keras_tfcl.ops.pairwise.tile import Allows, Blocks, Tile
 from keras_tfcl.typing import Tensor
 
-# The cosines from which a negative counts, of the rows and of the columns. None: all of them.
-Thresholds: TypeAlias = tuple[tf.Tensor | None, tf.Tensor | None]
 Body: TypeAlias = Callable[..., list[tf.Tensor]]
 
 
@@ -72,17 +69,20 @@ class Tiles(NamedTuple):
     def cosines(self, i: Tensor, j: Tensor) -> tf.Tensor:
         return self.product(self.rows.units[i], self.columns.units[j], transpose_b=True)
 
-    def tile(self, i: Tensor, j: Tensor, cosines: tf.Tensor, thresholds: Thresholds = (None, None)) -> Tile:
-        rows = self.rows.side._replace(threshold=thresholds[0]).each(lambda x: x[i])
-        columns = self.columns.side._replace(threshold=thresholds[1]).each(lambda x: x[j])
-        first = i * tf.shape(cosines)[0], j * tf.shape(cosines)[1]
-        return Tile(cosines, rows, columns, self.scaling, self.allows, first)
+    def tile(self, i: Tensor, j: Tensor, cosines: tf.Tensor) -> Tile:
+        rows, columns = self.rows.side.each(lambda x: x[i]), self.columns.side.each(lambda x: x[j])
+        return Tile(cosines, rows, columns, self.scaling, self.allows)
 
     def empty(self) -> list[tf.Tensor]:
         """What the reducers hold of no pairs: `(T, K, B)` of the rows and, if `both`, of the columns."""
         values = tf.constant([r.empty for r in self.reducers], self.rows.units.dtype)[None, :, None]
         blocks = [self.rows.units, self.columns.units] if self.both else [self.rows.units]
         return [tf.tile(values, [tf.shape(x)[0], 1, tf.shape(x)[1]]) for x in blocks]
+
+    def zeros(self) -> list[tf.Tensor]:
+        """No gradient: by the rows, the columns, and the values that the tiles differentiate by."""
+        columns = tf.zeros(()) if self.symmetric else self.columns.units
+        return [tf.zeros_like(x) for x in (self.rows.units, columns, *self.scaling.values_in_tiles)]
 
     def forward(self, i: Tensor, j: Tensor, *held: tf.Tensor) -> list[tf.Tensor]:
         """Merges what the tile gives into what the reducers hold."""
@@ -91,7 +91,7 @@ class Tiles(NamedTuple):
         def merge(side: int, n: Tensor, axis: int, counts: tf.Tensor | bool = True) -> None:
             merged = []
             for reducer, before in zip(self.reducers, tf.unstack(state[side][n]), strict=True):
-                new = reducer.reduce(reducer.values(tile, axis), tile.mask(reducer.over, axis), axis)
+                new = reducer.reduce([tile], axis)
                 merged.append(reducer.merge(before, tf.where(counts, new, tf.cast(reducer.empty, new.dtype))))
             state[side] = tf.tensor_scatter_nd_update(state[side], [[n]], tf.stack(merged)[None])
 
@@ -102,16 +102,16 @@ class Tiles(NamedTuple):
             merge(1, j, axis=0)
         return state
 
-    def backward(self, held: Sequence[tf.Tensor], cotangents: Sequence[tf.Tensor], thresholds: Thresholds) -> Body:
-        """A body that adds the tile's gradients by the rows, the columns and the scaling's values."""
-        a, c, values = self.rows.units, self.columns.units, self.scaling.values
+    def backward(self, held: Sequence[tf.Tensor], cotangents: Sequence[tf.Tensor]) -> Body:
+        """A body that adds the tile's gradients to `zeros`."""
+        a, c, values = self.rows.units, self.columns.units, self.scaling.values_in_tiles
         axes = [(1, 0), (0, 0 if self.symmetric else 1)] if self.symmetric or self.both else [(1, 0)]
 
         def body(i: Tensor, j: Tensor, da: tf.Tensor, dc: tf.Tensor, *dv: tf.Tensor) -> list[tf.Tensor]:
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 cosines = self.cosines(i, j)
                 tape.watch([cosines, *values])
-                tile = self.tile(i, j, cosines, thresholds)
+                tile = self.tile(i, j, cosines)
             slope = tf.zeros_like(cosines)  # by the logits
             for k, reducer in enumerate(self.reducers):
                 at = {1: lambda x, k=k: x[i, k][:, None], 0: lambda x, k=k: x[j, k][None]}
@@ -129,72 +129,13 @@ class Tiles(NamedTuple):
 
         return body
 
-
-def sum_over_tiles(tiles: Tiles, hardest: Hardest = None) -> list[list[tf.Tensor]]:
-    """What the reducers hold for each row and, if `both`, for each column: `(T, B)` for each reducer.
-
-    It is differentiable in the embeddings and in the scaling's values.
-
-    Args:
-        tiles: the pairs.
-        hardest: how many of so many negatives, the hardest, count. None: all.
-    """
-
-    @tf.custom_gradient
-    def sums(a: tf.Tensor, c: tf.Tensor, *values: tf.Tensor) -> Tensor:
-        now = tiles.at(a, c, values)
-        zeros = [tf.zeros_like(x) for x in (a, c, *values)]
-        thresholds: Thresholds = (None, None)
-        weighs = [k for k, reducer in enumerate(now.reducers) if reducer.has_slope]
-        # A sum whose slope does not depend on its value: the same loop can give both.
-        at_once = hardest is None and len(weighs) == 1 and now.reducers[weighs[0]].additive
-        if hardest is not None:
-            held, thresholds = _over_strips(now, hardest)
-        elif at_once:
-            held = now.empty()
-            slopes = now.backward(held, [tf.ones_like(x) for x in held], thresholds)
-
-            def value_and_gradient(i: Tensor, j: Tensor, *state: tf.Tensor) -> list[tf.Tensor]:
-                return now.forward(i, j, *state[: len(held)]) + slopes(i, j, *state[len(held) :])
-
-            state = now.visit(value_and_gradient, held + zeros, now.number)
-            held, unit = state[: len(held)], state[len(held) :]
-        else:
-            held = now.visit(now.forward, now.empty(), now.number)
-
-        def gradient(*cotangents: tf.Tensor) -> list[tf.Tensor]:
-            body = now.backward(held, cotangents, thresholds)
-            if not at_once:
-                return now.visit(body, zeros, now.number)
-            # `unit` is the gradient where every embedding has the weight 1. Other weights take a loop of their own.
-            weight, equal = _equal_weight(now, [x[:, weighs[0]] for x in cotangents])
-            given = [tf.where(equal, tf.cast(weight, x.dtype) * x, tf.zeros((), x.dtype)) for x in unit]
-            return now.visit(body, given, tf.where(equal, 0, now.number))
-
-        return held, gradient
-
-    held = sums(tiles.rows.units, tf.zeros(()) if tiles.symmetric else tiles.columns.units, *tiles.scaling.values)
-    return [tf.unstack(x, axis=1) for x in held]
-
-
-def _over_strips(tiles: Tiles, hardest: Callable[[tf.Tensor], tf.Tensor]) -> tuple[list[tf.Tensor], Thresholds]:
-    """What the reducers hold, and the thresholds, from strips of anchors."""
-    choice = tiles.reducers, tiles.scaling, tiles.allows, hardest, tiles.product
-    held, threshold = sum_over_strips(*choice, tiles.rows, tiles.columns)
-    if not tiles.both:
-        return [held], (threshold, threshold if tiles.symmetric else None)
-    of_columns, of_column = sum_over_strips(*choice, tiles.columns, tiles.rows)
-    return [held, of_columns], (threshold, of_column)
-
-
-def _equal_weight(tiles: Tiles, weights: Sequence[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-    """The largest weight, and whether all valid embeddings have it."""
-    largest = tf.reduce_max(tf.stack([tf.reduce_max(x) for x in weights]))
-    equal = [
-        tf.reduce_all(x == largest if blocks.side.valid is None else (x == largest) | ~blocks.side.valid)
-        for x, blocks in zip(weights, (tiles.rows, tiles.columns), strict=False)
-    ]
-    return largest, tf.reduce_all(tf.stack(equal))
+    def gradients(self, da: tf.Tensor, dc: tf.Tensor, *dv: tf.Tensor) -> list[tf.Tensor]:
+        """From the gradients of all tiles, those by the rows, the columns and all values of the scaling."""
+        if not self.scaling.linear:
+            return [da, dc, *dv]
+        products = tf.cast(tf.reduce_sum(self.rows.units * da, 2), "float64")  # of H_ij s_ij, of each row
+        total = tf.reduce_sum(products) / (2.0 if self.symmetric else 1.0)
+        return [da, dc, *self.scaling.gradient_by_values(total)]
 
 
 def _add(blocks: tf.Tensor, i: Tensor, block: tf.Tensor) -> tf.Tensor:
