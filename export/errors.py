@@ -70,5 +70,10 @@ class ProviderWarning(UserWarning):
 
 
 def text_of(error: BaseException) -> str:
-    """Return the class and message of another library's error, without the terminal colours that Keras puts in."""
-    return re.sub(r"\x1b\[\d*m", "", f"{type(error).__name__}: {error}")
+    """Return the class and message of another library's error.
+
+    Without the terminal colours that Keras puts in, and without TensorFlow's advice on AutoGraph, which does not run
+    here.
+    """
+    text = re.sub(r"\x1b\[\d*m", "", f"{type(error).__name__}: {error}")
+    return text.partition(". You can attempt the following resolutions")[0]

@@ -118,12 +118,12 @@ class Index:
         """
         units = self._units(vectors)
         first = self.next_number
-        names = _checked_ids(range(first, first + len(units)) if ids is None else ids, len(units))
+        names = checked_ids(range(first, first + len(units)) if ids is None else ids, len(units))
         notes = [{} for _ in names] if metadata is None else [dict(entry) for entry in metadata]
         if len(notes) != len(names):
             raise InputError(f"`metadata` must have one dict for each vector. Received: {len(notes)} for {len(names)}.")
         try:
-            json.dumps(notes, allow_nan=False)
+            json.dumps(notes, allow_nan=False, ensure_ascii=False).encode()
         except (TypeError, ValueError) as error:
             raise InputError(f"`metadata` must be what JSON can hold. Received: {error}. Give strings.") from error
         self.delete(names)
@@ -353,7 +353,12 @@ def _best(scores: np.ndarray, positions: np.ndarray, count: int) -> tuple[np.nda
     return np.take_along_axis(scores, order, axis=1), np.take_along_axis(positions, order, axis=1)
 
 
-def _checked_ids(ids: Iterable[int | str], count: int) -> list[int | str]:
+def checked_ids(ids: Iterable[int | str], count: int) -> list[int | str]:
+    """Return a list of the ids.
+
+    Raises:
+        InputError: they are not integers or Unicode text, not unique, or not one for each of `count` vectors.
+    """
     names = _listed(ids)
     if len(names) != count:
         raise InputError(
@@ -361,6 +366,9 @@ def _checked_ids(ids: Iterable[int | str], count: int) -> list[int | str]:
         )
     if not all(isinstance(name, (int, str)) and not isinstance(name, bool) for name in names):
         raise InputError("`ids` must be integers or strings. Received: ids of other types. Convert them with str().")
+    broken = [name for name in names if isinstance(name, str) and name.encode(errors="ignore").decode() != name]
+    if broken:  # JSON could not carry them
+        raise InputError(f"`ids` must be Unicode. Received: {broken[0]!r}. If it is the name of a file, rename it.")
     if len(set(names)) != len(names):
         raise InputError(
             f"`ids` must be unique. Received: {len(names) - len(set(names))} repeated ids. Leave them out."

@@ -107,7 +107,12 @@ def check_notes(notes: Mapping[str, object] | None) -> None:
             f"`notes` must be a dict with names as keys. Received: {type(notes).__name__}. "
             f'Write for example notes={{"channels": "RGB"}}.'
         )
-    length = len(json.dumps(dict(notes), allow_nan=False))
+    try:
+        length = len(json.dumps(dict(notes), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise type(error)(
+            f"`notes` must be what JSON can hold. Received: {error}. Convert with int(), float() or str()."
+        ) from error
     if length > _MOST_NOTES:
         raise ValueError(
             f"`notes` must be at most {_MOST_NOTES} characters as JSON. Received: {length}. Keep long texts elsewhere."

@@ -15,7 +15,7 @@ from keras_tfcl.atomic_write import locked_file
 from keras_tfcl.cli.options import AUTO, AsJson, Encoder, Provider, in_one_line, providers_of, read_input
 from keras_tfcl.export.errors import InputError
 from keras_tfcl.export.runtime.encoder import OnnxEncoder
-from keras_tfcl.export.runtime.index import Index
+from keras_tfcl.export.runtime.index import Index, checked_ids
 
 index = typer.Typer(help="Build an index of embeddings, and search it.", no_args_is_help=True)
 
@@ -120,7 +120,8 @@ def _embedded(encoder: OnnxEncoder, inputs: list[Path], on_error: str) -> tuple[
         skipped[position] = str(names[position] if names else position)
         print(f"skipped: {in_one_line(error)}", file=sys.stderr)
 
-    vectors = np.concatenate([*encoder.encode_iter(rows, on_error=skip if on_error == "skip" else "raise")])
+    parts = encoder.encode_iter(rows, on_error=skip if on_error == "skip" else "raise")
+    vectors = np.concatenate([np.empty((0, encoder.dimension), np.float32), *parts])
     kept = [position for position in range(_count(rows)) if position not in skipped]
     pointing = vectors.any(axis=1)
     for row in np.flatnonzero(~pointing):
@@ -149,7 +150,7 @@ def _names(files: list[Path], inputs: list[Path]) -> list[str]:
     """The paths relative to the given folders, which stay valid when the folders are moved.
 
     Raises:
-        InputError: two files of different folders get one name.
+        InputError: two files of different folders get one name, or a name is not Unicode.
     """
     names: dict[str, Path] = {}
     for file in files:
@@ -160,6 +161,7 @@ def _names(files: list[Path], inputs: list[Path]) -> list[str]:
                 f"Images need different names, relative to the folders that are given. Received: {other} and {file}. "
                 f"Give the folder that holds both."
             )
+    checked_ids(names, len(names))  # before the work
     return [*names]
 
 

@@ -118,10 +118,10 @@ def read_texts(path: Path) -> list[str]:
         InputError: it is not UTF-8, or holds no line.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")  # no other ends of lines
     except UnicodeDecodeError as error:
         raise InputError(f"A .txt file must be UTF-8. Received: {path}: {error}. Convert it with iconv.") from error
-    if not lines:
+    if lines == [""]:
         raise InputError(
             f"A .txt file must hold one text per line. Received: {path}, which is empty. Write a text into it."
         )

@@ -58,7 +58,7 @@ def _shared(rows: tf.Tensor, columns: tf.Tensor) -> tf.Tensor:
     """Whether labels are equal or, multi-hot, have one in common."""
     if rows.shape.rank == 2:
         return tf.matmul(rows, columns, transpose_b=True) > 0.5
-    return rows[:, None] == columns[None]
+    return rows[:, None] == tf.cast(columns, rows.dtype)[None]  # one of them may be uint64
 
 
 def with_small_labels(rows: Side, columns: Side) -> tuple[Side, Side]:

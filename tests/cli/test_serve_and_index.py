@@ -64,6 +64,19 @@ def test_an_index_is_built_grown_and_searched(photos, tmp_path):
     assert hits[0]["id"] == "7.png" and hits[0]["score"] == pytest.approx(1, abs=1e-5) and len(hits) == 2
 
 
+def test_what_an_index_cannot_hold_is_said_before_the_work(photos, tmp_path):
+    broken = os.fsencode(tmp_path) + b"/caf\xe9.png"  # a name in Latin-1
+    Path(os.fsdecode(broken)).write_bytes((photos / "images" / "a" / "0.png").read_bytes())
+    refused = run("index", "build", photos / "encoder.onnx", tmp_path, "-o", tmp_path / "x.index")
+    assert refused.returncode == 1 and "`ids` must be Unicode. Received: 'caf" in refused.stderr
+
+
+def test_no_rows_make_an_empty_index(photos, tmp_path):
+    np.save(tmp_path / "none.npy", np.empty((0, 16, 16, 3), "float32"))
+    built = run("index", "build", photos / "encoder.onnx", tmp_path / "none.npy", "-o", tmp_path / "x.index")
+    assert built.returncode == 0 and "0 vectors" in built.stdout and len(Index.load(tmp_path / "x.index")) == 0
+
+
 def test_additions_by_two_processes_at_once_are_both_kept(photos, tmp_path):
     encoder, images, out = photos / "encoder.onnx", photos / "images", tmp_path / "photos.index"
     assert run("index", "build", encoder, images / "a" / "0.png", "-o", out).returncode == 0

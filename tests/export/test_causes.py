@@ -12,7 +12,7 @@ import tensorflow as tf
 
 import keras_tfcl
 from helpers.onnx_files import run
-from keras_tfcl.export import ModelOutputError, NonFiniteError, UnsupportedLayerError, export_onnx
+from keras_tfcl.export import ModelOutputError, NonFiniteError, UnsupportedLayerError, UnsupportedOpError, export_onnx
 from keras_tfcl.export import export as exporter
 from keras_tfcl.export.keras_to_onnx import golden_inputs
 from keras_tfcl.export.keras_to_onnx.golden_inputs import make_golden_inputs, rounding_noise
@@ -235,6 +235,21 @@ def test_an_embedding_that_is_rounding_noise_is_told_apart(tmp_path):
     assert constant.sum() >= 3
     assert noise[constant].max() > 10 * rounding_noise(source, usual, normalize=False).max()
     assert "call" not in vars(model.layers[0])
+
+
+class Branches(keras.layers.Layer):
+    def call(self, x):
+        return x if ops.sum(x) > 0 else -x
+
+    def compute_output_shape(self, shape):
+        return shape
+
+
+def test_python_code_on_values_is_refused_without_advice_that_does_not_help(tmp_path):
+    model = keras.Sequential([keras.Input((4,)), Branches(name="branches")])
+    with pytest.raises(UnsupportedOpError, match=r"`branches` \(Branches\)\. Use keras\.ops alone") as caught:
+        export_onnx(model, tmp_path / "encoder.onnx", samples=np.ones((2, 4), "float32"))
+    assert "autograph" not in str(caught.value).lower()
 
 
 KERNEL_LOG = """

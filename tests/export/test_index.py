@@ -143,6 +143,8 @@ def test_vectors_of_another_encoder_are_refused(tmp_path):
         (lambda i: i.build_graph(check=0), ValueError, r"`check` must be a positive integer\. Received: check=0"),
         (lambda i: i.add(np.eye(2), ids=["a"]), InputError, r"one id for each vector\. Received: 1 for 2"),
         (lambda i: i.add(np.eye(2), ids=["a", "a"]), InputError, r"unique\. Received: 1 repeated"),
+        (lambda i: i.add(np.eye(1, 2), ids=["caf\udce9.jpg"]), InputError, r"`ids` must be Unicode\. Received: 'caf"),
+        (lambda i: i.add(np.eye(1, 2), metadata=[{"path": "caf\udce9.jpg"}]), InputError, r"what JSON can hold"),
         (lambda i: i.add(np.eye(2), ids=[1.5, 2.5]), InputError, r"integers or strings"),
         (lambda i: i.add(np.eye(2), metadata=[{}]), InputError, r"one dict for each vector\. Received: 1 for 2"),
         (lambda i: i.add(np.eye(1, 2), metadata=[{"x": {1}}]), InputError, r"what JSON can hold"),

@@ -78,6 +78,9 @@ def test_wrong_options_are_named(encoder, tmp_path):
         export_onnx(encoder, path, preprocessing=lambda x: x / 255)
     with pytest.raises(TypeError, match="`notes`"):
         export_onnx(encoder, path, notes=["RGB"])
+    for value, error in (({1}, TypeError), (np.int64(3), TypeError), (float("nan"), ValueError)):
+        with pytest.raises(error, match=r"`notes` must be what JSON can hold\. Received: .* Convert with int\(\)"):
+            export_onnx(encoder, path, notes={"value": value})
     with pytest.raises(ValueError, match="`notes`"):
         export_onnx(encoder, path, notes={"text": "x" * 40_000})
     for note in ("RGB", {"range": [0, 1], "size": 8}, {"range": [1, 0]}, {"resize": "stretch"}):

@@ -245,6 +245,18 @@ def test_candidates_of_their_own(negatives, with_views):
         assert_close(tiled, dense)
 
 
+@pytest.mark.parametrize("block", ["dense", 4])
+def test_labels_and_embeddings_of_two_dtypes(block):
+    a, c = RNG.normal(size=(3, 4)), RNG.normal(size=(6, 4)).astype("float32")
+    anchor_labels, labels = np.array([0, 1, 2**40]), np.array([0, 1, 2**40, 0, 1, 7])
+    expected = keras_tfcl.ops.contrastive_loss(a, c.astype("float64"), anchor_labels, labels, block_size="dense")
+    for first, second in (("uint64", "int64"), ("int64", "uint64")):
+        losses = keras_tfcl.ops.contrastive_loss(
+            a, c, anchor_labels.astype(first), labels.astype(second), block_size=block
+        )
+        np.testing.assert_allclose(losses, expected, rtol=1e-5)
+
+
 def test_an_anchor_whose_own_place_is_masked_out_still_has_its_negative():
     a, c = RNG.normal(size=(1, 4)).astype("float32"), RNG.normal(size=(3, 4)).astype("float32")
     choices = {"self_index": [0], "candidate_mask": [False, True, True], "scaling": 0.5}
