@@ -9,6 +9,7 @@ are over, the other sizes are not measured.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import json
 import os
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -168,20 +170,15 @@ def memory(row: dict[str, Any]) -> float:
     return max(row["MiB"], row["buffers"] or 0)
 
 
-class replaced:
+@contextlib.contextmanager
+def replaced(target: Path) -> Iterator[Path]:
     """A path beside `target` to write to, renamed to it when the block ends without an error."""
-
-    def __init__(self, target: Path) -> None:
-        self.target, self.path = target, target.with_name("." + target.name)
-
-    def __enter__(self) -> Path:
-        return self.path
-
-    def __exit__(self, error: Any, *_: Any) -> None:
-        if error is None:
-            os.replace(self.path, self.target)
-        else:
-            self.path.unlink(missing_ok=True)
+    path = target.with_name("." + target.name)
+    try:
+        yield path
+        os.replace(path, target)
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:

@@ -18,6 +18,7 @@ import keras
 import tensorflow as tf
 
 import keras_tfcl
+from keras_tfcl.losses.loss_variables import variables_of_loss
 from keras_tfcl.ops.block_size import plan_block
 
 
@@ -38,8 +39,7 @@ def lower(loss: Callable[..., Any], count: int, dimension: int, platform: str) -
     """The StableHLO of value and gradient by embeddings `(count, 2, dimension)`."""
     spec = tf.TensorSpec([count, 2, dimension], tf.float32)
     # As constants: TensorFlow lowers no variables for a device that is not there.
-    layers = [part for part in vars(loss).values() if isinstance(part, keras.Layer)]
-    constants = [(variable, variable.numpy()) for layer in layers for variable in layer.variables]
+    constants = [(variable, variable.numpy()) for variable in variables_of_loss(loss)]
 
     @tf.function(jit_compile=True, input_signature=[spec], autograph=False)
     def program(z: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

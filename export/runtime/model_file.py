@@ -1,6 +1,6 @@
 """Look into an ONNX file before onnxruntime does: is it whole, and which other files would it open?
 
-An ONNX tensor may name another file as the place of its values. Served files come from elsewhere, so such a name is
+An ONNX tensor may name another file that holds its values. Served files come from elsewhere, so such a name is
 checked before anything follows it: it can only be one file, in the model's own folder, whose name, size and SHA-256
 stand in the model's metadata. The walk reads only the protobuf framing, which needs no `onnx` package.
 

@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 import keras_tfcl
+from keras_tfcl.losses.loss_variables import variables_of_loss
 
 ROWS, DIMENSION, BLOCK = 2048, 64, 128
 
@@ -53,8 +54,7 @@ def train_step(loss):
 def hlo(name, platform):
     loss = LOSSES[name](block_size=BLOCK)
     # As constants: TensorFlow lowers no variables for a device that is not there.
-    layers = [part for part in vars(loss).values() if isinstance(part, keras.Layer)]
-    constants = [(variable, tf.constant(variable.numpy())) for layer in layers for variable in layer.variables]
+    constants = [(variable, tf.constant(variable.numpy())) for variable in variables_of_loss(loss)]
 
     @tf.function(jit_compile=True)
     def step(labels, z):

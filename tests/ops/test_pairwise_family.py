@@ -247,7 +247,7 @@ def test_any_comparison(name):
 @pytest.mark.parametrize("jit", [None, False, True])
 @pytest.mark.parametrize("name", LOSSES)
 def test_many_comparisons(name, jit):
-    @hypothesis.settings(SETTINGS, max_examples=25 if jit is None else 3)
+    @hypothesis.settings(SETTINGS, max_examples={None: 25, False: 3, True: 1}[jit])
     @hypothesis.given(data=st.data())
     def run(data):
         check(data, name, "float64", 1e-8, jit)
@@ -255,12 +255,10 @@ def test_many_comparisons(name, jit):
     run()
 
 
-OFTEN_COMPILED = ["learnable, bounded", "arctanh", "hard top k", "own loss"]  # each by another way through the kernel
+PATHS = ["learnable, bounded", "arctanh", "hard top k", "own loss"]  # one for each path through the kernel
 
 
-@pytest.mark.parametrize(
-    "name", [*OFTEN_COMPILED, *(pytest.param(n, marks=pytest.mark.slow) for n in LOSSES if n not in OFTEN_COMPILED)]
-)
+@pytest.mark.parametrize("name", [*PATHS, *(pytest.param(n, marks=pytest.mark.slow) for n in LOSSES if n not in PATHS)])
 def test_float32_under_xla(name):
     rng = np.random.default_rng(3)
     z, labels, weights = (

@@ -42,6 +42,13 @@ def test_ties_stay_and_k_above_the_number_of_negatives_keeps_all(top_k):
     np.testing.assert_allclose(results[1], results[0], rtol=1e-5, atol=1e-6)
 
 
+def test_labels_that_agree_in_32_bits_are_different():
+    """The strips compare int32, to which these labels must not simply be cast."""
+    z, labels = np.random.default_rng(0).normal(size=(8, 2, 5)).astype("float32"), np.arange(8) // 2
+    loss = keras_tfcl.HardNegativeInfoNCE(0.2, top_k=3, block_size=4)
+    assert float(loss((labels + 1) * 2**32, z)) == float(loss(labels, z))
+
+
 def test_a_share_that_is_a_whole_number_of_negatives_is_that_number():
     """In floating point 0.07 * 100 is a little more than 7."""
     counts = [(0.07, 100, 7), (0.07, 101, 8), (0.1, 30, 3), (0.55, 100, 55), (1.0, 5, 5), (0.01, 1, 1)]
