@@ -28,6 +28,7 @@ from keras_tfcl.export.runtime.embedding_files import (
     write_parquet,
 )
 from keras_tfcl.export.runtime.requirements import require
+from keras_tfcl.export.runtime.typing import ImageLike
 
 if TYPE_CHECKING:
     from keras_tfcl.export.runtime.encoder import OnnxEncoder
@@ -36,7 +37,7 @@ PART_ROWS = 4096  # in one file of the folder: at most so many are lost
 
 
 def encode_resumed(
-    encoder: OnnxEncoder, x: Any, path: Path, ids: Iterable[object] | None, on_error: OnError, **options: Any
+    encoder: OnnxEncoder, x: object, path: Path, ids: Iterable[object] | None, on_error: OnError, **options: Any
 ) -> int:
     """Embed the rows of `x` whose ids are not in `path` yet, and return how many rows the file then has.
 
@@ -107,7 +108,7 @@ def _files(path: Path, folder: Path) -> list[Path]:
 
 def _embed_missing(
     encoder: OnnxEncoder,
-    x: Any,
+    x: list[ImageLike] | tuple[ImageLike, ...] | np.ndarray,
     names: list[int | str],
     path: Path,
     folder: Path,
