@@ -296,7 +296,7 @@ def _nearest(write: Writer, old: str, new: str, align_corners: bool, half_pixel:
 def _convolve_transposed(graph: tf2onnx.graph.Graph, node: tf2onnx.graph.Node, name: str, args: list[object]) -> None:
     """Extend a kernel by zeros where the result reaches beyond it: tf2onnx pads the result, which lacks the bias there.
 
-    The result of a free size is taken to be `stride` times as long, as that of a Keras layer is.
+    A result of free size is taken to be `stride` times as long, as in a Keras layer.
     """
     kernel, x = node.input[1], graph.get_node_by_output(node.input[1])
     first = 1 if node.get_attr_value("data_format", b"NHWC").endswith(b"C") else 2

@@ -19,7 +19,7 @@ from keras_tfcl.typing import Structure, Tensor
 from keras_tfcl.validation import fraction, positive_integer
 
 CROP_RATIO = (3 / 4, 4 / 3)
-# Of SwAV: number of small crops, their side as a share of that of the large ones, and the bounds of both areas.
+# Of SwAV: number of small crops, their side relative to the large ones, and the bounds of both areas.
 SMALL_VIEWS, SMALL_SHARE, AREAS = 6, 96 / 224, (0.05, 0.14, 1.0)
 ATTEMPTS = 100  # to replace an image that cannot be read
 ON_ERROR = ("skip", "raise")
