@@ -157,7 +157,7 @@ def write_parquet(pairs: Iterable[Part], path: Path, dimension: int, metadata: M
     arrow, parquet = require("pyarrow", "parquet"), require("pyarrow.parquet", "parquet")
     first: Part = next(pairs := iter(pairs), (np.empty((0, dimension), np.float32), []))
     kind = arrow.string() if any(isinstance(name, str) for name in first[1]) else arrow.int64()
-    recorded = {KEY: json.dumps({name: metadata[name] for name in _RECORDED if name in metadata})}
+    recorded = {KEY: json.dumps(_recorded(metadata))}
     schema = arrow.schema([("id", kind), ("embedding", arrow.list_(arrow.float32(), dimension))], recorded)
     rows = 0
     with parquet.ParquetWriter(path, schema) as writer:
@@ -187,13 +187,16 @@ def read_ids(file: Path, encoder: OnnxEncoder) -> list[int | str]:
     """
     parquet = require("pyarrow.parquet", "parquet").ParquetFile(file)
     facts = json.loads((parquet.schema_arrow.metadata or {}).get(KEY.encode(), b"{}"))
-    own = encoder.metadata.get("weights_sha256")
-    if facts.get("dimension", encoder.dimension) != encoder.dimension or facts.get("weights_sha256") != own:
+    if facts != _recorded(encoder.metadata):
         raise InputError(
             f"A run can be resumed only with the encoder that began it. Received: {file}, which another one wrote. "
             f"Delete it, or give a new name."
         )
     return parquet.read(["id"]).column("id").to_pylist()
+
+
+def _recorded(metadata: Mapping[str, object]) -> dict[str, object]:
+    return {name: metadata[name] for name in _RECORDED if name in metadata}
 
 
 def in_groups(pairs: Iterable[Part], group: int) -> Iterator[Part]:

@@ -139,6 +139,11 @@ class OnnxEncoder:
         return self._runner.inputs
 
     @property
+    def output(self) -> str:
+        """Name of the output that holds the embeddings."""
+        return self._runner.output
+
+    @property
     def takes_text(self) -> bool:
         """Whether there is a tokenizer, so that `encode` takes texts."""
         return "tokenizer" in self._metadata

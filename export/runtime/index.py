@@ -321,7 +321,7 @@ class Index:
 
 
 def weights_hash(encoder: OnnxEncoder) -> str | None:
-    """The hash of an encoder's weights as its file records it; of an int8 or float16 file, its own."""
+    """The hash of an encoder's weights as its file records it; of an int8 or float16 file, that of its float model."""
     metadata = getattr(encoder, "metadata", {})
     return metadata.get("weights_sha256") or metadata.get("content_hash")
 

@@ -318,6 +318,8 @@ def test_quantize(run, file, pixels, tmp_path):
     assert code == 1
     assert json.loads(out)["error"] == "RecallError"
     assert not (tmp_path / "no.onnx").exists()
+    half = ["--mode", "float16", "--calibration", pixels]
+    assert run("quantize", file, tmp_path / "no.onnx", "--samples", pixels, *half)[0] == 2
     assert run("quantize", file, tmp_path / "no.onnx")[0] == 2
     assert run("quantize", file, tmp_path / "no.onnx", "--samples", pixels, "--min-recall", "95")[0] == 2
 
