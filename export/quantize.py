@@ -134,27 +134,25 @@ def to_float16(
 
 def _dynamic(path: Path, source: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
     with _tools("onnxruntime.quantization") as tools:
-        prepared, made = _prepared(tools, path, folder), folder / "dynamic.onnx"
+        prepared, _ = _prepared(tools, path, folder)
+        made = folder / "dynamic.onnx"
         tools.quantize_dynamic(prepared, made, op_types_to_quantize=["MatMul", "Gemm"], per_channel=True)
     return _quantized(made, source, "dynamic", "MatMul or Gemm with constant weights")
 
 
 def _static(path: Path, source: onnx.ModelProto, calibration: Rows, folder: Path) -> onnx.ModelProto:
-    onnx = require("onnx", "quantize")
     with _tools("onnxruntime.quantization") as tools:
-        model = onnx.load(_prepared(tools, path, folder))
-        excluded = nodes_of_final_normalization(model)
-        named, made = folder / "named.onnx", folder / "static.onnx"
-        onnx.save(model, named)
+        prepared, normalization = _prepared(tools, path, folder)
+        made = folder / "static.onnx"
         tools.quantize_static(
-            named,
+            prepared,
             made,
             _reader(tools, calibration),
             quant_format=tools.QuantFormat.QDQ,
             activation_type=tools.QuantType.QUInt8,
             weight_type=tools.QuantType.QInt8,
             per_channel=True,
-            nodes_to_exclude=excluded,
+            nodes_to_exclude=normalization,
         )
     return _quantized(made, source, "static", "convolution or product")
 
@@ -167,11 +165,23 @@ def _float16(float_model: OnnxEncoder, rows: Rows, expected: np.ndarray) -> tupl
     return model, kept
 
 
-def _prepared(tools: ModuleType, path: Path, folder: Path) -> Path:
-    """Infer shapes and fold constants, as the quantizers require. Symbolic shapes fail on attention, so skip them."""
+def _prepared(tools: ModuleType, path: Path, folder: Path) -> tuple[Path, list[str]]:
+    """Infer shapes and fold constants, as the quantizers require. Symbolic shapes fail on attention, so skip them.
+
+    Returns:
+        The prepared file, and the names of the nodes of its final normalization.
+    """
+    onnx = require("onnx", "quantize")
     prepared = folder / "prepared.onnx"
     tools.quant_pre_process(path, prepared, skip_symbolic_shape=True)
-    return prepared
+    model = onnx.load(prepared)
+    normalization = nodes_of_final_normalization(model)
+    for node in model.graph.node:
+        for attribute in node.attribute if node.op_type == "Gemm" and len(node.input) < 3 else ():
+            if attribute.name == "beta":  # of a bias that is not there; 0, as in Keras' attention, is not quantized
+                attribute.f = 1
+    onnx.save(model, prepared)
+    return prepared, normalization
 
 
 def _calibration_rows(float_model: OnnxEncoder, calibration: Inputs) -> Rows:

@@ -125,6 +125,20 @@ def test_dynamic(dense, tmp_path):
     assert report.recall.min_cosine == pytest.approx((before * after).sum(1).min(), abs=1e-5)
 
 
+def test_products_of_an_attention(tmp_path):
+    """tf2onnx writes the einsum of an attention as a Gemm without a bias whose factor is 0."""
+    nodes = [
+        helper.make_node("Gemm", ["x", "a"], ["h"], beta=0.0, transB=1),
+        helper.make_node("Relu", ["h"], ["r"]),
+        helper.make_node("Gemm", ["r", "b", "bias"], ["body"], transB=1),
+    ]
+    path = save(tmp_path / "x.onnx", nodes, (32,), {"a": weights(64, 32), "b": weights(16, 64), "bias": weights(16)})
+    report = quantize(path, tmp_path / "int8.onnx", samples=rows(), mode="dynamic")
+    kinds = [node.op_type for node in onnx.load(tmp_path / "int8.onnx").graph.node]
+    assert kinds.count("MatMulInteger") == 2
+    assert report.recall.min_cosine > 0.99
+
+
 def test_static(convolutional, tmp_path):
     out = tmp_path / "int8.onnx"
     report = quantize(convolutional, out, samples=images(), calibration=images(40))

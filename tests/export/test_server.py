@@ -344,6 +344,8 @@ class Slow:
         return getattr(self._encoder, name)
 
     def encode(self, rows, batch_size):
+        if isinstance(rows, dict):  # the golden inputs of the self-test
+            return self._encoder.encode(rows)
         self.runs.append(len(rows))
         self.go.wait(10)
         if (rows[:, 0] == 9).any():
