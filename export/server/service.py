@@ -8,6 +8,7 @@ import binascii
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from typing import Any
 
 import numpy as np
 from starlette.requests import Request
@@ -19,7 +20,7 @@ from keras_tfcl.export.runtime.index import Index
 from keras_tfcl.export.runtime.inputs import split_inputs
 from keras_tfcl.export.runtime.tokens import Tokens, rows_in_run
 from keras_tfcl.export.server.batching import MicroBatcher, Rows
-from keras_tfcl.export.server.errors import RequestError
+from keras_tfcl.export.server.errors import DeadlineError, RequestError
 from keras_tfcl.export.server.metrics import Metrics
 from keras_tfcl.export.server.settings import ServerSettings
 
@@ -93,16 +94,20 @@ class Service:
 
     async def embed(self, request: Request, inputs: RequestRows) -> np.ndarray:
         """Embeddings of the inputs of a request, in their order, unless its client goes away before."""
-        work = asyncio.create_task(self.batcher.embed(inputs.parts, self.settings.deadline_s))
+        work = self.batcher.embed(inputs.parts, self.settings.deadline_s)
         gone = asyncio.create_task(_disconnected(request))
+        either: set[asyncio.Future[Any]] = {work, gone}
         try:
-            await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(either, timeout=self.settings.deadline_s, return_when=asyncio.FIRST_COMPLETED)
             if work.done():
-                embeddings = work.result()
+                embeddings = np.concatenate(work.result())
                 return embeddings if inputs.order is None else embeddings[np.argsort(inputs.order)]
-            raise RequestError(499, "The client has gone.", "client_gone")
+            if gone.done():
+                raise RequestError(499, "The client has gone.", "client_gone")
+            self.metrics.rejected.labels("deadline").inc()
+            raise DeadlineError(self.settings.deadline_s)
         finally:
-            work.cancel()
+            work.cancel()  # nobody waits for its rows any more; no effect on what is done
             gone.cancel()
 
     async def read(self, items: Sequence[object]) -> RequestRows:
