@@ -118,7 +118,8 @@ class Service:
         if not 1 <= len(items) <= self.settings.max_items:
             raise RequestError(
                 422,
-                f"A request may hold 1 to {self.settings.max_items} inputs. Received: {len(items)}. Send several.",
+                f"A request may hold 1 to {self.settings.max_items} inputs. Received: {len(items)}. Send several "
+                f"requests, or at least one input.",
                 "invalid_input",
             )
         if isinstance(items[0], (str, list)) and self.encoder.takes_text:

@@ -231,6 +231,10 @@ class TestEmbed:
         assert run("index", "build", file, tmp_path / "two.txt", "-o", index)[0] == 0
         code, out, _ = run("index", "search", file, index, tmp_path / "two.txt", "-k", "1")
         assert code == 0 and out.splitlines() == ["cat", "  1.0000  0  cat", "a dog", "  1.0000  1  a dog"]
+        code, out, _ = run("index", "search", file, index, "a dog", "-k", "1")
+        assert code == 0 and out.splitlines() == ["a dog", "  1.0000  1  a dog"]
+        code, _, err = run("index", "search", file, index, tmp_path / "three.txt")  # no text
+        assert code == 1 and "three.txt" in err
 
     def test_npz_with_an_array_for_each_input(self, run, tmp_path):
         value = helper.make_tensor_value_info
