@@ -40,8 +40,12 @@ HERE = Path(__file__).resolve().parent
 SHARED = Path(os.environ.get("KERAS_TFCL_DATA", HERE.parent.parent / "shared" / "data"))
 TEMPERATURE = 0.2
 LIGHTLY = "lightly NT-Xent"
-LOSSES = {"keras_tfcl InfoNCE": keras_tfcl.InfoNCE(TEMPERATURE), "keras_tfcl arctanh": keras_tfcl.ArctanhInfoNCE()}
-METHODS = ("keras_tfcl InfoNCE", LIGHTLY, "keras_tfcl arctanh")  # in this order
+LOSSES = {
+    "keras_tfcl InfoNCE": keras_tfcl.InfoNCE(TEMPERATURE),
+    "keras_tfcl arctanh 2": keras_tfcl.ArctanhInfoNCE(scale=2),  # the paper's
+    "keras_tfcl arctanh 8": keras_tfcl.ArctanhInfoNCE(scale=8),  # the default of `keras-tfcl train`
+}
+METHODS = ("keras_tfcl InfoNCE", LIGHTLY, "keras_tfcl arctanh 2", "keras_tfcl arctanh 8")  # in this order
 FIELDS = ("method", "seed", "epoch", "epochs", "loss", "knn", "linear")
 Row = dict[str, object]
 
