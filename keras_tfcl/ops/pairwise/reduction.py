@@ -146,13 +146,13 @@ def sum_over_tiles(tiles: Tiles, hardest: Hardest) -> list[list[tf.Tensor]]:
 
 
 def _equal_weight(tiles: Tiles, weights: Sequence[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-    """The largest weight, and whether all valid embeddings have it."""
+    """The largest weight, and whether all valid embeddings have it (False of none, as on a replica without anchors)."""
     largest = tf.reduce_max(tf.stack([tf.reduce_max(x) for x in weights]))
     equal = [
         tf.reduce_all(x == largest if blocks.side.valid is None else (x == largest) | ~blocks.side.valid)
         for x, blocks in zip(weights, (tiles.rows, tiles.columns), strict=False)
     ]
-    return largest, tf.reduce_all(tf.stack(equal))
+    return largest, tf.reduce_all(tf.stack(equal)) & (largest > -math.inf)
 
 
 def logits_by_number(reduced: Reduced, scaling: Logits, number: tf.Tensor) -> tf.Tensor:
