@@ -52,8 +52,8 @@ def _check_linear(scaling: Scaling) -> Scaling:
         factors = np.asarray(tf.cast(scaling(tf.constant(cosines)), "float32")) / cosines
     if factors[-1] == 0 or not np.allclose(factors, factors[-1], rtol=1e-5):
         raise ValueError(
-            f"`linear = True` says that the logit is a factor, not 0, times the cosine. Received: {type(scaling).__name__} "
-            f"with logit / cosine = {', '.join(f'{x:.6g}' for x in factors)} at the cosines "
+            "`linear = True` says that the logit is a factor, not 0, times the cosine. Received: "
+            f"{type(scaling).__name__} with logit / cosine = {', '.join(f'{x:.6g}' for x in factors)} at the cosines "
             f"{', '.join(f'{x:g}' for x in cosines)}. Its variables would get wrong gradients: leave `linear` out."
         )
     return scaling
