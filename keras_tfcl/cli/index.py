@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping, Sized
+from collections.abc import Callable, Sized
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -107,7 +107,8 @@ def search(
     for name, hits in zip(names, found, strict=True):
         print(name)
         for hit in hits:
-            print(f"  {hit.score:.4f}  {hit.id}{_quoted(hit.metadata)}")
+            text = f"  {hit.metadata['text']}" if "text" in hit.metadata else ""
+            print(f"  {hit.score:.4f}  {hit.id}{text}")
 
 
 def _embedded(encoder: OnnxEncoder, inputs: list[Path], on_error: str) -> tuple[Callable[[Index], None], list[str]]:
@@ -163,10 +164,6 @@ def _names(files: list[Path], inputs: list[Path]) -> list[str]:
             )
     checked_ids(names, len(names))  # before the work
     return [*names]
-
-
-def _quoted(metadata: Mapping[str, object]) -> str:
-    return f"  {metadata['text']}" if "text" in metadata else ""
 
 
 def _count(rows: Sized | dict[str, np.ndarray]) -> int:

@@ -228,7 +228,7 @@ def test_broken_images_raise_where_asked(folder):
 def test_fit_predict_and_validation_take_them(folder):
     encoder = keras.Sequential([keras.Input((16, 16, 3)), keras.layers.Flatten(), keras.layers.Dense(4)])
     model = keras_tfcl.ContrastiveModel(encoder)
-    model.compile("adam", keras_tfcl.InfoNCE(0.1))
+    model.compile("adam", keras_tfcl.InfoNCE(0.1), run_eagerly=True)
     views = image_views(folder, batch_size=4, image_size=16)
     history = model.fit(views, validation_data=image_views(folder, 6, image_size=16), epochs=2, verbose=0).history
     assert np.isfinite(history["loss"]).all() and np.isfinite(history["val_loss"]).all()
