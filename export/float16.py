@@ -16,7 +16,7 @@ import numpy as np
 
 from keras_tfcl.export.architecture import nodes_of_final_normalization
 from keras_tfcl.export.errors import ParityWarning, QuantizationError
-from keras_tfcl.export.runtime.parity import compare
+from keras_tfcl.export.runtime.parity import cosines
 from keras_tfcl.export.runtime.requirements import require
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ _HIDDEN_SUMS = {"LpNormalization", "ReduceL2", "ReduceSumSquare", "ReduceLogSumE
 _MEASURED_SAMPLES = 256
 _CHECKED_SAMPLES = 4
 _MIN_COSINE = 0.99
+_HALF = "_as_float16"  # at the end of the names of converted tensors
 
 Rows = dict[str, np.ndarray]  # one array for each input of the encoder
 
@@ -60,7 +61,7 @@ def to_half(model: onnx.ModelProto, rows: Rows) -> tuple[onnx.ModelProto, tuple[
         if node.op_type in _HIDDEN_SUMS or outside.intersection(node.input) or outside.intersection(node.output)
     }
     _convert(model, set(float32), {*kept, *normalization, *_size_arithmetic(model.graph)})
-    if not any(tensor.data_type == tensor.FLOAT16 and len(tensor.dims) > 1 for tensor in model.graph.initializer):
+    if not any(tensor.name.endswith(_HALF) and len(tensor.dims) > 1 for tensor in model.graph.initializer):
         raise QuantizationError(
             "A model must have weights to store in float16, between values that float16 can hold. Received: one "
             "without on these samples. Keep the float32 file, or scale its inputs to ordinary values."
@@ -68,7 +69,9 @@ def to_half(model: onnx.ModelProto, rows: Rows) -> tuple[onnx.ModelProto, tuple[
     return model, tuple(f"{operation} {name}" for name, operation in kept.items() if name not in normalization)
 
 
-def check_in_true_float16(float16: onnx.ModelProto, float32: onnx.ModelProto, rows: Rows, expected: np.ndarray) -> None:
+def check_in_true_float16(
+    float16: onnx.ModelProto, float32: onnx.ModelProto, output: str, rows: Rows, expected: np.ndarray
+) -> None:
     """Raise unless a float16 model computes the embeddings of the float32 model, where float16 is not emulated.
 
     onnxruntime computes most float16 operations in float32 on the CPU, which hides errors that a GPU would show. ONNX's
@@ -78,10 +81,10 @@ def check_in_true_float16(float16: onnx.ModelProto, float32: onnx.ModelProto, ro
     Raises:
         QuantizationError: the embeddings are not finite, or differ by more than rounding.
     """
-    fault = _fault(float16, rows, expected)
+    fault = _fault(float16, output, rows, expected)
     if fault is None:
         return
-    if _fault(float32, rows, expected) is None:
+    if _fault(float32, output, rows, expected) is None:
         raise QuantizationError(
             f"The embeddings in float16 must have a cosine of at least {_MIN_COSINE} to those in float32. Received: "
             f"{fault}. Give samples with the largest activations, or keep the float32 file."
@@ -94,8 +97,8 @@ def check_in_true_float16(float16: onnx.ModelProto, float32: onnx.ModelProto, ro
     )
 
 
-def _fault(model: onnx.ModelProto, rows: Rows, expected: np.ndarray) -> str | None:
-    """Return an error of the embeddings that ONNX's reference evaluator computes, or None."""
+def _fault(model: onnx.ModelProto, output: str, rows: Rows, expected: np.ndarray) -> str | None:
+    """Return an error of the embeddings that ONNX's reference evaluator computes as `output`, or None."""
     evaluator = _reference_evaluator(model)
     order = np.argsort(np.max([_peaks_of_rows(array) for array in rows.values()], axis=0))
     for row in {*order[np.linspace(0, len(order) - 1, _CHECKED_SAMPLES).astype(int)].tolist()}:
@@ -105,7 +108,7 @@ def _fault(model: onnx.ModelProto, rows: Rows, expected: np.ndarray) -> str | No
                 tensors: Any = evaluator.run(None, one, intermediate=True)
         except Exception as error:  # its operations may raise any exception
             return f"{type(error).__name__}: {error}"
-        cosine = _cosine(tensors[model.graph.output[0].name], expected[row])
+        cosine = _cosine(tensors[output], expected[row])
         if not cosine >= _MIN_COSINE:
             return f"{cosine:.3f} for row {row}{_first_infinity(model, tensors)}"
     return None
@@ -147,7 +150,7 @@ def _summed_in_float32(name: str, operation: Any) -> type[OpRun]:
 def _cosine(embedding: np.ndarray, expected: np.ndarray) -> float:
     """NaN if the embedding is not finite; 1 if both are zeros."""
     row = embedding.reshape(1, -1)
-    return compare(expected.reshape(1, -1), row).min_cosine if np.isfinite(row).all() else float("nan")
+    return float(cosines(expected.reshape(1, -1), row)[0]) if np.isfinite(row).all() else float("nan")
 
 
 def _first_infinity(model: onnx.ModelProto, tensors: Mapping[str, np.ndarray]) -> str:
@@ -244,7 +247,7 @@ def _convert(model: onnx.ModelProto, float32: set[str], keep: set[str]) -> None:
         """Return the name of the tensor in this type; add the cast, or the converted weight, at its first use."""
         if (name in converted) == (kind == onnx.TensorProto.FLOAT16):
             return name
-        other = f"{name}_as_{'float16' if kind == onnx.TensorProto.FLOAT16 else 'float32'}"
+        other = f"{name}{_HALF if kind == onnx.TensorProto.FLOAT16 else '_as_float32'}"
         if other not in made:
             made.add(other)
             if name in weights:

@@ -16,13 +16,20 @@ import numpy as np
 from keras_tfcl.export.architecture import convolves_most, nodes_of_final_normalization
 from keras_tfcl.export.errors import ExportError, QuantizationError
 from keras_tfcl.export.float16 import Rows, check_in_true_float16, to_half
-from keras_tfcl.export.quantized_model import QuantizationReport, check_rows, open_float_model, write_quantized_model
+from keras_tfcl.export.quantized_model import (
+    QuantizationReport,
+    check_rows,
+    embed_different,
+    open_float_model,
+    write_quantized_model,
+)
 from keras_tfcl.export.runtime.encoder import OnnxEncoder
 from keras_tfcl.export.runtime.inputs import cast_input, split_inputs
 from keras_tfcl.export.runtime.requirements import require
 from keras_tfcl.export.runtime.typing import Inputs
 
 if TYPE_CHECKING:
+    import onnx
     from onnxruntime.quantization import CalibrationDataReader
 
 _MODES = ("auto", "dynamic", "static")
@@ -57,8 +64,8 @@ def quantize(
         samples: real samples on which neighbours are compared, preferably some hundreds: an array, a tuple of arrays in
             order, or a dict by input name.
         mode: "auto", "dynamic" or "static".
-        calibration: samples on which "static" measures ranges. Defaults to every second sample of `samples`; the others
-            are then used for the comparison.
+        calibration: samples on which "static" measures ranges; not for "dynamic". Defaults to every second sample of
+            `samples`; the others are then used for the comparison.
         min_recall: the smallest accepted share, from 0 to 1, of the 10 nearest neighbours that are kept; None accepts
             any.
 
@@ -77,20 +84,24 @@ def quantize(
     """
     if mode not in _MODES:
         raise ValueError(f"`mode` must be one of {list(_MODES)}. Received: mode={mode!r}.")
+    if mode == "dynamic" and calibration is not None:
+        raise ValueError("`calibration` is for mode 'static'. Received: mode='dynamic'. Leave it out.")
     float_model = open_float_model(path, out)
-    source = float_model.path
+    path, source = float_model.path, require("onnx", "quantize").load(float_model.path)
     if mode == "auto":
-        mode = "static" if convolves_most(require("onnx", "quantize").load(source)) else "dynamic"
+        mode = "static" if convolves_most(source) else "dynamic"
     every_second = mode == "static" and calibration is None
     rows = check_rows(float_model, samples, min_recall, every_second)
     if mode == "dynamic":
-        return write_quantized_model(float_model, out, mode, rows, min_recall, lambda draft, _: _dynamic(source, draft))
+        return write_quantized_model(
+            float_model, out, mode, rows, min_recall, lambda folder, _: (_dynamic(path, source, folder), ())
+        )
     if calibration is None:
         calibration = {name: array[::2] for name, array in rows.items()}
         rows = {name: array[1::2] for name, array in rows.items()}
     ranges = _calibration_rows(float_model, calibration)
     return write_quantized_model(
-        float_model, out, mode, rows, min_recall, lambda draft, _: _static(source, ranges, draft)
+        float_model, out, mode, rows, min_recall, lambda folder, _: (_static(path, source, ranges, folder), ())
     )
 
 
@@ -116,53 +127,61 @@ def to_float16(
     """
     float_model = open_float_model(path, out)
     rows = check_rows(float_model, samples, min_recall)
-    source = float_model.path
     return write_quantized_model(
-        float_model, out, "float16", rows, min_recall, lambda draft, expected: _float16(source, rows, expected, draft)
+        float_model, out, "float16", rows, min_recall, lambda _, expected: _float16(float_model, rows, expected)
     )
 
 
-def _dynamic(path: Path, draft: Path) -> None:
+def _dynamic(path: Path, source: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
     with _tools("onnxruntime.quantization") as tools:
-        prepared = _prepared(tools, path, draft.parent)
-        tools.quantize_dynamic(prepared, draft, op_types_to_quantize=["MatMul", "Gemm"], per_channel=True)
-    _check_quantized(draft, "dynamic", "MatMul or Gemm with constant weights")
+        prepared, _ = _prepared(tools, path, folder)
+        made = folder / "dynamic.onnx"
+        tools.quantize_dynamic(prepared, made, op_types_to_quantize=["MatMul", "Gemm"], per_channel=True)
+    return _quantized(made, source, "dynamic", "MatMul or Gemm with constant weights")
 
 
-def _static(path: Path, calibration: Rows, draft: Path) -> None:
-    onnx = require("onnx", "quantize")
+def _static(path: Path, source: onnx.ModelProto, calibration: Rows, folder: Path) -> onnx.ModelProto:
     with _tools("onnxruntime.quantization") as tools:
-        model = onnx.load(_prepared(tools, path, draft.parent))
-        excluded = nodes_of_final_normalization(model)
-        named = draft.with_name("named.onnx")
-        onnx.save(model, named)
+        prepared, normalization = _prepared(tools, path, folder)
+        made = folder / "static.onnx"
         tools.quantize_static(
-            named,
-            draft,
+            prepared,
+            made,
             _reader(tools, calibration),
             quant_format=tools.QuantFormat.QDQ,
             activation_type=tools.QuantType.QUInt8,
             weight_type=tools.QuantType.QInt8,
             per_channel=True,
-            nodes_to_exclude=excluded,
+            nodes_to_exclude=normalization,
         )
-    _check_quantized(draft, "static", "convolution or product")
+    return _quantized(made, source, "static", "convolution or product")
 
 
-def _float16(path: Path, rows: Rows, expected: np.ndarray, draft: Path) -> tuple[str, ...]:
-    """Write the draft, and return the operations that stay in float32 because of their values."""
+def _float16(float_model: OnnxEncoder, rows: Rows, expected: np.ndarray) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+    """Return the model in float16, and the operations that stay in float32 because of their values."""
+    load = require("onnx", "quantize").load
+    model, kept = to_half(load(float_model.path), rows)
+    check_in_true_float16(model, load(float_model.path), float_model.output, rows, expected)
+    return model, kept
+
+
+def _prepared(tools: ModuleType, path: Path, folder: Path) -> tuple[Path, list[str]]:
+    """Infer shapes and fold constants, as the quantizers require. Symbolic shapes fail on attention, so skip them.
+
+    Returns:
+        The prepared file, and the names of the nodes of its final normalization.
+    """
     onnx = require("onnx", "quantize")
-    model, kept = to_half(onnx.load(path), rows)
-    check_in_true_float16(model, onnx.load(path), rows, expected)
-    onnx.save(model, draft)
-    return kept
-
-
-def _prepared(tools: ModuleType, path: Path, folder: Path) -> Path:
-    """Infer shapes and fold constants, as the quantizers require. Symbolic shapes fail on attention, so skip them."""
     prepared = folder / "prepared.onnx"
     tools.quant_pre_process(path, prepared, skip_symbolic_shape=True)
-    return prepared
+    model = onnx.load(prepared)
+    normalization = nodes_of_final_normalization(model)
+    for node in model.graph.node:
+        for attribute in node.attribute if node.op_type == "Gemm" and len(node.input) < 3 else ():
+            if attribute.name == "beta":  # of a bias that is not there; 0, as in Keras' attention, is not quantized
+                attribute.f = 1
+    onnx.save(model, prepared)
+    return prepared, normalization
 
 
 def _calibration_rows(float_model: OnnxEncoder, calibration: Inputs) -> Rows:
@@ -170,7 +189,7 @@ def _calibration_rows(float_model: OnnxEncoder, calibration: Inputs) -> Rows:
     if len(arrays[0]) == 0:
         raise ValueError("`calibration` must hold at least one row. Received: none. Give some hundreds of real rows.")
     rows = {spec.name: cast_input(array, spec) for spec, array in zip(float_model.inputs, arrays, strict=True)}
-    float_model.encode(rows)  # rows that cannot be embedded are to be named here, not blamed on the tools
+    embed_different(float_model, rows, "calibration")  # rows without an embedding are not to be blamed on the tools
     return rows
 
 
@@ -188,11 +207,17 @@ def _reader(tools: ModuleType, rows: Rows) -> CalibrationDataReader:
     return Reader()
 
 
-def _check_quantized(draft: Path, mode: str, what: str) -> None:
-    onnx = require("onnx", "quantize")
-    int8 = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
-    if not any(tensor.data_type in int8 and len(tensor.dims) > 1 for tensor in onnx.load(draft).graph.initializer):
+def _quantized(made: Path, source: onnx.ModelProto, mode: str, what: str) -> onnx.ModelProto:
+    """Return the model that the tools have made.
+
+    Raises:
+        QuantizationError: it has no int8 weights that `source` does not have.
+    """
+    model, known = require("onnx", "quantize").load(made), {tensor.name for tensor in source.graph.initializer}
+    new = [tensor for tensor in model.graph.initializer if tensor.name not in known and len(tensor.dims) > 1]
+    if not any(tensor.data_type in (tensor.INT8, tensor.UINT8) for tensor in new):
         raise QuantizationError(f"{mode!r} needs a {what} to quantize. Received: a model without. Try another mode.")
+    return model
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,6 +23,9 @@ from keras_tfcl.export.runtime.metadata import KEY, GoldenBatch, dump_metadata
 from keras_tfcl.export.runtime.model_file import content_hash
 from keras_tfcl.export.runtime.requirements import require
 from keras_tfcl.export.runtime.typing import Inputs
+
+if TYPE_CHECKING:
+    import onnx
 
 _GATE = 10  # the k of `min_recall`
 
@@ -83,7 +87,7 @@ def write_quantized_model(
     mode: str,
     rows: Rows,
     min_recall: float | None,
-    convert: Callable[[Path, np.ndarray], tuple[str, ...] | None],
+    convert: Callable[[Path, np.ndarray], tuple[onnx.ModelProto, tuple[str, ...]]],
 ) -> QuantizationReport:
     """Convert, compare with the float model, and give the result its name.
 
@@ -95,30 +99,49 @@ def write_quantized_model(
         mode: for the report.
         rows: samples to compare on.
         min_recall: least share of the 10 nearest neighbours to keep.
-        convert: a function of the path of a draft and of the float model's embeddings of `rows`, which writes the draft
-            and returns the operations that it kept in float32, if any.
+        convert: a function of a folder for its drafts and of the float model's embeddings of `rows`, which returns the
+            quantized model and the operations that it kept in float32.
 
     Raises:
         InputError: the float model cannot embed `rows`.
+        ValueError: it gives all of them the same embedding.
         RecallError: fewer than `min_recall` of the 10 nearest neighbours are kept.
         QuantizationError: the conversion fails, or its result does not run.
     """
-    expected = float_model.encode(rows)  # first, so that nothing else is blamed for rows that cannot be embedded
+    expected = embed_different(float_model, rows, "samples")
     with tempfile.TemporaryDirectory(prefix="keras_tfcl_") as folder:
         draft = Path(folder) / "quantized.onnx"
         try:
-            kept = convert(draft, expected) or ()
-            _drop_metadata(draft)
-            report = _measure(float_model, draft, mode, rows, expected, kept)
+            model, kept = convert(Path(folder), expected)
+            del model.metadata_props[:]  # such as the content hash of the float model
+            draft.write_bytes(content := model.SerializeToString())
+            quantized = OnnxEncoder(draft, providers="cpu")
+            report = _measure(float_model, quantized, mode, rows, expected, kept)
         except QuantizationError:
             raise
         except ExportError as error:
             raise QuantizationError(f"The quantized file must run. Received: {error} Try another `mode`.") from error
         _check_recall(report.recall, min_recall)
-        content = _with_metadata(draft, float_model, report)
+        content += _metadata_entry(float_model, quantized, report, content)
         with atomic_write(Path(out)) as temporary:
             write_synced(temporary, content)
     return replace(report, path=Path(out), bytes=len(content))
+
+
+def embed_different(float_model: OnnxEncoder, rows: Rows, name: str) -> np.ndarray:
+    """Return the embeddings of `rows`.
+
+    Raises:
+        InputError: they cannot be embedded.
+        ValueError: all embeddings are the same, so that they have no neighbours and no range.
+    """
+    embeddings = float_model.encode(rows)
+    if (embeddings == embeddings[:1]).all():
+        raise ValueError(
+            f"`{name}` must hold samples with different embeddings. Received: the same embedding for all "
+            f"{len(embeddings)} of them. Give real samples, of an encoder that tells them apart."
+        )
+    return embeddings
 
 
 def open_float_model(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> OnnxEncoder:
@@ -127,12 +150,17 @@ def open_float_model(path: str | os.PathLike[str], out: str | os.PathLike[str]) 
     Raises:
         ValueError: `out` is the same file.
         FileNotFoundError, IsADirectoryError: `out` cannot be written.
-        QuantizationError: it is quantized itself, keeps weights in a second file, or has a fixed batch.
+        QuantizationError: it is a folder, is quantized itself, keeps weights in a second file, or has a fixed batch.
         ModelFileError: it is not an encoder.
     """
     if Path(path).resolve() == Path(out).resolve():
         raise ValueError(f"`out` must be another file than `path`. Received: {out} for both. Keep the float32 file.")
     check_target(Path(out))
+    if Path(path).is_dir():
+        raise QuantizationError(
+            f"Expected an ONNX file. Received: {path}, a folder. Export the model with its pooling to one (batch, D) "
+            f"output, and quantize that file."
+        )
     float_model = OnnxEncoder(path, providers="cpu")
     for key, what in (("quantization", "a quantized one"), ("data_file", "a model with external data")):
         if float_model.metadata.get(key):
@@ -171,17 +199,21 @@ def check_rows(float_model: OnnxEncoder, samples: Inputs, min_recall: float | No
 
 
 def _measure(
-    float_model: OnnxEncoder, draft: Path, mode: str, rows: Rows, expected: np.ndarray, kept: tuple[str, ...]
+    float_model: OnnxEncoder,
+    quantized: OnnxEncoder,
+    mode: str,
+    rows: Rows,
+    expected: np.ndarray,
+    kept: tuple[str, ...],
 ) -> QuantizationReport:
-    quantized = OnnxEncoder(draft, providers="cpu")
     if (quantized.inputs, quantized.dimension) != (float_model.inputs, float_model.dimension):
         raise ModelFileError(f"Expected the interface of {float_model!r}. Received: {quantized!r}.")
     one = {name: array[:1] for name, array in rows.items()}
     return QuantizationReport(
-        path=draft,
+        path=quantized.path,
         mode=mode,
         recall=compare_neighbours(expected, quantized.encode(rows)),
-        bytes=draft.stat().st_size,
+        bytes=quantized.path.stat().st_size,
         float_bytes=float_model.path.stat().st_size,
         latency=_latency(quantized, one),
         float_latency=_latency(float_model, one),
@@ -204,29 +236,25 @@ def _check_recall(recall: Recall, min_recall: float | None) -> None:
         )
 
 
-def _drop_metadata(draft: Path) -> None:
-    """Remove the metadata that the draft inherited, such as the content hash of the float model."""
-    onnx = require("onnx", "quantize")
-    model = onnx.load(draft)
-    onnx.helper.set_model_props(model, {})
-    onnx.save(model, draft)
-
-
-def _with_metadata(draft: Path, float_model: OnnxEncoder, report: QuantizationReport) -> bytes:
-    """Return the bytes of the quantized model with the metadata of the float model and the report among them."""
+def _metadata_entry(
+    float_model: OnnxEncoder, quantized: OnnxEncoder, report: QuantizationReport, content: bytes
+) -> bytes:
+    """Return what to append to the bytes of the quantized model: the float model's metadata, and the report."""
     onnx = require("onnx", "quantize")
     metadata = float_model.metadata
     if metadata.get("parity", {}).get("passed") is not False:
         metadata.pop("parity", None)  # measured on the float model; a failure applies to both
-    metadata["probes"] = _golden_inputs(OnnxEncoder(draft, providers="cpu"), float_model)
     recorded = {name: value for name, value in report.to_dict().items() if name not in ("path", "bytes")}
-    model = onnx.load(draft)
-    metadata |= {"quantization": recorded, "content_hash": content_hash(model.SerializeToString())}
-    onnx.helper.set_model_props(model, {KEY: dump_metadata(metadata)})
-    return model.SerializeToString()
+    metadata |= {
+        "probes": _golden_inputs(quantized, float_model),
+        "quantization": recorded,
+        "content_hash": content_hash(content),
+    }
+    entry = onnx.StringStringEntryProto(key=KEY, value=dump_metadata(metadata))
+    return onnx.ModelProto(metadata_props=[entry]).SerializeToString()
 
 
-def _golden_inputs(quantized_model: OnnxEncoder, float_model: OnnxEncoder) -> list[GoldenBatch]:
+def _golden_inputs(quantized: OnnxEncoder, float_model: OnnxEncoder) -> list[GoldenBatch]:
     """The golden inputs of the float model with the embeddings of the quantized one, for `check_probes` elsewhere."""
     names = [spec.name for spec in float_model.inputs]
     stored = float_model.metadata.get("probes") or []
@@ -235,5 +263,5 @@ def _golden_inputs(quantized_model: OnnxEncoder, float_model: OnnxEncoder) -> li
     generators = [{name: Generator.from_dict(entry["inputs"][name]) for name in names} for entry in stored]
     loaded = load_golden_inputs(float_model.metadata, names, float_model.dimension, float_model.path)
     return dump_golden_inputs(
-        [(generator, quantized_model.encode(inputs)) for generator, (inputs, _) in zip(generators, loaded, strict=True)]
+        [(generator, quantized.encode(inputs)) for generator, (inputs, _) in zip(generators, loaded, strict=True)]
     )

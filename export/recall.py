@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from keras_tfcl.export.runtime.parity import unit_rows
+from keras_tfcl.export.runtime.parity import cosines, unit_rows
 
 DEPTHS = (1, 10, 100)
 _BLOCK = 512  # rows whose similarities to all others are held at once
@@ -48,12 +48,12 @@ def compare_neighbours(reference: np.ndarray, other: np.ndarray) -> Recall:
         orders = [np.argsort(-table, axis=1, kind="stable") for table in tables]
         for k in depths:
             shares[k] += [len(np.intersect1d(a[:k], b[:k])) / k for a, b in zip(*orders, strict=True)]
-    cosines = (expected * received).sum(axis=1)
+    between = cosines(reference, other)
     return Recall(
         rows=len(expected),
         overlap={k: float(np.mean(values)) for k, values in shares.items()},
-        mean_cosine=float(cosines.mean()),
-        min_cosine=float(cosines.min()),
+        mean_cosine=float(between.mean()),
+        min_cosine=float(between.min()),
     )
 
 

@@ -1,8 +1,9 @@
 """Write ONNX for the TensorFlow operations that tf2onnx lacks or converts with another meaning.
 
 Each handler replaces one operation of the graph. Integer division and remainder follow Python, where ONNX rounds to
-zero. One-hot vectors of numbers outside the range are zeros, where ONNX counts from the end. Resizing is to a size, not
-by a scale, and nearest resizing computes its own indices, because the Resize of onnxruntime rounds them differently.
+zero. One-hot vectors of numbers outside the range are zeros, where ONNX counts from the end. Nor does it count ids from
+the end of a table more than Keras does. Resizing is to a size, not by a scale, and nearest resizing computes its own
+indices, because the Resize of onnxruntime rounds them differently.
 Convolutions in three dimensions keep their groups, and transposed ones the bias of every pixel. Operations that ONNX
 lacks (erfc, log1p, expm1, xlogy, the sign bit, truncated remainders) are composed of operations that it has.
 """
@@ -323,6 +324,40 @@ def _convolve_volumes(graph: tf2onnx.graph.Graph, node: tf2onnx.graph.Node, name
     node.set_attr("group", groups)
 
 
+def _gather(graph: tf2onnx.graph.Graph, node: tf2onnx.graph.Node, name: str, args: list[object]) -> None:
+    """Leave constant ids, and rows that are chosen for each sample, to tf2onnx."""
+    sizes, (_, ids, axis) = graph.get_shape(node.input[0]), node.inputs
+    if not sizes or ids.is_const() or not axis.is_const() or node.get_attr_value("batch_dims", 0):
+        require("tf2onnx.onnx_opset.tensor", "export").GatherV2.version_12(graph, node)
+    else:
+        _gather_rows(Writer(graph, node), sizes)
+
+
+def _gather_rows(write: Writer, sizes: list[int]) -> None:
+    """Refuse the ids that TensorFlow refuses, where ONNX would count from the end of the table.
+
+    `keras.ops.take` adds the number of rows N to negative ids. ONNX gets the ids without it, or it would count once
+    more: -N - 1 would be the last row. Other negative ids become N, which onnxruntime refuses.
+    """
+    table, ids, axis = write.inputs
+    number = int(write.value_of(axis))  # type: ignore[arg-type]  # always a constant
+    rows, chosen = sizes[number], write.producer(ids)
+    if chosen is not None and chosen.type in ("SelectV2", "Where") and _adds(write, chosen, rows):
+        ids = chosen.input[2]
+    elif rows > 0:
+        zero, beyond = (write.constant(value, write.dtype_of(ids)) for value in (0, rows))
+        ids = write.op("Where", write.op("Less", ids, zero), beyond, ids)
+    write.finish("Gather", table, ids, axis=number)
+
+
+def _adds(write: Writer, chosen: tf2onnx.graph.Node, rows: int) -> bool:
+    """Whether `Where(condition, ids + rows, ids)` is what a node computes."""
+    _, counted, ids = chosen.input
+    added = write.producer(counted)
+    values = [write.value_of(name) for name in added.input] if added is not None and ids in added.input else []
+    return any(value is not None and np.array_equal(value, rows) for value in values)
+
+
 def custom_op_handlers() -> dict[str, tuple[Callable[..., None], list[object]]]:
     """Return the handlers in the form that `tf2onnx.convert` takes."""
 
@@ -345,6 +380,7 @@ def custom_op_handlers() -> dict[str, tuple[Callable[..., None], list[object]]]:
         "Expm1": handler(_expm1),
         "FloorDiv": handler(_floor_div),
         "FloorMod": handler(_floor_mod),
+        "GatherV2": (_gather, []),
         "Log1p": handler(_log1p),
         "OneHot": handler(_one_hot, axis=-1),
         "ResizeBicubic": handler(_resize, align_corners=False, half_pixel_centers=False),

@@ -87,10 +87,16 @@ def check_probes(path: str | os.PathLike[str], providers: str | Sequence[str] = 
     >>> check_probes("encoder.onnx", providers="cuda").passed       # doctest: +SKIP
     True
     """
-    encoder = OnnxEncoder(path, providers=providers)
+    return check_golden_inputs(OnnxEncoder(path, providers=providers))
+
+
+def check_golden_inputs(encoder: OnnxEncoder) -> Parity:
+    """Do what `check_probes` does, with an encoder that is open already."""
     names = [spec.name for spec in encoder.inputs]
-    golden = load_golden_inputs(encoder.metadata, names, encoder.dimension, path)
-    return Parity.worst([compare(reference, encoder.encode(inputs)) for inputs, reference in golden])
+    golden = load_golden_inputs(encoder.metadata, names, encoder.dimension, encoder.path)
+    return Parity.worst(
+        [compare(reference, encoder.encode(inputs, batch_size=len(reference))) for inputs, reference in golden]
+    )
 
 
 def dump_golden_inputs(probes: Sequence[tuple[dict[str, Generator], np.ndarray]]) -> list[GoldenBatch]:

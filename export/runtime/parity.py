@@ -66,11 +66,15 @@ def compare(reference: np.ndarray, embeddings: np.ndarray) -> Parity:
     return Parity(
         max_abs_diff=float(np.abs(expected - received).max()),
         scale=float(np.abs(expected).max()),
-        min_cosine=float(
-            (unit_rows(expected) * unit_rows(received)).sum(axis=1)[_shown(expected, received)].min(initial=1)
-        ),
+        min_cosine=float(cosines(expected, received).min()),
         rows=len(expected),
     )
+
+
+def cosines(reference: np.ndarray, embeddings: np.ndarray) -> np.ndarray:
+    """Return the cosine of each row to its reference, `(N,)`; 1 for two rows of zeros, which agree."""
+    products = (unit_rows(reference) * unit_rows(embeddings)).sum(axis=1)
+    return np.where(reference.any(axis=1) | embeddings.any(axis=1), products, 1)
 
 
 def unit_rows(rows: np.ndarray) -> np.ndarray:
@@ -80,8 +84,3 @@ def unit_rows(rows: np.ndarray) -> np.ndarray:
     scaled = np.divide(rows, peak, out=np.zeros_like(rows), where=peak > 0)
     length = np.linalg.norm(scaled, axis=1, keepdims=True)
     return np.divide(scaled, length, out=np.zeros_like(rows), where=length > 0)
-
-
-def _shown(expected: np.ndarray, received: np.ndarray) -> np.ndarray:
-    """Rows with a direction: two rows of zeros agree, though their cosine is 0."""
-    return np.logical_or(expected.any(axis=1), received.any(axis=1))

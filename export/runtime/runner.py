@@ -42,7 +42,7 @@ class Runner:
     ) -> None:
         self.session, self.inputs, self.dimension = session, interface.inputs, interface.dimension
         self.fixed = interface.inputs[0].shape[0]  # the number of samples in every run, or None
-        self._output, self._path = interface.output, path
+        self.output, self._path = interface.output, path
         self._pooling = pooling if interface.per_token else None
         self._normalize, self._buckets = normalize, buckets
 
@@ -88,7 +88,7 @@ class Runner:
         for spec, array in zip(self.inputs, batch, strict=True):  # faster than a comprehension
             feed[spec.name] = pad_rows(cast_input(array, spec, first_row), size)
         try:
-            (output,) = self.session.run([self._output], feed)
+            (output,) = self.session.run([self.output], feed)
         except Exception as error:  # onnxruntime's exceptions share no public base class
             raise InputError(
                 f"Expected rows that the model can embed. Received: rows {first_row} to {first_row + rows - 1}, which "

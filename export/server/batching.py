@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from keras_tfcl.export.server.errors import DeadlineError, QueueFullError
+from keras_tfcl.export.server.errors import QueueFullError
 from keras_tfcl.export.server.metrics import Metrics
 
 Rows = tuple[np.ndarray, ...]  # one array for each input of the model, all of the same length
@@ -74,16 +74,15 @@ class MicroBatcher:
             job.future.cancel()
         self._thread.shutdown(wait=True)
 
-    async def embed(self, parts: Sequence[Rows], seconds: float) -> np.ndarray:
-        """Embeddings of the rows of one request, however many: `(N, D)`.
+    def embed(self, parts: Sequence[Rows], seconds: float) -> asyncio.Future[list[np.ndarray]]:
+        """Queues the rows of one request, however many. The future gives their embeddings, in parts.
 
         Args:
             parts: the rows, those of one shape together.
-            seconds: to the answer.
+            seconds: to the answer; rows that wait longer are dropped.
 
         Raises:
             QueueFullError: too many rows wait already.
-            DeadlineError: the answer did not come within `seconds`.
         """
         count = sum(len(rows[0]) for rows in parts)
         # A request longer than the queue is let in when nothing waits: else it never could be.
@@ -97,15 +96,9 @@ class MicroBatcher:
             for rows in parts
             for start in range(0, len(rows[0]), step)
         ]
-        try:
-            async with asyncio.timeout(seconds):
-                return np.concatenate(await asyncio.gather(*(job.future for job in jobs)))
-        except TimeoutError:
-            self._metrics.rejected.labels("deadline").inc()
-            raise DeadlineError(seconds) from None
-        finally:
-            for job in jobs:
-                job.future.cancel()  # of a client that has gone; no effect on what is done
+        answer = asyncio.gather(*(job.future for job in jobs))
+        answer.add_done_callback(lambda _: [job.future.cancel() for job in jobs])  # after an error, or without a client
+        return answer
 
     def _put(self, rows: Rows, deadline: float) -> _Job:
         job = _Job(rows, deadline, asyncio.get_running_loop().create_future())

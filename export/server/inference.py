@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field, ValidationError
 from keras_tfcl.export.errors import InputError
 from keras_tfcl.export.runtime.inputs import split_inputs
 from keras_tfcl.export.server.errors import RequestError, fault
+from keras_tfcl.export.server.fast_route import add_fast_route
 from keras_tfcl.export.server.openai import check_model
 from keras_tfcl.export.server.service import VERSION, RequestRows, Service
 
@@ -53,6 +54,8 @@ class InferenceRequest(BaseModel):
 
 def add_inference_routes(app: FastAPI, service: Service) -> None:
     """Adds the routes of the Open Inference Protocol."""
+    for path in ("/v2/models/{name}", "/v2/models/{name}/versions/1"):  # there is no other version
+        _add_model_routes(app, service, path)
 
     @app.get("/v2", tags=TAGS)
     async def server() -> dict[str, object]:
@@ -67,11 +70,22 @@ def add_inference_routes(app: FastAPI, service: Service) -> None:
         response.status_code = 200 if service.not_ready is None else 503
         return {"ready": service.not_ready is None}
 
-    for path in ("/v2/models/{name}", "/v2/models/{name}/versions/1"):  # there is no other version
-        _add_model_routes(app, service, path)
-
 
 def _add_model_routes(app: FastAPI, service: Service, path: str) -> None:
+    async def infer(request: Request) -> Response:
+        check_model(service, request.path_params["name"])
+        asked, tail = _parse(await request.body(), request.headers.get(HEADER))
+        rows = _rows(service, asked, tail)
+        vectors = await service.embed(request, RequestRows([rows], len(rows[0])))
+        return _respond(service.name, asked, vectors)
+
+    schema = InferenceRequest.model_json_schema()
+    described = {
+        "parameters": [{"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}],
+        "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
+    }
+    add_fast_route(app, path + "/infer", infer, tags=TAGS, openapi_extra=described)
+
     @app.get(path, tags=TAGS)
     async def model(name: str) -> dict[str, object]:
         check_model(service, name)
@@ -94,44 +108,27 @@ def _add_model_routes(app: FastAPI, service: Service, path: str) -> None:
         response.status_code = 200 if service.not_ready is None else 503
         return {"name": service.name, "ready": service.not_ready is None}
 
-    @app.post(
-        path + "/infer",
-        tags=TAGS,
-        openapi_extra={
-            "requestBody": {
-                "required": True,
-                "content": {"application/json": {"schema": InferenceRequest.model_json_schema()}},
-            }
-        },
-    )
-    async def infer(name: str, request: Request) -> Response:
-        check_model(service, name)
-        asked, tail = _parse(await request.body(), request.headers.get(HEADER))
-        rows = _rows(service, asked, tail)
-        vectors = await service.embed(request, RequestRows([rows], len(rows[0])))
-        return _respond(service.name, asked, vectors)
-
 
 def _dimensions(shape: tuple[int | None, ...]) -> list[int]:
     return [-1, *(side if isinstance(side, int) else -1 for side in shape[1:])]
 
 
-def _parse(body: bytes, header: str | None) -> tuple[InferenceRequest, bytes]:
-    """The request in JSON, and the bytes of tensors behind it."""
+def _parse(body: bytes, header: str | None) -> tuple[InferenceRequest, memoryview]:
+    """The request in JSON, and the bytes of tensors behind it, which are not copied."""
     try:
         length = len(body) if header is None else int(header)
         if not 0 <= length <= len(body):
             raise RequestError(
                 400, f"{HEADER} must be at most the body's length. Received: {length}.", "invalid_request"
             )
-        return InferenceRequest.model_validate_json(body[:length]), body[length:]
+        return InferenceRequest.model_validate_json(body[:length]), memoryview(body)[length:]
     except ValidationError as error:
         raise RequestError(400, fault(error.errors()), "invalid_request") from error
     except ValueError as error:
         raise RequestError(400, f"{HEADER} must be a number. Received: {header!r}.", "invalid_request") from error
 
 
-def _rows(service: Service, asked: InferenceRequest, tail: bytes) -> tuple[np.ndarray, ...]:
+def _rows(service: Service, asked: InferenceRequest, tail: memoryview) -> tuple[np.ndarray, ...]:
     arrays: dict[str, np.ndarray] = {}
     for tensor in asked.inputs:
         if tensor.name in arrays:
@@ -151,7 +148,7 @@ def _rows(service: Service, asked: InferenceRequest, tail: bytes) -> tuple[np.nd
     return rows
 
 
-def _array(tensor: Tensor, binary: bytes | None) -> np.ndarray:
+def _array(tensor: Tensor, binary: memoryview | None) -> np.ndarray:
     """The tensor as an array of its shape and type."""
     if tensor.datatype not in DATATYPES:
         raise InputError(f"`datatype` must be one of {', '.join(DATATYPES)}. Received: {tensor.datatype!r}.")
@@ -159,7 +156,7 @@ def _array(tensor: Tensor, binary: bytes | None) -> np.ndarray:
     try:
         values = np.frombuffer(binary, dtype) if binary is not None else np.asarray(tensor.data or [])
         with np.errstate(over="raise", invalid="raise"):
-            array = values.astype(dtype.newbyteorder("=")).reshape(tensor.shape)
+            array = values.astype(dtype.newbyteorder("="), copy=False).reshape(tensor.shape)
         if values.dtype.kind not in "biuf" or (dtype.kind != "f" and not np.array_equal(array.ravel(), values.ravel())):
             raise ValueError("values of another type")
         return array

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from typing import Any, Literal, TypeVar
 
 import numpy as np
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel, Field, ValidationError
 
 from keras_tfcl.export.server.errors import RequestError, fault
+from keras_tfcl.export.server.fast_route import add_fast_route
 from keras_tfcl.export.server.service import Service
 
 Number = int | float
@@ -117,17 +118,20 @@ def check_model(service: Service, name: str | None) -> None:
 def add_openai_routes(app: FastAPI, service: Service) -> None:
     """Adds the routes of OpenAI's protocol."""
 
-    @app.post("/v1/embeddings", tags=["OpenAI"], openapi_extra=request_body(EmbeddingRequest))
-    async def embeddings(request: Request) -> EmbeddingResponse:
+    async def embeddings(request: Request) -> Response:
         asked, items = await parsed(request, EmbeddingRequest)
         check_model(service, asked.model)
         inputs = await service.read(items)
         vectors = truncated(await service.embed(request, inputs), asked.dimensions)
-        return EmbeddingResponse(
+        answer = EmbeddingResponse(
             model=service.name,
             data=[Embedding(index=i, embedding=_coded(v, asked.encoding_format)) for i, v in enumerate(vectors)],
             usage=Usage(prompt_tokens=inputs.used, total_tokens=inputs.used),
         )
+        return Response(answer.model_dump_json(), media_type="application/json")
+
+    described = {"response_model": EmbeddingResponse, "openapi_extra": request_body(EmbeddingRequest)}
+    add_fast_route(app, "/v1/embeddings", embeddings, tags=["OpenAI"], **described)
 
     entry = {"id": service.name, "object": "model", "created": int(time.time()), "owned_by": "keras_tfcl"}
 

@@ -23,7 +23,9 @@ def serve(encoder: OnnxEncoder, settings: ServerSettings | None = None, index: I
     """
     settings = settings or ServerSettings()
     app = create_app(encoder, settings, index)
-    config = uvicorn.Config(app, settings.host, settings.port, log_level="warning", access_log=False)
+    config = uvicorn.Config(
+        app, settings.host, settings.port, log_level="warning", access_log=False, proxy_headers=False
+    )
     _Server(config, app, settings.drain_s).run()
 
 

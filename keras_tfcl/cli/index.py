@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Sized
 from pathlib import Path
@@ -12,7 +13,17 @@ import numpy as np
 import typer
 
 from keras_tfcl.atomic_write import locked_file
-from keras_tfcl.cli.options import AUTO, AsJson, Encoder, Provider, in_one_line, providers_of, read_input
+from keras_tfcl.cli.options import (
+    AUTO,
+    ROW_SUFFIXES,
+    TEXT_SUFFIX,
+    AsJson,
+    Encoder,
+    Provider,
+    in_one_line,
+    providers_of,
+    read_input,
+)
 from keras_tfcl.export.errors import InputError
 from keras_tfcl.export.runtime.encoder import OnnxEncoder
 from keras_tfcl.export.runtime.index import Index, checked_ids
@@ -72,30 +83,33 @@ def add(
     add_to, skipped = _embedded(encoder, inputs, on_error)
     with locked_file(path):  # or an addition by another process meanwhile would be lost
         known = Index.load(path, encoder)
-        graph = known.has_graph
-        add_to(known)
+        graph, before = known.has_graph, len(known)
+        replaced = before + add_to(known) - len(known)
         recall = known.build_graph() if graph else None
         known.save(path)
-    _say(known, path, as_json, recall, skipped)
+    _say(known, path, as_json, recall, skipped, replaced)
 
 
 @index.command()
 def search(
     file: Encoder,
     path: IndexFile,
-    inputs: Inputs,
+    queries: Annotated[list[str], typer.Argument(help="As for build; for an encoder of texts also the texts.")],
     k: Annotated[int, typer.Option("-k", min=1, help="How many entries to find.")] = 10,
     exact: Annotated[bool, typer.Option("--exact", help="Compare with every entry, in full precision.")] = False,
     provider: Provider = AUTO,
     as_json: AsJson = False,
 ) -> None:
-    """Find the entries of an index that are nearest to each input.
+    """Find the entries of an index that are nearest to each query.
 
     Examples: keras-tfcl index search encoder.onnx photos.index cat.jpg -k 5
+
+    keras-tfcl index search words.onnx texts.index "a red house"
     """
     encoder = OnnxEncoder(file, providers_of(provider))
     known = Index.load(path, encoder)
-    rows = read_input(inputs)
+    are_texts = encoder.takes_text and not any(os.path.exists(query) or _names_rows(query) for query in queries)
+    rows = queries if are_texts else read_input([Path(query) for query in queries])
     names = [*map(str, rows)] if isinstance(rows, list) else [*range(_count(rows))]
     found = known.search(encoder.encode(rows), k, exact)
     if as_json:
@@ -111,8 +125,8 @@ def search(
             print(f"  {hit.score:.4f}  {hit.id}{text}")
 
 
-def _embedded(encoder: OnnxEncoder, inputs: list[Path], on_error: str) -> tuple[Callable[[Index], None], list[str]]:
-    """Embed inputs; return the function that adds them to an index, and what is left out."""
+def _embedded(encoder: OnnxEncoder, inputs: list[Path], on_error: str) -> tuple[Callable[[Index], int], list[str]]:
+    """Embed inputs; return the function that adds them to an index and counts them, and what is left out."""
     rows = read_input(inputs)
     names = _names(rows, inputs) if isinstance(rows, list) and not isinstance(rows[0], str) else None
     skipped: dict[int, str] = {}
@@ -136,13 +150,14 @@ def _embedded(encoder: OnnxEncoder, inputs: list[Path], on_error: str) -> tuple[
         skip(position, None, error)
     vectors, kept = vectors[pointing], [position for position in kept if position not in skipped]
 
-    def add_to(index: Index) -> None:
+    def add_to(index: Index) -> int:
         if names is not None:
             chosen = [names[position] for position in kept]
             index.add(vectors, chosen, [{"path": name} for name in chosen])
-            return
-        texts = [{"text": rows[position]} for position in kept] if isinstance(rows, list) else None
-        index.add(vectors, [index.next_number + position for position in kept], texts)
+        else:
+            texts = [{"text": rows[position]} for position in kept] if isinstance(rows, list) else None
+            index.add(vectors, [index.next_number + position for position in kept], texts)
+        return len(kept)
 
     return add_to, [*skipped.values()]
 
@@ -166,6 +181,10 @@ def _names(files: list[Path], inputs: list[Path]) -> list[str]:
     return [*names]
 
 
+def _names_rows(query: str) -> bool:
+    return Path(query).suffix in (*ROW_SUFFIXES, TEXT_SUFFIX)
+
+
 def _count(rows: Sized | dict[str, np.ndarray]) -> int:
     if isinstance(rows, dict):
         counts = {len(array) for array in rows.values()}
@@ -178,11 +197,12 @@ def _count(rows: Sized | dict[str, np.ndarray]) -> int:
     return len(rows)
 
 
-def _say(index: Index, path: Path, as_json: bool, recall: float | None, skipped: list[str]) -> None:
+def _say(index: Index, path: Path, as_json: bool, recall: float | None, skipped: list[str], replaced: int = 0) -> None:
     if as_json:
         about = {"out": str(path), "vectors": len(index), "dimension": index.dimension, "recall": recall}
-        print(json.dumps({"ok": True} | about | {"skipped": skipped}))
+        print(json.dumps({"ok": True} | about | {"skipped": skipped, "replaced": replaced}))
     else:
         found = "" if recall is None else f", recall of the graph at 10: {recall:.3f}"
-        left_out = f", {len(skipped)} skipped" if skipped else ""
-        print(f"{path}: {len(index)} vectors of length {index.dimension}{left_out}{found}")
+        counts = {"replaced": replaced, "skipped": len(skipped)}
+        changed = "".join(f", {count} {what}" for what, count in counts.items() if count)
+        print(f"{path}: {len(index)} vectors of length {index.dimension}{changed}{found}")

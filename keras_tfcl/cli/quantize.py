@@ -23,7 +23,8 @@ def quantize(
         Literal["auto", "dynamic", "static", "float16"], typer.Option(help="auto: static for convolutional networks.")
     ] = "auto",
     calibration: Annotated[
-        Path | None, typer.Option(exists=True, help="Samples to measure ranges on, for static. [half of --samples]")
+        Path | None,
+        typer.Option(exists=True, help="Samples to measure ranges on, for mode static alone. [half of --samples]"),
     ] = None,
     min_recall: Annotated[
         float | None, typer.Option(min=0, max=1, help="Fail below this share of the 10 nearest neighbours.")
@@ -36,6 +37,8 @@ def quantize(
 
     keras-tfcl quantize encoder.onnx float16.onnx --samples photos/ --mode float16
     """
+    if mode == "float16" and calibration is not None:
+        raise ValueError("`--calibration` is for mode static. Received: mode float16. Leave it out.")
     encoder = OnnxEncoder(file, providers="cpu")
     rows = read_samples(samples, encoder)
     if mode == "float16":

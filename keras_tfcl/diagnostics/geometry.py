@@ -88,6 +88,12 @@ def plot_uniformity_tolerance(
     """Draws `Spread`s by name as points on `axes`, or on new axes, and returns them; good embeddings are high in both.
 
     `dimension` adds a line at the uniformity of the uniform distribution on the sphere of R^D.
+
+    Example:
+
+    >>> spread = uniformity_tolerance(np.random.default_rng(0).normal(size=(100, 8)), np.arange(100) % 10)
+    >>> axes = keras_tfcl.diagnostics.plot_uniformity_tolerance({"untrained": spread}, dimension=8)
+    >>> axes.figure.savefig("spread.png")
     """
     axes = new_axes(axes, "uniformity (0: a point)", "tolerance (mean cosine within a class)", "Uniformity, tolerance")
     for name, spread in spreads.items():
@@ -131,7 +137,13 @@ def singular_spectrum(embeddings: ArrayLike) -> np.ndarray:
 
 
 def plot_singular_spectrum(spectrum: np.ndarray, axes: Axes | None = None) -> Axes:
-    """Draws a `singular_spectrum` on a logarithmic axis of `axes`, or on new axes, and returns them."""
+    """Draws a `singular_spectrum` on a logarithmic axis of `axes`, or on new axes, and returns them.
+
+    Example:
+
+    >>> spectrum = singular_spectrum(np.random.default_rng(0).normal(size=(100, 8)))
+    >>> keras_tfcl.diagnostics.plot_singular_spectrum(spectrum).figure.savefig("spectrum.png")
+    """
     axes = new_axes(axes, "direction, largest first", "share of the singular values", "Directions in use")
     axes.plot(np.arange(1, len(spectrum) + 1), np.maximum(spectrum, 1e-9), marker=".")
     axes.set_yscale("log")

@@ -89,6 +89,11 @@ def plot_gradient_profile(profiles: Sequence[GradientProfile], axes: Axes | None
     """Draws `gradient_profile`s on `axes`, or on new axes, and returns them.
 
     Lines show the size of the gradient by automatic differentiation, dots the formula.
+
+    Example:
+
+    >>> profiles = keras_tfcl.diagnostics.gradient_profile([0.1, "arctanh"])
+    >>> keras_tfcl.diagnostics.plot_gradient_profile(profiles).figure.savefig("gradients.png")
     """
     label = "cosine x of the positive (negatives: -x)"
     axes = new_axes(axes, label, "size of dL/dx (nats per unit of cosine)", "Gradient on the way to alignment")

@@ -118,7 +118,13 @@ def penalty_curves(
 
 
 def plot_relative_penalty(curves: Sequence[PenaltyCurve], axes: Axes | None = None) -> Axes:
-    """Draws `penalty_curves` on `axes`, or on new axes, and returns them; figure 3 of Wang and Liu."""
+    """Draws `penalty_curves` on `axes`, or on new axes, and returns them; figure 3 of Wang and Liu.
+
+    Example:
+
+    >>> curves = keras_tfcl.diagnostics.penalty_curves([0.1, 0.5, "arctanh"])
+    >>> keras_tfcl.diagnostics.plot_relative_penalty(curves).figure.savefig("penalty.png")
+    """
     axes = new_axes(axes, "cosine of the negative", "penalty / mean penalty", "Relative penalty of a negative")
     for curve in curves:
         axes.plot(curve.similarity, curve.times_mean, label=curve.label)
@@ -129,7 +135,13 @@ def plot_relative_penalty(curves: Sequence[PenaltyCurve], axes: Axes | None = No
 
 
 def plot_entropy_of_penalty(curves: Sequence[PenaltyCurve], axes: Axes | None = None) -> Axes:
-    """Draws the share of negatives that matters as bars on `axes`, or on new axes, and returns them."""
+    """Draws the share of negatives that matters as bars on `axes`, or on new axes, and returns them.
+
+    Example:
+
+    >>> curves = keras_tfcl.diagnostics.penalty_curves([0.1, 0.5, "arctanh"])
+    >>> keras_tfcl.diagnostics.plot_entropy_of_penalty(curves).figure.savefig("negatives.png")
+    """
     axes = new_axes(axes, "scaling", "exp(entropy) / negatives", "Share of the negatives that matters")
     axes.bar([curve.label for curve in curves], [curve.share_that_matters for curve in curves])
     return axes

@@ -43,6 +43,14 @@ def report_saved_model(
         ValueError: for data that cannot be used; see `write_report`.
         OSError: for a file that cannot be read.
         ImportError: without matplotlib; with labels also without scikit-learn.
+
+    Example:
+
+    >>> encoder = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8)])
+    >>> model = keras_tfcl.ContrastiveModel(encoder, augmenter=keras.layers.GaussianNoise(0.1))
+    >>> model.save("model.keras")
+    >>> np.savez("data.npz", x=np.random.default_rng(0).normal(size=(64, 4)).astype("float32"))
+    >>> verdict = keras_tfcl.diagnostics.report_saved_model("model.keras", "data.npz", "report.html")
     """
     model_file = Path(model) / "model.keras" if Path(model).is_dir() else Path(model)
     loaded = keras.models.load_model(model_file)

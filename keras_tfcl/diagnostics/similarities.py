@@ -62,7 +62,14 @@ def cosine_histogram(views: ArrayLike, bins: int = 50) -> CosineHistogram:
 
 
 def plot_cosine_histogram(histogram: CosineHistogram, axes: Axes | None = None) -> Axes:
-    """Draws a `cosine_histogram` as two overlaid stairs on `axes`, or on new axes, and returns them."""
+    """Draws a `cosine_histogram` as two overlaid stairs on `axes`, or on new axes, and returns them.
+
+    Example:
+
+    >>> views = np.random.default_rng(0).normal(size=(100, 2, 8))
+    >>> axes = keras_tfcl.diagnostics.plot_cosine_histogram(keras_tfcl.diagnostics.cosine_histogram(views))
+    >>> axes.figure.savefig("cosines.png")
+    """
     axes = new_axes(axes, "cosine", "share of the pairs", "Positives and negatives")
     axes.stairs(histogram.positive, histogram.edges, fill=True, alpha=0.6, label="positives")
     axes.stairs(histogram.negative, histogram.edges, fill=True, alpha=0.6, label="negatives")
@@ -134,7 +141,15 @@ def similarity_profile(views: ArrayLike, neighbours: int = 10) -> SimilarityProf
 
 
 def plot_similarity_profile(profiles: Mapping[str, SimilarityProfile], axes: Axes | None = None) -> Axes:
-    """Draws `similarity_profile`s by name on `axes`, or on new axes, and returns them; figure 8 of Wang and Liu."""
+    """Draws `similarity_profile`s by name on `axes`, or on new axes, and returns them; figure 8 of Wang and Liu.
+
+    Example:
+
+    >>> views = np.random.default_rng(0).normal(size=(100, 2, 8))
+    >>> profile = keras_tfcl.diagnostics.similarity_profile(views)
+    >>> axes = keras_tfcl.diagnostics.plot_similarity_profile({"untrained": profile})
+    >>> axes.figure.savefig("profile.png")
+    """
     axes = new_axes(axes, "", "mean cosine", "Positive and nearest negatives")
     for label, profile in profiles.items():
         values = [profile.positive, *profile.nearest]

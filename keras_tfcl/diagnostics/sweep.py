@@ -38,6 +38,13 @@ def embedding_statistics(model: keras.Model, x: Structure, labels: ArrayLike | N
     Returns:
         `uniformity`, `tolerance`, `effective_rank`, `positive` and `n1` to `n10` by name (fewer than ten for fewer than
         eleven samples).
+
+    Example:
+
+    >>> model = keras_tfcl.ContrastiveModel(keras.layers.Dense(8), augmenter=keras.layers.GaussianNoise(0.1))
+    >>> x = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
+    >>> list(keras_tfcl.diagnostics.embedding_statistics(model, x))[:5]
+    ['uniformity', 'tolerance', 'effective_rank', 'positive', 'n1']
     """
     embeddings = evaluation.embed(model, x)
     spread = uniformity_tolerance(embeddings, labels)
@@ -88,6 +95,20 @@ def temperature_sweep(
             temperatures that are not positive.
         ImportError: without scikit-learn.
 
+    Example:
+
+    >>> def make_model(loss):
+    ...     model = keras_tfcl.ContrastiveModel(keras.layers.Dense(8), augmenter=keras.layers.GaussianNoise(0.1))
+    ...     model.compile("adam", loss)
+    ...     return model
+    >>> x = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
+    >>> held_out = x, np.arange(64) % 2
+    >>> rows = keras_tfcl.diagnostics.temperature_sweep(
+    ...     make_model, x, held_out, "sweep.csv", temperatures=[0.1], epochs=1, batch_size=64
+    ... )
+    >>> rows[0]["setting"]
+    '0.1'
+
     Reference: Wang and Liu 2021, "Understanding the Behaviour of Contrastive Loss", arXiv 2012.09740.
     """
     losses = {f"{temperature:g}": InfoNCE(temperature) for temperature in temperatures}
@@ -114,6 +135,11 @@ def plot_temperature_sweep(rows: Sequence[Row], column: str = "uniformity", axes
 
     The line is the mean over seeds, the band their range. `column` is `"uniformity"` or `"tolerance"` (figures 4 and 5
     of Wang and Liu), `"knn_accuracy"` (as figure 9), or any other column of `temperature_sweep`.
+
+    Example:
+
+    >>> rows = [{"setting": 0.1, "seed": 0, "uniformity": 3.1}, {"setting": 1.0, "seed": 0, "uniformity": 1.2}]
+    >>> keras_tfcl.diagnostics.plot_temperature_sweep(rows).figure.savefig("sweep.png")
     """
     temperatures = sorted({float(row["setting"]) for row in rows})
     by_seed = [[row[column] for row in rows if float(row["setting"]) == t] for t in temperatures]

@@ -64,7 +64,10 @@ def run_table(
 
 
 def read_table(path: str | os.PathLike[str]) -> list[Row]:
-    """Reads the rows of a CSV file; numbers become int or float, except in the setting."""
+    """Reads the rows of a CSV file; numbers become int or float, except in the setting.
+
+    The example of `write_table` reads a file.
+    """
     with open(path, newline="") as file:
         return [_typed(row) for row in csv.DictReader(file)]
 

@@ -78,7 +78,8 @@ def gaussian_potential(
 def uniformity(potential: tf.Tensor) -> tf.Tensor:
     """Computes uniformity `-log(potential)` from a mean `gaussian_potential`; 0 if there was no pair.
 
-    0 means that all embeddings coincide, `uniform_sphere(D, t)` that they are spread uniformly.
+    0 means that all embeddings coincide, `uniform_sphere(D, t)` that they are spread uniformly. The example of
+    `gaussian_potential` computes it.
     """
     return tf.math.log(1 / tf.where(potential == 0, tf.ones_like(potential), potential))
 

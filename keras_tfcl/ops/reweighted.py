@@ -34,6 +34,13 @@ def reweighted_log_sum(
     Returns:
         `(A,)`; 0 for an anchor without negatives.
 
+    Example:
+
+    >>> pairs = keras_tfcl.ops.Pairs(positive=[[True, False, False]], negative=[[False, True, True]])
+    >>> logits = tf.constant([[2.0, 1.0, -1.0]])
+    >>> keras_tfcl.ops.reweighted_log_sum(logits, pairs, lowest=-2.0, beta=0.0, tau_plus=0.0).numpy().round(4)
+    array([1.1269], dtype=float32)
+
     References: Robinson et al. 2021 (HCL), arXiv 2010.04592; Chuang et al. 2020 (Debiased), arXiv 2007.00224.
     """
     from_log_sums = partial(reweighted_from_log_sums, tau_plus=tau_plus)

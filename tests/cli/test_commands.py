@@ -238,6 +238,10 @@ class TestEmbed:
         assert run("index", "build", file, tmp_path / "two.txt", "-o", index)[0] == 0
         code, out, _ = run("index", "search", file, index, tmp_path / "two.txt", "-k", "1")
         assert code == 0 and out.splitlines() == ["cat", "  1.0000  0  cat", "a dog", "  1.0000  1  a dog"]
+        code, out, _ = run("index", "search", file, index, "a dog", "-k", "1")
+        assert code == 0 and out.splitlines() == ["a dog", "  1.0000  1  a dog"]
+        code, _, err = run("index", "search", file, index, tmp_path / "three.txt")  # no text
+        assert code == 1 and "three.txt" in err
 
     def test_npz_with_an_array_for_each_input(self, run, tmp_path):
         value = helper.make_tensor_value_info
@@ -325,6 +329,8 @@ def test_quantize(run, file, pixels, tmp_path):
     assert code == 1
     assert json.loads(out)["error"] == "RecallError"
     assert not (tmp_path / "no.onnx").exists()
+    half = ["--mode", "float16", "--calibration", pixels]
+    assert run("quantize", file, tmp_path / "no.onnx", "--samples", pixels, *half)[0] == 2
     assert run("quantize", file, tmp_path / "no.onnx")[0] == 2
     assert run("quantize", file, tmp_path / "no.onnx", "--samples", pixels, "--min-recall", "95")[0] == 2
 

@@ -53,6 +53,8 @@ def test_an_index_is_built_grown_and_searched(photos, tmp_path):
     assert added.returncode == 0 and "12 vectors of length 8, 2 skipped" in added.stdout
     assert [line.partition(":")[0] for line in added.stderr.splitlines()] == ["skipped"] * 2
     assert all(name in added.stderr for name in ("broken.png", "black.png"))
+    again = run("index", "add", encoder, out, images / "b" / "7.png")
+    assert again.returncode == 0 and "12 vectors of length 8, 1 replaced" in again.stdout
     (images / "b" / "broken.png").unlink()
     refused = run("index", "build", encoder, images / "b", "-o", tmp_path / "none.index")
     assert refused.returncode == 1 and "black.png" in refused.stderr and not (tmp_path / "none.index").exists()
@@ -60,6 +62,8 @@ def test_an_index_is_built_grown_and_searched(photos, tmp_path):
     assert json.loads(again.stdout)["skipped"] == ["black.png"] and json.loads(again.stdout)["vectors"] == 6
     (images / "b" / "black.png").unlink()
     found = run("index", "search", encoder, out, images / "b" / "7.png", "-k", 2, "--json")
+    missing = run("index", "search", encoder, out, tmp_path / "missing.png")
+    assert missing.returncode == 1 and "missing.png" in missing.stderr
     hits = json.loads(found.stdout)["results"][0]["hits"]
     assert hits[0]["id"] == "7.png" and hits[0]["score"] == pytest.approx(1, abs=1e-5) and len(hits) == 2
 

@@ -187,6 +187,26 @@ def test_the_largest_value_in_one_axis(tmp_path):
     assert report.recall.min_cosine > 0.9999
 
 
+@pytest.mark.parametrize("width", [6, 3])
+def test_the_embedding_is_what_is_checked_where_other_outputs_stand_before_it(tmp_path, recwarn, width):
+    nodes, tensors = between(8.0)
+    path = save(tmp_path / "x.onnx", nodes, tensors)
+    model = onnx.load(path)
+    model.graph.initializer.append(numpy_helper.from_array(weights(6, width), "c"))
+    model.graph.node.append(node("MatMul", "embedding c", "scores"))
+    embedding = model.graph.output.pop()
+    scores = helper.make_tensor_value_info("scores", TensorProto.FLOAT, ("batch", width))
+    model.graph.output.extend([scores, embedding])
+    onnx.save(model, path)
+    assert OnnxEncoder(path).output == "embedding"
+    assert to_float16(path, tmp_path / "half.onnx", samples=rows()).recall.min_cosine > 0.9999
+    assert not recwarn.list
+    x = rows(600)
+    x[1] *= 1e8  # not measured, and beyond float16
+    with pytest.raises(QuantizationError, match="nan for row 1"):
+        to_float16(path, tmp_path / "other.onnx", samples=x)
+
+
 def test_nothing_left_for_float16(tmp_path):
     path = save(tmp_path / "x.onnx", [node("MatMul", "x a", "embedding")], {"a": 1e6 * weights(8, 6)})
     with pytest.raises(QuantizationError, match=r"weights to store in float16.*Keep the float32 file"):

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from helpers.onnx_files import run
-from keras_tfcl.export import ParityError, UnsupportedOpError, VerificationError, export_onnx
+from keras_tfcl.export import InputError, OnnxEncoder, ParityError, UnsupportedOpError, VerificationError, export_onnx
 from keras_tfcl.export.keras_to_onnx import convert as converter
 
 layers, ops = keras.layers, keras.ops
@@ -125,6 +125,39 @@ def test_an_operation_of_a_later_opset(tmp_path):
         export_onnx(model, tmp_path / "encoder.onnx")
     export_onnx(model, tmp_path / "encoder.onnx", normalize=False, opset=18)
     np.testing.assert_array_equal(run(tmp_path / "encoder.onnx", INTEGERS.astype("int32")), INTEGERS & 6)
+
+
+LOOKUPS = {  # a layer that looks up ids in a table of 5 rows, and the smallest id that Keras accepts
+    "Embedding": (lambda table: layers.Embedding(5, 3, weights=[table]), -5),
+    "take": (lambda table: Function(lambda ids: ops.take(ops.convert_to_tensor(table), ids, axis=0), 6), -5),
+    "take from axis 1": (
+        lambda table: Function(lambda ids: ops.moveaxis(ops.take(ops.transpose(table), ids, axis=1), 0, -1), 6),
+        -5,
+    ),
+    "gather": (lambda table: Function(lambda ids: tf.gather(table, ids), 6), 0),
+}
+
+
+@pytest.mark.parametrize("dtype", ["int32", "int64"])
+@pytest.mark.parametrize(("look_up", "lowest"), LOOKUPS.values(), ids=LOOKUPS)
+def test_ids_outside_a_table_are_refused_as_keras_refuses_them(look_up, lowest, dtype, tmp_path):
+    """ONNX counts negative ids from the end, TensorFlow refuses them, and Keras counts before it asks TensorFlow."""
+    table = np.random.default_rng(0).normal(size=(5, 3)).astype("float32")
+    ids = keras.Input((2,), dtype=dtype)
+    rows = layers.Flatten()(look_up(table)(ids))
+    model = keras.Model(ids, rows)
+    export_onnx(model, tmp_path / "x.onnx", normalize=False)
+    encoder = OnnxEncoder(tmp_path / "x.onnx")
+    for number in range(-12, 8):
+        x = np.array([[number, 1]], dtype)
+        if lowest <= number < 5:
+            np.testing.assert_array_equal(encoder.encode(x), model(x))
+            np.testing.assert_array_equal(np.sort(encoder.encode(x)[0]), np.sort(table[[number, 1]].ravel()))
+        else:
+            with pytest.raises(tf.errors.InvalidArgumentError):
+                model(x)
+            with pytest.raises(InputError, match="bounds"):
+                encoder.encode(x)
 
 
 def test_a_model_that_differs_between_an_eager_call_and_a_graph(tmp_path):

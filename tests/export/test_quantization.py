@@ -1,5 +1,6 @@
 """Int8 and float16 files: what they are made of, what their reports say, and what leaves no file."""
 
+import hashlib
 import json
 import logging
 import signal
@@ -19,6 +20,7 @@ from keras_tfcl.export import (
     ParityWarning,
     QuantizationError,
     RecallError,
+    compare_neighbours,
     quantize,
     to_float16,
 )
@@ -121,6 +123,20 @@ def test_dynamic(dense, tmp_path):
         assert report.recall.overlap[k] == pytest.approx(overlap_by_hand(before, after, k))
     np.testing.assert_allclose(np.linalg.norm(after, axis=1), 1, atol=1e-5)
     assert report.recall.min_cosine == pytest.approx((before * after).sum(1).min(), abs=1e-5)
+
+
+def test_products_of_an_attention(tmp_path):
+    """tf2onnx writes the einsum of an attention as a Gemm without a bias whose factor is 0."""
+    nodes = [
+        helper.make_node("Gemm", ["x", "a"], ["h"], beta=0.0, transB=1),
+        helper.make_node("Relu", ["h"], ["r"]),
+        helper.make_node("Gemm", ["r", "b", "bias"], ["body"], transB=1),
+    ]
+    path = save(tmp_path / "x.onnx", nodes, (32,), {"a": weights(64, 32), "b": weights(16, 64), "bias": weights(16)})
+    report = quantize(path, tmp_path / "int8.onnx", samples=rows(), mode="dynamic")
+    kinds = [node.op_type for node in onnx.load(tmp_path / "int8.onnx").graph.node]
+    assert kinds.count("MatMulInteger") == 2
+    assert report.recall.min_cosine > 0.99
 
 
 def test_static(convolutional, tmp_path):
@@ -257,6 +273,81 @@ def test_nothing_to_quantize(tmp_path):
     with pytest.raises(QuantizationError, match="a model without"):
         quantize(path, tmp_path / "int8.onnx", samples=samples, mode="dynamic")
     assert [file.name for file in tmp_path.iterdir()] == ["x.onnx"]
+
+
+def rebuilt(source, path, change):
+    """A copy of a file of our own fixtures, without metadata, after `change(model)`."""
+    model = onnx.load(source)
+    helper.set_model_props(model, {})
+    change(model)
+    onnx.save(model, path)
+    return path
+
+
+@pytest.mark.parametrize("name", ["samples", "calibration"])
+@pytest.mark.parametrize("value", [0, 3])
+def test_samples_that_are_all_the_same_say_nothing(dense, tmp_path, name, value):
+    """All neighbours would be kept, and all ranges would be a point: the file gave zeros for every sample."""
+    same = np.full((60, 32), value, "float32")
+    with pytest.raises(ValueError, match=rf"`{name}` must hold samples with different embeddings.*all \d+ of them"):
+        quantize(dense, tmp_path / "x.onnx", mode="static", **{"samples": rows(), "calibration": rows(), name: same})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_calibration_of_a_mode_that_measures_no_ranges(dense, tmp_path):
+    with pytest.raises(ValueError, match="`calibration` is for mode 'static'"):
+        quantize(dense, tmp_path / "x.onnx", samples=rows(), mode="dynamic", calibration=rows())
+
+
+def test_a_model_that_another_tool_has_quantized(dense, tmp_path):
+    quantize(dense, tmp_path / "int8.onnx", samples=rows(), mode="dynamic")
+    foreign = rebuilt(tmp_path / "int8.onnx", tmp_path / "foreign.onnx", lambda model: None)
+    with pytest.raises(QuantizationError, match="needs a MatMul or Gemm with constant weights"):
+        quantize(foreign, tmp_path / "again.onnx", samples=rows(), mode="dynamic")
+    to_float16(dense, tmp_path / "half.onnx", samples=rows())
+    foreign = rebuilt(tmp_path / "half.onnx", tmp_path / "foreign.onnx", rename_halves)
+    with pytest.raises(QuantizationError, match="must have weights to store in float16"):
+        to_float16(foreign, tmp_path / "again.onnx", samples=rows())
+    assert not (tmp_path / "again.onnx").exists()
+
+
+def rename_halves(model):
+    """As another tool would call the weights."""
+    for tensor in [*model.graph.initializer, *(node for node in model.graph.node if node.op_type == "Cast")]:
+        tensor.name = tensor.name.replace("_as_float16", ".half")
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            names[:] = [name.replace("_as_float16", ".half") for name in names]
+
+
+def test_a_folder(dense, tmp_path):
+    (tmp_path / "model.onnx").write_bytes(dense.read_bytes())
+    with pytest.raises(QuantizationError, match="Expected an ONNX file"):
+        quantize(tmp_path, tmp_path / "x.onnx", samples=rows())
+
+
+@pytest.mark.parametrize("mode", ["dynamic", "static", "float16"])
+def test_the_file_is_what_was_compared(dense, tmp_path, mode):
+    """The report, the embeddings of the file, its hash and its golden inputs belong to the same bytes."""
+    out = tmp_path / "x.onnx"
+    x = rows()
+    arguments = {} if mode == "float16" else {"mode": mode}
+    report = (to_float16 if mode == "float16" else quantize)(dense, out, samples=x, **arguments)
+    compared = x[1::2] if mode == "static" else x
+    a, b = OnnxEncoder(dense).encode(compared), OnnxEncoder(out).encode(compared)
+    assert report.recall.min_cosine == pytest.approx((a * b).sum(1).min(), abs=1e-6)
+    model = onnx.load(out)
+    assert [entry.key for entry in model.metadata_props] == ["keras_tfcl"]
+    (stored,) = (json.loads(entry.value) for entry in model.metadata_props)
+    del model.metadata_props[:]
+    assert stored["content_hash"] == f"sha256:{hashlib.sha256(model.SerializeToString()).hexdigest()}"
+    assert stored["weights_sha256"] == "of the float model" and stored["notes"] == {"kept": 1}
+
+
+def test_two_rows_of_zeros_agree():
+    zeros = np.zeros((3, 4))
+    assert compare_neighbours(zeros, zeros).min_cosine == 1
+    assert compare_neighbours(zeros, np.eye(3, 4)).min_cosine == 0
 
 
 def test_tools_leave_the_process_as_it_was(dense, tmp_path, capfd):

@@ -279,6 +279,44 @@ def test_conformance():
 
 
 @registered
+class Steeper(keras_tfcl.LearnableTemperature):
+    """Claims to be linear, and is not."""
+
+    linear = True
+
+    def call(self, similarity):
+        return super().call(similarity + similarity**3)
+
+
+@registered
+class Power(keras_tfcl.Scaling):
+    """Is linear for as long as its exponent is 1."""
+
+    linear = True
+
+    def __init__(self, exponent=1.0):
+        self.exponent = keras.Variable(exponent, name="exponent", dtype="float32")
+
+    def __call__(self, similarity):
+        exponent = keras.ops.cast(self.exponent, similarity.dtype)
+        return 5 * keras.ops.sign(similarity) * keras.ops.maximum(keras.ops.abs(similarity), 1e-9) ** exponent
+
+    def get_config(self):
+        return {"exponent": float(self.exponent)}
+
+
+@pytest.mark.parametrize("make", [Steeper, lambda: keras_tfcl.CosineMargin(Steeper()), lambda: Power(2.0)])
+def test_a_scaling_that_is_not_linear_must_not_say_so(make):
+    with pytest.raises(ValueError, match=r"`linear = True` says .* Received: .* at the cosines -1, -0.5, 0.25, 1"):
+        keras_tfcl.ContrastiveLoss(make())
+
+
+def test_conformance_finds_what_is_linear_only_for_a_while():
+    with pytest.raises(AssertionError, match=r"differ in a variable's gradient. The scaling says `linear = True`"):
+        keras_tfcl.testing.check_loss(keras_tfcl.ContrastiveLoss(Power()), only=["block_size"])
+
+
+@registered
 class Hidden(keras_tfcl.Scaling):
     """Keeps its temperature where no model can find it."""
 

@@ -186,7 +186,19 @@ class Shifted(keras_tfcl.LearnableTemperature):
         return super().call(similarity + similarity**3)
 
 
-@pytest.mark.parametrize("scaling", [WithMargin(0.2), Shifted(0.2), keras_tfcl.CosineMargin(WithMargin(0.2), 0.3)])
+class Cubic:
+    def call(self, similarity):
+        return super().call(similarity + similarity**3)
+
+
+@keras.saving.register_keras_serializable(package="tests.pairwise_temperature")
+class MixedIn(Cubic, keras_tfcl.LearnableTemperature):
+    """Is linear no longer: other logits, by a class that knows nothing of scalings."""
+
+
+@pytest.mark.parametrize(
+    "scaling", [WithMargin(0.2), Shifted(0.2), MixedIn(0.2), keras_tfcl.CosineMargin(WithMargin(0.2), 0.3)]
+)
 def test_a_temperature_that_is_no_longer_linear_gets_its_gradient(scaling):
     z, labels = views(1.0), np.array([0, 1, 2, 3, 4, 5, 6, 7, 7])
     trained = getattr(scaling, "scaling", scaling).log_scale
