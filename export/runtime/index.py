@@ -223,7 +223,7 @@ class Index:
             "ids": self._ids,
             "metadata": self._metadata,
         }
-        arrays = {"header": _text(json.dumps(header)), "vectors": self._vectors}
+        arrays = {"header": np.frombuffer(json.dumps(header).encode(), np.uint8), "vectors": self._vectors}
         if self.precision != "float32":
             arrays["codes"] = self._codes
         if self._graph is not None:
@@ -405,10 +405,6 @@ def _start(path: Path, info: zipfile.ZipInfo) -> int:
         file.seek(info.header_offset + 26)
         name, extra = (int.from_bytes(file.read(2), "little") for _ in range(2))
     return info.header_offset + 30 + name + extra
-
-
-def _text(text: str) -> np.ndarray:
-    return np.frombuffer(text.encode(), np.uint8)
 
 
 def _short(digest: str | None) -> str:

@@ -137,7 +137,7 @@ def views(apart, together=0.0):
 @pytest.mark.parametrize("block", ["dense", 7])
 @pytest.mark.parametrize("cross", [False, True])
 @pytest.mark.parametrize(("apart", "together"), [(1.0, 0.0), (1e-4, 0.0), (1e-3, 0.999)])
-@pytest.mark.parametrize("scale", [2.0, 14.0, 50.0])
+@pytest.mark.parametrize("scale", [2.0, pytest.param(14.0, marks=pytest.mark.slow), 50.0])
 def test_learnable_temperature_gets_its_gradient(scale, apart, together, cross, block):
     """Far from the poles, with near-identical views, and with near-identical samples."""
     z, labels = views(apart, together), np.array([0, 1, 2, 3, 4, 5, 6, 7, 7])
@@ -355,7 +355,7 @@ NEAR_COPIES = {
 
 
 @pytest.mark.parametrize("negative", [False, True])
-@pytest.mark.parametrize("angle", [0.0, 1e-4, 4e-4, 1.5e-3, 4e-3])
+@pytest.mark.parametrize("angle", [0.0, 4e-4, 4e-3, *(pytest.param(a, marks=pytest.mark.slow) for a in (1e-4, 1.5e-3))])
 @pytest.mark.parametrize("name", NEAR_COPIES)
 def test_near_copies_in_tiles_lose_no_more_digits_than_documented(name, angle, negative):
     make, bound = NEAR_COPIES[name]

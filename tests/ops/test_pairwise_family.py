@@ -273,7 +273,7 @@ def test_float32_under_xla(name):
     assert_same(tiled, dense, 1e-5)
 
 
-@pytest.mark.parametrize("weights", ["equal", "different", "some_ignored"])
+@pytest.mark.parametrize("weights", ["equal", "different", pytest.param("some_ignored", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("cross", "jit"), [(False, True), (True, False)])
 def test_sigmoid_loss_in_one_loop_and_in_two(cross, jit, weights):
     """Where all anchors weigh the same, the forward loop computes the gradient, too; else a second loop does."""
