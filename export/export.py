@@ -120,7 +120,7 @@ def export_onnx(
     (4, True)
     """
     started = time.perf_counter()
-    progress = progress or _say_nothing
+    progress = progress or (lambda stage: None)
     path = _check_arguments(path, opset, batch_size, notes)
     progress("check the layers")
     source = read_source(
@@ -160,10 +160,6 @@ def export_onnx(
         progress("rename the file")
     seconds = time.perf_counter() - started
     return make_report(path, opset, source.inputs, card, comparison.parity, hints(source.layers), seconds)
-
-
-def _say_nothing(stage: str) -> None:
-    return None
 
 
 def _check_arguments(

@@ -214,7 +214,7 @@ def check_file(
 def _load(path: Path, model: onnx.ModelProto, source: Source) -> onnxruntime.InferenceSession:
     ort = load_onnxruntime()
     try:
-        return open_session(ort, path, choose_providers(ort, "cpu"), threads=None, low_memory=False)
+        return open_session(ort, path, choose_providers(ort, "cpu"), threads=None, low_memory=False, spinning=False)
     except ModelFileError as error:
         blamed = "; ".join(blame.failing_nodes(error, model, source.layers)) or "an unnamed one"
         raise UnsupportedOpError(

@@ -14,6 +14,7 @@ import pytest
 
 from helpers.fair_order import fair_order
 
+gc.disable()  # until all tests are collected: what imports make stays
 STARTED = time.monotonic()
 MINUTES = os.environ.get("KERAS_TFCL_TEST_MINUTES")
 SEED = int(os.environ.get("KERAS_TFCL_TEST_SEED", date.today().toordinal()))
@@ -45,3 +46,4 @@ def pytest_collection_finish():
     gc.freeze()
     gc.collect()  # so that Python knows how little is left to search
     gc.set_threshold(500, 5, 2)
+    gc.enable()

@@ -72,13 +72,11 @@ BASELINES = {
     "semi_supervised.py": {"raw pixels", "labelled images alone", "all images, no labels"},
     "multi_label.py": {"the most frequent genres", "ratings as they are", "trained without genres"},
 }
-FAST = "supcon.py"  # the others take as long each, and much of it the same way
 
 
 @needs_mlxtend
-@pytest.mark.parametrize(
-    "script", [pytest.param(name, marks=[] if name == FAST else [pytest.mark.slow]) for name in SCRIPTS]
-)
+@pytest.mark.slow  # `test_demo` goes the same way: load, train, compare, export
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_scripts(script, tmp_path):
     """Each runs in its tiny setting, compares with baselines, and is short enough to be read."""
     if script == "multi_label.py" and importlib.util.find_spec("recbole") is None:

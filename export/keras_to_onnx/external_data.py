@@ -42,7 +42,8 @@ class DataFile:
 
 def choose_external(weights: Sequence[keras.Variable], most_bytes: int) -> list[keras.Variable]:
     """Return the largest weights, as few as possible, so that the others have at most `most_bytes` bytes."""
-    sizes = {id(weight): _size(weight) for weight in weights}
+    as_dtype = require("tensorflow", "tf").as_dtype
+    sizes = {id(weight): math.prod(weight.shape) * as_dtype(weight.dtype).size for weight in weights}
     total, chosen = sum(sizes.values()), []
     for weight in sorted(weights, key=lambda weight: -sizes[id(weight)]):
         if total <= most_bytes:
@@ -113,7 +114,3 @@ def byte_view(array: np.ndarray) -> memoryview:
     values = np.ascontiguousarray(array)
     values = values.astype(values.dtype.newbyteorder("<"), copy=False)
     return values.reshape(-1).view(np.uint8).data
-
-
-def _size(weight: keras.Variable) -> int:
-    return math.prod(weight.shape) * require("tensorflow", "tf").as_dtype(weight.dtype).size

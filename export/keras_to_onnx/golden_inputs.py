@@ -10,9 +10,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-import os
-import re
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -21,6 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from keras_tfcl.export.errors import ModelInputError, ModelOutputError, UnsupportedLayerError, text_of
+from keras_tfcl.export.keras_to_onnx.kernel_logs import kernel_logs_held_back
 from keras_tfcl.export.keras_to_onnx.source import Source
 from keras_tfcl.export.runtime.golden_inputs import Generator
 from keras_tfcl.export.runtime.inputs import cast_input, split_inputs
@@ -42,7 +40,6 @@ _LARGE_INTEGERS = (1_000, 1_000_000)
 _MOST_NUMBERS = 2_000_000  # in one edge input
 _SAMPLE_BATCH = 64
 _MOST_STATE = 1 << 16  # numbers in a weight that a layer may count in
-_KERNEL_LOG = re.compile(rb"^.*\w\.cc:\d+\] .*\n?", re.MULTILINE)
 _ROUNDING = 1e-5  # relative, to see whether an embedding is rounding noise
 
 
@@ -219,7 +216,7 @@ def _embed(
 ) -> Golden:
     tf = require("tensorflow", "tf")
     try:
-        with tf.device("/cpu:0"), _kernel_logs_held_back():  # a GPU may round to TF32, coarser than the tolerance
+        with tf.device("/cpu:0"), kernel_logs_held_back():  # a GPU may round to TF32, coarser than the tolerance
             output = source(*map(tf.convert_to_tensor, inputs))
     except Exception as error:  # the user's layers may raise any exception
         raise _UnusableInputs from error
@@ -227,24 +224,6 @@ def _embed(
     if not np.isfinite(reference).all():
         raise _UnusableInputs("NaN or infinite embeddings")
     return Golden(tuple(inputs), unit_rows(reference) if normalize else reference, about, generators, edge)
-
-
-@contextlib.contextmanager
-def _kernel_logs_held_back() -> Iterator[None]:
-    """Drop what TensorFlow logs inside the block; pass on anything else that is written to stderr.
-
-    A kernel that rejects its input logs INVALID_ARGUMENT besides raising it. Here that is an answer and no failure.
-    """
-    with tempfile.TemporaryFile() as log:
-        stderr = os.dup(2)  # the kernels know no `sys.stderr`
-        os.dup2(log.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)
-            log.seek(0)
-            os.write(2, _KERNEL_LOG.sub(b"", log.read()))
 
 
 def _embedding_of(output: Tensor, source: Source, rows: int) -> np.ndarray:

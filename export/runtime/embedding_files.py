@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import IO, TYPE_CHECKING
@@ -54,31 +54,29 @@ def check_embedding_file(path: str | os.PathLike[str], ids: Iterable[object] | N
 def write_embeddings(
     parts: Iterable[np.ndarray],
     path: Path,
-    dimension: int,
+    encoder: OnnxEncoder,
     ids: Iterable[object] | None,
     skipped: Container[int],
-    metadata: Mapping[str, object],
 ) -> int:
     """Write float32 arrays `(n, D)` one after the other, and return the number of rows.
 
     Args:
         parts: the arrays.
         path: the file, of a kind that `check_embedding_file` accepts.
-        dimension: D.
+        encoder: which computes them.
         ids: one for each row of the input; None for its number. They are read part by part, after the part.
         skipped: numbers of the rows of the input that have no embedding; it grows while parts are read.
-        metadata: of the encoder.
 
     Raises:
         ValueError: `ids` has not as many items as there are rows, or mixes integers with text.
     """
     with atomic_write(path) as draft:
         if path.suffix == ".npy":
-            return _write_npy(parts, draft, dimension)
+            return _write_npy(parts, draft, encoder.dimension)
         pairs = with_ids(parts, ids, skipped)
         if path.suffix == ".npz":
-            return _write_npz(pairs, draft, dimension)
-        return write_parquet(pairs, draft, dimension, metadata)
+            return _write_npz(pairs, draft, encoder.dimension)
+        return write_parquet(pairs, draft, encoder)
 
 
 def with_ids(parts: Iterable[np.ndarray], ids: Iterable[object] | None, skipped: Container[int]) -> Iterator[Part]:
@@ -152,12 +150,13 @@ def _write_npz(pairs: Iterable[Part], path: Path, dimension: int) -> int:
     return rows
 
 
-def write_parquet(pairs: Iterable[Part], path: Path, dimension: int, metadata: Mapping[str, object]) -> int:
+def write_parquet(pairs: Iterable[Part], path: Path, encoder: OnnxEncoder) -> int:
     """Write the columns `id` and `embedding`, and what is recorded of the encoder; return the number of rows."""
     arrow, parquet = require("pyarrow", "parquet"), require("pyarrow.parquet", "parquet")
+    dimension = encoder.dimension
     first: Part = next(pairs := iter(pairs), (np.empty((0, dimension), np.float32), []))
     kind = arrow.string() if any(isinstance(name, str) for name in first[1]) else arrow.int64()
-    recorded = {KEY: json.dumps(_recorded(metadata))}
+    recorded = {KEY: json.dumps(_recorded(encoder))}
     schema = arrow.schema([("id", kind), ("embedding", arrow.list_(arrow.float32(), dimension))], recorded)
     rows = 0
     with parquet.ParquetWriter(path, schema) as writer:
@@ -187,7 +186,7 @@ def read_ids(file: Path, encoder: OnnxEncoder) -> list[int | str]:
     """
     parquet = require("pyarrow.parquet", "parquet").ParquetFile(file)
     facts = json.loads((parquet.schema_arrow.metadata or {}).get(KEY.encode(), b"{}"))
-    if facts != _recorded(encoder.metadata):
+    if facts != _recorded(encoder):
         raise InputError(
             f"A run can be resumed only with the encoder that began it. Received: {file}, which another one wrote. "
             f"Delete it, or give a new name."
@@ -195,7 +194,8 @@ def read_ids(file: Path, encoder: OnnxEncoder) -> list[int | str]:
     return parquet.read(["id"]).column("id").to_pylist()
 
 
-def _recorded(metadata: Mapping[str, object]) -> dict[str, object]:
+def _recorded(encoder: OnnxEncoder) -> dict[str, object]:
+    metadata = {**encoder.metadata, "weights_sha256": encoder.weights_hash}
     return {name: metadata[name] for name in _RECORDED if name in metadata}
 
 

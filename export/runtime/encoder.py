@@ -6,6 +6,7 @@ import copy
 import os
 import time
 from collections.abc import Container, Iterable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from keras_tfcl.export.runtime.embedding_files import check_embedding_file, writ
 from keras_tfcl.export.runtime.images import MAX_PIXELS, ImageRule, check_image_size, image_rule
 from keras_tfcl.export.runtime.inputs import InputSpec, split_inputs
 from keras_tfcl.export.runtime.metadata import Metadata
-from keras_tfcl.export.runtime.model_file import check_model_file
+from keras_tfcl.export.runtime.model_file import check_model_file, hash_of
 from keras_tfcl.export.runtime.providers import Providers, check_providers, choose_providers, load_onnxruntime
 from keras_tfcl.export.runtime.resume import encode_resumed
 from keras_tfcl.export.runtime.runner import Runner
@@ -142,6 +143,15 @@ class OnnxEncoder:
     def output(self) -> str:
         """Name of the output that holds the embeddings."""
         return self._runner.output
+
+    @cached_property
+    def weights_hash(self) -> str:
+        """SHA-256 of the weights, as `export_onnx` records it; of the whole file where another tool wrote it.
+
+        An int8 or float16 file has that of its float model.
+        """
+        recorded = self._metadata.get("weights_sha256") or self._metadata.get("content_hash")
+        return recorded or f"sha256:{hash_of(self._path)}"
 
     @property
     def takes_text(self) -> bool:
@@ -282,7 +292,7 @@ class OnnxEncoder:
             return encode_resumed(self, x, Path(path), ids, on_error, batch_size=batch_size, progress=progress)
         path = check_embedding_file(path, ids)
         _, parts, skipped = self._embeddings_of(x, self._step(batch_size), progress, on_error)
-        return write_embeddings(parts, path, self.dimension, ids, skipped, self._metadata)
+        return write_embeddings(parts, path, self, ids, skipped)
 
     def read_image(self, image: ImageLike, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         """Return one image as a row of the encoder's input, decoded, turned and resized by the rule in its file.

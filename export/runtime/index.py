@@ -76,7 +76,7 @@ class Index:
             raise ValueError(f'`precision` must be "float32", "int8" or "binary". Received: precision={precision!r}.')
         self.dimension = int(dimension)
         self.precision: Precision = precision
-        self.weights_hash = None if isinstance(encoder, (int, np.integer)) else weights_hash(encoder)
+        self.weights_hash = None if isinstance(encoder, (int, np.integer)) else encoder.weights_hash
         self._vectors = np.empty((0, self.dimension), np.float32)  # unit length
         self._codes = _encode(self._vectors, precision)
         self._ids: list[int | str] = []
@@ -92,8 +92,8 @@ class Index:
 
     def check_encoder(self, encoder: OnnxEncoder) -> None:
         """Raise InputError unless the vectors of `encoder` can be compared with those of the index."""
-        found = weights_hash(encoder)
-        if encoder.dimension != self.dimension or (self.weights_hash and found and found != self.weights_hash):
+        found = encoder.weights_hash
+        if encoder.dimension != self.dimension or self.weights_hash not in (None, found):
             raise InputError(
                 f"An index can be searched only with the encoder that filled it. Received: an encoder of dimension "
                 f"{encoder.dimension} with weights {_short(found)}, for an index of dimension {self.dimension} with "
@@ -223,7 +223,7 @@ class Index:
             "ids": self._ids,
             "metadata": self._metadata,
         }
-        arrays = {"header": _text(json.dumps(header)), "vectors": self._vectors}
+        arrays = {"header": np.frombuffer(json.dumps(header).encode(), np.uint8), "vectors": self._vectors}
         if self.precision != "float32":
             arrays["codes"] = self._codes
         if self._graph is not None:
@@ -320,12 +320,6 @@ class Index:
         return found
 
 
-def weights_hash(encoder: OnnxEncoder) -> str | None:
-    """The hash of an encoder's weights as its file records it; of an int8 or float16 file, that of its float model."""
-    metadata = getattr(encoder, "metadata", {})
-    return metadata.get("weights_sha256") or metadata.get("content_hash")
-
-
 def _encode(units: np.ndarray, precision: Precision) -> np.ndarray:
     """Unit vectors in the precision of a first comparison."""
     if precision == "float32":
@@ -411,10 +405,6 @@ def _start(path: Path, info: zipfile.ZipInfo) -> int:
         file.seek(info.header_offset + 26)
         name, extra = (int.from_bytes(file.read(2), "little") for _ in range(2))
     return info.header_offset + 30 + name + extra
-
-
-def _text(text: str) -> np.ndarray:
-    return np.frombuffer(text.encode(), np.uint8)
 
 
 def _short(digest: str | None) -> str:

@@ -142,12 +142,13 @@ def _problem_of(path: Path, record: Mapping[str, object]) -> str | None:
         return "a link or folder of that name"
     if status.st_size != record.get("bytes"):
         return f"{status.st_size} bytes instead of {record.get('bytes')}"
-    if _hash_of(path) != record.get("sha256"):
+    if hash_of(path) != record.get("sha256"):
         return "a file with another SHA-256"
     return None
 
 
-def _hash_of(path: Path) -> str:
+def hash_of(path: Path) -> str:
+    """Return the SHA-256 of a file, as hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -152,7 +152,7 @@ def _write_parts(pairs: Iterator[Part], folder: Path, encoder: OnnxEncoder) -> N
     first = 1 + max((int(file.stem) for file in folder.glob("*.parquet")), default=-1)
     for number, part in enumerate(in_groups(pairs, PART_ROWS), first):
         with atomic_write(folder / f"{number:08d}.parquet") as draft:
-            write_parquet([part], draft, encoder.dimension, encoder.metadata)
+            write_parquet([part], draft, encoder)
 
 
 def _join(path: Path, folder: Path, encoder: OnnxEncoder) -> int:
@@ -171,7 +171,7 @@ def _join(path: Path, folder: Path, encoder: OnnxEncoder) -> int:
 
     if files != [path]:
         with atomic_write(path) as draft:
-            count = write_parquet(rows(), draft, encoder.dimension, encoder.metadata)
+            count = write_parquet(rows(), draft, encoder)
     else:
         count = require("pyarrow.parquet", "parquet").ParquetFile(path).metadata.num_rows
     shutil.rmtree(folder)

@@ -9,7 +9,6 @@ from pathlib import Path
 from fastapi import FastAPI, Response
 from fastapi.responses import HTMLResponse
 
-from keras_tfcl import __version__
 from keras_tfcl.export.runtime.encoder import OnnxEncoder
 from keras_tfcl.export.runtime.index import Index
 from keras_tfcl.export.server.errors import add_error_handlers
@@ -17,7 +16,7 @@ from keras_tfcl.export.server.gate import Gate
 from keras_tfcl.export.server.inference import add_inference_routes
 from keras_tfcl.export.server.openai import add_openai_routes
 from keras_tfcl.export.server.search import add_search_routes
-from keras_tfcl.export.server.service import Service
+from keras_tfcl.export.server.service import VERSION, Service
 from keras_tfcl.export.server.settings import ServerSettings
 
 _LONG = ("probes", "tokenizer")  # of the metadata: for programs
@@ -47,7 +46,7 @@ def create_app(encoder: OnnxEncoder, settings: ServerSettings | None = None, ind
         yield
         await service.batcher.stop()
 
-    app = FastAPI(title="keras_tfcl", version=__version__, lifespan=lifespan)
+    app = FastAPI(title="keras_tfcl", version=VERSION, lifespan=lifespan)
     app.state.service = service
     add_error_handlers(app)
     for add_routes in (add_openai_routes, add_inference_routes, add_search_routes):
@@ -81,7 +80,7 @@ def _add_monitoring(app: FastAPI, service: Service) -> None:
         encoder = service.encoder
         return {
             "model": service.name,
-            "version": __version__,
+            "version": VERSION,
             "dimension": encoder.dimension,
             "text": encoder.takes_text,
             "images": not encoder.takes_text and len(encoder.inputs) == 1 and encoder.inputs[0].is_image,

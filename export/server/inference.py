@@ -9,13 +9,12 @@ import numpy as np
 from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel, Field, ValidationError
 
-from keras_tfcl import __version__
 from keras_tfcl.export.errors import InputError
 from keras_tfcl.export.runtime.inputs import split_inputs
 from keras_tfcl.export.server.errors import RequestError, fault
 from keras_tfcl.export.server.fast_route import add_fast_route
 from keras_tfcl.export.server.openai import check_model
-from keras_tfcl.export.server.service import RequestRows, Service
+from keras_tfcl.export.server.service import VERSION, RequestRows, Service
 
 TAGS: list[str | Enum] = ["Open Inference Protocol"]
 OUTPUT = "embedding"
@@ -60,7 +59,7 @@ def add_inference_routes(app: FastAPI, service: Service) -> None:
 
     @app.get("/v2", tags=TAGS)
     async def server() -> dict[str, object]:
-        return {"name": "keras_tfcl", "version": __version__, "extensions": ["binary_tensor_data"]}
+        return {"name": "keras_tfcl", "version": VERSION, "extensions": ["binary_tensor_data"]}
 
     @app.get("/v2/health/live", tags=TAGS)
     async def live() -> dict[str, bool]:

@@ -7,6 +7,7 @@ import base64
 import binascii
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from keras_tfcl.export.server.errors import DeadlineError, RequestError
 from keras_tfcl.export.server.metrics import Metrics
 from keras_tfcl.export.server.settings import ServerSettings
 
+VERSION = version("keras-tfcl")
 COARSE_COSINE = 0.99  # to the recorded embeddings, where another processor may round otherwise: int8, GPUs
 
 

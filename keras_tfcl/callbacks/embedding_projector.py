@@ -85,14 +85,11 @@ class EmbeddingProjector(keras.callbacks.Callback):
         embeddings = evaluation.embed(self.model, self.x)
         lines = ("\t".join(f"{value:.6g}" for value in embedding) for embedding in embeddings)
         write_atomically(self.log_dir / "embeddings.tsv", "\n".join(lines).encode())
-        write_atomically(self.log_dir / "metadata.tsv", "\n".join(map(_one_line, self.labels)).encode())
+        labels = (" ".join(str(label).split()) for label in self.labels)  # a tab or a line break would end the entry
+        write_atomically(self.log_dir / "metadata.tsv", "\n".join(labels).encode())
         config = 'tensor_name: "embeddings" tensor_path: "embeddings.tsv" metadata_path: "metadata.tsv"'
         if are_images(self.x):
             grid, (height, width) = sprite(self.x, self.value_range)
             write_atomically(self.log_dir / "sprite.png", tf.io.encode_png(grid).numpy())
             config += f' sprite {{ image_path: "sprite.png" single_image_dim: {width} single_image_dim: {height} }}'
         write_atomically(self.log_dir / "projector_config.pbtxt", f"embeddings {{ {config} }}\n".encode())
-
-
-def _one_line(label: object) -> str:
-    return " ".join(str(label).split())  # a tab or a line break would end the entry

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sized
+from collections.abc import Callable, Sized
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -121,7 +121,8 @@ def search(
     for name, hits in zip(names, found, strict=True):
         print(name)
         for hit in hits:
-            print(f"  {hit.score:.4f}  {hit.id}{_quoted(hit.metadata)}")
+            text = f"  {hit.metadata['text']}" if "text" in hit.metadata else ""
+            print(f"  {hit.score:.4f}  {hit.id}{text}")
 
 
 def _embedded(encoder: OnnxEncoder, inputs: list[Path], on_error: str) -> tuple[Callable[[Index], int], list[str]]:
@@ -182,10 +183,6 @@ def _names(files: list[Path], inputs: list[Path]) -> list[str]:
 
 def _names_rows(query: str) -> bool:
     return Path(query).suffix in (*ROW_SUFFIXES, TEXT_SUFFIX)
-
-
-def _quoted(metadata: Mapping[str, object]) -> str:
-    return f"  {metadata['text']}" if "text" in metadata else ""
 
 
 def _count(rows: Sized | dict[str, np.ndarray]) -> int:

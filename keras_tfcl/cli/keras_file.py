@@ -66,7 +66,7 @@ def without_native_logs() -> Iterator[None]:
     TensorFlow's C++ code writes to file descriptor 2 directly, in part regardless of `TF_CPP_MIN_LOG_LEVEL`. Set that
     variable to 0, 1 or 2 to see everything.
     """
-    if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") in ("0", "1", "2"):
+    if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") in ("0", "1", "2") or sys.stderr is None:  # None: closed
         yield
         return
     stderr, disabled = sys.stderr, logging.root.manager.disable

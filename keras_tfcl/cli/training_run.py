@@ -119,7 +119,8 @@ def train(settings: Settings, folder: Path, quiet: bool = False, save_every: flo
     model_file = folder / "model.keras"
     model = load_model(model_file) if model_file.exists() else _untrained(settings, settings.epochs * len(views))
     record.write()
-    _remove_drafts(folder)
+    for draft in folder.glob(".encoder.onnx.*.tmp"):  # left by a process that was killed while it exported
+        shutil.rmtree(draft)
     epoch, done = divmod(batches_seen(model.optimizer), len(views))
     if not quiet:
         chosen = "" if given else " (chosen for image size and memory)"
@@ -139,12 +140,6 @@ def train(settings: Settings, folder: Path, quiet: bool = False, save_every: flo
         result = _finish(model, settings, folder, skipped, checkpoint.history[-1]["loss"])
     record.write(result.to_dict())
     return result
-
-
-def _remove_drafts(folder: Path) -> None:
-    """Removes what a process that was killed while it exported has left."""
-    for draft in folder.glob(".encoder.onnx.*.tmp"):
-        shutil.rmtree(draft)
 
 
 def with_choices_made(settings: Settings, images: int, before: Mapping[str, int | None]) -> Settings:

@@ -111,8 +111,9 @@ class ImageAugmenter(keras.layers.Layer):
             self.build(images.shape)
         images, own = seeded_call(lambda: self._apply(images), self.variables, _as_seed(seed))
         if not own:
+            names = [type(layer).__name__ for layer in self.layers]
             raise ValueError(
-                f"`augment` needs layers that draw from their own seed generator. Received: layers={self._names()}, "
+                f"`augment` needs layers that draw from their own seed generator. Received: layers={names}, "
                 "of which one draws from a generator outside of its attributes. "
                 "Set `self.generator = keras.random.SeedGenerator(seed)` in that layer and pass it on as `seed`."
             )
@@ -181,9 +182,6 @@ class ImageAugmenter(keras.layers.Layer):
             images = layer(images, training=True) if _takes_training(layer) else layer(images)
         images = tf.cast(images, "float32")
         return images * ((high - low) / 255) + low if rescales else images
-
-    def _names(self) -> list[str]:
-        return [type(layer).__name__ for layer in self.layers]
 
     def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
         shape = tuple(input_shape)

@@ -31,9 +31,10 @@ def reduce_losses(
     weighted = losses * weight
     if reduction in (None, "none"):
         return weighted
-    total = ops.sum(weighted)
+    counted = weight if reduction == "mean_with_sample_weight" else valid
+    # One sum for both is less to compile than two.
+    total, divisor = ops.unstack(ops.sum(ops.reshape(ops.stack([weighted, counted]), (2, -1)), axis=1))
     if reduction != "sum":
-        divisor = ops.sum(weight if reduction == "mean_with_sample_weight" else valid)
         replica_count = tf.distribute.get_strategy().num_replicas_in_sync
         divisor = replicas.total(divisor) if over_replicas else replica_count * divisor
         total /= ops.where(divisor == 0, ops.ones_like(divisor), divisor)  # unlike divide_no_nan it keeps NaN

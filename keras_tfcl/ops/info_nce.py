@@ -184,9 +184,9 @@ def _streamed(
     reduced = reduce_pairs(comparison, reducers, logits, block=block, precision=precision, **choice)
     total, count, *logs = reduced.joined()
     if together:
-        return Statistics(
-            reduced.results[2], tf.reduce_logsumexp(reduced.known, 1), total / tf.maximum(count, 1.0), count
-        )
+        two = comparison.views == 2
+        known = tf.squeeze(reduced.known, 1) if two else tf.reduce_logsumexp(reduced.known, 1)
+        return Statistics(reduced.results[2], known, total / tf.maximum(count, 1.0), count)
     known = logs[0]
     if not views_known:  # where there is one positive, it is compared once more, by distance
         only = logits_by_number(reduced, logits, tf.cast(tf.where(count == 1, logs[-1], 0.0), "int32"))

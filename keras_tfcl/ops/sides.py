@@ -59,27 +59,3 @@ def _shared(rows: tf.Tensor, columns: tf.Tensor) -> tf.Tensor:
     if rows.shape.rank == 2:
         return tf.matmul(rows, columns, transpose_b=True) > 0.5
     return rows[:, None] == tf.cast(columns, rows.dtype)[None]  # one of them may be uint64
-
-
-def with_small_labels(rows: Side, columns: Side) -> tuple[Side, Side]:
-    """The same pairs, with int32 labels, which are faster to compare than int64."""
-    if rows.labels.shape.rank == 2:
-        return rows, columns
-    labels = tf.bitcast(rows.labels, "int64")
-    if columns is not rows:
-        labels = tf.concat([labels, tf.bitcast(tf.cast(columns.labels, rows.labels.dtype), "int64")], 0)
-    small = tf.cast(labels, "int32")
-    numbers = tf.cond(tf.reduce_all(tf.cast(small, "int64") == labels), lambda: small, lambda: _numbered(labels))
-    if columns is rows:
-        rows = rows._replace(labels=numbers)
-        return rows, rows
-    count = tf.shape(rows.labels)[0]
-    return rows._replace(labels=numbers[:count]), columns._replace(labels=numbers[count:])
-
-
-def _numbered(labels: tf.Tensor) -> tf.Tensor:
-    """Equal int32 numbers for equal labels."""
-    order = tf.argsort(labels)
-    ordered = tf.gather(labels, order)
-    starts = tf.concat([[0], tf.cast(ordered[1:] != ordered[:-1], "int32")], 0)
-    return tf.scatter_nd(order[:, None], tf.cumsum(starts), tf.shape(order))

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import keras
+import numpy as np
+import tensorflow as tf
 
 from keras_tfcl.scaling.arctanh import Arctanh
 from keras_tfcl.scaling.scaling import Scaling
@@ -18,7 +20,8 @@ def get(identifier: object) -> Scaling:
         A `Scaling`.
 
     Raises:
-        ValueError: for anything else, and for a temperature that is not positive and finite.
+        ValueError: for anything else, for a temperature that is not positive and finite, and for a scaling that says
+            `linear = True` and is not.
 
     Example:
 
@@ -26,7 +29,7 @@ def get(identifier: object) -> Scaling:
     {'temperature': 0.2}
     """
     if isinstance(identifier, Scaling):
-        return identifier
+        return _check_linear(identifier)
     if is_number(identifier):
         return Temperature(identifier)
     if identifier == "arctanh":
@@ -38,3 +41,19 @@ def get(identifier: object) -> Scaling:
         f"Received: scaling={identifier!r}. Pass for example scaling=0.1 or scaling='arctanh', or derive a class from "
         "keras_tfcl.Scaling and pass an object of it."
     )
+
+
+def _check_linear(scaling: Scaling) -> Scaling:
+    """Returns the scaling; raises ValueError if it claims to be linear and has no constant factor other than 0."""
+    if not scaling.linear:
+        return scaling
+    cosines = np.array([-1.0, -0.5, 0.25, 1.0], "float32")  # powers of two, whose multiples half precision keeps
+    with tf.init_scope():
+        factors = np.asarray(tf.cast(scaling(tf.constant(cosines)), "float32")) / cosines
+    if factors[-1] == 0 or not np.allclose(factors, factors[-1], rtol=1e-5):
+        raise ValueError(
+            "`linear = True` says that the logit is a factor, not 0, times the cosine. Received: "
+            f"{type(scaling).__name__} with logit / cosine = {', '.join(f'{x:.6g}' for x in factors)} at the cosines "
+            f"{', '.join(f'{x:g}' for x in cosines)}. Its variables would get wrong gradients: leave `linear` out."
+        )
+    return scaling

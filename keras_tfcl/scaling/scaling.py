@@ -41,20 +41,23 @@ class Scaling:
     Attributes:
         positive_cosine: `positive_cosine(similarity)`, elementwise on cosines of any shape: the cosine that takes the
             place of a positive's, such as `s - margin`. None: positives keep theirs.
-        linear: whether the logit is a factor times the cosine. The kernel then finds the gradient by the factor faster.
+        linear: whether the logit is a factor, not 0, times the cosine, whatever the values of its variables. The kernel
+            then finds the gradient by the factor faster. Losses check it once, with the values of that moment.
     """
 
     positive_cosine: Callable[[Tensor], Tensor] | None = None
     linear: bool = False
 
     def __init_subclass__(cls, **kwargs: object) -> None:
-        # A class that redefines the logits must not inherit what was made for other logits.
+        # A class that redefines the logits, or mixes in one that does, must not inherit what was made for other logits.
         super().__init_subclass__(**kwargs)
-        own = vars(cls)
-        if "__call__" in own or "call" in own:
-            for name in ("exp", "logit_range", "linear"):
-                if name not in own:
-                    setattr(cls, name, vars(Scaling)[name])
+
+        def first(*names: str) -> int:
+            return next(i for i, base in enumerate(cls.__mro__) if any(name in vars(base) for name in names))
+
+        for name in ("exp", "logit_range", "linear"):
+            if first("__call__", "call") < first(name):
+                setattr(cls, name, vars(Scaling)[name])
 
     def __call__(self, similarity: Tensor) -> Tensor:
         """Returns the logits of `similarity`, a tensor of cosines; same shape, same dtype."""

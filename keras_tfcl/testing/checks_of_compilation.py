@@ -66,7 +66,10 @@ def check_block_size(loss: keras.losses.Loss, batch: Batch) -> None:
         require_close(tiled, value, f"block_size={block_size} and the dense form differ in value.")
         require_close(tiled_gradient, gradient, f"block_size={block_size} and the dense form differ in gradient.")
         for ours, theirs in zip(tiled_of_variables, of_variables, strict=True):
-            require_close(ours, theirs, f"block_size={block_size} and the dense form differ in a variable's gradient.")
+            message = f"block_size={block_size} and the dense form differ in a variable's gradient."
+            if getattr(getattr(loss, "scaling", None), "linear", False):
+                message += " The scaling says `linear = True`; leave that out unless its logit is c * s for every s."
+            require_close(ours, theirs, message)
 
 
 def _tiled(loss: keras.losses.Loss, block_size: str | int, batch: Batch) -> tuple[np.ndarray, ...]:

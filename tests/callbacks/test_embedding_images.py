@@ -18,7 +18,7 @@ def contrastive_model(*layers):
     keras.utils.set_random_seed(0)
     encoder = keras.Sequential([keras.Input((6, 4, 3)), keras.layers.Flatten(), keras.layers.Dense(5)])
     model = keras_tfcl.ContrastiveModel(encoder, augmenter=keras_tfcl.layers.ImageAugmenter(layers))
-    model.compile(keras.optimizers.SGD(1e-6), keras_tfcl.InfoNCE(0.5))
+    model.compile(keras.optimizers.SGD(1e-6), keras_tfcl.InfoNCE(0.5), run_eagerly=True)
     return model
 
 
@@ -68,7 +68,7 @@ def test_views_stand_beside_their_image(tmp_path):
 
 def test_images_of_another_range_are_shown_as_their_bytes(tmp_path):
     encoder = keras.Sequential([keras.Input((6, 4, 3)), keras.layers.Flatten(), keras.layers.Dense(5)])
-    encoder.compile("sgd", "mse")
+    encoder.compile("sgd", "mse", run_eagerly=True)
     scaled = IMAGES / np.float32(127.5) - 1
     with pytest.raises(ValueError, match=r"values 0 to 255\. Received: values -1 to 1\..*value_range=\(0, 1\)"):
         EmbeddingImages(tmp_path, scaled)
@@ -82,7 +82,7 @@ def test_images_of_another_range_are_shown_as_their_bytes(tmp_path):
 
 def test_fewer_images_than_neighbours(tmp_path):
     encoder = keras.Sequential([keras.Input((6, 4, 3)), keras.layers.Flatten(), keras.layers.Dense(5)])
-    encoder.compile("sgd", "mse")
+    encoder.compile("sgd", "mse", run_eagerly=True)
     show = EmbeddingImages(tmp_path, IMAGES[:3])
     encoder.fit(IMAGES[:3], np.zeros((3, 5)), verbose=0, callbacks=[show])
     found = summaries(tmp_path)

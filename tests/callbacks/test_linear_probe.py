@@ -18,7 +18,7 @@ def sets():
 def test_callback_logs_the_accuracy_of_the_embeddings(sets):
     keras.utils.set_random_seed(0)
     encoder = keras.Sequential([keras.Input((5,)), keras.layers.Dense(4)])
-    encoder.compile("sgd", "mse")
+    encoder.compile("sgd", "mse", run_eagerly=True)
     train, val = sets
     datasets = [tf.data.Dataset.from_tensor_slices(part).shuffle(90).batch(7) for part in sets]
     probes = [LinearProbe(train, val), LinearProbe(*datasets, name="from_datasets", regularization=1.0)]

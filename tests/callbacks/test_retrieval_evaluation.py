@@ -27,7 +27,7 @@ def test_two_encoders_embed_queries_and_corpus(data):
     queries, documents = data
     towers = tower(5, 0), tower(3, 1)
     model = keras_tfcl.ContrastiveModel(towers)
-    model.compile("adam", keras_tfcl.InfoNCE(cross_view_only=True))
+    model.compile("adam", keras_tfcl.InfoNCE(cross_view_only=True), run_eagerly=True)
     callback = RetrievalEvaluation(queries, documents, np.arange(24), exclude=[[(i + 1) % 24] for i in range(24)], k=5)
     history = model.fit((queries, documents), batch_size=12, epochs=2, verbose=0, callbacks=[callback]).history
     assert len(history["retrieval_recall@5"]) == 2
@@ -40,7 +40,7 @@ def test_two_encoders_embed_queries_and_corpus(data):
 def test_one_encoder_embeds_both_and_every_and_name_are_kept(data):
     queries = data[0]
     model = tower(5, 0)
-    model.compile("sgd", "mse")
+    model.compile("sgd", "mse", run_eagerly=True)
     callback = RetrievalEvaluation(queries[:6], queries, np.arange(6), k=1, every=2, name="copies")
     history = model.fit(queries, np.zeros((24, 4)), epochs=4, verbose=0, callbacks=[callback]).history
     assert history["copies_hit_rate@1"] == [1.0, 1.0]

@@ -21,6 +21,7 @@ from keras_tfcl.export import OnnxEncoder, export_onnx, to_float16
 pytest.importorskip("typer")
 from keras_tfcl.cli import main
 from keras_tfcl.cli.app import COMMANDS
+from keras_tfcl.cli.keras_file import without_native_logs
 
 MATRIX = np.random.default_rng(0).normal(size=(12, 4)).astype("float32")
 
@@ -154,6 +155,12 @@ def test_logs_of_other_packages_do_not_stand_before_our_lines(level):
         assert lines == ["our own line", "after", "error: an error in two lines"]
     else:  # whoever sets it wants to see them
         assert lines[0].startswith("I0000") and len(lines) == 5
+
+
+def test_a_command_runs_with_a_closed_stderr(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)  # as Python sets it then
+    with without_native_logs():
+        pass
 
 
 class TestEmbed:

@@ -43,7 +43,7 @@ REFUSED = {
 def model():
     encoder = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
     model = keras_tfcl.ContrastiveModel(encoder, augmenter=keras.layers.GaussianNoise(0.1), seed=0)
-    model.compile("sgd", "infonce")
+    model.compile("sgd", "infonce", run_eagerly=True)
     return model
 
 
@@ -118,7 +118,7 @@ def test_a_list_of_too_few_labels_is_counted(model):
 def test_two_encoders():
     towers = tuple(keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)]) for _ in range(2))
     model = keras_tfcl.ContrastiveModel(towers, seed=0)
-    model.compile("sgd", "infonce")
+    model.compile("sgd", "infonce", run_eagerly=True)
     with pytest.raises(ValueError, match=r"Received: a single input\. Pass x=\(a, b\), one argument: fit\(\(a, b\)\)"):
         model.fit(X, X, verbose=0)
     with pytest.raises(ValueError, match=r"a list of 2\. .*tuple\(x\) for views"):

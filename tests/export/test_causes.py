@@ -14,8 +14,8 @@ import keras_tfcl
 from helpers.onnx_files import run
 from keras_tfcl.export import ModelOutputError, NonFiniteError, UnsupportedLayerError, UnsupportedOpError, export_onnx
 from keras_tfcl.export import export as exporter
-from keras_tfcl.export.keras_to_onnx import golden_inputs
 from keras_tfcl.export.keras_to_onnx.golden_inputs import make_golden_inputs, rounding_noise
+from keras_tfcl.export.keras_to_onnx.kernel_logs import kernel_logs_held_back
 from keras_tfcl.export.keras_to_onnx.source import read_source
 
 layers, ops = keras.layers, keras.ops
@@ -271,6 +271,19 @@ def test_ids_that_the_model_rejects_are_tried_in_silence(tmp_path):
 
 
 def test_only_the_logs_of_kernels_are_held_back(capfd):
-    with golden_inputs._kernel_logs_held_back():
+    with kernel_logs_held_back():
         os.write(2, b"W0000 00:00:17.36 1921 local_rendezvous.cc:412] aborting with status: INVALID_ARGUMENT\nmine\n")
     assert capfd.readouterr().err == "mine\n"
+
+
+def test_kernel_logs_need_no_open_stderr():
+    kept = {descriptor: os.dup(descriptor) for descriptor in (0, 2)}  # a service may close them all
+    for descriptor in kept:
+        os.close(descriptor)
+    try:
+        with kernel_logs_held_back():
+            pass
+    finally:
+        for descriptor, copy in kept.items():
+            os.dup2(copy, descriptor)
+            os.close(copy)

@@ -116,7 +116,7 @@ def test_numbers_given_by_default_replace_nothing():
 
 
 def encoder(weights="1" * 64, dimension=2):
-    return SimpleNamespace(dimension=dimension, metadata={"weights_sha256": weights})
+    return SimpleNamespace(dimension=dimension, weights_hash=weights)
 
 
 def test_vectors_of_another_encoder_are_refused(tmp_path):

@@ -15,7 +15,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from keras_tfcl.atomic_write import locked_file
-from keras_tfcl.export import InputError, OnnxEncoder
+from keras_tfcl.export import Index, InputError, OnnxEncoder
 from keras_tfcl.export.runtime import resume as resume_module
 
 parquet = pytest.importorskip("pyarrow.parquet")
@@ -35,7 +35,10 @@ def write_encoder(path, weights="a", **metadata):
         [onnx.numpy_helper.from_array(MATRIX, "matrix")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    helper.set_model_props(model, {"keras_tfcl": json.dumps({"schema": 1, "weights_sha256": weights, **metadata})})
+    if weights:
+        helper.set_model_props(model, {"keras_tfcl": json.dumps({"schema": 1, "weights_sha256": weights, **metadata})})
+    else:  # as another tool writes it
+        helper.set_model_props(model, {"other_tool": json.dumps(metadata)})
     path.write_bytes(model.SerializeToString())
     return OnnxEncoder(path)
 
@@ -163,6 +166,13 @@ def test_what_cannot_be_resumed(tmp_path):
     quantized = write_encoder(tmp_path / "int8.onnx", quantization={"mode": "dynamic"})  # of the same weights
     with pytest.raises(InputError, match="another one wrote"):
         quantized.encode_to(x, tmp_path / "x.parquet", resume=True)
+    one, two = (write_encoder(tmp_path / f"{name}.onnx", None, made_by=name) for name in ("one", "two"))
+    one.encode_to(x, tmp_path / "foreign.parquet", resume=True)
+    assert one.encode_to(x, tmp_path / "foreign.parquet", resume=True) == 3
+    with pytest.raises(InputError, match="another one wrote"):
+        two.encode_to(x, tmp_path / "foreign.parquet", resume=True)
+    with pytest.raises(InputError, match="only with the encoder that filled it"):
+        Index(one).check_encoder(two)
     with pytest.raises(ValueError, match=r"\.parquet"):
         encoder.encode_to(x, tmp_path / "x.npy", resume=True)
     with pytest.raises(InputError, match="generator"):

@@ -75,12 +75,13 @@ IMAGE_ENCODERS = {
 
 
 @pytest.mark.parametrize("build", IMAGE_ENCODERS.values(), ids=IMAGE_ENCODERS)
-@pytest.mark.parametrize("rows", [1, 7])
-def test_image_encoder_equals_predict(build, rows, tmp_path):
+def test_image_encoder_equals_predict(build, tmp_path):
     model = build()
-    x = np.random.default_rng(2).uniform(0, 255, (rows, 16, 16, 3)).astype("float32")
     export_onnx(model, tmp_path / "encoder.onnx")
-    np.testing.assert_allclose(run(tmp_path / "encoder.onnx", image=x), unit(model.predict(x, verbose=0)), atol=1e-5)
+    for rows in (1, 7):
+        x = np.random.default_rng(2).uniform(0, 255, (rows, 16, 16, 3)).astype("float32")
+        found = run(tmp_path / "encoder.onnx", image=x)
+        np.testing.assert_allclose(found, unit(model.predict(x, verbose=0)), atol=1e-5)
 
 
 @pytest.mark.parametrize("opset", [13, 18])
@@ -126,8 +127,7 @@ def test_tokens_of_any_length(tmp_path):
 def two_input_parts():
     tokens = keras.Input((None,), dtype="int32", name="token ids")
     mask = keras.Input((None,), dtype="bool", name="mask")
-    hidden = layers.Embedding(40, 8)(tokens)
-    hidden = layers.MultiHeadAttention(2, 4)(hidden, hidden, attention_mask=keras.ops.expand_dims(mask, 1))
+    hidden = layers.Embedding(40, 8)(tokens) * keras.ops.cast(keras.ops.expand_dims(mask, 2), "float32")
     return tokens, mask, layers.Dense(4)(layers.GlobalAveragePooling1D()(hidden))
 
 

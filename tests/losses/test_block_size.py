@@ -38,7 +38,7 @@ def test_auto_is_dense_when_small_and_tiles_when_large_or_unknown():
     assert choose_block(7, 64, 64) == 7
 
 
-@pytest.mark.parametrize("gib", [8, 16, 40, 80, 192])
+@pytest.mark.parametrize("gib", [2, 8, 16, 40, 80, 192])
 def test_a_gpu_gets_one_tile_while_three_matrices_fit_in_an_eighth_of_its_memory(gib):
     memory = gib * 2**30
     one_tile = int((memory / 8 / 12) ** 0.5)

@@ -95,7 +95,7 @@ def test_it_trains_and_is_saved_with_its_temperature(tmp_path, momentum):
     encoder = keras.Sequential([keras.Input((8,)), keras.layers.Dense(6)])
     model = keras_tfcl.ContrastiveModel(encoder, supervised=True, seed=0, **momentum)
     scaling = keras_tfcl.AngularMargin(keras_tfcl.LearnableTemperature(0.2))
-    model.compile(keras.optimizers.Adam(0.01), loss=keras_tfcl.ContrastiveLoss(scaling))
+    model.compile(keras.optimizers.Adam(0.01), loss=keras_tfcl.ContrastiveLoss(scaling), run_eagerly=not momentum)
     views = tuple(np.random.default_rng(1).normal(size=(2, 64, 8)).astype("float32"))
     y = np.arange(64) % 4
     model.fit(views, y, batch_size=32, epochs=2, verbose=0)

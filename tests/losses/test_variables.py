@@ -71,19 +71,22 @@ def loss_of(name: str) -> keras_tfcl.ContrastiveLoss:
 TRAINED = {"scaling": 1, "twice nested": 1, "variables": 1, "negatives": 1, "both": 2}
 
 
-def build(loss: Any, optimizer: Any) -> keras_tfcl.ContrastiveModel:
-    return contrastive_model(lambda: dense_encoder(5, 4), optimizer=optimizer, loss=loss, seed=1)
+def build(loss: Any, optimizer: Any, eager: bool = False) -> keras_tfcl.ContrastiveModel:
+    options = {"run_eagerly": eager}
+    return contrastive_model(
+        lambda: dense_encoder(5, 4), optimizer=optimizer, loss=loss, compile_options=options, seed=1
+    )
 
 
 def fit(model: keras_tfcl.ContrastiveModel) -> list[float]:
-    return model.fit(VIEWS, batch_size=6, epochs=2, shuffle=False, verbose=0).history["loss"]
+    return model.fit(VIEWS, batch_size=6, shuffle=False, verbose=0).history["loss"]
 
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_trained_and_resumed(name, tmp_path):
     """Each variable moves, and a loaded run continues with the losses of one that never stopped."""
     loss = loss_of(name)
-    model = build(loss, keras.optimizers.Adam(0.05))
+    model = build(loss, keras.optimizers.Adam(0.05), eager=name != "both")  # once compiled
     variables = variables_of_loss(loss)
     before = [np.array(variable) for variable in variables]
     fit(model)
@@ -218,7 +221,11 @@ def plain(loss: Any, **options: Any) -> keras.Model:
     return model
 
 
-@pytest.mark.parametrize("options", [{}, {"run_eagerly": True}, {"jit_compile": True}], ids=["graph", "eager", "xla"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"run_eagerly": True}, pytest.param({"jit_compile": True}, marks=pytest.mark.slow)],
+    ids=["graph", "eager", "xla"],
+)
 def test_a_plain_model_says_once_that_it_does_not_train_the_temperature(options):
     model = plain(keras_tfcl.ContrastiveLoss(Halved(keras_tfcl.LearnableTemperature(name="tau"))), **options)
     with pytest.warns(UserWarning, match=r"learns tau/log_scale .*temperature.*Sequential `tower`") as caught:
@@ -230,11 +237,11 @@ def test_a_plain_model_says_once_that_it_does_not_train_the_temperature(options)
 
 def test_the_remedies_of_that_warning():
     for loss in (keras_tfcl.ContrastiveLoss(keras_tfcl.LearnableTemperature()), keras_tfcl.SigmoidContrastiveLoss()):
-        model = plain(loss)
+        model = plain(loss, run_eagerly=True)
         with pytest.warns(UserWarning, match="log_scale"):
             model.train_on_batch(VIEWS[0], np.arange(12) % 3)
         trained = keras_tfcl.ContrastiveModel(model)
-        trained.compile(keras.optimizers.SGD(0.1), loss=loss)
+        trained.compile(keras.optimizers.SGD(0.1), loss=loss, run_eagerly=True)
         before = [np.array(variable) for variable in variables_of_loss(loss)]
         fit(trained)
         assert all(np.array(v) != start for v, start in zip(variables_of_loss(loss), before, strict=True))
@@ -259,7 +266,7 @@ def test_who_trains_or_only_evaluates_is_not_warned():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         owner.fit(VIEWS[0], np.arange(12) % 3, verbose=0)
-        plain(loss).evaluate(VIEWS[0], np.arange(12) % 3, verbose=0)
+        plain(loss, run_eagerly=True).evaluate(VIEWS[0], np.arange(12) % 3, verbose=0)
         loss(np.arange(12) % 3, VIEWS[0])
     assert float(loss.scaling.temperature) != pytest.approx(0.07, rel=1e-6)
 
@@ -268,8 +275,45 @@ def test_who_trains_or_only_evaluates_is_not_warned():
 
 
 def test_conformance():
-    for name in ("scaling", "variables", "negatives"):
-        assert keras_tfcl.testing.check_loss(loss_of(name), only=["variables"]) == {"variables": "passed"}
+    assert keras_tfcl.testing.check_loss(loss_of("variables"), only=["variables"]) == {"variables": "passed"}
+
+
+@registered
+class Steeper(keras_tfcl.LearnableTemperature):
+    """Claims to be linear, and is not."""
+
+    linear = True
+
+    def call(self, similarity):
+        return super().call(similarity + similarity**3)
+
+
+@registered
+class Power(keras_tfcl.Scaling):
+    """Is linear for as long as its exponent is 1."""
+
+    linear = True
+
+    def __init__(self, exponent=1.0):
+        self.exponent = keras.Variable(exponent, name="exponent", dtype="float32")
+
+    def __call__(self, similarity):
+        exponent = keras.ops.cast(self.exponent, similarity.dtype)
+        return 5 * keras.ops.sign(similarity) * keras.ops.maximum(keras.ops.abs(similarity), 1e-9) ** exponent
+
+    def get_config(self):
+        return {"exponent": float(self.exponent)}
+
+
+@pytest.mark.parametrize("make", [Steeper, lambda: keras_tfcl.CosineMargin(Steeper()), lambda: Power(2.0)])
+def test_a_scaling_that_is_not_linear_must_not_say_so(make):
+    with pytest.raises(ValueError, match=r"`linear = True` says .* Received: .* at the cosines -1, -0.5, 0.25, 1"):
+        keras_tfcl.ContrastiveLoss(make())
+
+
+def test_conformance_finds_what_is_linear_only_for_a_while():
+    with pytest.raises(AssertionError, match=r"differ in a variable's gradient. The scaling says `linear = True`"):
+        keras_tfcl.testing.check_loss(keras_tfcl.ContrastiveLoss(Power()), only=["block_size"])
 
 
 @registered

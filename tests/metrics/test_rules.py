@@ -66,7 +66,7 @@ def test_a_model_gives_them_the_rule_of_its_loss():
     views, z = tuple(x.transpose(1, 0, 2)), encoder.predict(x.reshape(-1, 4), verbose=0).reshape(12, 3, 4)
     for chosen in (rule, {}):
         metrics = [keras_tfcl.ContrastiveAccuracy(), keras_tfcl.Alignment(), kept]
-        model.compile("adam", keras_tfcl.InfoNCE(**chosen), metrics=metrics)
+        model.compile("adam", keras_tfcl.InfoNCE(**chosen), metrics=metrics, run_eagerly=True)
         logs = model.evaluate(views, labels, batch_size=12, verbose=0, return_dict=True)
         accuracy, alignment = expected(labels, z, np.ones(12), chosen, 1, 2.0)
         np.testing.assert_allclose(logs["contrastive_accuracy"], accuracy, rtol=1e-5)

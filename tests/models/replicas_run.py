@@ -1,6 +1,7 @@
 """Run by test_replicas.py in processes of its own: trains on one device, on replicas or as a worker; prints results.
 
-python replicas_run.py SETTING CASE...      SETTING: "workers", or numbers of replicas such as "1,2"
+python replicas_run.py SETTING CASE...      SETTING: "workers", or numbers of replicas such as "1,2", or "eager,2":
+                                            "eager" is one device without a graph
                                             CASE: a name in CASES
 """
 
@@ -64,7 +65,7 @@ CASES = {
 }
 
 
-def train(case, strategy):
+def train(case, strategy, eager=False):
     """The losses of two fits, the first gradient, the last weights, and an evaluation that splits unevenly."""
     (loss, arguments), options = CASES[case]
     with strategy.scope():
@@ -73,7 +74,7 @@ def train(case, strategy):
         made = {name: option() if callable(option) else option for name, option in options.items()}
         model = keras_tfcl.ContrastiveModel(encoder, seed=0, **made)
         metrics = [keras_tfcl.ContrastiveAccuracy(), keras_tfcl.Uniformity()]
-        model.compile(keras.optimizers.SGD(1.0), loss=loss(**arguments), metrics=metrics)
+        model.compile(keras.optimizers.SGD(1.0), loss=loss(**arguments), metrics=metrics, run_eagerly=eager)
     y = None if "queue" in options else LABELS
     settings = {"batch_size": BATCH, "shuffle": False, "verbose": 0}
     first = tuple(view[:BATCH] for view in VIEWS)
@@ -110,18 +111,18 @@ def main(setting, *cases):
     if setting == "workers":
         strategies = {"workers": tf.distribute.MultiWorkerMirroredStrategy()}
     else:
-        numbers = [int(number) for number in setting.split(",")]
-        device = tf.config.list_physical_devices("CPU")[0]
-        tf.config.set_logical_device_configuration(device, [tf.config.LogicalDeviceConfiguration()] * max(numbers))
+        numbers = {name: 1 if name == "eager" else int(name) for name in setting.split(",")}
+        device, count = tf.config.list_physical_devices("CPU")[0], max(numbers.values())
+        tf.config.set_logical_device_configuration(device, [tf.config.LogicalDeviceConfiguration()] * count)
         strategies = {
-            str(n): tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(n)])
+            name: tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(n)])
             if n > 1
             else tf.distribute.get_strategy()
-            for n in numbers
+            for name, n in numbers.items()
         }
     for case in cases:
         for name, strategy in strategies.items():
-            print("RESULT", json.dumps([name, case, train(case, strategy)]), flush=True)
+            print("RESULT", json.dumps([name, case, train(case, strategy, name == "eager")]), flush=True)
 
 
 if __name__ == "__main__":

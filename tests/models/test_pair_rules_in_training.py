@@ -24,7 +24,7 @@ def triples():
 
 def test_the_first_loss_is_that_of_multiple_negatives_ranking(triples):
     model = keras_tfcl.ContrastiveModel(encoder(), views=3)
-    model.compile("sgd", keras_tfcl.InfoNCE(0.2, roles=("anchor", "positive", "negative")))
+    model.compile("sgd", keras_tfcl.InfoNCE(0.2, roles=("anchor", "positive", "negative")), run_eagerly=True)
     a, p, n = (unit(np.float64(model.encoder(x))) for x in triples)
     logits = a @ np.concatenate([p, n]).T / 0.2  # (16, 32)
     expected = np.mean(np.log(np.exp(logits).sum(1)) - np.diag(logits))
@@ -37,7 +37,8 @@ def test_rules_in_fit_with_and_without_a_queue(triples, momentum, tmp_path):
     rule = {"ignore_class": -2, "unlabelled_class": -1, "same_label": "ignore"}
     queue = {} if momentum is None else {"momentum": momentum, "queue_size": 48}
     model = keras_tfcl.ContrastiveModel(encoder(), views=3, supervised=True, seed=1, **queue)
-    model.compile("sgd", keras_tfcl.InfoNCE(0.2, roles=("anchor", "positive", "negative"), symmetric=True, **rule))
+    loss = keras_tfcl.InfoNCE(0.2, roles=("anchor", "positive", "negative"), symmetric=True, **rule)
+    model.compile("sgd", loss, run_eagerly=momentum is None)
     model.fit(triples, labels, batch_size=8, verbose=0)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
@@ -50,7 +51,7 @@ def test_multi_hot_labels_in_fit(triples):
     labels = np.random.default_rng(1).integers(0, 2, (16, 5)).astype("float32")
     model = keras_tfcl.ContrastiveModel(encoder(), supervised=True)
     loss = keras_tfcl.InfoNCE(0.2)
-    model.compile("sgd", loss)
+    model.compile("sgd", loss, run_eagerly=True)
     embeddings = np.stack([model.encoder(x) for x in triples[:2]], 1)
     expected = float(loss(labels, embeddings))
     assert model.evaluate(triples[:2], labels, batch_size=16, verbose=0) == pytest.approx(expected, rel=1e-5)
@@ -74,7 +75,7 @@ def test_log_q_equals_the_formula_of_tensorflow_recommenders(triples, block):
     probability[:2] = 0, 1
     loss = keras_tfcl.InfoNCE(0.3, roles=("anchor", "positive"), same_label="ignore", block_size=block)
     model = keras_tfcl.ContrastiveModel(towers, supervised=True)
-    model.compile("sgd", loss)
+    model.compile("sgd", loss, run_eagerly=block == "dense")
     queries, items = (np.float64(tower(x)) for tower, x in zip(towers, triples, strict=False))
     expected = log_q_loss(queries, items, labels, probability, 0.3)
     y = {"labels": labels, "sampling_probability": probability}

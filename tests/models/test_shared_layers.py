@@ -194,7 +194,7 @@ def test_what_one_class_shares_within_itself_is_its_own_business(tmp_path):
             return self.again[0](x) + self.dense(x)
 
     model = keras_tfcl.ContrastiveModel(keras.Sequential([keras.Input((6,)), Twice()]), seed=0)
-    model.compile("adam", "infonce")
+    model.compile("adam", "infonce", run_eagerly=True)
     fit(model, VECTORS[:2])
     model.save(tmp_path / "run.keras")
     loaded = keras.models.load_model(tmp_path / "run.keras")

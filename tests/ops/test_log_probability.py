@@ -31,7 +31,7 @@ def naive(z, c, labels, of_candidates, log_q, scaling, top_k, decoupled):
     return np.array(losses)
 
 
-@pytest.mark.parametrize("block", ["dense", 1, 6, 64])
+@pytest.mark.parametrize("block", ["dense", pytest.param(1, marks=pytest.mark.slow), 6, 64])
 @pytest.mark.parametrize(
     ("scaling", "top_k", "decoupled"),
     [(0.2, None, False), ("arctanh", None, False), (0.05, 4, False), (0.5, None, True), ("arctanh", 2, True)],

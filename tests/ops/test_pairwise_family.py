@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 import keras_tfcl
 from keras_tfcl.losses.loss_variables import variables_of_loss
 from keras_tfcl.ops import Candidates
+from keras_tfcl.ops.comparison import Comparison
+from keras_tfcl.ops.pairwise import Count, Logits, LogSumExp, Softplus, reduce_pairs
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*no embedding of this batch has")
 
@@ -271,7 +273,7 @@ def test_float32_under_xla(name):
     assert_same(tiled, dense, 1e-5)
 
 
-@pytest.mark.parametrize("weights", ["equal", "different", "some_ignored"])
+@pytest.mark.parametrize("weights", ["equal", "different", pytest.param("some_ignored", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("cross", "jit"), [(False, True), (True, False)])
 def test_sigmoid_loss_in_one_loop_and_in_two(cross, jit, weights):
     """Where all anchors weigh the same, the forward loop computes the gradient, too; else a second loop does."""
@@ -300,3 +302,25 @@ def test_sigmoid_loss_in_one_loop_and_in_two(cross, jit, weights):
     np.testing.assert_allclose(received[0], expected[0], rtol=1e-5)
     for a, e in zip(received[1], expected[1], strict=True):
         np.testing.assert_allclose(a, e, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("reducer", [Softplus(), LogSumExp("all")])
+def test_no_anchors_at_all(reducer):
+    """A replica may have none, while candidates come from all replicas: its share of their gradient is 0."""
+    signature = [tf.TensorSpec([None, 4]), tf.TensorSpec([6, 4])]
+
+    @tf.function(input_signature=signature, autograph=False)
+    def gradients(anchors, candidates):
+        others = Candidates(candidates, tf.range(6, dtype="int64"))
+        comparison = Comparison(anchors, tf.range(tf.shape(anchors, "int64")[0]), candidates=others)
+        with tf.GradientTape() as tape:
+            tape.watch([anchors, candidates])
+            reduced = reduce_pairs(comparison, [reducer, Count("positive")], Logits(0.5), block=4)
+            total = tf.reduce_sum(reduced.joined()[0])
+        return tape.gradient(total, [anchors, candidates])
+
+    z = tf.random.stateless_normal([6, 4], [0, 1])
+    of_none = gradients(z[:0], z)
+    assert of_none[0].shape == (0, 4)
+    np.testing.assert_array_equal(of_none[1], 0.0)
+    assert np.abs(gradients(z[:2], z)[1]).max() > 0

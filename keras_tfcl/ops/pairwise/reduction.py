@@ -15,7 +15,8 @@ from keras_tfcl.ops.pairwise.products import product_of
 from keras_tfcl.ops.pairwise.reducers import Count, LogSumExp, Reducer, Softplus
 from keras_tfcl.ops.pairwise.tile import Allows, Blocks
 from keras_tfcl.ops.pairwise.tiles import Tiles
-from keras_tfcl.ops.sides import Side, with_small_labels
+from keras_tfcl.ops.sides import Side
+from keras_tfcl.ops.similarity import at_least_float32
 from keras_tfcl.typing import Tensor
 
 
@@ -72,8 +73,6 @@ def reduce_pairs(
     """
     z, c = comparison.units()
     rows, columns = comparison.sides()
-    if hardest is not None:
-        rows, columns = with_small_labels(rows, columns)
     limits = scaling.range() if columns.log_probability is None else (-math.inf, math.inf)
     reducers = [r.within(*limits, z.dtype) if isinstance(r, LogSumExp) else r for r in reducers]
     product = product_of(precision, comparison.anchors.dtype)
@@ -91,7 +90,7 @@ def reduce_pairs(
     if comparison.candidates is not None or views == 1:
         return Reduced(comparison, reducers, sums(z, rows, c, columns)[0], z, c)
     by_sample = tf.reshape(z, [-1, views, z.shape[1]])  # (B, V, D)
-    zeros = _zero_vectors(by_sample)
+    zeros = tf.reshape(_zero_vectors(comparison.anchors), [-1, views])
     cosines = [_cosines(by_sample, _turned(by_sample, k), zeros + _turned(zeros, k)) for k in range(1, views)]
     known = tf.reshape(tf.stack([scaling(scaling.with_margin(x)) for x in cosines], -1), [-1, views - 1])
     if views == 2 and rows.views is not None:
@@ -146,21 +145,21 @@ def sum_over_tiles(tiles: Tiles, hardest: Hardest) -> list[list[tf.Tensor]]:
 
 
 def _equal_weight(tiles: Tiles, weights: Sequence[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-    """The largest weight, and whether all valid embeddings have it."""
+    """The largest weight, and whether all valid embeddings have it (False of none, as on a replica without anchors)."""
     largest = tf.reduce_max(tf.stack([tf.reduce_max(x) for x in weights]))
     equal = [
         tf.reduce_all(x == largest if blocks.side.valid is None else (x == largest) | ~blocks.side.valid)
         for x, blocks in zip(weights, (tiles.rows, tiles.columns), strict=False)
     ]
-    return largest, tf.reduce_all(tf.stack(equal))
+    return largest, tf.reduce_all(tf.stack(equal)) & (largest > -math.inf)
 
 
 def logits_by_number(reduced: Reduced, scaling: Logits, number: tf.Tensor) -> tf.Tensor:
     """Logits `(A,)`, float64, of each anchor and its positive, the candidate of that number, by their distance."""
-    other = tf.gather(reduced.candidates, number)
-    cosines = _cosines(reduced.anchors, other, _zero_vectors(reduced.anchors) + _zero_vectors(other))
+    anchors, others = reduced.comparison.anchors, reduced.comparison.candidates
+    zeros = _zero_vectors(anchors) + tf.gather(_zero_vectors(anchors if others is None else others.embeddings), number)
+    cosines = _cosines(reduced.anchors, tf.gather(reduced.candidates, number), zeros)
     logits = scaling(scaling.with_margin(cosines))
-    others = reduced.comparison.candidates
     if others is None or others.log_probability is None:
         return logits
     return logits - tf.cast(tf.gather(others.log_probability, number), "float64")
@@ -168,7 +167,7 @@ def logits_by_number(reduced: Reduced, scaling: Logits, number: tf.Tensor) -> tf
 
 def _turned(x: tf.Tensor, k: int) -> tf.Tensor:
     """Beside each view of a sample, the k-th one after it. (`tf.roll` makes XLA hold the views twice.)"""
-    return tf.concat([x[:, k:], x[:, :k]], 1)
+    return tf.reverse(x, [1]) if x.shape[1] == 2 else tf.concat([x[:, k:], x[:, :k]], 1)
 
 
 def _cosines(a: tf.Tensor, b: tf.Tensor, zeros: tf.Tensor) -> tf.Tensor:
@@ -180,9 +179,10 @@ def _cosines(a: tf.Tensor, b: tf.Tensor, zeros: tf.Tensor) -> tf.Tensor:
     return 1.0 - (tf.cast(tf.reduce_sum(tf.square(a - b), -1), "float64") + zeros) / 2.0
 
 
-def _zero_vectors(units: tf.Tensor) -> tf.Tensor:
-    """Float64: 1 for zero vectors, 0 for unit vectors."""
-    return tf.cast(tf.reduce_sum(tf.square(tf.stop_gradient(units)), -1) < 0.5, "float64")
+def _zero_vectors(embeddings: tf.Tensor) -> tf.Tensor:
+    """Float64 `(N,)`: 1 for zero vectors, 0 for others. XLA has the largest entries from the normalisation."""
+    largest = tf.reduce_max(tf.abs(at_least_float32(tf.stop_gradient(embeddings))), -1)
+    return tf.cast(largest == 0, "float64")
 
 
 def _in_blocks(units: tf.Tensor, side: Side, block: int) -> Blocks:
