@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import time
 from collections.abc import Sequence
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 from fastapi import FastAPI, Request, Response
@@ -21,7 +21,7 @@ Number = int | float
 class EmbeddingRequest(BaseModel):
     """Inputs to embed: texts, images in base64 or as data URIs, or numbers; what the model takes."""
 
-    input: str | list[str] | list[Number] | list[list[Any]]
+    input: str | list[str] | list[Number] | list[list[object]]
     model: str | None = None
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = Field(None, ge=1, description="Keep so many values, and divide by their length again.")
