@@ -221,7 +221,7 @@ def plot(rows: list[dict[str, Any]], target: Path) -> None:
     timed = [row for row in rows if row["D"] == dimension and row["seconds"] != ""]
     for axis, value, label in zip(axes, (lambda r: r["seconds"], memory), ("seconds", "memory (MiB)"), strict=True):
         for name in BASELINES:
-            points = [(row["N"], value(row)) for row in timed if row["name"] == name]
+            points = sorted((row["N"], value(row)) for row in timed if row["name"] == name)
             own = name.startswith("keras_tfcl")
             style = {"linewidth": 3 if own else 1.2, "linestyle": ":" if name == FLOOR else "-"}
             axis.loglog(
