@@ -13,6 +13,7 @@ import argparse
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 import keras_tfcl
 from keras_tfcl.evaluation import knn_accuracy
@@ -27,7 +28,7 @@ parser.add_argument("--side", type=int, default=32, help="side of the images in 
 parser.add_argument("--epochs", type=int, default=50, help="of the contrastive training")
 parser.add_argument("--tiny", action="store_true", help="to see that it runs")
 options = parser.parse_args()
-BATCH, STEPS = (32, 8) if options.tiny else (128, 1000)  # steps of each supervised training
+BATCH, STEPS = (32, 8) if options.tiny else (128, 500)  # steps of each supervised training
 SHARES = (0.1,) if options.tiny else (0.01, 0.1, 1.0)
 keras.utils.set_random_seed(0)
 
@@ -66,8 +67,9 @@ def accuracy(net: keras.Model, share: float, frozen: bool) -> float:
     model.compile(
         keras.optimizers.Adam(1e-3 if frozen else 3e-4), "sparse_categorical_crossentropy", metrics=["accuracy"]
     )
-    epochs = max(STEPS * BATCH // len(x), 1)
-    model.fit(x, data.train_labels[chosen], batch_size=min(BATCH, len(x)), epochs=epochs, verbose=0)
+    batches = tf.data.Dataset.from_tensor_slices((x, data.train_labels[chosen])).shuffle(len(x), seed=0).repeat()
+    # As many steps for few labels as for many.
+    model.fit(batches.batch(BATCH), steps_per_epoch=STEPS, shuffle=False, verbose=0)
     return model.evaluate(held_out, data.test_labels, verbose=0, return_dict=True)["accuracy"]
 
 
@@ -103,7 +105,7 @@ for share in SHARES:
     first = accuracy(first_net(), share, frozen=False)
     net.set_weights(contrastive)
     frozen, tuned = accuracy(net, share, frozen=True), accuracy(net, share, frozen=False)
-    print(f"{share:<10.0%}{first:>15.3f}{frozen:>10.3f}{tuned:>12.3f}")
+    print(f"{share:<10.0%}{first:>15.3f}{frozen:>10.3f}{tuned:>12.3f}", flush=True)
 
 print("\n20 nearest neighbours, accuracy")
 for name, value in rows.items():
