@@ -120,10 +120,10 @@ def test_photographs(tmp_path):
     for _ in range(2):
         outputs.append(run([str(ROOT / "examples" / "photographs.py")], *arguments, folder=tmp_path))
         tables.append((tmp_path / "results" / "photographs_photos.csv").read_text())
-    assert outputs[0].count("epoch 2/2") == (3 if peers else 2) and "epoch" not in outputs[1]
+    assert outputs[0].count("epoch 2/2") == (4 if peers else 3) and "epoch" not in outputs[1]
     assert tables[0] == tables[1]
     rows = list(csv.DictReader(tables[0].splitlines()))
-    assert len(rows) == 1 + 3 * (3 if peers else 2)  # raw pixels; epochs 0, 1 and 2
+    assert len(rows) == 1 + 3 * (4 if peers else 3)  # raw pixels; epochs 0, 1 and 2
     assert all(0 <= float(row["knn"]) <= 1 for row in rows)
     assert (tmp_path / "results" / "photographs_photos.png").exists()
 

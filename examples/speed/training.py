@@ -44,9 +44,8 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for number in range(options.rounds):
         for xla in options.xla:
-            measured = [
-                measure(name, xla, options) for name in BASELINES if not (name.startswith("torch") and xla == "off")
-            ]
+            first = xla == options.xla[0]  # torch has no XLA to switch
+            measured = [measure(name, xla, options) for name in BASELINES if first or not name.startswith("torch")]
             loop = next(row for row in measured if row["name"] == LOOP)
             for row in measured:
                 if row["seconds"] != "" and loop["seconds"] != "":
