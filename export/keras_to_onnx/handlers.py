@@ -184,12 +184,13 @@ def _floor_div(write: Writer) -> None:
         write.finish("Floor", write.op("Div", x, y))
         return
     y = _without_zeros(write, y)
-    if write.dtype_of(x).kind == "u":
-        write.finish("Div", x, y)
-        return
+    unsigned = write.dtype_of(x).kind == "u"
     wide = write.dtype_of(x) if write.dtype_of(x).itemsize > 2 else np.int32
     x, y = write.cast(x, wide), write.cast(y, wide)
     quotient = write.op("Div", x, y)
+    if unsigned:
+        write.finish_cast(quotient)
+        return
     truncated_rest, rest = write.op("Mod", x, y, fmod=1), write.op("Mod", x, y, fmod=0)
     rounded_up = write.op("Not", write.op("Equal", truncated_rest, rest))
     write.finish_cast(write.op("Sub", quotient, write.cast(rounded_up, wide)))
