@@ -343,7 +343,7 @@ def _gather_rows(write: Writer, sizes: list[int]) -> None:
     table, ids, axis = write.inputs
     number = int(write.value_of(axis))  # type: ignore[arg-type]  # always a constant
     rows, chosen = sizes[number], write.producer(ids)
-    if chosen is not None and chosen.type in ("SelectV2", "Where") and _adds(write, chosen, rows):
+    if rows > 0 and chosen is not None and chosen.type in ("SelectV2", "Where") and _adds(write, chosen, rows):
         ids = chosen.input[2]
     elif rows > 0:
         zero, beyond = (write.constant(value, write.dtype_of(ids)) for value in (0, rows))
@@ -355,7 +355,9 @@ def _adds(write: Writer, chosen: tf2onnx.graph.Node, rows: int) -> bool:
     """Whether `Where(condition, ids + rows, ids)` is what a node computes."""
     _, counted, ids = chosen.input
     added = write.producer(counted)
-    values = [write.value_of(name) for name in added.input] if added is not None and ids in added.input else []
+    if added is None or added.type not in ("Add", "AddV2") or ids not in added.input:
+        return False
+    values = [write.value_of(name) for name in added.input]
     return any(value is not None and np.array_equal(value, rows) for value in values)
 
 

@@ -148,7 +148,7 @@ class OnnxEncoder:
     def weights_hash(self) -> str:
         """SHA-256 of the weights, as `export_onnx` records it; of the whole file where another tool wrote it.
 
-        An int8 or float16 file has that of its float model.
+        An int8 or float16 file has the hash of its float model.
         """
         recorded = self._metadata.get("weights_sha256") or self._metadata.get("content_hash")
         return recorded or f"sha256:{hash_of(self._path)}"

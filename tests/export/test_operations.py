@@ -160,6 +160,18 @@ def test_ids_outside_a_table_are_refused_as_keras_refuses_them(look_up, lowest, 
                 encoder.encode(x)
 
 
+def test_ids_that_are_wrapped_around_are_kept(tmp_path):
+    """`where(ids >= N, ids - N, ids)` looks like the count from the end in `ops.take`, and is not."""
+    table = np.random.default_rng(0).normal(size=(5, 3)).astype("float32")
+
+    def look_up(ids):
+        return tf.reshape(tf.gather(table, tf.where(ids >= 5, ids - 5, ids)), (-1, 12))
+
+    x = np.array([[0, 5, 9, 4], [6, 7, 1, 2]], "int32")
+    export_onnx(function_model(look_up, 4, "int32"), tmp_path / "x.onnx", normalize=False, samples=x)
+    np.testing.assert_array_equal(run(tmp_path / "x.onnx", x), table[x % 5].reshape(2, 12))
+
+
 def test_a_model_that_differs_between_an_eager_call_and_a_graph(tmp_path):
     def by_mode(x):
         return x * (1.0 if tf.executing_eagerly() else 2.0) + 1.0
