@@ -16,7 +16,7 @@ from keras_tfcl.diagnostics import SimilarityProfile, plot_similarity_profile
 NEAREST = [f"n{i + 1}" for i in range(10)]
 SPREAD = (
     "A finding holds (yes) if each difference it rests on, taken by seed, exceeds its standard deviation over seeds, "
-    "fails (no) if one is below minus that, and is unclear otherwise, as it is with one seed."
+    "fails (no) if one is below minus that, and is unclear otherwise, and always with one seed."
 )
 SETS = {"cifar10_jpeg": "CIFAR-10 (re-encoded as JPEG)", "fashion_mnist": "Fashion-MNIST", "mnist5k": "MNIST, 5,000"}
 
