@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -377,9 +377,12 @@ def _listed(ids: Iterable[int | str]) -> list[int | str]:
 
 
 def _mapped(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an uncompressed `.npz` file, mapped into memory where they are not empty."""
+    """The arrays of an uncompressed `.npz` file, mapped into memory where they are not empty.
+
+    The file is opened once: another process may replace it meanwhile, and parts of two files would be a wrong index.
+    """
     arrays = {}
-    with zipfile.ZipFile(path) as archive:
+    with path.open("rb") as file, zipfile.ZipFile(file) as archive:
         for info in archive.infolist():
             if info.compress_type != zipfile.ZIP_STORED:
                 raise ValueError(f"{info.filename} is compressed")
@@ -392,18 +395,17 @@ def _mapped(path: Path) -> dict[str, np.ndarray]:
                 raise ValueError(f"{info.filename} is no plain array")
             name = info.filename.removesuffix(".npy")
             arrays[name] = (
-                np.memmap(path, dtype, "r", _start(path, info) + header, shape)
+                np.memmap(file, dtype, "r", _start(file, info) + header, shape)
                 if np.prod(shape)
                 else np.empty(shape, dtype)
             )
     return arrays
 
 
-def _start(path: Path, info: zipfile.ZipInfo) -> int:
+def _start(file: BinaryIO, info: zipfile.ZipInfo) -> int:
     """Where the bytes of a stored member begin: behind its local header of 30 bytes, a name and extra fields."""
-    with path.open("rb") as file:
-        file.seek(info.header_offset + 26)
-        name, extra = (int.from_bytes(file.read(2), "little") for _ in range(2))
+    file.seek(info.header_offset + 26)
+    name, extra = (int.from_bytes(file.read(2), "little") for _ in range(2))
     return info.header_offset + 30 + name + extra
 
 

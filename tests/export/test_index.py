@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from types import SimpleNamespace
 
 import numpy as np
@@ -92,6 +93,24 @@ def test_save_and_load_keep_everything(tmp_path, precision):
     assert isinstance(again._vectors, np.memmap)
     with np.load(tmp_path / "a.index") as plain:  # a plain NumPy file
         assert plain["vectors"].shape == (20, 8)
+
+
+def test_a_file_that_is_replaced_while_it_is_read_comes_whole(tmp_path, monkeypatch):
+    path = tmp_path / "x.index"
+    small, large = Index(4), Index(4)
+    small.add(np.eye(4))
+    large.add(RNG.normal(size=(100, 4)))
+    large.save(path)
+    listed = zipfile.ZipFile.infolist
+
+    def replace_then_list(archive):
+        monkeypatch.setattr(zipfile.ZipFile, "infolist", listed)
+        small.save(path)
+        return listed(archive)
+
+    monkeypatch.setattr(zipfile.ZipFile, "infolist", replace_then_list)
+    for written in (large, small):
+        np.testing.assert_array_equal(Index.load(path)._vectors, written._vectors)
 
 
 def test_add_replaces_and_delete_removes(tmp_path):
