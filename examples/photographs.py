@@ -45,7 +45,7 @@ LOSSES = {
     "keras_tfcl arctanh 2": keras_tfcl.ArctanhInfoNCE(scale=2),  # the paper's
     "keras_tfcl arctanh 8": keras_tfcl.ArctanhInfoNCE(scale=8),  # the default of `keras-tfcl train`
 }
-METHODS = ("keras_tfcl InfoNCE", LIGHTLY, "keras_tfcl arctanh 2", "keras_tfcl arctanh 8")  # in this order
+METHODS = ("keras_tfcl InfoNCE", "keras_tfcl arctanh 8", LIGHTLY, "keras_tfcl arctanh 2")  # in this order
 FIELDS = ("method", "seed", "epoch", "epochs", "loss", "knn", "linear")
 Row = dict[str, object]
 
