@@ -18,9 +18,6 @@ def augmenter():
     return keras_tfcl.ImageAugmenter([keras.layers.RandomFlip("horizontal"), keras.layers.RandomBrightness(0.3)])
 
 
-PHOTOS = keras_tfcl.layers.image_augmenter("photos", X.shape[1:])
-
-
 def model(augment_on, compile_with=None, seed=4):
     keras.utils.set_random_seed(1)
     encoder = keras.Sequential(
@@ -33,7 +30,8 @@ def model(augment_on, compile_with=None, seed=4):
 
 def test_views_are_those_of_the_host():
     """Compiled by XLA; a whole run, below, is not."""
-    host, device = (ViewPipeline(PHOTOS, 2, 7, on_device=on_device) for on_device in (False, True))
+    photos = keras_tfcl.layers.image_augmenter("photos", X.shape[1:])
+    host, device = (ViewPipeline(photos, 2, 7, on_device=on_device) for on_device in (False, True))
     options = {"batch_size": 8, "step": lambda: 30}
     expected = host.batches(X, Y, **options)
     found = device.batches(X, Y, **options)
