@@ -114,6 +114,7 @@ def write_quantized_model(
         draft = Path(folder) / "quantized.onnx"
         try:
             model, kept = convert(Path(folder), expected)
+            _check_unchanged(float_model)
             del model.metadata_props[:]  # such as the content hash of the float model
             draft.write_bytes(content := model.SerializeToString())
             quantized = OnnxEncoder(draft, providers="cpu")
@@ -197,6 +198,16 @@ def check_rows(float_model: OnnxEncoder, samples: Inputs, min_recall: float | No
             f"real samples, because recall on few says little."
         )
     return {spec.name: cast_input(array, spec) for spec, array in zip(float_model.inputs, arrays, strict=True)}
+
+
+def _check_unchanged(float_model: OnnxEncoder) -> None:
+    """Raise if another process has replaced the file, which the conversion opens again."""
+    now = OnnxEncoder(float_model.path, providers="cpu")
+    if (now.weights_hash, now.metadata) != (float_model.weights_hash, float_model.metadata):
+        raise QuantizationError(
+            f"The float32 file must stay as it is while it is quantized. Received: {float_model.path}, which was "
+            f"replaced. Quantize it again."
+        )
 
 
 def _measure(

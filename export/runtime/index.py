@@ -8,13 +8,14 @@ import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, BinaryIO, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from keras_tfcl.atomic_write import atomic_write
 from keras_tfcl.export.errors import InputError, ModelFileError
+from keras_tfcl.export.runtime.mapped_arrays import map_npz
 from keras_tfcl.export.runtime.requirements import require
 from keras_tfcl.validation import positive_integer
 
@@ -238,7 +239,7 @@ class Index:
         """
         path = Path(path)
         try:
-            arrays = _mapped(path)
+            arrays = map_npz(path)
             header = json.loads(arrays["header"].tobytes())
             index = cls(header["dimension"], header["precision"])
             index._vectors = arrays["vectors"]
@@ -254,7 +255,8 @@ class Index:
             ) from error
         index._positions = {name: position for position, name in enumerate(index._ids)}
         if "graph" in arrays:
-            index._graph = _usearch().Index.restore(arrays["graph"].tobytes())
+            content = arrays["graph"].tobytes()  # without the number of candidates
+            index._graph = _usearch().Index.restore(content, expansion_search=GRAPH_CANDIDATES)
         if encoder is not None:
             index.check_encoder(encoder)
         return index
@@ -364,39 +366,6 @@ def _listed(ids: Iterable[int | str]) -> list[int | str]:
     if isinstance(ids, str) or not isinstance(ids, Iterable):  # "cat" would be the ids "c", "a" and "t"
         raise InputError(f"`ids` must be a list. Received: {ids!r}. Write [{ids!r}].")
     return [name.item() if isinstance(name, np.generic) else name for name in ids]
-
-
-def _mapped(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an uncompressed `.npz` file, mapped into memory where they are not empty.
-
-    The file is opened once: another process may replace it meanwhile, and parts of two files would be a wrong index.
-    """
-    arrays = {}
-    with path.open("rb") as file, zipfile.ZipFile(file) as archive:
-        for info in archive.infolist():
-            if info.compress_type != zipfile.ZIP_STORED:
-                raise ValueError(f"{info.filename} is compressed")
-            with archive.open(info) as member:
-                version = np.lib.format.read_magic(member)
-                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-                shape, fortran, dtype = read(member)
-                header = member.tell()
-            if fortran or dtype.hasobject:
-                raise ValueError(f"{info.filename} is no plain array")
-            name = info.filename.removesuffix(".npy")
-            arrays[name] = (
-                np.memmap(file, dtype, "r", _start(file, info) + header, shape)
-                if np.prod(shape)
-                else np.empty(shape, dtype)
-            )
-    return arrays
-
-
-def _start(file: BinaryIO, info: zipfile.ZipInfo) -> int:
-    """Where the bytes of a stored member begin: behind its local header of 30 bytes, a name and extra fields."""
-    file.seek(info.header_offset + 26)
-    name, extra = (int.from_bytes(file.read(2), "little") for _ in range(2))
-    return info.header_offset + 30 + name + extra
 
 
 def _short(digest: str | None) -> str:
