@@ -7,7 +7,6 @@ import os
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
@@ -192,7 +191,7 @@ class Index:
             raise ValueError(f"`check` must be a positive integer. Received: check={check!r}. Leave it out for 100.")
         if not len(self):
             raise InputError("A graph needs vectors. Received: an empty index. Add vectors first.")
-        graph = _usearch().Index(ndim=self.dimension, metric="ip", dtype="f32", expansion_search=GRAPH_CANDIDATES)
+        graph = _empty_graph(self.dimension)
         graph.add(np.arange(len(self), dtype=np.uint64), np.asarray(self._vectors))
         self._graph = graph
         chosen = np.unique(np.linspace(0, len(self) - 1, min(check, len(self))).astype(int))
@@ -259,14 +258,16 @@ class Index:
             counts = {len(index._vectors), len(index._codes), len(index._ids), len(index._metadata)}
             if len(counts) != 1 or index._vectors.shape[1:] != (index.dimension,) or header["schema"] != SCHEMA:
                 raise ValueError(f"its parts have {sorted(counts)} entries")
-        except (zipfile.BadZipFile, ValueError, KeyError, TypeError, EOFError) as error:
+            if "graph" in arrays:
+                index._graph = _empty_graph(index.dimension)
+                index._graph.load(arrays["graph"].tobytes())
+                if len(index._graph) != len(index):
+                    raise ValueError(f"its graph has {len(index._graph)} of {len(index)} vectors")
+        except (zipfile.BadZipFile, ValueError, KeyError, TypeError, EOFError, RuntimeError) as error:
             raise ModelFileError(
                 f"Expected an index that this library saved. Received: {path}: {error}. Build it again."
             ) from error
         index._positions = {name: position for position, name in enumerate(index._ids)}
-        if "graph" in arrays:
-            content = arrays["graph"].tobytes()  # without the number of candidates
-            index._graph = _usearch().Index.restore(content, expansion_search=GRAPH_CANDIDATES)
         if encoder is not None:
             index.check_encoder(encoder)
         return index
@@ -382,5 +383,8 @@ def _short(digest: str | None) -> str:
     return "unknown" if not digest else digest.removeprefix("sha256:")[:12]
 
 
-def _usearch() -> ModuleType:
-    return require("usearch.index", "index")
+def _empty_graph(dimension: int) -> usearch.index.Index:
+    made: usearch.index.Index = require("usearch.index", "index").Index(
+        ndim=dimension, metric="ip", dtype="f32", expansion_search=GRAPH_CANDIDATES
+    )
+    return made

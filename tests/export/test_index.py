@@ -62,6 +62,15 @@ def test_a_graph_says_its_recall_and_comes_back_from_the_file(tmp_path):
     assert again.has_graph
     queries = RNG.normal(size=(100, 64))
     assert again.search(queries) == index.search(queries)
+    with np.load(tmp_path / "graph.index") as file:
+        parts = dict(file)
+    other = Index(64)
+    other.add(vectors[:20])
+    other.build_graph()
+    for graph in (parts["graph"][:999], other._graph.save()):
+        np.savez(tmp_path / "damaged.npz", **(parts | {"graph": np.frombuffer(graph, np.uint8)}))
+        with pytest.raises(ModelFileError, match="Build it again"):
+            Index.load(tmp_path / "damaged.npz")
     again.add(vectors[:1], ids=["new"])
     assert not again.has_graph  # it would not know the new vector
     with pytest.raises(InputError, match="A graph needs vectors"):
