@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 BLOCK = 1 << 16  # vectors compared at a time, so that a search needs little memory beside the index
+_QUERIES = 64  # queries compared at a time
 OVERSAMPLING = 4  # candidates that are compared again in full precision, for each that is asked for
 _TIE = 1e-6  # cosines closer than this are equal
 GRAPH_CANDIDATES = 128  # how many the graph looks at; more are slower and more exact
@@ -294,6 +295,9 @@ class Index:
 
     def _exact(self, queries: np.ndarray, k: int, full: bool) -> list[tuple[np.ndarray, np.ndarray]]:
         """The indices and cosines of the k nearest vectors for each query."""
+        if len(queries) > _QUERIES:
+            parts = (queries[start : start + _QUERIES] for start in range(0, len(queries), _QUERIES))
+            return [found for part in parts for found in self._exact(part, k, full)]
         coarse = self.precision != "float32" and not full
         wanted = min(k * OVERSAMPLING if coarse else k, len(self))
         scores = np.full((len(queries), 0), 0, np.float32)
@@ -301,11 +305,9 @@ class Index:
         for start in range(0, len(self), BLOCK):
             block = (self._codes if coarse else self._vectors)[start : start + BLOCK]
             found = _compare(queries, block, self.precision if coarse else "float32")
-            scores = np.concatenate([scores, found], axis=1)
-            positions = np.concatenate(
-                [positions, np.broadcast_to(np.arange(start, start + len(block)), found.shape)], axis=1
-            )
-            scores, positions = _best(scores, positions, wanted)
+            indices = np.broadcast_to(np.arange(start, start + len(block)), found.shape)
+            nearest = zip((scores, positions), _best(found, indices, wanted), strict=True)
+            scores, positions = _best(*(np.concatenate(pair, axis=1) for pair in nearest), wanted)
         if coarse:
             scores = np.einsum("qd,qcd->qc", queries, self._vectors[positions])
             scores, positions = _best(scores, positions, min(k, len(self)))
@@ -346,7 +348,12 @@ def _compare(queries: np.ndarray, block: np.ndarray, precision: Precision) -> np
 
 def _best(scores: np.ndarray, positions: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """The `count` largest scores of each row in descending order, with their indices; ties by index."""
-    order = np.lexsort((positions, -scores), axis=1)[:, :count]
+    count = min(count, scores.shape[1])
+    least = np.partition(scores, -count, axis=1)[:, -count]  # sorting all of them would take 10 times as long
+    order = np.empty((len(scores), count), np.int64)
+    for row, bound in enumerate(least):
+        near = np.flatnonzero(scores[row] >= bound)
+        order[row] = near[np.lexsort((positions[row, near], -scores[row, near]))[:count]]
     return np.take_along_axis(scores, order, axis=1), np.take_along_axis(positions, order, axis=1)
 
 

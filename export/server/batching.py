@@ -97,7 +97,7 @@ class MicroBatcher:
             for start in range(0, len(rows[0]), step)
         ]
         answer = asyncio.gather(*(job.future for job in jobs))
-        answer.add_done_callback(lambda _: [job.future.cancel() for job in jobs])  # after an error, or without a client
+        answer.add_done_callback(lambda _: _forget(answer, jobs))
         return answer
 
     def _put(self, rows: Rows, deadline: float) -> _Job:
@@ -144,11 +144,13 @@ class MicroBatcher:
     async def _run(self, batch: list[_Job]) -> None:
         for job in batch:
             self._metrics.queue_seconds.observe(time.monotonic() - job.queued)
-        rows = tuple(np.concatenate(arrays) for arrays in zip(*(job.rows for job in batch), strict=True))
         started = time.monotonic()
         try:
+            rows = tuple(np.concatenate(arrays) for arrays in zip(*(job.rows for job in batch), strict=True))
             embeddings = await asyncio.get_running_loop().run_in_executor(self._thread, self._encode, rows)
-        except Exception as error:  # whatever an encoder raises belongs to the requests that caused it
+        except (
+            Exception
+        ) as error:  # whatever is raised, also for want of memory, belongs to the requests that caused it
             if len(batch) == 1:
                 if not batch[0].future.done():
                     batch[0].future.set_exception(error)
@@ -164,3 +166,11 @@ class MicroBatcher:
             if not job.future.done():
                 job.future.set_result(embeddings[start : start + len(job)])
             start += len(job)
+
+
+def _forget(answer: asyncio.Future[list[np.ndarray]], jobs: Sequence[_Job]) -> None:
+    """After an error, or without a client: drops the other jobs, and says nothing of an error that nobody waits for."""
+    for job in jobs:
+        job.future.cancel()
+    if not answer.cancelled():
+        answer.exception()

@@ -19,6 +19,7 @@ from keras_tfcl.export.runtime.golden_inputs import check_golden_inputs
 from keras_tfcl.export.runtime.index import Index
 from keras_tfcl.export.runtime.inputs import split_inputs
 from keras_tfcl.export.runtime.tokens import Tokens, rows_in_run
+from keras_tfcl.export.runtime.typing import Inputs
 from keras_tfcl.export.server.batching import MicroBatcher, Rows
 from keras_tfcl.export.server.errors import DeadlineError, RequestError
 from keras_tfcl.export.server.metrics import Metrics
@@ -138,7 +139,24 @@ class Service:
         if array.dtype.kind == "f":
             with np.errstate(over="ignore"):  # what becomes infinite is refused as such
                 array = array.astype(np.float32)
-        return RequestRows([tuple(split_inputs(array, self.encoder.inputs))], array.size)
+        return RequestRows([self.rows(array)], array.size)
+
+    def rows(self, x: Inputs) -> Rows:
+        """Arrays as the encoder takes them.
+
+        Raises:
+            InputError: they do not fit, or are longer than a text may be.
+        """
+        rows = tuple(split_inputs(x, self.encoder.inputs))
+        longest = max(
+            array.shape[1] if spec.is_tokens else 0 for spec, array in zip(self.encoder.inputs, rows, strict=True)
+        )
+        if longest > self.settings.max_tokens:
+            raise InputError(
+                f"A text may have at most {self.settings.max_tokens:,} tokens. Received: {longest:,}. "
+                "Send shorter texts."
+            )
+        return rows
 
     def _texts(self, items: Sequence[object]) -> RequestRows:
         """Texts or lists of token numbers, in parts of similar length, so that there is little padding."""

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 import zipfile
 from types import SimpleNamespace
 
@@ -27,13 +28,31 @@ def nearest(vectors, queries, k):
 @pytest.mark.parametrize("count", [1, 7, 5000])
 def test_exact_search_is_brute_force(count, monkeypatch):
     monkeypatch.setattr("keras_tfcl.export.runtime.index.BLOCK", 1024)
-    vectors, queries = RNG.normal(size=(count, 24)), RNG.normal(size=(9, 24))
+    vectors, queries = RNG.normal(size=(count, 24)), RNG.normal(size=(70, 24))
     index = Index(24)
     index.add(vectors)
     order, cosines = nearest(vectors, queries, 5)
     found = index.search(queries, k=5)
     assert [[hit.id for hit in hits] for hits in found] == order.tolist()
     np.testing.assert_allclose([[hit.score for hit in hits] for hits in found], cosines, atol=1e-6)
+
+
+def test_equal_vectors_come_in_the_order_in_which_they_were_added(monkeypatch):
+    monkeypatch.setattr("keras_tfcl.export.runtime.index.BLOCK", 4)
+    index = Index(2)
+    index.add([[1, 0]] * 3 + [[0, 1]] * 5 + [[1, 0]] * 9)
+    assert [[hit.id for hit in hits] for hits in index.search([[1, 0]] * 2, k=6)] == [[0, 1, 2, 8, 9, 10]] * 2
+
+
+def test_many_queries_need_little_memory():
+    index = Index(4)
+    index.add(RNG.normal(size=(20_000, 4)))
+    queries = RNG.normal(size=(300, 4))
+    tracemalloc.start()
+    index.search(queries)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 40e6
 
 
 @pytest.mark.parametrize(("precision", "least"), [("int8", 0.99), ("binary", 0.6)])
