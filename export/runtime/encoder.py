@@ -27,6 +27,7 @@ from keras_tfcl.export.runtime.sentence_folder import POOLINGS, Pooling, read_se
 from keras_tfcl.export.runtime.session import check_metadata, open_session, read_interface
 from keras_tfcl.export.runtime.tokens import TextReader, TextRule, find_texts, text_rule
 from keras_tfcl.export.runtime.typing import ImageLike, Inputs
+from keras_tfcl.validation import positive_integer
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -99,9 +100,9 @@ class OnnxEncoder:
         self._arguments = (Path(path).absolute(), *settings)
         if pooling not in (None, *POOLINGS):
             raise ValueError(f"`pooling` must be one of {', '.join(POOLINGS)}. Received: pooling={pooling!r}.")
-        self._batch_size = _positive("batch_size", batch_size)
+        self._batch_size = positive_integer("batch_size", batch_size, "256 is the default.")
         if threads is not None:
-            _positive("threads", threads)
+            positive_integer("threads", threads, "Leave it out to let onnxruntime choose.")
         folder = read_sentence_folder(Path(path).resolve()) if Path(path).is_dir() else None
         pooling = pooling or (folder.pooling if folder else None)
         self._path = folder.model if folder else Path(path)
@@ -335,7 +336,7 @@ class OnnxEncoder:
         """
         arrays, fixed = rows_to_try(like, self.inputs), self._runner.fixed
         seconds = {}
-        for size in (_positive("sizes", size) for size in sizes):
+        for size in (positive_integer("sizes", size, "Pass a list of batch sizes.") for size in sizes):
             batch = [np.resize(array, (fixed or size, *array.shape[1:])) for array in arrays]
             started = time.perf_counter()
             self._runner.padded(batch, fixed or size)
@@ -360,7 +361,9 @@ class OnnxEncoder:
         return metadata, content, session
 
     def _step(self, batch_size: int | None) -> int:
-        return self._batch_size if batch_size is None else _positive("batch_size", batch_size)
+        if batch_size is None:
+            return self._batch_size
+        return positive_integer("batch_size", batch_size, f"Leave it out for {self._batch_size}.")
 
     def _image_rule(self) -> ImageRule:
         return image_rule(self.inputs, self._metadata, self._path)
@@ -387,9 +390,3 @@ class OnnxEncoder:
 
 def _sha256(content: object) -> str:
     return f"sha256:{hashlib.sha256(json.dumps(content).encode()).hexdigest()}"
-
-
-def _positive(name: str, value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}.")
-    return int(value)

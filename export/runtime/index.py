@@ -16,6 +16,7 @@ from keras_tfcl.atomic_write import atomic_write
 from keras_tfcl.export.errors import InputError, ModelFileError
 from keras_tfcl.export.runtime.mapped_arrays import map_npz
 from keras_tfcl.export.runtime.requirements import require
+from keras_tfcl.validation import positive_integer
 
 if TYPE_CHECKING:
     import usearch.index
@@ -68,14 +69,9 @@ class Index:
 
     def __init__(self, encoder: OnnxEncoder | int, precision: Precision = "float32") -> None:
         dimension = getattr(encoder, "dimension", encoder)
-        if isinstance(dimension, bool) or not isinstance(dimension, (int, np.integer)) or dimension < 1:
-            raise ValueError(
-                f"`encoder` must be an OnnxEncoder or the length of its vectors, a positive integer. Received: "
-                f"{encoder!r}."
-            )
         if precision not in ("float32", "int8", "binary"):
             raise ValueError(f'`precision` must be "float32", "int8" or "binary". Received: precision={precision!r}.')
-        self.dimension = int(dimension)
+        self.dimension = positive_integer("encoder", dimension, "Pass an OnnxEncoder, or the length of the vectors.")
         self.precision: Precision = precision
         self.weights_hash = None if isinstance(encoder, (int, np.integer)) else encoder.weights_hash
         self._vectors = np.empty((0, self.dimension), np.float32)  # unit length
@@ -160,14 +156,9 @@ class Index:
             InputError: shapes or values do not fit.
             ValueError: k is not a positive integer.
         """
-        if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
-            raise ValueError(f"`k` must be a positive integer. Received: k={k!r}.")
-        units = self._units(queries)
-        found = (
-            self._exact(units, int(k), exact)
-            if exact or self._graph is None
-            else self._approximate(self._graph, units, int(k))
-        )
+        k = positive_integer("k", k, "10 is the default.")
+        units, graph = self._units(queries), None if exact else self._graph
+        found = self._exact(units, k, exact) if graph is None else self._approximate(graph, units, k)
         return [
             [
                 Hit(self._ids[position], float(score), self._metadata[position])
@@ -188,8 +179,7 @@ class Index:
             ValueError: `check` is not a positive integer.
             ImportError: usearch is missing; the message names the extra.
         """
-        if isinstance(check, bool) or not isinstance(check, (int, np.integer)) or check < 1:
-            raise ValueError(f"`check` must be a positive integer. Received: check={check!r}. Leave it out for 100.")
+        positive_integer("check", check, "Leave it out for 100.")
         if not len(self):
             raise InputError("A graph needs vectors. Received: an empty index. Add vectors first.")
         graph = _empty_graph(self.dimension)

@@ -9,6 +9,7 @@ from pathlib import Path
 from keras_tfcl.atomic_write import locked_file, write_atomically
 from keras_tfcl.export.errors import ModelFileError
 from keras_tfcl.export.runtime.encoder import OnnxEncoder
+from keras_tfcl.validation import positive_integer
 
 _TYPES = {
     "bool": "TYPE_BOOL", "uint8": "TYPE_UINT8", "uint16": "TYPE_UINT16", "uint32": "TYPE_UINT32",
@@ -45,8 +46,7 @@ def write_triton_repository(
         ModelFileError: the file is no encoder, or a folder.
         ValueError: `max_batch_size` is not a positive integer.
     """
-    if isinstance(max_batch_size, bool) or not isinstance(max_batch_size, int) or max_batch_size < 1:
-        raise ValueError(f"`max_batch_size` must be a positive integer. Received: max_batch_size={max_batch_size!r}.")
+    positive_integer("max_batch_size", max_batch_size, "Pass the largest batch that Triton may make.")
     source = Path(path)
     if source.is_dir():
         raise ModelFileError(

@@ -180,7 +180,11 @@ def test_vectors_of_another_encoder_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda i: Index(0), ValueError, r"`encoder` must be an OnnxEncoder or the length"),
+        (
+            lambda i: Index(0),
+            ValueError,
+            r"`encoder` must be .* Received: encoder=0\. Pass an OnnxEncoder, or the length",
+        ),
         (lambda i: Index(2, "int4"), ValueError, r"`precision` must be .* Received: precision='int4'"),
         (lambda i: i.add(np.ones((2, 3))), InputError, r"Vectors must have shape \(N, 2\)\. Received: \(2, 3\)"),
         (lambda i: i.add(np.zeros((2, 2))), InputError, r"finite and not zero\. Received: 2 of 2"),
@@ -188,7 +192,7 @@ def test_vectors_of_another_encoder_are_refused(tmp_path):
         (lambda i: i.add(np.eye(2), ids="ab"), InputError, r"`ids` must be a list\. Received: 'ab'"),
         (lambda i: i.delete("ab"), InputError, r"`ids` must be a list\. Received: 'ab'\. Write \['ab'\]"),
         (lambda i: i.delete(3), InputError, r"`ids` must be a list\. Received: 3"),
-        (lambda i: i.build_graph(check=0), ValueError, r"`check` must be a positive integer\. Received: check=0"),
+        (lambda i: i.build_graph(check=0), ValueError, r"`check` must be an integer of at least 1\. Received: check=0"),
         (lambda i: i.add(np.eye(2), ids=["a"]), InputError, r"one id for each vector\. Received: 1 for 2"),
         (lambda i: i.add(np.eye(2), ids=["a", "a"]), InputError, r"unique\. Received: 1 repeated"),
         (lambda i: i.add(np.eye(1, 2), ids=["caf\udce9.jpg"]), InputError, r"`ids` must be Unicode\. Received: 'caf"),
@@ -196,7 +200,7 @@ def test_vectors_of_another_encoder_are_refused(tmp_path):
         (lambda i: i.add(np.eye(2), ids=[1.5, 2.5]), InputError, r"integers or strings"),
         (lambda i: i.add(np.eye(2), metadata=[{}]), InputError, r"one dict for each vector\. Received: 1 for 2"),
         (lambda i: i.add(np.eye(1, 2), metadata=[{"x": {1}}]), InputError, r"what JSON can hold"),
-        (lambda i: i.search(np.eye(2), k=0), ValueError, r"`k` must be a positive integer\. Received: k=0"),
+        (lambda i: i.search(np.eye(2), k=0), ValueError, r"`k` must be an integer of at least 1\. Received: k=0"),
     ],
 )
 def test_bad_input_is_named_and_changes_nothing(call, error, message):
