@@ -296,9 +296,10 @@ class Index:
             block = (self._codes if coarse else self._vectors)[start : start + BLOCK]
             found = _compare(queries, block, self.precision if coarse else "float32")
             indices = np.broadcast_to(np.arange(start, start + len(block)), found.shape)
-            nearest = zip((scores, positions), _best(found, indices, wanted), strict=True)
-            scores, positions = _best(*(np.concatenate(pair, axis=1) for pair in nearest), wanted)
-        if coarse:
+            found, indices = _best(found, indices, wanted)
+            scores, positions = np.concatenate([scores, found], axis=1), np.concatenate([positions, indices], axis=1)
+            scores, positions = _best(scores, positions, wanted)
+        if coarse and wanted:
             scores = np.einsum("qd,qcd->qc", queries, self._vectors[positions])
             scores, positions = _best(scores, positions, min(k, len(self)))
         return [*zip(positions, scores, strict=True)]

@@ -142,6 +142,11 @@ def test_a_file_that_is_replaced_while_it_is_read_comes_whole(tmp_path, monkeypa
         np.testing.assert_array_equal(Index.load(path)._vectors, written._vectors)
 
 
+@pytest.mark.parametrize("precision", ["float32", "int8", "binary"])
+def test_an_empty_index_finds_nothing(precision):
+    assert Index(4, precision).search(np.eye(4)) == [[]] * 4
+
+
 def test_add_replaces_and_delete_removes(tmp_path):
     index = Index(2)
     index.add([[1.0, 0.0], [0.0, 1.0]], ids=["a", "b"])
