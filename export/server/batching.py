@@ -22,7 +22,6 @@ class _Job:
     """Rows of one request that go into one run together."""
 
     rows: Rows
-    deadline: float
     future: asyncio.Future[np.ndarray]
     queued: float = field(default_factory=time.monotonic)
 
@@ -39,8 +38,8 @@ class MicroBatcher:
     """A bounded queue of rows, and one thread that embeds them.
 
     While a run is on its way new rows gather; the next run takes up to `max_batch_size` of them, the oldest first.
-    Rows whose client has gone, or whose deadline has passed, are dropped before they run. If a run fails, its jobs are
-    run one by one, so that bad rows fail alone.
+    Rows that nobody waits for any more are dropped before they run. If a run fails, its jobs are run one by one, so
+    that bad rows fail alone.
 
     Args:
         encode: from rows to embeddings `(N, D)`; called in a thread of its own, one call at a time.
@@ -74,25 +73,26 @@ class MicroBatcher:
             job.future.cancel()
         self._thread.shutdown(wait=True)
 
-    def embed(self, parts: Sequence[Rows], seconds: float) -> asyncio.Future[list[np.ndarray]]:
-        """Queues the rows of one request, however many. The future gives their embeddings, in parts.
-
-        Args:
-            parts: the rows, those of one shape together.
-            seconds: to the answer; rows that wait longer are dropped.
-
-        Raises:
-            QueueFullError: too many rows wait already.
-        """
-        count = sum(len(rows[0]) for rows in parts)
+    def check_room(self, count: int) -> None:
+        """Raises QueueFullError if too many rows wait already for `count` more."""
         # A request longer than the queue is let in when nothing waits: else it never could be.
         if self._waiting and self._waiting + count > self._max_queue:
             self._metrics.rejected.labels("queue_full").inc()
             raise QueueFullError(self._waiting)
-        deadline = time.monotonic() + seconds
+
+    def embed(self, parts: Sequence[Rows]) -> asyncio.Future[list[np.ndarray]]:
+        """Queues the rows of one request, however many. The future gives their embeddings, in parts.
+
+        Args:
+            parts: the rows, those of one shape together. They are dropped if the future is cancelled.
+
+        Raises:
+            QueueFullError: too many rows wait already.
+        """
+        self.check_room(sum(len(rows[0]) for rows in parts))
         step = self._max_batch_size
         jobs = [
-            self._put(tuple(array[start : start + step] for array in rows), deadline)
+            self._put(tuple(array[start : start + step] for array in rows))
             for rows in parts
             for start in range(0, len(rows[0]), step)
         ]
@@ -100,8 +100,8 @@ class MicroBatcher:
         answer.add_done_callback(lambda _: _forget(answer, jobs))
         return answer
 
-    def _put(self, rows: Rows, deadline: float) -> _Job:
-        job = _Job(rows, deadline, asyncio.get_running_loop().create_future())
+    def _put(self, rows: Rows) -> _Job:
+        job = _Job(rows, asyncio.get_running_loop().create_future())
         self._jobs.append(job)
         self._waiting += len(job)
         self._metrics.queued.set(self._waiting)
@@ -126,7 +126,7 @@ class MicroBatcher:
         size = 0
         while self._jobs:
             job = self._jobs.popleft()
-            if job.future.done() or job.deadline < time.monotonic():
+            if job.future.done():
                 self._waiting -= len(job)
                 self._metrics.dropped.inc(len(job))
             elif batch and (job.shape != batch[0].shape or size + len(job) > self._max_batch_size):

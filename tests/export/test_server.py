@@ -294,9 +294,11 @@ def test_search_finds_what_the_index_holds(photos, tmp_path):
     index.add(photos.encode([tmp_path / name for name in names]), names, [{"path": name} for name in names])
     with client(photos, index, images=tmp_path) as http:
         found = http.post("/v1/search", files={"file": jpeg(2)}, data={"k": "2"}).json()["results"][0]
+        other = http.post("/v1/search", files={"file": jpeg(2)}, data={"model": "other"})
         picture = http.get(found[0]["image"])
         outside = http.get("/v1/images/../../etc/passwd")
         outside_coded = http.get("/v1/images/%2e%2e/%2e%2e/etc/passwd")
+    assert other.status_code == 404 and "'other' does not exist" in other.json()["error"]["message"]
     assert found[0]["id"] == names[2] and found[0]["score"] == pytest.approx(1, abs=1e-5) and len(found) == 2
     assert picture.status_code == 200 and Image.open(io.BytesIO(picture.content)).size == (30, 20)
     assert outside.status_code == outside_coded.status_code == 404
@@ -427,6 +429,28 @@ def test_a_full_queue_answers_429_and_a_late_answer_is_504(dense, caplog):
     assert sum(slow.runs) == 1  # what came too late was dropped before it ran
     gc.collect()
     assert not caplog.records  # such as of an exception that was never retrieved
+
+
+def test_a_full_queue_answers_before_images_are_decoded(photos):
+    slow = Slow(photos)
+    app = create_app(slow, ServerSettings(max_queue=1))
+    image = base64.b64encode(jpeg()).decode()
+    answers = asyncio.run(_posts(app, [{"input": text} for text in (image, image, "no image")], slow=slow))
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+
+
+def test_the_deadline_covers_all_of_a_request(photos, monkeypatch):
+    index = Index(photos)
+    index.add(photos.encode([jpeg()]))
+    with client(photos, index, deadline_s=0.3) as http:
+        for place, name in ((photos, "read_image"), (index, "search")):
+            with monkeypatch.context() as patch:
+                patch.setattr(place, name, lambda *arguments: time.sleep(1))
+                assert http.post("/v1/search", files={"file": jpeg()}).status_code == 504
+    with running(create_app(photos, ServerSettings(deadline_s=0.3))) as address:
+        with socket.create_connection(("127.0.0.1", int(address.rsplit(":", 1)[1])), timeout=20) as half_sent:
+            half_sent.sendall(b"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Length: 500\r\n\r\n{")
+            assert half_sent.makefile("rb").readline() == b"HTTP/1.1 504 Gateway Timeout\r\n"
 
 
 def test_requests_of_clients_that_went_are_dropped(dense):
