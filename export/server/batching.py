@@ -148,9 +148,8 @@ class MicroBatcher:
         try:
             rows = tuple(np.concatenate(arrays) for arrays in zip(*(job.rows for job in batch), strict=True))
             embeddings = await asyncio.get_running_loop().run_in_executor(self._thread, self._encode, rows)
-        except (
-            Exception
-        ) as error:  # whatever is raised, also for want of memory, belongs to the requests that caused it
+        # Whatever is raised, also for want of memory, belongs to the requests that caused it.
+        except Exception as error:
             if len(batch) == 1:
                 if not batch[0].future.done():
                     batch[0].future.set_exception(error)

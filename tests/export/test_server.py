@@ -415,6 +415,12 @@ def test_rows_gather_while_a_run_is_on_its_way_and_bad_rows_fail_alone(dense):
             np.testing.assert_allclose(answer.json()["data"][0]["embedding"], dense.encode([row])[0], atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["deadline_s", "batch_wait_ms", "drain_s"])
+def test_a_time_without_an_end_is_refused(name):
+    with pytest.raises(ValueError, match="finite"):
+        ServerSettings(**{name: float("inf")})
+
+
 def test_a_full_queue_answers_429_and_a_late_answer_is_504(dense, caplog):
     slow = Slow(dense)
     app = create_app(slow, ServerSettings(max_queue=2, deadline_s=0.5))
