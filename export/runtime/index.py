@@ -7,7 +7,6 @@ import os
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 BLOCK = 1 << 16  # vectors compared at a time, so that a search needs little memory beside the index
+_QUERIES = 64  # queries compared at a time
 OVERSAMPLING = 4  # candidates that are compared again in full precision, for each that is asked for
 _TIE = 1e-6  # cosines closer than this are equal
 GRAPH_CANDIDATES = 128  # how many the graph looks at; more are slower and more exact
@@ -182,7 +182,7 @@ class Index:
         positive_integer("check", check, "Leave it out for 100.")
         if not len(self):
             raise InputError("A graph needs vectors. Received: an empty index. Add vectors first.")
-        graph = _usearch().Index(ndim=self.dimension, metric="ip", dtype="f32", expansion_search=GRAPH_CANDIDATES)
+        graph = _empty_graph(self.dimension)
         graph.add(np.arange(len(self), dtype=np.uint64), np.asarray(self._vectors))
         self._graph = graph
         chosen = np.unique(np.linspace(0, len(self) - 1, min(check, len(self))).astype(int))
@@ -249,14 +249,16 @@ class Index:
             counts = {len(index._vectors), len(index._codes), len(index._ids), len(index._metadata)}
             if len(counts) != 1 or index._vectors.shape[1:] != (index.dimension,) or header["schema"] != SCHEMA:
                 raise ValueError(f"its parts have {sorted(counts)} entries")
-        except (zipfile.BadZipFile, ValueError, KeyError, TypeError, EOFError) as error:
+            if "graph" in arrays:
+                index._graph = _empty_graph(index.dimension)
+                index._graph.load(arrays["graph"].tobytes())
+                if len(index._graph) != len(index):
+                    raise ValueError(f"its graph has {len(index._graph)} of {len(index)} vectors")
+        except (zipfile.BadZipFile, ValueError, KeyError, TypeError, EOFError, RuntimeError) as error:
             raise ModelFileError(
                 f"Expected an index that this library saved. Received: {path}: {error}. Build it again."
             ) from error
         index._positions = {name: position for position, name in enumerate(index._ids)}
-        if "graph" in arrays:
-            content = arrays["graph"].tobytes()  # without the number of candidates
-            index._graph = _usearch().Index.restore(content, expansion_search=GRAPH_CANDIDATES)
         if encoder is not None:
             index.check_encoder(encoder)
         return index
@@ -283,6 +285,9 @@ class Index:
 
     def _exact(self, queries: np.ndarray, k: int, full: bool) -> list[tuple[np.ndarray, np.ndarray]]:
         """The indices and cosines of the k nearest vectors for each query."""
+        if len(queries) > _QUERIES:
+            parts = (queries[start : start + _QUERIES] for start in range(0, len(queries), _QUERIES))
+            return [found for part in parts for found in self._exact(part, k, full)]
         coarse = self.precision != "float32" and not full
         wanted = min(k * OVERSAMPLING if coarse else k, len(self))
         scores = np.full((len(queries), 0), 0, np.float32)
@@ -290,12 +295,11 @@ class Index:
         for start in range(0, len(self), BLOCK):
             block = (self._codes if coarse else self._vectors)[start : start + BLOCK]
             found = _compare(queries, block, self.precision if coarse else "float32")
-            scores = np.concatenate([scores, found], axis=1)
-            positions = np.concatenate(
-                [positions, np.broadcast_to(np.arange(start, start + len(block)), found.shape)], axis=1
-            )
+            indices = np.broadcast_to(np.arange(start, start + len(block)), found.shape)
+            found, indices = _best(found, indices, wanted)
+            scores, positions = np.concatenate([scores, found], axis=1), np.concatenate([positions, indices], axis=1)
             scores, positions = _best(scores, positions, wanted)
-        if coarse:
+        if coarse and wanted:
             scores = np.einsum("qd,qcd->qc", queries, self._vectors[positions])
             scores, positions = _best(scores, positions, min(k, len(self)))
         return [*zip(positions, scores, strict=True)]
@@ -335,7 +339,12 @@ def _compare(queries: np.ndarray, block: np.ndarray, precision: Precision) -> np
 
 def _best(scores: np.ndarray, positions: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """The `count` largest scores of each row in descending order, with their indices; ties by index."""
-    order = np.lexsort((positions, -scores), axis=1)[:, :count]
+    count = min(count, scores.shape[1])
+    least = np.partition(scores, -count, axis=1)[:, -count]  # sorting all of them would take 10 times as long
+    order = np.empty((len(scores), count), np.int64)
+    for row, bound in enumerate(least):
+        near = np.flatnonzero(scores[row] >= bound)
+        order[row] = near[np.lexsort((positions[row, near], -scores[row, near]))[:count]]
     return np.take_along_axis(scores, order, axis=1), np.take_along_axis(positions, order, axis=1)
 
 
@@ -372,5 +381,8 @@ def _short(digest: str | None) -> str:
     return "unknown" if not digest else digest.removeprefix("sha256:")[:12]
 
 
-def _usearch() -> ModuleType:
-    return require("usearch.index", "index")
+def _empty_graph(dimension: int) -> usearch.index.Index:
+    made: usearch.index.Index = require("usearch.index", "index").Index(
+        ndim=dimension, metric="ip", dtype="f32", expansion_search=GRAPH_CANDIDATES
+    )
+    return made

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 import zipfile
 from types import SimpleNamespace
 
@@ -27,13 +28,31 @@ def nearest(vectors, queries, k):
 @pytest.mark.parametrize("count", [1, 7, 5000])
 def test_exact_search_is_brute_force(count, monkeypatch):
     monkeypatch.setattr("keras_tfcl.export.runtime.index.BLOCK", 1024)
-    vectors, queries = RNG.normal(size=(count, 24)), RNG.normal(size=(9, 24))
+    vectors, queries = RNG.normal(size=(count, 24)), RNG.normal(size=(70, 24))
     index = Index(24)
     index.add(vectors)
     order, cosines = nearest(vectors, queries, 5)
     found = index.search(queries, k=5)
     assert [[hit.id for hit in hits] for hits in found] == order.tolist()
     np.testing.assert_allclose([[hit.score for hit in hits] for hits in found], cosines, atol=1e-6)
+
+
+def test_equal_vectors_come_in_the_order_in_which_they_were_added(monkeypatch):
+    monkeypatch.setattr("keras_tfcl.export.runtime.index.BLOCK", 4)
+    index = Index(2)
+    index.add([[1, 0]] * 3 + [[0, 1]] * 5 + [[1, 0]] * 9)
+    assert [[hit.id for hit in hits] for hits in index.search([[1, 0]] * 2, k=6)] == [[0, 1, 2, 8, 9, 10]] * 2
+
+
+def test_many_queries_need_little_memory():
+    index = Index(4)
+    index.add(RNG.normal(size=(20_000, 4)))
+    queries = RNG.normal(size=(300, 4))
+    tracemalloc.start()
+    index.search(queries)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 40e6
 
 
 @pytest.mark.parametrize(("precision", "least"), [("int8", 0.99), ("binary", 0.6)])
@@ -62,6 +81,15 @@ def test_a_graph_says_its_recall_and_comes_back_from_the_file(tmp_path):
     assert again.has_graph
     queries = RNG.normal(size=(100, 64))
     assert again.search(queries) == index.search(queries)
+    with np.load(tmp_path / "graph.index") as file:
+        parts = dict(file)
+    other = Index(64)
+    other.add(vectors[:20])
+    other.build_graph()
+    for graph in (parts["graph"][:999], other._graph.save()):
+        np.savez(tmp_path / "damaged.npz", **(parts | {"graph": np.frombuffer(graph, np.uint8)}))
+        with pytest.raises(ModelFileError, match="Build it again"):
+            Index.load(tmp_path / "damaged.npz")
     again.add(vectors[:1], ids=["new"])
     assert not again.has_graph  # it would not know the new vector
     with pytest.raises(InputError, match="A graph needs vectors"):
@@ -112,6 +140,11 @@ def test_a_file_that_is_replaced_while_it_is_read_comes_whole(tmp_path, monkeypa
     monkeypatch.setattr(zipfile.ZipFile, "infolist", replace_then_list)
     for written in (large, small):
         np.testing.assert_array_equal(Index.load(path)._vectors, written._vectors)
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8", "binary"])
+def test_an_empty_index_finds_nothing(precision):
+    assert Index(4, precision).search(np.eye(4)) == [[]] * 4
 
 
 def test_add_replaces_and_delete_removes(tmp_path):
