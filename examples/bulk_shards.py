@@ -16,7 +16,7 @@ import os
 from pathlib import Path
 
 from keras_tfcl.export import ExportError, OnnxEncoder
-from keras_tfcl.export.runtime.embedding_files import read_ids
+from keras_tfcl.export.runtime.embedding_files import open_parquet, read_ids
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 Shard = list[str]  # ids of images
@@ -46,7 +46,7 @@ def begin_run(encoder: Path, images: Path, out: Path, size: int) -> tuple[Path, 
     for killed in out.glob("run-*.open"):
         end_run(killed)
     model = OnnxEncoder(encoder, threads=1)
-    done = {name for file in out.glob("run-*/*.parquet") for name in read_ids(file, model)}
+    done = {name for file in out.glob("run-*/*.parquet") for name in read_ids(open_parquet(file, model))}
     found = {path.relative_to(images).as_posix() for path in images.rglob("*") if path.suffix.lower() in SUFFIXES}
     missing = sorted(found - done)
     run = out / f"run-{len([*out.glob('run-*')])}.open"

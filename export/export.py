@@ -26,6 +26,7 @@ from keras_tfcl.export.runtime.model_file import content_hash
 from keras_tfcl.export.runtime.requirements import require
 from keras_tfcl.export.runtime.typing import Inputs
 from keras_tfcl.export.verify import Comparison, check_file, check_model
+from keras_tfcl.validation import positive_integer
 
 if TYPE_CHECKING:
     import keras
@@ -173,8 +174,8 @@ def _check_arguments(
             f"`opset` must be an integer from {supported_opsets()[0]} to {supported_opsets()[-1]}. Received: "
             f"opset={opset!r}. Use 17, which every onnxruntime since 1.12 reads."
         )
-    if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1):
-        raise ValueError(f"`batch_size` must be a positive integer or None. Received: batch_size={batch_size!r}.")
+    if batch_size is not None:
+        positive_integer("batch_size", batch_size, "Leave it out for a free batch.")
     check_notes(notes)
     check_target(Path(path))
     check_eager()

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import onnx
 
 _GATE = 10  # the k of `min_recall`
+_SECONDS = 0.5  # of measuring the latency of each model
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,7 @@ def write_quantized_model(
         draft = Path(folder) / "quantized.onnx"
         try:
             model, kept = convert(Path(folder), expected)
+            _check_unchanged(float_model)
             del model.metadata_props[:]  # such as the content hash of the float model
             draft.write_bytes(content := model.SerializeToString())
             quantized = OnnxEncoder(draft, providers="cpu")
@@ -198,6 +200,16 @@ def check_rows(float_model: OnnxEncoder, samples: Inputs, min_recall: float | No
     return {spec.name: cast_input(array, spec) for spec, array in zip(float_model.inputs, arrays, strict=True)}
 
 
+def _check_unchanged(float_model: OnnxEncoder) -> None:
+    """Raise if another process has replaced the file, which the conversion opens again."""
+    now = OnnxEncoder(float_model.path, providers="cpu")
+    if (now.weights_hash, now.metadata) != (float_model.weights_hash, float_model.metadata):
+        raise QuantizationError(
+            f"The float32 file must stay as it is while it is quantized. Received: {float_model.path}, which was "
+            f"replaced. Quantize it again."
+        )
+
+
 def _measure(
     float_model: OnnxEncoder,
     quantized: OnnxEncoder,
@@ -223,7 +235,7 @@ def _measure(
 
 
 def _latency(encoder: OnnxEncoder, one: Rows) -> dict[str, float]:
-    (speed,) = benchmark(encoder, [1], seconds=0.5, samples=one).speeds
+    (speed,) = benchmark(encoder, [1], _SECONDS, one).speeds
     return {"p50_ms": speed.p50_ms, "p95_ms": speed.p95_ms}
 
 

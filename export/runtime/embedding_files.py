@@ -22,6 +22,7 @@ from keras_tfcl.export.runtime.requirements import require
 
 if TYPE_CHECKING:
     import pyarrow
+    from pyarrow.parquet import ParquetFile
 
     from keras_tfcl.export.runtime.encoder import OnnxEncoder
 
@@ -178,20 +179,25 @@ def _id_column(arrow: ModuleType, names: list[int | str], kind: pyarrow.DataType
         ) from error
 
 
-def read_ids(file: Path, encoder: OnnxEncoder) -> list[int | str]:
-    """Return the ids in a Parquet file that `encoder` wrote.
+def open_parquet(file: Path, encoder: OnnxEncoder) -> ParquetFile:
+    """Open a Parquet file that `encoder` wrote. It stays the same for the reader if another process replaces it.
 
     Raises:
         InputError: another encoder wrote it.
     """
-    parquet = require("pyarrow.parquet", "parquet").ParquetFile(file)
-    facts = json.loads((parquet.schema_arrow.metadata or {}).get(KEY.encode(), b"{}"))
+    opened = require("pyarrow.parquet", "parquet").ParquetFile(file)
+    facts = json.loads((opened.schema_arrow.metadata or {}).get(KEY.encode(), b"{}"))
     if facts != _recorded(encoder):
         raise InputError(
             f"A run can be resumed only with the encoder that began it. Received: {file}, which another one wrote. "
             f"Delete it, or give a new name."
         )
-    return parquet.read(["id"]).column("id").to_pylist()
+    return opened
+
+
+def read_ids(file: ParquetFile) -> list[int | str]:
+    """Return the ids in a Parquet file."""
+    return file.read(["id"]).column("id").to_pylist()
 
 
 def _recorded(encoder: OnnxEncoder) -> dict[str, object]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 import os
 import time
 from collections.abc import Container, Iterable, Iterator, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from keras_tfcl.export.runtime.embedding_files import check_embedding_file, writ
 from keras_tfcl.export.runtime.images import MAX_PIXELS, ImageRule, check_image_size, image_rule
 from keras_tfcl.export.runtime.inputs import InputSpec, split_inputs
 from keras_tfcl.export.runtime.metadata import Metadata
-from keras_tfcl.export.runtime.model_file import check_model_file, hash_of
+from keras_tfcl.export.runtime.model_file import check_model_file, hash_of, read_unchanged
 from keras_tfcl.export.runtime.providers import Providers, check_providers, choose_providers, load_onnxruntime
 from keras_tfcl.export.runtime.resume import encode_resumed
 from keras_tfcl.export.runtime.runner import Runner
@@ -26,6 +27,7 @@ from keras_tfcl.export.runtime.sentence_folder import POOLINGS, Pooling, read_se
 from keras_tfcl.export.runtime.session import check_metadata, open_session, read_interface
 from keras_tfcl.export.runtime.tokens import TextReader, TextRule, find_texts, text_rule
 from keras_tfcl.export.runtime.typing import ImageLike, Inputs
+from keras_tfcl.validation import positive_integer
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -98,15 +100,16 @@ class OnnxEncoder:
         self._arguments = (Path(path).absolute(), *settings)
         if pooling not in (None, *POOLINGS):
             raise ValueError(f"`pooling` must be one of {', '.join(POOLINGS)}. Received: pooling={pooling!r}.")
-        self._batch_size = _positive("batch_size", batch_size)
+        self._batch_size = positive_integer("batch_size", batch_size, "256 is the default.")
         if threads is not None:
-            _positive("threads", threads)
-        folder = read_sentence_folder(Path(path)) if Path(path).is_dir() else None
+            positive_integer("threads", threads, "Leave it out to let onnxruntime choose.")
+        folder = read_sentence_folder(Path(path).resolve()) if Path(path).is_dir() else None
         pooling = pooling or (folder.pooling if folder else None)
         self._path = folder.model if folder else Path(path)
-        self._metadata = check_model_file(self._path)
+        self._metadata, content, self._session = read_unchanged(
+            self._path, lambda: self._read(providers, strict_providers, threads, low_memory, spinning)
+        )
         check_image_size(self._metadata, self._path)
-        self._session = self._open(providers, strict_providers, threads, low_memory, spinning)
         interface = read_interface(self._session, self._path, output, pooling)
         check_metadata(self._metadata, interface.dimension, self._path)
         if folder and folder.tokenizer:
@@ -114,6 +117,9 @@ class OnnxEncoder:
         buckets = self.providers[0] != "CPUExecutionProvider" if buckets is None else bool(buckets)
         normalize = folder is not None and folder.normalize
         self._runner = Runner(self._session, interface, self._path, pooling, normalize, buckets)
+        pooled_by = pooling if interface.per_token else None
+        identity = [content, interface.output, pooled_by, normalize, self._metadata.get("tokenizer")]
+        self._weights_hash = self._metadata.get("weights_sha256") or _sha256(identity)
         self._text_rule: TextRule | None = None  # made when the first text comes
 
     def __reduce__(self) -> tuple[type[OnnxEncoder], tuple[object, ...]]:
@@ -144,14 +150,14 @@ class OnnxEncoder:
         """Name of the output that holds the embeddings."""
         return self._runner.output
 
-    @cached_property
+    @property
     def weights_hash(self) -> str:
-        """SHA-256 of the weights, as `export_onnx` records it; of the whole file where another tool wrote it.
+        """SHA-256 of the weights, as `export_onnx` records it.
 
-        An int8 or float16 file has the hash of its float model.
+        An int8 or float16 file has the hash of its float model. If another tool wrote the file, it is the hash of the
+        whole file and of what else decides on the embeddings: output, pooling, normalization and tokenizer.
         """
-        recorded = self._metadata.get("weights_sha256") or self._metadata.get("content_hash")
-        return recorded or f"sha256:{hash_of(self._path)}"
+        return self._weights_hash
 
     @property
     def takes_text(self) -> bool:
@@ -330,7 +336,7 @@ class OnnxEncoder:
         """
         arrays, fixed = rows_to_try(like, self.inputs), self._runner.fixed
         seconds = {}
-        for size in (_positive("sizes", size) for size in sizes):
+        for size in (positive_integer("sizes", size, "Pass a list of batch sizes.") for size in sizes):
             batch = [np.resize(array, (fixed or size, *array.shape[1:])) for array in arrays]
             started = time.perf_counter()
             self._runner.padded(batch, fixed or size)
@@ -341,18 +347,23 @@ class OnnxEncoder:
         inputs = "; ".join(map(str, self.inputs))
         return f"OnnxEncoder({str(self._path)!r}, {inputs} -> ({self.dimension}), {self.providers[0]})"
 
-    def _open(
+    def _read(
         self, providers: Providers, strict: bool, threads: int | None, low_memory: bool, spinning: bool
-    ) -> onnxruntime.InferenceSession:
+    ) -> tuple[Metadata, str, onnxruntime.InferenceSession]:
+        """Return the metadata of the file, the hash of its content, and a session."""
+        metadata = check_model_file(self._path)
+        content = metadata.get("content_hash") or hash_of(self._path)
         ort = load_onnxruntime()
         wanted = choose_providers(ort, providers)
         self._requested = tuple(wanted)
         session = open_session(ort, self._path, wanted, threads, low_memory, spinning)
         check_providers(wanted, session.get_providers(), strict)
-        return session
+        return metadata, content, session
 
     def _step(self, batch_size: int | None) -> int:
-        return self._batch_size if batch_size is None else _positive("batch_size", batch_size)
+        if batch_size is None:
+            return self._batch_size
+        return positive_integer("batch_size", batch_size, f"Leave it out for {self._batch_size}.")
 
     def _image_rule(self) -> ImageRule:
         return image_rule(self.inputs, self._metadata, self._path)
@@ -377,7 +388,5 @@ class OnnxEncoder:
         return rows, show_progress(parts, rows) if progress else parts, reader.skipped
 
 
-def _positive(name: str, value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}.")
-    return int(value)
+def _sha256(content: object) -> str:
+    return f"sha256:{hashlib.sha256(json.dumps(content).encode()).hexdigest()}"

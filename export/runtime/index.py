@@ -7,15 +7,16 @@ import os
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, BinaryIO, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from keras_tfcl.atomic_write import atomic_write
 from keras_tfcl.export.errors import InputError, ModelFileError
+from keras_tfcl.export.runtime.mapped_arrays import map_npz
 from keras_tfcl.export.runtime.requirements import require
+from keras_tfcl.validation import positive_integer
 
 if TYPE_CHECKING:
     import usearch.index
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 BLOCK = 1 << 16  # vectors compared at a time, so that a search needs little memory beside the index
+_QUERIES = 64  # queries compared at a time
 OVERSAMPLING = 4  # candidates that are compared again in full precision, for each that is asked for
 _TIE = 1e-6  # cosines closer than this are equal
 GRAPH_CANDIDATES = 128  # how many the graph looks at; more are slower and more exact
@@ -67,14 +69,9 @@ class Index:
 
     def __init__(self, encoder: OnnxEncoder | int, precision: Precision = "float32") -> None:
         dimension = getattr(encoder, "dimension", encoder)
-        if isinstance(dimension, bool) or not isinstance(dimension, (int, np.integer)) or dimension < 1:
-            raise ValueError(
-                f"`encoder` must be an OnnxEncoder or the length of its vectors, a positive integer. Received: "
-                f"{encoder!r}."
-            )
         if precision not in ("float32", "int8", "binary"):
             raise ValueError(f'`precision` must be "float32", "int8" or "binary". Received: precision={precision!r}.')
-        self.dimension = int(dimension)
+        self.dimension = positive_integer("encoder", dimension, "Pass an OnnxEncoder, or the length of the vectors.")
         self.precision: Precision = precision
         self.weights_hash = None if isinstance(encoder, (int, np.integer)) else encoder.weights_hash
         self._vectors = np.empty((0, self.dimension), np.float32)  # unit length
@@ -159,14 +156,9 @@ class Index:
             InputError: shapes or values do not fit.
             ValueError: k is not a positive integer.
         """
-        if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
-            raise ValueError(f"`k` must be a positive integer. Received: k={k!r}.")
-        units = self._units(queries)
-        found = (
-            self._exact(units, int(k), exact)
-            if exact or self._graph is None
-            else self._approximate(self._graph, units, int(k))
-        )
+        k = positive_integer("k", k, "10 is the default.")
+        units, graph = self._units(queries), None if exact else self._graph
+        found = self._exact(units, k, exact) if graph is None else self._approximate(graph, units, k)
         return [
             [
                 Hit(self._ids[position], float(score), self._metadata[position])
@@ -187,11 +179,10 @@ class Index:
             ValueError: `check` is not a positive integer.
             ImportError: usearch is missing; the message names the extra.
         """
-        if isinstance(check, bool) or not isinstance(check, (int, np.integer)) or check < 1:
-            raise ValueError(f"`check` must be a positive integer. Received: check={check!r}. Leave it out for 100.")
+        positive_integer("check", check, "Leave it out for 100.")
         if not len(self):
             raise InputError("A graph needs vectors. Received: an empty index. Add vectors first.")
-        graph = _usearch().Index(ndim=self.dimension, metric="ip", dtype="f32", expansion_search=GRAPH_CANDIDATES)
+        graph = _empty_graph(self.dimension)
         graph.add(np.arange(len(self), dtype=np.uint64), np.asarray(self._vectors))
         self._graph = graph
         chosen = np.unique(np.linspace(0, len(self) - 1, min(check, len(self))).astype(int))
@@ -248,7 +239,7 @@ class Index:
         """
         path = Path(path)
         try:
-            arrays = _mapped(path)
+            arrays = map_npz(path)
             header = json.loads(arrays["header"].tobytes())
             index = cls(header["dimension"], header["precision"])
             index._vectors = arrays["vectors"]
@@ -258,13 +249,16 @@ class Index:
             counts = {len(index._vectors), len(index._codes), len(index._ids), len(index._metadata)}
             if len(counts) != 1 or index._vectors.shape[1:] != (index.dimension,) or header["schema"] != SCHEMA:
                 raise ValueError(f"its parts have {sorted(counts)} entries")
-        except (zipfile.BadZipFile, ValueError, KeyError, TypeError, EOFError) as error:
+            if "graph" in arrays:
+                index._graph = _empty_graph(index.dimension)
+                index._graph.load(arrays["graph"].tobytes())
+                if len(index._graph) != len(index):
+                    raise ValueError(f"its graph has {len(index._graph)} of {len(index)} vectors")
+        except (zipfile.BadZipFile, ValueError, KeyError, TypeError, EOFError, RuntimeError) as error:
             raise ModelFileError(
                 f"Expected an index that this library saved. Received: {path}: {error}. Build it again."
             ) from error
         index._positions = {name: position for position, name in enumerate(index._ids)}
-        if "graph" in arrays:
-            index._graph = _usearch().Index.restore(arrays["graph"].tobytes())
         if encoder is not None:
             index.check_encoder(encoder)
         return index
@@ -291,6 +285,9 @@ class Index:
 
     def _exact(self, queries: np.ndarray, k: int, full: bool) -> list[tuple[np.ndarray, np.ndarray]]:
         """The indices and cosines of the k nearest vectors for each query."""
+        if len(queries) > _QUERIES:
+            parts = (queries[start : start + _QUERIES] for start in range(0, len(queries), _QUERIES))
+            return [found for part in parts for found in self._exact(part, k, full)]
         coarse = self.precision != "float32" and not full
         wanted = min(k * OVERSAMPLING if coarse else k, len(self))
         scores = np.full((len(queries), 0), 0, np.float32)
@@ -298,12 +295,11 @@ class Index:
         for start in range(0, len(self), BLOCK):
             block = (self._codes if coarse else self._vectors)[start : start + BLOCK]
             found = _compare(queries, block, self.precision if coarse else "float32")
-            scores = np.concatenate([scores, found], axis=1)
-            positions = np.concatenate(
-                [positions, np.broadcast_to(np.arange(start, start + len(block)), found.shape)], axis=1
-            )
+            indices = np.broadcast_to(np.arange(start, start + len(block)), found.shape)
+            found, indices = _best(found, indices, wanted)
+            scores, positions = np.concatenate([scores, found], axis=1), np.concatenate([positions, indices], axis=1)
             scores, positions = _best(scores, positions, wanted)
-        if coarse:
+        if coarse and wanted:
             scores = np.einsum("qd,qcd->qc", queries, self._vectors[positions])
             scores, positions = _best(scores, positions, min(k, len(self)))
         return [*zip(positions, scores, strict=True)]
@@ -343,7 +339,12 @@ def _compare(queries: np.ndarray, block: np.ndarray, precision: Precision) -> np
 
 def _best(scores: np.ndarray, positions: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """The `count` largest scores of each row in descending order, with their indices; ties by index."""
-    order = np.lexsort((positions, -scores), axis=1)[:, :count]
+    count = min(count, scores.shape[1])
+    least = np.partition(scores, -count, axis=1)[:, -count]  # sorting all of them would take 10 times as long
+    order = np.empty((len(scores), count), np.int64)
+    for row, bound in enumerate(least):
+        near = np.flatnonzero(scores[row] >= bound)
+        order[row] = near[np.lexsort((positions[row, near], -scores[row, near]))[:count]]
     return np.take_along_axis(scores, order, axis=1), np.take_along_axis(positions, order, axis=1)
 
 
@@ -376,42 +377,12 @@ def _listed(ids: Iterable[int | str]) -> list[int | str]:
     return [name.item() if isinstance(name, np.generic) else name for name in ids]
 
 
-def _mapped(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an uncompressed `.npz` file, mapped into memory where they are not empty.
-
-    The file is opened once: another process may replace it meanwhile, and parts of two files would be a wrong index.
-    """
-    arrays = {}
-    with path.open("rb") as file, zipfile.ZipFile(file) as archive:
-        for info in archive.infolist():
-            if info.compress_type != zipfile.ZIP_STORED:
-                raise ValueError(f"{info.filename} is compressed")
-            with archive.open(info) as member:
-                version = np.lib.format.read_magic(member)
-                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-                shape, fortran, dtype = read(member)
-                header = member.tell()
-            if fortran or dtype.hasobject:
-                raise ValueError(f"{info.filename} is no plain array")
-            name = info.filename.removesuffix(".npy")
-            arrays[name] = (
-                np.memmap(file, dtype, "r", _start(file, info) + header, shape)
-                if np.prod(shape)
-                else np.empty(shape, dtype)
-            )
-    return arrays
-
-
-def _start(file: BinaryIO, info: zipfile.ZipInfo) -> int:
-    """Where the bytes of a stored member begin: behind its local header of 30 bytes, a name and extra fields."""
-    file.seek(info.header_offset + 26)
-    name, extra = (int.from_bytes(file.read(2), "little") for _ in range(2))
-    return info.header_offset + 30 + name + extra
-
-
 def _short(digest: str | None) -> str:
     return "unknown" if not digest else digest.removeprefix("sha256:")[:12]
 
 
-def _usearch() -> ModuleType:
-    return require("usearch.index", "index")
+def _empty_graph(dimension: int) -> usearch.index.Index:
+    made: usearch.index.Index = require("usearch.index", "index").Index(
+        ndim=dimension, metric="ip", dtype="f32", expansion_search=GRAPH_CANDIDATES
+    )
+    return made

@@ -13,8 +13,9 @@ import hashlib
 import mmap
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from keras_tfcl.export.errors import ModelFileError
 from keras_tfcl.export.runtime.metadata import KEY, TRACE, Metadata, parse_metadata
@@ -37,6 +38,30 @@ _UNNAMED = "an unnamed file"
 _DATA_FILE = re.compile(r"[^/\\\0]+\.[0-9a-f]{16}\.data")  # the name that `export_onnx` gives to external data
 _MAX_DEPTH = 64
 _MAX_KEY = 1 << 32  # a reader that cuts longer keys to 32 bits would see other fields than this walk
+T = TypeVar("T")
+
+
+def read_unchanged(path: Path, read: Callable[[], T]) -> T:
+    """Return `read()`, which opens the file at `path` several times; again if another process replaces it meanwhile."""
+    while True:
+        before = _version(path)
+        try:
+            found = read()
+        except ModelFileError:
+            if _version(path) == before:
+                raise
+        else:
+            if _version(path) == before:
+                return found
+
+
+def _version(path: Path) -> tuple[int, ...]:
+    """What differs after a file has been replaced, written again or removed."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return ()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def check_model_file(path: Path) -> Metadata:

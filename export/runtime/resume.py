@@ -23,14 +23,16 @@ from keras_tfcl.export.runtime.embedding_files import (
     Part,
     check_embedding_file,
     in_groups,
+    open_parquet,
     read_ids,
     with_ids,
     write_parquet,
 )
-from keras_tfcl.export.runtime.requirements import require
 from keras_tfcl.export.runtime.typing import ImageLike
 
 if TYPE_CHECKING:
+    from pyarrow.parquet import ParquetFile
+
     from keras_tfcl.export.runtime.encoder import OnnxEncoder
 
 PART_ROWS = 4096  # in one file of the folder: at most so many are lost
@@ -60,11 +62,17 @@ def encode_resumed(
         raise InputError(f"Only a list or an array can be resumed. Received: {type(x).__name__}. Gather it in a list.")
     check_target(path)
     names = _checked_ids(ids, len(x))
-    folder = path.with_name(f".{path.name}.parts")
+    folder = _folder(path)
     folder.mkdir(exist_ok=True)
     with _alone(folder, path):
-        _embed_missing(encoder, x, names, path, folder, on_error, options)
-        return _join(path, folder, encoder)
+        before = [open_parquet(path, encoder)] if path.is_file() else []
+        _embed_missing(encoder, x, names, before, path, on_error, options)
+        return _join(before, path, encoder)
+
+
+def _folder(path: Path) -> Path:
+    """Where the parts of a target are."""
+    return path.with_name(f".{path.name}.parts")
 
 
 @contextlib.contextmanager
@@ -101,28 +109,31 @@ def _batches(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
         yield rows[start : start + size]
 
 
-def _files(path: Path, folder: Path) -> list[Path]:
-    """The files with finished rows, the target first."""
-    return [*([path] if path.is_file() else []), *sorted(folder.glob("*.parquet"))]
+def _files(before: list[ParquetFile], folder: Path, encoder: OnnxEncoder) -> Iterator[ParquetFile]:
+    """The files with finished rows, the target first. Parts are opened one by one, since there may be thousands."""
+    yield from before
+    for file in sorted(folder.glob("*.parquet")):
+        yield open_parquet(file, encoder)
 
 
 def _embed_missing(
     encoder: OnnxEncoder,
     x: list[ImageLike] | tuple[ImageLike, ...] | np.ndarray,
     names: list[int | str],
+    before: list[ParquetFile],
     path: Path,
-    folder: Path,
     on_error: OnError,
     options: dict[str, Any],
 ) -> None:
-    done = {name for file in _files(path, folder) for name in read_ids(file, encoder)}
+    folder = _folder(path)
+    done = {name for file in _files(before, folder, encoder) for name in read_ids(file)}
     missing = [position for position, name in enumerate(names) if name not in done]
     if not missing:
         return
     if done and isinstance(next(iter(done)), str) is not isinstance(names[0], str):
         raise InputError(
-            f"`ids` must be of one kind in all runs. Received: integers and text, one of them in {path}. Give ids "
-            f"of the kind that the file has, or a new file."
+            f"`ids` must be of one kind in all runs. Received: integers and text, of which {path} has one. Give ids of "
+            f"its kind, or a new file."
         )
     left_out: dict[int, object] = {}
 
@@ -155,13 +166,13 @@ def _write_parts(pairs: Iterator[Part], folder: Path, encoder: OnnxEncoder) -> N
             write_parquet([part], draft, encoder)
 
 
-def _join(path: Path, folder: Path, encoder: OnnxEncoder) -> int:
+def _join(before: list[ParquetFile], path: Path, encoder: OnnxEncoder) -> int:
     """Write the rows of all files into one, and remove the others. A run that is killed in between repeats it."""
-    files, seen, count = _files(path, folder), set(), 0
+    folder, seen = _folder(path), set()
 
     def rows() -> Iterator[Part]:
-        for file in files:
-            for batch in require("pyarrow.parquet", "parquet").ParquetFile(file).iter_batches():
+        for file in _files(before, folder, encoder):
+            for batch in file.iter_batches():
                 names = batch.column("id").to_pylist()
                 vectors = batch.column("embedding").flatten().to_numpy().reshape(len(names), -1)
                 new = [i for i, name in enumerate(names) if name not in seen]  # killed before the folder was removed
@@ -169,10 +180,10 @@ def _join(path: Path, folder: Path, encoder: OnnxEncoder) -> int:
                 if new:
                     yield vectors[new], [names[i] for i in new]
 
-    if files != [path]:
+    if any(folder.glob("*.parquet")) or not before:
         with atomic_write(path) as draft:
             count = write_parquet(rows(), draft, encoder)
     else:
-        count = require("pyarrow.parquet", "parquet").ParquetFile(path).metadata.num_rows
-    shutil.rmtree(folder)
+        count = before[0].metadata.num_rows
+    shutil.rmtree(folder, ignore_errors=True)  # another process may just make its lock there
     return count

@@ -7,9 +7,10 @@ import shutil
 from pathlib import Path
 
 from keras_tfcl.atomic_write import locked_file, write_atomically
+from keras_tfcl.export.errors import ModelFileError
 from keras_tfcl.export.runtime.encoder import OnnxEncoder
+from keras_tfcl.validation import positive_integer
 
-OUTPUT = "embedding"
 _TYPES = {
     "bool": "TYPE_BOOL", "uint8": "TYPE_UINT8", "uint16": "TYPE_UINT16", "uint32": "TYPE_UINT32",
     "uint64": "TYPE_UINT64", "int8": "TYPE_INT8", "int16": "TYPE_INT16", "int32": "TYPE_INT32", "int64": "TYPE_INT64",
@@ -32,7 +33,7 @@ def write_triton_repository(
     write into one repository.
 
     Args:
-        path: a file written by `export_onnx`.
+        path: an ONNX file that `OnnxEncoder` takes.
         folder: the model repository, made if need be.
         name: of the model. Defaults to the file's.
         max_batch_size: largest batch, a positive integer. A fixed batch takes no account of it.
@@ -42,13 +43,17 @@ def write_triton_repository(
         The folder of the new version.
 
     Raises:
-        ModelFileError: the file is no encoder.
+        ModelFileError: the file is no encoder, or a folder.
         ValueError: `max_batch_size` is not a positive integer.
     """
-    if isinstance(max_batch_size, bool) or not isinstance(max_batch_size, int) or max_batch_size < 1:
-        raise ValueError(f"`max_batch_size` must be a positive integer. Received: max_batch_size={max_batch_size!r}.")
-    encoder = OnnxEncoder(path, "cpu")
-    source = encoder.path
+    positive_integer("max_batch_size", max_batch_size, "Pass the largest batch that Triton may make.")
+    source = Path(path)
+    if source.is_dir():
+        raise ModelFileError(
+            f"Expected an ONNX file. Received: {path}, a folder, whose pooling and normalization Triton would leave "
+            f"out. Export the whole model to one (batch, D) output, and give that file."
+        )
+    encoder = OnnxEncoder(source, "cpu")
     model = Path(folder) / (name or source.stem)
     model.mkdir(parents=True, exist_ok=True)
     draft = model / ".draft"  # Triton passes over what is no number
@@ -59,7 +64,8 @@ def write_triton_repository(
         external = encoder.metadata.get("data_file")
         if external:
             shutil.copyfile(source.with_name(external["name"]), draft / external["name"])
-        write_atomically(model / "config.pbtxt", _configuration(encoder, model.name, max_batch_size, gpu).encode())
+        copy = OnnxEncoder(draft / "model.onnx", "cpu")  # another process may have replaced the file meanwhile
+        write_atomically(model / "config.pbtxt", _configuration(copy, model.name, max_batch_size, gpu).encode())
         versions = [int(entry.name) for entry in model.iterdir() if entry.is_dir() and entry.name.isdigit()]
         return draft.rename(model / str(max(versions, default=0) + 1))
 
@@ -71,7 +77,7 @@ def _configuration(encoder: OnnxEncoder, name: str, max_batch_size: int, gpu: bo
         _tensor("input", spec.name, spec.dtype, axis + [-1 if side is None else side for side in spec.shape[1:]])
         for spec in encoder.inputs
     ]
-    output = _tensor("output", OUTPUT, "float32", [*axis, encoder.dimension])
+    output = _tensor("output", encoder.output, "float32", [*axis, encoder.dimension])
     kind = "KIND_GPU" if gpu else "KIND_CPU"
     return "\n".join(
         [

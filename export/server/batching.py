@@ -22,7 +22,6 @@ class _Job:
     """Rows of one request that go into one run together."""
 
     rows: Rows
-    deadline: float
     future: asyncio.Future[np.ndarray]
     queued: float = field(default_factory=time.monotonic)
 
@@ -39,8 +38,8 @@ class MicroBatcher:
     """A bounded queue of rows, and one thread that embeds them.
 
     While a run is on its way new rows gather; the next run takes up to `max_batch_size` of them, the oldest first.
-    Rows whose client has gone, or whose deadline has passed, are dropped before they run. If a run fails, its jobs are
-    run one by one, so that bad rows fail alone.
+    Rows that nobody waits for any more are dropped before they run. If a run fails, its jobs are run one by one, so
+    that bad rows fail alone.
 
     Args:
         encode: from rows to embeddings `(N, D)`; called in a thread of its own, one call at a time.
@@ -74,34 +73,35 @@ class MicroBatcher:
             job.future.cancel()
         self._thread.shutdown(wait=True)
 
-    def embed(self, parts: Sequence[Rows], seconds: float) -> asyncio.Future[list[np.ndarray]]:
-        """Queues the rows of one request, however many. The future gives their embeddings, in parts.
-
-        Args:
-            parts: the rows, those of one shape together.
-            seconds: to the answer; rows that wait longer are dropped.
-
-        Raises:
-            QueueFullError: too many rows wait already.
-        """
-        count = sum(len(rows[0]) for rows in parts)
+    def check_room(self, count: int) -> None:
+        """Raises QueueFullError if too many rows wait already for `count` more."""
         # A request longer than the queue is let in when nothing waits: else it never could be.
         if self._waiting and self._waiting + count > self._max_queue:
             self._metrics.rejected.labels("queue_full").inc()
             raise QueueFullError(self._waiting)
-        deadline = time.monotonic() + seconds
+
+    def embed(self, parts: Sequence[Rows]) -> asyncio.Future[list[np.ndarray]]:
+        """Queues the rows of one request, however many. The future gives their embeddings, in parts.
+
+        Args:
+            parts: the rows, those of one shape together. They are dropped if the future is cancelled.
+
+        Raises:
+            QueueFullError: too many rows wait already.
+        """
+        self.check_room(sum(len(rows[0]) for rows in parts))
         step = self._max_batch_size
         jobs = [
-            self._put(tuple(array[start : start + step] for array in rows), deadline)
+            self._put(tuple(array[start : start + step] for array in rows))
             for rows in parts
             for start in range(0, len(rows[0]), step)
         ]
         answer = asyncio.gather(*(job.future for job in jobs))
-        answer.add_done_callback(lambda _: [job.future.cancel() for job in jobs])  # after an error, or without a client
+        answer.add_done_callback(lambda _: _forget(answer, jobs))
         return answer
 
-    def _put(self, rows: Rows, deadline: float) -> _Job:
-        job = _Job(rows, deadline, asyncio.get_running_loop().create_future())
+    def _put(self, rows: Rows) -> _Job:
+        job = _Job(rows, asyncio.get_running_loop().create_future())
         self._jobs.append(job)
         self._waiting += len(job)
         self._metrics.queued.set(self._waiting)
@@ -126,7 +126,7 @@ class MicroBatcher:
         size = 0
         while self._jobs:
             job = self._jobs.popleft()
-            if job.future.done() or job.deadline < time.monotonic():
+            if job.future.done():
                 self._waiting -= len(job)
                 self._metrics.dropped.inc(len(job))
             elif batch and (job.shape != batch[0].shape or size + len(job) > self._max_batch_size):
@@ -144,11 +144,12 @@ class MicroBatcher:
     async def _run(self, batch: list[_Job]) -> None:
         for job in batch:
             self._metrics.queue_seconds.observe(time.monotonic() - job.queued)
-        rows = tuple(np.concatenate(arrays) for arrays in zip(*(job.rows for job in batch), strict=True))
         started = time.monotonic()
         try:
+            rows = tuple(np.concatenate(arrays) for arrays in zip(*(job.rows for job in batch), strict=True))
             embeddings = await asyncio.get_running_loop().run_in_executor(self._thread, self._encode, rows)
-        except Exception as error:  # whatever an encoder raises belongs to the requests that caused it
+        # Whatever is raised, also for want of memory, belongs to the requests that caused it.
+        except Exception as error:
             if len(batch) == 1:
                 if not batch[0].future.done():
                     batch[0].future.set_exception(error)
@@ -164,3 +165,11 @@ class MicroBatcher:
             if not job.future.done():
                 job.future.set_result(embeddings[start : start + len(job)])
             start += len(job)
+
+
+def _forget(answer: asyncio.Future[list[np.ndarray]], jobs: Sequence[_Job]) -> None:
+    """After an error, or without a client: drops the other jobs, and says nothing of an error that nobody waits for."""
+    for job in jobs:
+        job.future.cancel()
+    if not answer.cancelled():
+        answer.exception()

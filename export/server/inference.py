@@ -10,7 +10,6 @@ from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel, Field, ValidationError
 
 from keras_tfcl.export.errors import InputError
-from keras_tfcl.export.runtime.inputs import split_inputs
 from keras_tfcl.export.server.errors import RequestError, fault
 from keras_tfcl.export.server.fast_route import add_fast_route
 from keras_tfcl.export.server.openai import check_model
@@ -138,7 +137,10 @@ def _rows(service: Service, asked: InferenceRequest, tail: memoryview) -> tuple[
             raise RequestError(400, f"{tensor.name}: binary_data_size does not fit the body.", "invalid_request")
         arrays[tensor.name] = _array(tensor, None if size is None else tail[:size])
         tail = tail[size or 0 :]
-    rows = tuple(split_inputs(arrays, service.encoder.inputs))
+    if tail:
+        message = f"The body must end with the tensors. Received: {len(tail)} bytes more."
+        raise RequestError(400, message, "invalid_request")
+    rows = service.rows(arrays)
     count = len(rows[0])
     if not 1 <= count <= service.settings.max_items:
         message = (

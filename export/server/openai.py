@@ -18,11 +18,16 @@ from keras_tfcl.export.server.service import Service
 Number = int | float
 
 
-class EmbeddingRequest(BaseModel):
-    """Inputs to embed: texts, images in base64 or as data URIs, or numbers; what the model takes."""
+class InputRequest(BaseModel):
+    """Inputs: texts, images in base64 or as data URIs, or numbers; what the model takes."""
 
     input: str | list[str] | list[Number] | list[list[object]]
     model: str | None = None
+
+
+class EmbeddingRequest(InputRequest):
+    """Inputs to embed."""
+
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = Field(None, ge=1, description="Keep so many values, and divide by their length again.")
     user: str | None = None
@@ -53,7 +58,7 @@ class EmbeddingResponse(BaseModel):
 
 
 _INPUT = "input: must be a string, a list of strings, a list of numbers, or a list of arrays."
-Asked = TypeVar("Asked", bound=EmbeddingRequest)
+Asked = TypeVar("Asked", bound=InputRequest)
 
 _MULTIPART = {
     "type": "object",

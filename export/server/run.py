@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 from types import FrameType
 
@@ -19,12 +20,19 @@ def serve(encoder: OnnxEncoder, settings: ServerSettings | None = None, index: I
     """Serves an encoder until SIGTERM or SIGINT.
 
     At the signal `/health/ready` answers 503 at once, so that load balancers send no more; after `drain_s` seconds the
-    server takes no new connections, finishes the requests that it has accepted, and ends.
+    server takes no new connections, finishes the requests that it has accepted, for which it has `deadline_s` seconds,
+    and ends.
     """
     settings = settings or ServerSettings()
     app = create_app(encoder, settings, index)
     config = uvicorn.Config(
-        app, settings.host, settings.port, log_level="warning", access_log=False, proxy_headers=False
+        app,
+        settings.host,
+        settings.port,
+        log_level="warning",
+        access_log=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=math.ceil(settings.deadline_s) + 1,  # bodies that never come whole hold up no longer
     )
     _Server(config, app, settings.drain_s).run()
 

@@ -12,14 +12,14 @@ from pydantic import BaseModel, Field
 from keras_tfcl.export.runtime.index import Hit
 from keras_tfcl.export.runtime.requirements import require
 from keras_tfcl.export.server.errors import RequestError
-from keras_tfcl.export.server.openai import EmbeddingRequest, parsed, request_body
+from keras_tfcl.export.server.openai import InputRequest, check_model, parsed, request_body
 from keras_tfcl.export.server.service import Service
 
 THUMBNAIL = 256
 
 
-class SearchRequest(EmbeddingRequest):
-    """What to look for, as for `/v1/embeddings`, and how many entries to find."""
+class SearchRequest(InputRequest):
+    """Inputs to look for, and how many entries to find for each."""
 
     k: int = Field(10, ge=1, le=1000)
 
@@ -48,6 +48,7 @@ def add_search_routes(app: FastAPI, service: Service) -> None:
         if service.index is None:
             raise RequestError(404, "This server has no index. Start it with --index.", "no_index")
         asked, items = await parsed(request, SearchRequest)
+        check_model(service, asked.model)
         vectors = await service.embed(request, await service.read(items))
         found = await asyncio.to_thread(service.index.search, vectors, asked.k)
         results = [

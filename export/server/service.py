@@ -19,8 +19,9 @@ from keras_tfcl.export.runtime.golden_inputs import check_golden_inputs
 from keras_tfcl.export.runtime.index import Index
 from keras_tfcl.export.runtime.inputs import split_inputs
 from keras_tfcl.export.runtime.tokens import Tokens, rows_in_run
+from keras_tfcl.export.runtime.typing import Inputs
 from keras_tfcl.export.server.batching import MicroBatcher, Rows
-from keras_tfcl.export.server.errors import DeadlineError, RequestError
+from keras_tfcl.export.server.errors import RequestError
 from keras_tfcl.export.server.metrics import Metrics
 from keras_tfcl.export.server.settings import ServerSettings
 
@@ -94,18 +95,15 @@ class Service:
 
     async def embed(self, request: Request, inputs: RequestRows) -> np.ndarray:
         """Embeddings of the inputs of a request, in their order, unless its client goes away before."""
-        work = self.batcher.embed(inputs.parts, self.settings.deadline_s)
+        work = self.batcher.embed(inputs.parts)
         gone = asyncio.create_task(_disconnected(request))
         either: set[asyncio.Future[Any]] = {work, gone}
         try:
-            await asyncio.wait(either, timeout=self.settings.deadline_s, return_when=asyncio.FIRST_COMPLETED)
-            if work.done():
-                embeddings = np.concatenate(work.result())
-                return embeddings if inputs.order is None else embeddings[np.argsort(inputs.order)]
-            if gone.done():
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
                 raise RequestError(499, "The client has gone.", "client_gone")
-            self.metrics.rejected.labels("deadline").inc()
-            raise DeadlineError(self.settings.deadline_s)
+            embeddings = np.concatenate(work.result())
+            return embeddings if inputs.order is None else embeddings[np.argsort(inputs.order)]
         finally:
             work.cancel()  # nobody waits for its rows any more; no effect on what is done
             gone.cancel()
@@ -115,7 +113,7 @@ class Service:
 
         Raises:
             InputError: an item is not what the encoder takes; the message names its number.
-            RequestError: there are none, or too many.
+            RequestError: there are none, or too many, or the queue is full.
         """
         if not 1 <= len(items) <= self.settings.max_items:
             raise RequestError(
@@ -124,6 +122,7 @@ class Service:
                 f"requests, or at least one input.",
                 "invalid_input",
             )
+        self.batcher.check_room(len(items))  # before images are decoded or texts split
         if isinstance(items[0], (str, list)) and self.encoder.takes_text:
             return await asyncio.to_thread(self._texts, items)
         if isinstance(items[0], (str, bytes)):
@@ -138,7 +137,24 @@ class Service:
         if array.dtype.kind == "f":
             with np.errstate(over="ignore"):  # what becomes infinite is refused as such
                 array = array.astype(np.float32)
-        return RequestRows([tuple(split_inputs(array, self.encoder.inputs))], array.size)
+        return RequestRows([self.rows(array)], array.size)
+
+    def rows(self, x: Inputs) -> Rows:
+        """Arrays as the encoder takes them.
+
+        Raises:
+            InputError: they do not fit, or are longer than a text may be.
+        """
+        rows = tuple(split_inputs(x, self.encoder.inputs))
+        longest = max(
+            array.shape[1] if spec.is_tokens else 0 for spec, array in zip(self.encoder.inputs, rows, strict=True)
+        )
+        if longest > self.settings.max_tokens:
+            raise InputError(
+                f"A text may have at most {self.settings.max_tokens:,} tokens. Received: {longest:,}. "
+                "Send shorter texts."
+            )
+        return rows
 
     def _texts(self, items: Sequence[object]) -> RequestRows:
         """Texts or lists of token numbers, in parts of similar length, so that there is little padding."""

@@ -12,7 +12,11 @@ class ServerSettings(BaseSettings):
     """Settings of the server. Each may also come from the environment, such as `KERAS_TFCL_MAX_QUEUE=512`."""
 
     model_config = SettingsConfigDict(
-        env_prefix="KERAS_TFCL_", env_ignore_empty=True, extra="ignore", protected_namespaces=()
+        env_prefix="KERAS_TFCL_",
+        env_ignore_empty=True,
+        extra="ignore",
+        protected_namespaces=(),
+        allow_inf_nan=False,
     )
 
     host: str = Field(default="127.0.0.1", description="Address to listen on.")

@@ -32,6 +32,10 @@ index = typer.Typer(help="Build an index of embeddings, and search it.", no_args
 
 Inputs = Annotated[list[Path], typer.Argument(exists=True, help="One .npy, .npz or .txt file, or images and folders.")]
 IndexFile = Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="An index.")]
+Root = Annotated[
+    Path | None,
+    typer.Option(exists=True, file_okay=False, help="Folder that ids are relative to, such as serve --images."),
+]
 OnError = Annotated[Literal["stop", "skip"], typer.Option(help="skip: leave out what cannot be read, and name it.")]
 
 
@@ -46,19 +50,21 @@ def build(
     graph: Annotated[
         bool, typer.Option("--graph", help="Build an approximate index too, and report its recall.")
     ] = False,
+    root: Root = None,
     on_error: OnError = "stop",
     provider: Provider = AUTO,
     as_json: AsJson = False,
 ) -> None:
-    """Embed inputs and write an index of them. The id of an image is its path relative to the given folder.
+    """Embed inputs and write an index of them.
 
-    A .txt file holds one text per line, and the index stores the texts.
+    The id of an image is its path relative to the given folder, or to --root. A .txt file holds one text per line, and
+    the index stores the texts.
 
     Examples: keras-tfcl index build encoder.onnx photos/ -o photos.index
     """
     encoder = OnnxEncoder(file, providers_of(provider))
     made = Index(encoder, precision)
-    add_to, skipped = _embedded(encoder, inputs, on_error)
+    add_to, skipped = _embedded(encoder, inputs, root, on_error)
     add_to(made)
     recall = made.build_graph() if graph else None
     made.save(out)
@@ -70,17 +76,18 @@ def add(
     file: Encoder,
     path: IndexFile,
     inputs: Inputs,
+    root: Root = None,
     on_error: OnError = "stop",
     provider: Provider = AUTO,
     as_json: AsJson = False,
 ) -> None:
     """Add inputs to an index. An input with the id of an entry replaces it. A graph is built again.
 
-    Examples: keras-tfcl index add encoder.onnx photos.index new-photos/
+    Examples: keras-tfcl index add encoder.onnx photos.index photos/new/ --root photos/
     """
     encoder = OnnxEncoder(file, providers_of(provider))
     Index.load(path, encoder)  # or an error before the work
-    add_to, skipped = _embedded(encoder, inputs, on_error)
+    add_to, skipped = _embedded(encoder, inputs, root, on_error)
     with locked_file(path):  # or an addition by another process meanwhile would be lost
         known = Index.load(path, encoder)
         graph, before = known.has_graph, len(known)
@@ -108,7 +115,9 @@ def search(
     """
     encoder = OnnxEncoder(file, providers_of(provider))
     known = Index.load(path, encoder)
-    are_texts = encoder.takes_text and not any(os.path.exists(query) or _names_rows(query) for query in queries)
+    suffixes = (*ROW_SUFFIXES, TEXT_SUFFIX)
+    are_files = any(os.path.exists(query) or Path(query).suffix in suffixes for query in queries)
+    are_texts = encoder.takes_text and not are_files
     rows = queries if are_texts else read_input([Path(query) for query in queries])
     names = [*map(str, rows)] if isinstance(rows, list) else [*range(_count(rows))]
     found = known.search(encoder.encode(rows), k, exact)
@@ -125,10 +134,12 @@ def search(
             print(f"  {hit.score:.4f}  {hit.id}{text}")
 
 
-def _embedded(encoder: OnnxEncoder, inputs: list[Path], on_error: str) -> tuple[Callable[[Index], int], list[str]]:
+def _embedded(
+    encoder: OnnxEncoder, inputs: list[Path], root: Path | None, on_error: str
+) -> tuple[Callable[[Index], int], list[str]]:
     """Embed inputs; return the function that adds them to an index and counts them, and what is left out."""
     rows = read_input(inputs)
-    names = _names(rows, inputs) if isinstance(rows, list) and not isinstance(rows[0], str) else None
+    names = _names(rows, inputs, root) if isinstance(rows, list) and not isinstance(rows[0], str) else None
     skipped: dict[int, str] = {}
 
     def skip(position: int, item: object, error: Exception) -> None:
@@ -162,16 +173,19 @@ def _embedded(encoder: OnnxEncoder, inputs: list[Path], on_error: str) -> tuple[
     return add_to, [*skipped.values()]
 
 
-def _names(files: list[Path], inputs: list[Path]) -> list[str]:
-    """The paths relative to the given folders, which stay valid when the folders are moved.
+def _names(files: list[Path], inputs: list[Path], root: Path | None) -> list[str]:
+    """The paths relative to `root`, or else to the given folders, which stay valid when the folders are moved.
 
     Raises:
-        InputError: two files of different folders get one name, or a name is not Unicode.
+        InputError: a file lies outside of `root`, two files get one name, or a name is not Unicode.
     """
     names: dict[str, Path] = {}
     for file in files:
-        folder = next((given for given in inputs if given.is_dir() and file.is_relative_to(given)), file.parent)
-        other = names.setdefault(file.relative_to(folder).as_posix(), file)
+        folder = root or next((given for given in inputs if given.is_dir() and file.is_relative_to(given)), file.parent)
+        name = os.path.relpath(file, folder)
+        if name.startswith(os.pardir + os.sep):
+            raise InputError(f"Images must lie in the folder of --root. Received: {file}, not in {root}. Leave it out.")
+        other = names.setdefault(Path(name).as_posix(), file)
         if other is not file:
             raise InputError(
                 f"Images need different names, relative to the folders that are given. Received: {other} and {file}. "
@@ -179,10 +193,6 @@ def _names(files: list[Path], inputs: list[Path]) -> list[str]:
             )
     checked_ids(names, len(names))  # before the work
     return [*names]
-
-
-def _names_rows(query: str) -> bool:
-    return Path(query).suffix in (*ROW_SUFFIXES, TEXT_SUFFIX)
 
 
 def _count(rows: Sized | dict[str, np.ndarray]) -> int:

@@ -13,6 +13,7 @@ import typer
 
 from keras_tfcl.export.errors import InputError
 from keras_tfcl.export.runtime.encoder import OnnxEncoder
+from keras_tfcl.export.runtime.mapped_arrays import map_npy
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".jp2", ".avif")
 TEXT_SUFFIX = ".txt"
@@ -73,7 +74,7 @@ def read_rows(path: Path) -> np.ndarray | dict[str, np.ndarray]:
         if path.suffix not in ROW_SUFFIXES:
             raise ValueError(f"its suffix is {path.suffix!r}")
         if path.suffix == ".npy":
-            return np.load(path, mmap_mode="r", allow_pickle=False)
+            return map_npy(path)
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         return next(iter(arrays.values())) if len(arrays) == 1 else arrays

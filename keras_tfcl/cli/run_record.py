@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 import platform
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from keras_tfcl import __version__
-from keras_tfcl.atomic_write import write_atomically
+from keras_tfcl.atomic_write import locked_file, write_atomically
 from keras_tfcl.data.image_source import ImageFiles
 
 FILE = "run.json"
@@ -64,13 +66,34 @@ class RunRecord:
         self._asked: dict[str, Any] = {"settings": dataclasses.asdict(settings), "data": hash_of(files)}
         self._recorded = self._read()
 
-    def write(self, result: dict[str, Any] | None = None) -> None:
-        """Writes the record, with the result once there is one."""
-        versions = {name: metadata.version(name) for name in ("keras", "tensorflow", "numpy")}
-        versions |= {"keras_tfcl": __version__, "python": platform.python_version()}
-        record = self._recorded or self._asked | {"versions": versions}
-        self._recorded = record if result is None else record | {"result": result}
-        write_atomically(self._path, (json.dumps(self._recorded, indent=2) + "\n").encode())
+    @contextlib.contextmanager
+    def by_one_process(self) -> Iterator[None]:
+        """Writes what the run is asked to do, and keeps other processes from it, which would replace its files.
+
+        Raises:
+            ValueError: another process trains it.
+        """
+        if not self._path.exists():
+            versions = {name: metadata.version(name) for name in ("keras", "tensorflow", "numpy")}
+            versions |= {"keras_tfcl": __version__, "python": platform.python_version()}
+            self._write(self._asked | {"versions": versions})
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(locked_file(self._path, wait=False))
+            except BlockingIOError as error:
+                raise ValueError(
+                    f"One process at a time can train a run. Received: {self._path.parent}, where another one is at "
+                    f"work. Wait for its end, or give another folder."
+                ) from error
+            self._recorded = self._read()  # another process may have begun the run meanwhile
+            yield
+
+    def end(self, result: dict[str, Any]) -> None:
+        """Writes what the run found."""
+        self._write(self._recorded | {"result": result})
+
+    def _write(self, content: dict[str, Any]) -> None:
+        write_atomically(self._path, (json.dumps(content, indent=2) + "\n").encode())
 
     def result(self) -> dict[str, Any] | None:
         """What the run found, or None while it is not complete."""

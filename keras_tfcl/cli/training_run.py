@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-import shutil
 import sys
 import warnings
 from collections.abc import Mapping
@@ -85,7 +84,8 @@ def train(settings: Settings, folder: Path, quiet: bool = False, save_every: flo
         save_every: minutes between two saves of the model within an epoch. Defaults to None: after each epoch only.
 
     Raises:
-        ValueError: the folder holds a run with other settings or other images, or the images cannot be used.
+        ValueError: the folder holds a run with other settings or other images, or one that another process trains; or
+            the images cannot be used.
     """
     if folder.resolve().is_relative_to(settings.source):
         raise ValueError(
@@ -118,14 +118,28 @@ def train(settings: Settings, folder: Path, quiet: bool = False, save_every: flo
     )
     model_file = folder / "model.keras"
     model = load_model(model_file) if model_file.exists() else _untrained(settings, settings.epochs * len(views))
-    record.write()
-    for draft in folder.glob(".encoder.onnx.*.tmp"):  # left by a process that was killed while it exported
-        shutil.rmtree(draft)
-    epoch, done = divmod(batches_seen(model.optimizer), len(views))
+    with record.by_one_process():
+        result = _continued(model, views, settings, folder, quiet, save_every, chosen=not given)
+    record.end(result.to_dict())
+    return result
+
+
+def _continued(
+    model: ContrastiveModel,
+    views: tf.data.Dataset,
+    settings: Settings,
+    folder: Path,
+    quiet: bool,
+    save_every: float | None,
+    chosen: bool,
+) -> Result:
+    """Trains a model from where it was saved, and writes all that follows. `chosen`: so was the batch size."""
+    files, batches = views.reader.files, len(views)
+    epoch, done = divmod(batches_seen(model.optimizer), batches)
     if not quiet:
-        chosen = "" if given else " (chosen for image size and memory)"
         print(
-            f"{len(files)} images, {settings.image_size} pixels, batches of {batch_size}{chosen}, learning rate "
+            f"{len(files)} images, {settings.image_size} pixels, batches of {settings.batch_size}"
+            f"{' (chosen for image size and memory)' if chosen else ''}, learning rate "
             f"{settings.learning_rate:.2g}, {f'continued after {epoch} of ' if epoch else ''}{settings.epochs} epochs",
             file=sys.stderr,
         )
@@ -133,13 +147,11 @@ def train(settings: Settings, folder: Path, quiet: bool = False, save_every: flo
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"\d+ of \d+ images could not be read")  # `skipped` names them all
         warnings.filterwarnings("ignore", category=CollapseWarning)  # `Progress` prints them
-        observers = [] if quiet else _observers(files, settings, len(views))
+        observers = [] if quiet else _observers(files, settings, batches)
         _fit(model, views, epoch, done, settings.epochs, [*observers[:-1], checkpoint, skipped, *observers[-1:]])
         if not quiet:
             print("exporting the encoder and writing the report", file=sys.stderr)
-        result = _finish(model, settings, folder, skipped, checkpoint.history[-1]["loss"])
-    record.write(result.to_dict())
-    return result
+        return _finish(model, settings, folder, skipped, checkpoint.history[-1]["loss"])
 
 
 def with_choices_made(settings: Settings, images: int, before: Mapping[str, int | None]) -> Settings:

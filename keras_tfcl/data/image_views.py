@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import warnings
 from collections.abc import Callable
@@ -160,10 +161,8 @@ def image_views(
             f"`batch_size` must not exceed the number of images. Received: batch_size={batch} for {len(reader.files)} "
             "images. Pass a smaller batch_size, or more images."
         )
-    augmenters = [ImageAugmenter(photo_layers((g.side, g.side, 3), strength, None, flip)) for g in groups]
-    for augmenter, group in zip(augmenters, groups, strict=True):
-        augmenter.build((1, group.side, group.side, 3))
     every = [group for group in groups for _ in range(group.views)]  # of each view
+    changes = [_changes(group.side, strength, flip) for group in every]
     images = len(reader.files)
     used = images // batch * batch
 
@@ -185,17 +184,12 @@ def image_views(
             f"{next(iter(reader.skipped.items()))}. Check the files."
         )
 
-    @tf.function(jit_compile=True)
-    def change(crop: tf.Tensor, number: tf.Tensor, group: int) -> tf.Tensor:
-        """Each crop alone: an image stays in the processor's cache, and what it does not draw is not computed."""
-        return augmenters[group].augment(crop[None], tf.stack([seed, number]))[0]
-
     def element(first: tf.Tensor, position: tf.Tensor, index: tf.Tensor) -> Structure:
         *crops, index = tf.numpy_function(load, (first, position, index), [*[tf.uint8] * len(every), tf.int64])
         number = (first * images + position) * len(every)
         changed = tuple(
-            change(tf.ensure_shape(crop, (group.side, group.side, 3)), number + view, groups.index(group))
-            for view, (crop, group) in enumerate(zip(crops, every, strict=True))
+            change(crop, tf.stack([seed, number + view]))
+            for view, (crop, change) in enumerate(zip(crops, changes, strict=True))
         )
         return (changed, tf.gather(reader.files.classes, tf.ensure_shape(index, ()))) if labels else (changed,)
 
@@ -256,6 +250,22 @@ def image_batches(
     dataset = _stream(reader, len(reader.files), epoch, batch, readable_only)
     dataset.image_rule = {"range": [0, 255], "size": [size, size], "resize": "crop", "interpolation": "bilinear"}
     return dataset
+
+
+@functools.lru_cache
+def _changes(side: int, strength: float, flip: bool) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """What happens to a crop after it is cut, compiled once for all data sets of the same views."""
+    augmenter = ImageAugmenter(photo_layers((side, side, 3), strength, None, flip))
+    augmenter.build((1, side, side, 3))
+
+    signature = [tf.TensorSpec((side, side, 3), "uint8"), tf.TensorSpec((2,), "int64")]
+
+    @tf.function(input_signature=signature, jit_compile=True)
+    def change(crop: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """Each crop alone: an image stays in the processor's cache, and what it does not draw is not computed."""
+        return augmenter.augment(crop[None], seed)[0]
+
+    return change
 
 
 def _crops(

@@ -81,6 +81,19 @@ class EmbeddingLoss(keras.losses.Loss):
         if first("losses_of_pairs") < first("_losses_of"):
             cls._losses_of = EmbeddingLoss._losses_of  # type: ignore[method-assign]
 
+    def losses_of_pairs(self, similarity: Tensor, pairs: Pairs) -> Tensor:
+        """Computes the loss of each anchor. This is the only method that a subclass must define.
+
+        Args:
+            similarity: cosines `(A, C)` of A anchors and C candidates: float64 if all anchors are computed at once,
+                float32 if a part of them is computed at a time (see `block_size`).
+            pairs: positives and negatives, bool `(A, C)` each; an embedding with itself is neither.
+
+        Returns:
+            `(A,)`. The value for anchors without a positive is ignored, but must be finite.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define `losses_of_pairs(similarity, pairs)`.")
+
     @tf.autograph.experimental.do_not_convert  # there is nothing to convert, and reading the sources takes seconds
     def __call__(self, y_true: Tensor, y_pred: Tensor, sample_weight: TensorLike | None = None) -> Tensor:
         self._warned_of_variables = self._warned_of_variables or warn_of_untrained_variables(self)
@@ -125,19 +138,6 @@ class EmbeddingLoss(keras.losses.Loss):
         """Computes the loss of each anchor, `(B,)` or `(B, V)`, without reduction or weights."""
         return self._anchor_losses(y_true, y_pred).loss
 
-    def losses_of_pairs(self, similarity: Tensor, pairs: Pairs) -> Tensor:
-        """Computes the loss of each anchor. This is the only method that a subclass must define.
-
-        Args:
-            similarity: cosines `(A, C)` of A anchors and C candidates: float64 if all anchors are computed at once,
-                float32 if a part of them is computed at a time (see `block_size`).
-            pairs: positives and negatives, bool `(A, C)` each; an embedding with itself is neither.
-
-        Returns:
-            `(A,)`. The value for anchors without a positive is ignored, but must be finite.
-        """
-        raise NotImplementedError(f"{type(self).__name__} must define `losses_of_pairs(similarity, pairs)`.")
-
     def _anchor_losses(self, y_true: Tensor, y_pred: Tensor, candidates: Candidates | None = None) -> AnchorLosses:
         """Computes the loss of each anchor, `(B,)` or `(B, V)`, and whether it counts."""
         labels, y_pred = as_labels(y_true, multi_hot=True), ops.convert_to_tensor(y_pred)
@@ -146,15 +146,18 @@ class EmbeddingLoss(keras.losses.Loss):
         if candidates is not None:
             candidates = checked_candidates(candidates, y_pred, type(self).__name__, self.corrects_sampling)
         self.rule.check(labels, y_pred, candidates)
-        directions = []
-        for comparison in self.rule.comparisons(labels, check_rows(y_pred), candidates):
-            losses, valid = self._losses_of(comparison)
-            losses = ops.cast(comparison.nan_unless_finite(losses), self.dtype)
-            directions.append([ops.reshape(x, (-1, comparison.anchors_per_sample)) for x in (losses, valid)])
+        comparisons = self.rule.comparisons(labels, check_rows(y_pred), candidates)
+        directions = [self._by_sample(comparison) for comparison in comparisons]
         losses, valid = (ops.concatenate(x, axis=1) for x in zip(*directions, strict=True))
         self._warn_without_positives(valid)
-        one = len(y_pred.shape) == 2 or (self.rule.roles is not None and losses.shape[1] == 1)
-        return AnchorLosses(losses[:, 0], valid[:, 0]) if one else AnchorLosses(losses, valid)
+        one_anchor = len(y_pred.shape) == 2 or (self.rule.roles is not None and losses.shape[1] == 1)
+        return AnchorLosses(losses[:, 0], valid[:, 0]) if one_anchor else AnchorLosses(losses, valid)
+
+    def _by_sample(self, comparison: Comparison) -> AnchorLosses:
+        """Computes the losses of one comparison, `(B, anchors of a sample)`, in the dtype of the result."""
+        losses, valid = self._losses_of(comparison)
+        losses = ops.cast(comparison.nan_unless_finite(losses), self.dtype)
+        return AnchorLosses(*(ops.reshape(x, (-1, comparison.anchors_per_sample)) for x in (losses, valid)))
 
     def _losses_of(self, comparison: Comparison) -> AnchorLosses:
         """Computes the losses of one comparison. Losses that are sums over pairs override it, to stream in tiles."""

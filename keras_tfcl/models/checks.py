@@ -42,10 +42,7 @@ def _check_memory(momentum: object, queue_size: object, queue: str) -> None:
         raise ValueError(
             f"`momentum` must be a number in [0, 1), or None. Received: momentum={momentum!r}. MoCo uses 0.999."
         )
-    if isinstance(queue_size, bool) or not isinstance(queue_size, Integral) or queue_size < 0:
-        raise ValueError(
-            f"`queue_size` must be an integer of at least 0. Received: queue_size={queue_size!r}. 0 means no queue."
-        )
+    positive_integer("queue_size", queue_size, "0 means no queue.", least=0)
     if queue not in ("keys", "instances"):
         raise ValueError(
             f"`queue` must be 'keys' or 'instances'. Received: queue={queue!r}. Pass 'keys' for MoCo, or 'instances' "

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -73,6 +74,16 @@ def test_what_an_index_cannot_hold_is_said_before_the_work(photos, tmp_path):
     Path(os.fsdecode(broken)).write_bytes((photos / "images" / "a" / "0.png").read_bytes())
     refused = run("index", "build", photos / "encoder.onnx", tmp_path, "-o", tmp_path / "x.index")
     assert refused.returncode == 1 and "`ids` must be Unicode. Received: 'caf" in refused.stderr
+
+
+def test_ids_are_relative_to_the_folder_that_the_server_shows(photos, tmp_path):
+    encoder, images, out = photos / "encoder.onnx", photos / "images", tmp_path / "photos.index"
+    assert run("index", "build", encoder, images / "a", "-o", out, "--root", images).returncode == 0
+    subfolder = os.path.relpath(images / "b")  # however it is spelt
+    assert run("index", "add", encoder, out, subfolder, "--root", images / "a" / "..").returncode == 0
+    assert [*Index.load(out)._positions] == sorted(f"{'a' if i < 6 else 'b'}/{i}.png" for i in range(12))
+    refused = run("index", "add", encoder, out, images / "b", "--root", images / "a")
+    assert refused.returncode == 1 and "Images must lie in the folder of --root" in refused.stderr
 
 
 def test_no_rows_make_an_empty_index(photos, tmp_path):
@@ -147,7 +158,8 @@ def test_a_server_answers_and_a_signal_loses_no_request_that_it_accepted(photos)
 
 
 def test_the_key_and_the_limits_come_from_the_environment(photos):
-    process, address = serving(photos / "encoder.onnx", KERAS_TFCL_API_KEY="secret", KERAS_TFCL_MAX_BATCH_SIZE="2")
+    env = {"API_KEY": "secret", "MAX_BATCH_SIZE": "2", "DEADLINE_S": "1"}
+    process, address = serving(photos / "encoder.onnx", **{f"KERAS_TFCL_{name}": value for name, value in env.items()})
     content = (photos / "images" / "a" / "0.png").read_bytes()
     with process:
         assert httpx.get(f"{address}/info").status_code == 401
@@ -155,8 +167,14 @@ def test_the_key_and_the_limits_come_from_the_environment(photos):
             assert http.get("/info").status_code == 200
             assert http.post("/v1/embeddings", files=[("file", content)] * 5).status_code == 200
             assert "keras_tfcl_batch_size_count 3.0" in http.get("/metrics").text
-        process.terminate()
-        process.wait(20)
+        with socket.create_connection(("127.0.0.1", int(address.rsplit(":", 1)[1]))) as half_sent:
+            head = (
+                "POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer secret\r\nContent-Length: 9\r\n\r\n{"
+            )
+            half_sent.sendall(head.encode())
+            time.sleep(0.5)
+            process.terminate()
+            process.wait(20)  # the deadline ends it
 
 
 def test_the_server_loads_no_tensorflow(photos):

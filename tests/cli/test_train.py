@@ -5,6 +5,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import pytest
 from PIL import Image
 
 pytest.importorskip("typer")
+from keras_tfcl.atomic_write import locked_file
 from keras_tfcl.cli import main
 from keras_tfcl.cli.run_record import OUTPUTS
 from keras_tfcl.data import image_batches
@@ -203,6 +205,15 @@ def test_lost_outputs_are_written_again(trained, photos, capsys):
     assert {path.name for path in folder.iterdir()} == {*OUTPUTS, "run.json"}
     for a, b in zip(weights, keras.models.load_model(folder / "model.keras").get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_a_second_process_is_refused(trained, photos, tmp_path, capsys):
+    folder = shutil.copytree(trained[0], tmp_path / "run")
+    (folder / "encoder.onnx").unlink()
+    before = contents(folder)
+    with locked_file(folder / "run.json"):
+        assert call("train", photos, "-o", folder, *SETTINGS) == 2
+    assert "One process at a time can train a run" in capsys.readouterr().err and contents(folder) == before
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def test_labels_are_the_first_folders(folder):
     data = image_batches(folder, batch_size=5, image_size=8, labels=True)
     assert data.reader.files.class_names == ("cats", "dogs")
     assert np.concatenate([y for _, y in elements(data)]).tolist() == [0] * 5 + [1] * 7
-    views = image_views(folder, batch_size=12, image_size=8, labels=True)
+    views = image_views(folder, batch_size=12, image_size=16, labels=True)
     for _, y in elements(views):
         assert sorted(y.tolist()) == [0] * 5 + [1] * 7
 
@@ -121,8 +121,8 @@ def test_registered_sets_are_read_by_name(tfds):
     some = builder.as_dataset(split="train[10:14]").as_numpy_iterator()
     part = elements(image_batches("keras_tfcl_stream@train[10:14]", batch_size=4, image_size=8))
     assert part[0][:, 0, 0, 0].tolist() == [element["image"][0, 0, 0] for element in some]
-    ((views,),) = elements(image_views("keras_tfcl_stream@test", batch_size=9, image_size=8))
-    assert len(views) == 2 and views[0].shape == (9, 8, 8, 3)
+    ((views,),) = elements(image_views("keras_tfcl_stream@test", batch_size=9, image_size=16))
+    assert len(views) == 2 and views[0].shape == (9, 16, 16, 3)
     with pytest.raises(ValueError, match=r"one of \['test', 'train'\].* Received: 'valid' of 'keras_tfcl_stream'"):
         find_images("keras_tfcl_stream@valid")
 

@@ -44,7 +44,7 @@ def make_files(folder):
     export_onnx(keras.Sequential(words), folder / "words.onnx", tokenizer=tokenizer)
     (folder / "texts.txt").write_text("a cat\na dog\n")
     rng = np.random.default_rng(0)
-    for name in ("cat.jpg", "dog.png", "photos/1.jpg", "photos/2.png", "new-photos/3.jpg"):
+    for name in ("cat.jpg", "dog.png", "photos/1.jpg", "photos/2.png", "photos/new/3.jpg"):
         (folder / name).parent.mkdir(exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (40, 48, 3), "uint8")).save(folder / name)
 

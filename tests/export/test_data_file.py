@@ -15,6 +15,8 @@ import pytest
 
 from keras_tfcl.export import ModelFileError, OnnxEncoder, check_probes, export_onnx, verify_onnx
 from keras_tfcl.export import export as exporter
+from keras_tfcl.export.runtime import encoder as encoder_module
+from keras_tfcl.export.runtime import model_file
 from keras_tfcl.export.runtime.model_file import content_hash
 
 layers = keras.layers
@@ -80,6 +82,23 @@ def test_a_later_export_leaves_no_old_data(exported, monkeypatch):
     monkeypatch.undo()
     assert export_onnx(model, report.path).data_path is None
     assert os.listdir(report.path.parent) == ["encoder.onnx"]
+
+
+@pytest.mark.parametrize(("module", "step"), [(model_file, "_check_external_data"), (encoder_module, "open_session")])
+def test_an_export_while_the_older_one_is_opened(exported, monkeypatch, module, step):
+    model, report = exported
+    run = getattr(module, step)
+
+    def replace_then_run(*arguments):
+        monkeypatch.setattr(module, step, run)
+        model.layers[0].embeddings.assign(model.layers[0].embeddings * 2)
+        export_onnx(model, report.path, normalize=False)
+        return run(*arguments)
+
+    monkeypatch.setattr(module, step, replace_then_run)
+    served = OnnxEncoder(report.path)
+    np.testing.assert_allclose(served.encode(ids()), model.predict(ids(), verbose=0), atol=1e-5)
+    assert sorted(os.listdir(report.path.parent)) == [report.path.name, served.metadata["data_file"]["name"]]
 
 
 def test_a_failed_export_keeps_both_old_files(exported, monkeypatch):

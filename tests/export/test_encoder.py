@@ -144,9 +144,9 @@ def test_row_of_a_bad_value_counts_from_the_start(encoder):
 
 @pytest.mark.parametrize("bad", [0, -1, 2.5, True, "8"])
 def test_numbers_must_be_positive_integers(encoder, tmp_path, bad):
-    with pytest.raises(ValueError, match="`batch_size` must be a positive integer"):
+    with pytest.raises(ValueError, match="`batch_size` must be an integer of at least 1"):
         encoder.encode(rows(2), batch_size=bad)
-    with pytest.raises(ValueError, match="`threads` must be a positive integer"):
+    with pytest.raises(ValueError, match="`threads` must be an integer of at least 1"):
         OnnxEncoder(tmp_path / "linear.onnx", threads=bad)
 
 

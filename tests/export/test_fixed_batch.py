@@ -114,7 +114,7 @@ def test_two_inputs_and_free_lengths(tmp_path):
 
 @pytest.mark.parametrize("size", [0, -1, True, 2.0])
 def test_what_is_no_batch_size(model, tmp_path, size):
-    with pytest.raises(ValueError, match=r"`batch_size` must be a positive integer or None\. Received: batch_size="):
+    with pytest.raises(ValueError, match=r"`batch_size` must be an integer of at least 1\. Received: batch_size="):
         export_onnx(model, tmp_path / "x.onnx", batch_size=size)
 
 

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 import zipfile
 from types import SimpleNamespace
 
@@ -27,13 +28,31 @@ def nearest(vectors, queries, k):
 @pytest.mark.parametrize("count", [1, 7, 5000])
 def test_exact_search_is_brute_force(count, monkeypatch):
     monkeypatch.setattr("keras_tfcl.export.runtime.index.BLOCK", 1024)
-    vectors, queries = RNG.normal(size=(count, 24)), RNG.normal(size=(9, 24))
+    vectors, queries = RNG.normal(size=(count, 24)), RNG.normal(size=(70, 24))
     index = Index(24)
     index.add(vectors)
     order, cosines = nearest(vectors, queries, 5)
     found = index.search(queries, k=5)
     assert [[hit.id for hit in hits] for hits in found] == order.tolist()
     np.testing.assert_allclose([[hit.score for hit in hits] for hits in found], cosines, atol=1e-6)
+
+
+def test_equal_vectors_come_in_the_order_in_which_they_were_added(monkeypatch):
+    monkeypatch.setattr("keras_tfcl.export.runtime.index.BLOCK", 4)
+    index = Index(2)
+    index.add([[1, 0]] * 3 + [[0, 1]] * 5 + [[1, 0]] * 9)
+    assert [[hit.id for hit in hits] for hits in index.search([[1, 0]] * 2, k=6)] == [[0, 1, 2, 8, 9, 10]] * 2
+
+
+def test_many_queries_need_little_memory():
+    index = Index(4)
+    index.add(RNG.normal(size=(20_000, 4)))
+    queries = RNG.normal(size=(300, 4))
+    tracemalloc.start()
+    index.search(queries)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 40e6
 
 
 @pytest.mark.parametrize(("precision", "least"), [("int8", 0.99), ("binary", 0.6)])
@@ -53,14 +72,24 @@ def test_coarse_precisions_are_compared_again_in_full(precision, least):
 
 def test_a_graph_says_its_recall_and_comes_back_from_the_file(tmp_path):
     pytest.importorskip("usearch")
-    vectors = RNG.normal(size=(2000, 16))
-    index = Index(16)
+    vectors = RNG.normal(size=(3000, 64))
+    index = Index(64)
     index.add(vectors)
-    assert index.build_graph() > 0.9
+    assert index.build_graph() > 0.8
     index.save(tmp_path / "graph.index")
     again = Index.load(tmp_path / "graph.index")
     assert again.has_graph
-    assert [hits[0].id for hits in again.search(vectors[:50], k=1)] == [*range(50)]
+    queries = RNG.normal(size=(100, 64))
+    assert again.search(queries) == index.search(queries)
+    with np.load(tmp_path / "graph.index") as file:
+        parts = dict(file)
+    other = Index(64)
+    other.add(vectors[:20])
+    other.build_graph()
+    for graph in (parts["graph"][:999], other._graph.save()):
+        np.savez(tmp_path / "damaged.npz", **(parts | {"graph": np.frombuffer(graph, np.uint8)}))
+        with pytest.raises(ModelFileError, match="Build it again"):
+            Index.load(tmp_path / "damaged.npz")
     again.add(vectors[:1], ids=["new"])
     assert not again.has_graph  # it would not know the new vector
     with pytest.raises(InputError, match="A graph needs vectors"):
@@ -113,6 +142,11 @@ def test_a_file_that_is_replaced_while_it_is_read_comes_whole(tmp_path, monkeypa
         np.testing.assert_array_equal(Index.load(path)._vectors, written._vectors)
 
 
+@pytest.mark.parametrize("precision", ["float32", "int8", "binary"])
+def test_an_empty_index_finds_nothing(precision):
+    assert Index(4, precision).search(np.eye(4)) == [[]] * 4
+
+
 def test_add_replaces_and_delete_removes(tmp_path):
     index = Index(2)
     index.add([[1.0, 0.0], [0.0, 1.0]], ids=["a", "b"])
@@ -151,7 +185,11 @@ def test_vectors_of_another_encoder_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda i: Index(0), ValueError, r"`encoder` must be an OnnxEncoder or the length"),
+        (
+            lambda i: Index(0),
+            ValueError,
+            r"`encoder` must be .* Received: encoder=0\. Pass an OnnxEncoder, or the length",
+        ),
         (lambda i: Index(2, "int4"), ValueError, r"`precision` must be .* Received: precision='int4'"),
         (lambda i: i.add(np.ones((2, 3))), InputError, r"Vectors must have shape \(N, 2\)\. Received: \(2, 3\)"),
         (lambda i: i.add(np.zeros((2, 2))), InputError, r"finite and not zero\. Received: 2 of 2"),
@@ -159,7 +197,7 @@ def test_vectors_of_another_encoder_are_refused(tmp_path):
         (lambda i: i.add(np.eye(2), ids="ab"), InputError, r"`ids` must be a list\. Received: 'ab'"),
         (lambda i: i.delete("ab"), InputError, r"`ids` must be a list\. Received: 'ab'\. Write \['ab'\]"),
         (lambda i: i.delete(3), InputError, r"`ids` must be a list\. Received: 3"),
-        (lambda i: i.build_graph(check=0), ValueError, r"`check` must be a positive integer\. Received: check=0"),
+        (lambda i: i.build_graph(check=0), ValueError, r"`check` must be an integer of at least 1\. Received: check=0"),
         (lambda i: i.add(np.eye(2), ids=["a"]), InputError, r"one id for each vector\. Received: 1 for 2"),
         (lambda i: i.add(np.eye(2), ids=["a", "a"]), InputError, r"unique\. Received: 1 repeated"),
         (lambda i: i.add(np.eye(1, 2), ids=["caf\udce9.jpg"]), InputError, r"`ids` must be Unicode\. Received: 'caf"),
@@ -167,7 +205,7 @@ def test_vectors_of_another_encoder_are_refused(tmp_path):
         (lambda i: i.add(np.eye(2), ids=[1.5, 2.5]), InputError, r"integers or strings"),
         (lambda i: i.add(np.eye(2), metadata=[{}]), InputError, r"one dict for each vector\. Received: 1 for 2"),
         (lambda i: i.add(np.eye(1, 2), metadata=[{"x": {1}}]), InputError, r"what JSON can hold"),
-        (lambda i: i.search(np.eye(2), k=0), ValueError, r"`k` must be a positive integer\. Received: k=0"),
+        (lambda i: i.search(np.eye(2), k=0), ValueError, r"`k` must be an integer of at least 1\. Received: k=0"),
     ],
 )
 def test_bad_input_is_named_and_changes_nothing(call, error, message):

@@ -12,7 +12,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from keras_tfcl.atomic_write import write_atomically
 from keras_tfcl.export import ModelFileError, OnnxEncoder
+from keras_tfcl.export.runtime import encoder as encoder_module
 from keras_tfcl.export.runtime.metadata import dump_metadata
 from keras_tfcl.export.runtime.model_file import check_model_file, content_hash
 
@@ -36,6 +38,42 @@ def model_with(initializers, nodes=()):
 def test_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nothing\.onnx.*export_onnx"):
         OnnxEncoder(tmp_path / "nothing.onnx")
+
+
+@pytest.mark.parametrize(
+    ("step", "recorded"),
+    [("check_model_file", True), ("open_session", True), ("hash_of", False), ("open_session", False)],
+)
+def test_a_file_that_is_replaced_while_it_is_opened_comes_whole(tmp_path, monkeypatch, step, recorded):
+    path, run = tmp_path / "file.onnx", getattr(encoder_module, step)
+
+    def write(number):
+        model = model_with([onnx.numpy_helper.from_array(np.full((6, 4), number, "float32"), "matrix")])
+        if recorded:
+            metadata = {"schema": 1, "weights_sha256": f"of {number}", "content_hash": "none"}
+            metadata["content_hash"] = content_hash(model.SerializeToString())
+            helper.set_model_props(model, {"keras_tfcl": json.dumps(metadata)})
+        write_atomically(path, model.SerializeToString())
+
+    def run_then_replace(*arguments):
+        monkeypatch.setattr(encoder_module, step, run)
+        found = run(*arguments)
+        write(2)
+        return found
+
+    write(1)
+    monkeypatch.setattr(encoder_module, step, run_then_replace)
+    encoder = OnnxEncoder(path)
+    assert encoder.encode(np.ones((1, 6), "float32")).tolist() == [[12] * 4]
+    assert encoder.weights_hash == OnnxEncoder(path).weights_hash
+
+
+def test_the_hash_of_a_file_is_that_of_the_weights_in_memory(tmp_path):
+    path = tmp_path / "file.onnx"
+    path.write_bytes(model_bytes())
+    encoder, again = OnnxEncoder(path), OnnxEncoder(path)
+    path.unlink()
+    assert encoder.weights_hash == again.weights_hash
 
 
 def test_folder(tmp_path):

@@ -13,6 +13,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from keras_tfcl.atomic_write import write_atomically
 from keras_tfcl.export import (
     InputError,
     ModelFileError,
@@ -22,6 +23,7 @@ from keras_tfcl.export import (
     RecallError,
     compare_neighbours,
     quantize,
+    quantized_model,
     to_float16,
 )
 
@@ -123,6 +125,22 @@ def test_dynamic(dense, tmp_path):
         assert report.recall.overlap[k] == pytest.approx(overlap_by_hand(before, after, k))
     np.testing.assert_allclose(np.linalg.norm(after, axis=1), 1, atol=1e-5)
     assert report.recall.min_cosine == pytest.approx((before * after).sum(1).min(), abs=1e-5)
+
+
+@pytest.mark.parametrize("write", [quantize, to_float16])
+def test_a_model_that_is_replaced_meanwhile(dense, tmp_path, monkeypatch, write):
+    path, other, embed = tmp_path / "dense.onnx", onnx.load(dense), quantized_model.embed_different
+    path.write_bytes(dense.read_bytes())
+    del other.metadata_props[:]
+
+    def embed_then_replace(*arguments):
+        write_atomically(path, other.SerializeToString())
+        return embed(*arguments)
+
+    monkeypatch.setattr(quantized_model, "embed_different", embed_then_replace)
+    with pytest.raises(QuantizationError, match=r"must stay as it is.*dense\.onnx, which was replaced"):
+        write(path, tmp_path / "small.onnx", samples=rows())
+    assert [file.name for file in tmp_path.iterdir()] == ["dense.onnx"]
 
 
 def test_products_of_an_attention(tmp_path):

@@ -88,7 +88,7 @@ def test_a_run_that_was_killed_before_its_parts_were_removed(tmp_path, monkeypat
     monkeypatch.setattr(resume_module, "PART_ROWS", 16)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
 
-        def die(folder):
+        def die(folder, ignore_errors):
             raise KeyboardInterrupt
 
         patch.setattr(resume_module, "shutil", SimpleNamespace(rmtree=die))
@@ -107,6 +107,38 @@ def test_a_second_process_is_refused_meanwhile(tmp_path):
             encoder.encode_to(x, out, resume=True)
     assert encoder.encode_to(x, out, resume=True) == 3
     check(out, x, range(3))
+
+
+def test_a_target_that_is_replaced_meanwhile(tmp_path):
+    encoder, other = write_encoder(tmp_path / "encoder.onnx"), write_encoder(tmp_path / "other.onnx", "b")
+    x = np.random.default_rng(1).normal(size=(9, 6)).astype("float32")
+    path = tmp_path / "x.parquet"
+    encoder.encode_to(x[:4], path, resume=True)
+    run = encoder.encode_iter
+
+    def replace_then_embed(stream, **options):
+        other.encode_to(-x[:2], path, ids=range(2))
+        return run(stream, **options)
+
+    encoder.encode_iter = replace_then_embed
+    assert encoder.encode_to(x, path, resume=True) == 9
+    check(path, x, range(9))
+
+
+def test_a_process_that_begins_while_another_ends(tmp_path, monkeypatch):
+    encoder, x = write_encoder(tmp_path / "encoder.onnx"), np.ones((3, 6), "float32")
+    remove = os.rmdir
+
+    def begin_then_remove(folder, **options):
+        if str(folder).endswith(".parts"):
+            monkeypatch.setattr(os, "rmdir", remove)
+            (tmp_path / ".x.parquet.parts" / "lock").touch()
+        remove(folder, **options)
+
+    monkeypatch.setattr(os, "rmdir", begin_then_remove)
+    assert encoder.encode_to(x, tmp_path / "x.parquet", resume=True) == 3
+    assert encoder.encode_to(x, tmp_path / "x.parquet", resume=True) == 3
+    assert not (tmp_path / ".x.parquet.parts").exists()
 
 
 def test_what_is_new_is_added(tmp_path):

@@ -3,12 +3,14 @@
 import asyncio
 import base64
 import contextlib
+import gc
 import io
 import json
 import shutil
 import socket
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -22,6 +24,7 @@ httpx = pytest.importorskip("httpx")
 pytest.importorskip("uvicorn")
 testclient = pytest.importorskip("fastapi.testclient")
 server = pytest.importorskip("keras_tfcl.export.server")
+batching = pytest.importorskip("keras_tfcl.export.server.batching")
 ServerSettings, create_app = server.ServerSettings, server.create_app
 
 RNG = np.random.default_rng(0)
@@ -210,6 +213,19 @@ def test_lists_of_token_numbers_are_padded_as_texts_are(words):
     assert file.status_code == 422 and "takes texts" in file.json()["error"]["message"]
 
 
+def test_tensors_of_tokens_may_be_as_long_as_texts(words):
+    def tensors(length):
+        return [
+            {"name": spec.name, "shape": [1, length], "datatype": "INT32", "data": [1] * length}
+            for spec in words.inputs
+        ]
+
+    with client(words, max_tokens=3) as http:
+        answers = [http.post("/v2/models/words/infer", json={"inputs": tensors(length)}) for length in (3, 4)]
+    assert [answer.status_code for answer in answers] == [200, 422]
+    assert "at most 3 tokens. Received: 4" in answers[1].json()["error"]
+
+
 def test_texts_are_searched_for(words):
     index, texts = Index(words), ["a red cat", "a blue dog", "a green house"]
     index.add(words.encode(texts), metadata=[{"text": text} for text in texts])
@@ -251,6 +267,12 @@ def test_the_open_inference_protocol(dense):
         ]
         other = http.post("/v2/models/dense/infer", json={"inputs": [tensor | {"name": "other"}]})
         twice = http.post("/v2/models/dense/infer", json={"inputs": [tensor, tensor]})
+        longer = http.post(
+            "/v2/models/dense/infer",
+            content=head + X.tobytes() + b"more",
+            headers={"Inference-Header-Content-Length": str(len(head))},
+        )
+    assert longer.status_code == 400 and "4 bytes more" in longer.json()["error"]
     assert other.status_code == 422 and "must be named ['features']" in other.json()["error"]
     assert twice.status_code == 400 and "may occur once" in twice.json()["error"]
     assert about["inputs"] == [{"name": "features", "datatype": "FP32", "shape": [-1, 6]}]
@@ -272,9 +294,11 @@ def test_search_finds_what_the_index_holds(photos, tmp_path):
     index.add(photos.encode([tmp_path / name for name in names]), names, [{"path": name} for name in names])
     with client(photos, index, images=tmp_path) as http:
         found = http.post("/v1/search", files={"file": jpeg(2)}, data={"k": "2"}).json()["results"][0]
+        other = http.post("/v1/search", files={"file": jpeg(2)}, data={"model": "other"})
         picture = http.get(found[0]["image"])
         outside = http.get("/v1/images/../../etc/passwd")
         outside_coded = http.get("/v1/images/%2e%2e/%2e%2e/etc/passwd")
+    assert other.status_code == 404 and "'other' does not exist" in other.json()["error"]["message"]
     assert found[0]["id"] == names[2] and found[0]["score"] == pytest.approx(1, abs=1e-5) and len(found) == 2
     assert picture.status_code == 200 and Image.open(io.BytesIO(picture.content)).size == (30, 20)
     assert outside.status_code == outside_coded.status_code == 404
@@ -334,6 +358,18 @@ def test_what_nobody_expected_is_answered_in_json_and_counted(photos, monkeypatc
     assert f'keras_tfcl_requests_total{{route="/v1/embeddings",status="{status}"}} 1.0' in text
 
 
+def test_a_run_without_memory_fails_alone(dense, monkeypatch):
+    def fail(*arguments):
+        monkeypatch.undo()
+        raise MemoryError
+
+    with client(dense, deadline_s=2) as http:
+        monkeypatch.setattr(batching, "np", SimpleNamespace(concatenate=fail))
+        answers = [http.post("/v1/embeddings", json={"input": X.tolist()}) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [500, 200]
+    assert "MemoryError" in answers[0].json()["error"]["message"]
+
+
 class Slow:
     """An encoder that waits for a signal, and refuses rows that begin with a 9."""
 
@@ -379,7 +415,13 @@ def test_rows_gather_while_a_run_is_on_its_way_and_bad_rows_fail_alone(dense):
             np.testing.assert_allclose(answer.json()["data"][0]["embedding"], dense.encode([row])[0], atol=1e-6)
 
 
-def test_a_full_queue_answers_429_and_a_late_answer_is_504(dense):
+@pytest.mark.parametrize("name", ["deadline_s", "batch_wait_ms", "drain_s"])
+def test_a_time_without_an_end_is_refused(name):
+    with pytest.raises(ValueError, match="finite"):
+        ServerSettings(**{name: float("inf")})
+
+
+def test_a_full_queue_answers_429_and_a_late_answer_is_504(dense, caplog):
     slow = Slow(dense)
     app = create_app(slow, ServerSettings(max_queue=2, deadline_s=0.5))
 
@@ -391,6 +433,30 @@ def test_a_full_queue_answers_429_and_a_late_answer_is_504(dense):
     assert [answer.status_code for answer in answers] == [504, 504, 429]
     assert answers[2].headers["retry-after"] == "1"
     assert sum(slow.runs) == 1  # what came too late was dropped before it ran
+    gc.collect()
+    assert not caplog.records  # such as of an exception that was never retrieved
+
+
+def test_a_full_queue_answers_before_images_are_decoded(photos):
+    slow = Slow(photos)
+    app = create_app(slow, ServerSettings(max_queue=1))
+    image = base64.b64encode(jpeg()).decode()
+    answers = asyncio.run(_posts(app, [{"input": text} for text in (image, image, "no image")], slow=slow))
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+
+
+def test_the_deadline_covers_all_of_a_request(photos, monkeypatch):
+    index = Index(photos)
+    index.add(photos.encode([jpeg()]))
+    with client(photos, index, deadline_s=0.3) as http:
+        for place, name in ((photos, "read_image"), (index, "search")):
+            with monkeypatch.context() as patch:
+                patch.setattr(place, name, lambda *arguments: time.sleep(1))
+                assert http.post("/v1/search", files={"file": jpeg()}).status_code == 504
+    with running(create_app(photos, ServerSettings(deadline_s=0.3))) as address:
+        with socket.create_connection(("127.0.0.1", int(address.rsplit(":", 1)[1])), timeout=20) as half_sent:
+            half_sent.sendall(b"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Length: 500\r\n\r\n{")
+            assert half_sent.makefile("rb").readline() == b"HTTP/1.1 504 Gateway Timeout\r\n"
 
 
 def test_requests_of_clients_that_went_are_dropped(dense):

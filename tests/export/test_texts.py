@@ -10,7 +10,7 @@ import pytest
 from keras import layers, ops
 from onnx import TensorProto, helper
 
-from keras_tfcl.export import InputError, ModelFileError, ModelInputError, OnnxEncoder, export_onnx, to_float16
+from keras_tfcl.export import Index, InputError, ModelFileError, ModelInputError, OnnxEncoder, export_onnx, to_float16
 from keras_tfcl.export.runtime import tokens as tokens_module
 
 tokenizers = pytest.importorskip("tokenizers")
@@ -280,6 +280,21 @@ def test_the_pooling_of_a_folder_can_be_chosen(tmp_path):
     write_folder(tmp_path / "st", "mean", normalize=False)
     found = OnnxEncoder(tmp_path / "st", pooling="cls").encode(TEXTS)
     np.testing.assert_allclose(found, expected_of(TEXTS, "cls"), atol=1e-6)
+
+
+def test_an_index_knows_the_pooling_that_filled_it(tmp_path):
+    write_folder(tmp_path / "st", "mean")
+    mean, again = OnnxEncoder(tmp_path / "st"), OnnxEncoder(tmp_path / "st", pooling="mean", batch_size=2)
+    index = Index(mean)
+    index.check_encoder(again)
+    write_folder(tmp_path / "plain", "mean", normalize=False)
+    write_folder(tmp_path / "long", "mean", longest=9)
+    for other in (
+        OnnxEncoder(tmp_path / "st", pooling="cls"),
+        *map(OnnxEncoder, (tmp_path / "plain", tmp_path / "long")),
+    ):
+        with pytest.raises(InputError, match="only with the encoder that filled it"):
+            index.check_encoder(other)
 
 
 def test_an_output_among_several_is_named(tmp_path):

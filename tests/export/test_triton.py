@@ -1,12 +1,15 @@
 """The layout of Triton, checked against its published schema."""
 
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import keras
 import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
-from keras_tfcl.export import OnnxEncoder, export_onnx
+from keras_tfcl.atomic_write import write_atomically
+from keras_tfcl.export import ModelFileError, OnnxEncoder, export_onnx
 from keras_tfcl.export.runtime.triton import write_triton_repository
 
 
@@ -47,3 +50,33 @@ def test_versions_are_numbered_and_the_copy_runs(file, tmp_path):
     assert {entry.name for entry in first.parent.iterdir()} == {"config.pbtxt", *"123456"}
     with pytest.raises(ValueError, match=r"`max_batch_size` must be .* Received: max_batch_size=0"):
         write_triton_repository(file, tmp_path, max_batch_size=0)
+
+
+def write_linear(path, output, dimension):
+    tensor = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "matrix"], [output])],
+        "by hand",
+        [tensor("x", TensorProto.FLOAT, ("batch", 3))],
+        [tensor(output, TensorProto.FLOAT, ("batch", dimension))],
+        [numpy_helper.from_array(np.ones((3, dimension), "float32"), "matrix")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    write_atomically(path, model.SerializeToString())
+
+
+def test_a_file_of_another_tool_that_is_replaced_meanwhile(tmp_path, monkeypatch):
+    copy = shutil.copyfile
+
+    def replace_then_copy(*paths):
+        write_linear(tmp_path / "x.onnx", "sentence_embedding", 7)
+        copy(*paths)
+
+    write_linear(tmp_path / "x.onnx", "vector", 4)
+    monkeypatch.setattr(shutil, "copyfile", replace_then_copy)
+    version = write_triton_repository(tmp_path / "x.onnx", tmp_path / "models")
+    assert OnnxEncoder(version / "model.onnx").dimension == 7
+    configuration = (version.parent / "config.pbtxt").read_text()
+    assert 'output [ { name: "sentence_embedding" data_type: TYPE_FP32 dims: [ 7 ] } ]' in configuration
+    with pytest.raises(ModelFileError, match="a folder, whose pooling"):
+        write_triton_repository(tmp_path, tmp_path / "models")

@@ -95,7 +95,7 @@ def test_it_trains_and_is_saved_with_its_temperature(tmp_path, momentum):
     encoder = keras.Sequential([keras.Input((8,)), keras.layers.Dense(6)])
     model = keras_tfcl.ContrastiveModel(encoder, supervised=True, seed=0, **momentum)
     scaling = keras_tfcl.AngularMargin(keras_tfcl.LearnableTemperature(0.2))
-    model.compile(keras.optimizers.Adam(0.01), loss=keras_tfcl.ContrastiveLoss(scaling), run_eagerly=not momentum)
+    model.compile(keras.optimizers.Adam(0.01), loss=keras_tfcl.ContrastiveLoss(scaling), run_eagerly=True)
     views = tuple(np.random.default_rng(1).normal(size=(2, 64, 8)).astype("float32"))
     y = np.arange(64) % 4
     model.fit(views, y, batch_size=32, epochs=2, verbose=0)
@@ -143,8 +143,7 @@ def test_arguments_that_are_refused(make, arguments, message):
 def test_compiled_by_xla():
     loss = keras_tfcl.ContrastiveLoss(keras_tfcl.AngularMargin(0.1), block_size=16)
     z = tf.constant(Z, "float32")
-    for jit in (False, True):
-        value, gradient = value_and_gradient(loss, z, LABELS, jit=jit)
-        expected, slopes = value_and_gradient(loss, z, LABELS)
-        np.testing.assert_allclose(value, expected, rtol=1e-5)
-        np.testing.assert_allclose(gradient, slopes, atol=1e-5 * np.abs(slopes).max())
+    value, gradient = value_and_gradient(loss, z, LABELS, jit=True)
+    expected, slopes = value_and_gradient(loss, z, LABELS)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    np.testing.assert_allclose(gradient, slopes, atol=1e-5 * np.abs(slopes).max())

@@ -44,14 +44,11 @@ def test_variables_are_summed_over_replicas(metric_class):
 
 
 @each_class
-def test_xla_and_graph_agree_with_eager(metric_class, batch):
-    eager, results = metric_class(), []
+def test_xla_agrees_with_eager(metric_class, batch):
+    eager, metric = metric_class(), metric_class()
     eager.update_state(*batch)
-    for jit in (False, True):
-        metric = metric_class()
-        tf.function(metric.update_state, jit_compile=jit)(tf.constant(batch[0]), tf.constant(batch[1]))
-        results.append(float(metric.result()))
-    assert results == pytest.approx([float(eager.result())] * 2, rel=1e-5, abs=1e-6)
+    tf.function(metric.update_state, jit_compile=True)(tf.constant(batch[0]), tf.constant(batch[1]))
+    assert float(metric.result()) == pytest.approx(float(eager.result()), rel=1e-5, abs=1e-6)
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
@@ -77,20 +74,17 @@ def zero_loss(y_true, y_pred):
 
 # Keras hands TensorFlow's variables to NumPy 2 in a way that NumPy deprecates.
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-@pytest.mark.parametrize("jit_compile", [False, True])
-def test_works_in_compile_and_survives_a_keras_file(jit_compile, tmp_path):
+def test_works_in_compile_and_survives_a_keras_file(tmp_path):
     rng = np.random.default_rng(1)
     x, labels = rng.normal(size=(24, 6)).astype("float32"), rng.integers(0, 3, 24) + 2**40
     model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(4)])
     metrics = [Alignment(alpha=1.0), Uniformity(), Tolerance(), ContrastiveAccuracy(k=2)]
-    model.compile("sgd", zero_loss, metrics=metrics, jit_compile=jit_compile)
+    model.compile("sgd", zero_loss, metrics=metrics, jit_compile=False)
     history = model.fit(x, labels, batch_size=8, shuffle=False, verbose=0).history
     for metric in (Alignment(alpha=1.0), Uniformity(), Tolerance(), ContrastiveAccuracy(k=2)):
         for start in (0, 8, 16):
             metric.update_state(labels[start : start + 8], model(x[start : start + 8]))
         assert history[metric.name][0] == pytest.approx(float(metric.result()), rel=1e-4)
-    if jit_compile:
-        return  # a file is the same
     model.save(tmp_path / "model.keras")
     again = keras.models.load_model(tmp_path / "model.keras", custom_objects={"zero_loss": zero_loss})
     before, after = (m.evaluate(x, labels, batch_size=8, verbose=0, return_dict=True) for m in (model, again))

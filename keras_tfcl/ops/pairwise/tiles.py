@@ -105,7 +105,7 @@ class Tiles(NamedTuple):
     def backward(self, held: Sequence[tf.Tensor], cotangents: Sequence[tf.Tensor]) -> Body:
         """A body that adds the tile's gradients to `zeros`."""
         a, c, values = self.rows.units, self.columns.units, self.scaling.values_in_tiles
-        axes = [(1, 0), (0, 0 if self.symmetric else 1)] if self.symmetric or self.both else [(1, 0)]
+        of_columns = 0 if self.symmetric else 1 if self.both else None  # which of `held` has the sums of the columns
 
         def body(i: Tensor, j: Tensor, da: tf.Tensor, dc: tf.Tensor, *dv: tf.Tensor) -> list[tf.Tensor]:
             with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -114,17 +114,18 @@ class Tiles(NamedTuple):
                 tile = self.tile(i, j, cosines)
             slope = tf.zeros_like(cosines)  # by the logits
             for k, reducer in enumerate(self.reducers):
-                at = {1: lambda x, k=k: x[i, k][:, None], 0: lambda x, k=k: x[j, k][None]}
-                sides = [(axis, at[axis](held[side]), at[axis](cotangents[side])) for axis, side in axes]
+                sides = [(1, held[0][i, k][:, None], cotangents[0][i, k][:, None])]
+                if of_columns is not None:
+                    sides.append((0, held[of_columns][j, k][None], cotangents[of_columns][j, k][None]))
                 slope += reducer.gradient(tile, sides)
             h, *of_values = tape.gradient(tile.logits, [cosines, *values], slope, unconnected_gradients="zero")
             da = _add(da, i, self.product(h, c[j]))
-            of_columns = self.product(h, a[i], transpose_a=True)
+            by_columns = self.product(h, a[i], transpose_a=True)
             if self.symmetric:  # on the diagonal the columns are the rows: once for z, where H is symmetric, half for f
-                da = _add(da, j, tf.cast(i != j, h.dtype) * of_columns)
+                da = _add(da, j, tf.cast(i != j, h.dtype) * by_columns)
                 of_values = [tf.where(i == j, x / 2, x) for x in of_values]
             else:
-                dc = _add(dc, j, of_columns)
+                dc = _add(dc, j, by_columns)
             return [da, dc, *(old + new for old, new in zip(dv, of_values, strict=True))]
 
         return body
