@@ -16,6 +16,7 @@ from keras_tfcl.export.server.openai import InputRequest, check_model, parsed, r
 from keras_tfcl.export.server.service import Service
 
 THUMBNAIL = 256
+AT_ONCE = 64  # queries
 
 
 class SearchRequest(InputRequest):
@@ -50,7 +51,9 @@ def add_search_routes(app: FastAPI, service: Service) -> None:
         asked, items = await parsed(request, SearchRequest)
         check_model(service, asked.model)
         vectors = await service.embed(request, await service.read(items))
-        found = await asyncio.to_thread(service.index.search, vectors, asked.k)
+        found = []
+        for start in range(0, len(vectors), AT_ONCE):  # a request that is cancelled searches no further
+            found += await asyncio.to_thread(service.index.search, vectors[start : start + AT_ONCE], asked.k)
         results = [
             [Found(id=hit.id, score=hit.score, metadata=hit.metadata, image=_address(service, hit)) for hit in hits]
             for hits in found

@@ -126,7 +126,8 @@ class Service:
         if isinstance(items[0], (str, list)) and self.encoder.takes_text:
             return await asyncio.to_thread(self._texts, items)
         if isinstance(items[0], (str, bytes)):
-            images = await asyncio.to_thread(lambda: [self._image(item, number) for number, item in enumerate(items)])
+            # One after the other, so that a request that is cancelled decodes no more of them.
+            images = [await asyncio.to_thread(self._image, item, number) for number, item in enumerate(items)]
             return RequestRows([(np.stack(images),)], len(items))
         try:
             array = np.asarray(items)
