@@ -22,7 +22,7 @@ from keras_tfcl.export.keras_to_onnx.external_data import external_specs, inputs
 from keras_tfcl.export.keras_to_onnx.free_sizes import free_sizes
 from keras_tfcl.export.keras_to_onnx.handlers import custom_op_handlers
 from keras_tfcl.export.keras_to_onnx.source import OUTPUT, Source
-from keras_tfcl.export.keras_to_onnx.unsupported import lint_graph
+from keras_tfcl.export.keras_to_onnx.unsupported import all_nodes, lint_graph
 from keras_tfcl.export.runtime.requirements import require
 
 if TYPE_CHECKING:
@@ -75,7 +75,9 @@ def convert(
         progress("trace the model")
         specs = _specs(source, external)
         function = _trace(source, specs, normalize, external)
-        lint_graph(_needed_graph(function), source.layers)
+        extract = require("tensorflow", "tf").compat.v1.graph_util.extract_sub_graph
+        needed = extract(function.graph.as_graph_def(), [function.outputs[0].op.name])  # not what only training uses
+        lint_graph(needed, source.layers)
         progress("convert to ONNX, which can take a minute")
         try:
             model = _to_onnx(function, [spec.name for spec in specs], opset)
@@ -140,12 +142,6 @@ def _failing_layer(error: Exception, layers: Sequence[keras.Layer]) -> keras.Lay
     return found
 
 
-def _needed_graph(function: tf.types.experimental.ConcreteFunction) -> tf.compat.v1.GraphDef:
-    """Return the part of the graph that the output needs, without random numbers that only training uses."""
-    extract = require("tensorflow", "tf").compat.v1.graph_util.extract_sub_graph
-    return extract(function.graph.as_graph_def(), [function.outputs[0].op.name])
-
-
 def _l2_normalize(tf: ModuleType, rows: Tensor) -> Tensor:
     """Divide each row by its largest entry, so that no square over- or underflows, and then by its length."""
     scaled = tf.math.divide_no_nan(rows, tf.reduce_max(tf.abs(rows), axis=-1, keepdims=True))
@@ -194,13 +190,13 @@ def _exact_divisions(loader: Any) -> Iterator[None]:
     def optimize_others(
         input_names: list[str], output_names: list[str], graph_def: tf.compat.v1.GraphDef
     ) -> tf.compat.v1.GraphDef:
-        for node in _all_nodes(graph_def):
+        for node in all_nodes(graph_def):
             if node.op == "RealDiv":
                 node.op = "DivNoNan"
                 node.attr[_WAS_DIVISION].b = True
         optimized = optimize(input_names, output_names, graph_def)
         for graph in (graph_def, optimized):
-            for node in _all_nodes(graph):
+            for node in all_nodes(graph):
                 if _WAS_DIVISION in node.attr:
                     node.op = "RealDiv"
                     del node.attr[_WAS_DIVISION]
@@ -211,11 +207,6 @@ def _exact_divisions(loader: Any) -> Iterator[None]:
         yield
     finally:
         loader.tf_optimize = optimize
-
-
-def _all_nodes(graph_def: tf.compat.v1.GraphDef) -> list[tf.compat.v1.NodeDef]:
-    """The nodes of a TensorFlow graph and of its functions."""
-    return [*graph_def.node, *(node for function in graph_def.library.function for node in function.node_def)]
 
 
 def _keep_zero_padding(graph: onnx.GraphProto) -> None:

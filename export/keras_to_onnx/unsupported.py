@@ -110,8 +110,11 @@ def lint_graph(graph_def: tf.compat.v1.GraphDef, layers: Iterable[keras.Layer]) 
     Raises:
         UnsupportedOpError: the message names every such operation, its layer and a remedy.
     """
-    nodes = [*graph_def.node, *(node for function in graph_def.library.function for node in function.node_def)]
-    faults = {(node.op, layer_of(node.name, layers)): remedy for node in nodes if (remedy := _op_remedy(node.op))}
+    faults = {
+        (node.op, layer_of(node.name, layers)): remedy
+        for node in all_nodes(graph_def)
+        if (remedy := _RANDOM if _RANDOM_OP.fullmatch(node.op) else _OPS.get(node.op))
+    }
     if faults:
         found = "; ".join(f"{op} in {layer}" for op, layer in faults)
         raise UnsupportedOpError(
@@ -193,5 +196,6 @@ def _list_layers(layers: list[keras.Layer], problem: str, remedy: str) -> str:
     return f"{names}{more}: {problem}. {remedy}"
 
 
-def _op_remedy(op: str) -> str | None:
-    return _RANDOM if _RANDOM_OP.fullmatch(op) else _OPS.get(op)
+def all_nodes(graph_def: tf.compat.v1.GraphDef) -> list[tf.compat.v1.NodeDef]:
+    """The nodes of a TensorFlow graph and of its functions."""
+    return [*graph_def.node, *(node for function in graph_def.library.function for node in function.node_def)]

@@ -63,17 +63,14 @@ class BatchReader:
             return len(x), self._decoded(iter(x), self._image_rule())
         if isinstance(x, (Mapping, tuple, list)) or hasattr(x, "shape"):
             arrays = split_inputs(x, self._specs)
-            return len(arrays[0]), self._finite(self._sliced(arrays))
+            starts = range(0, len(arrays[0]), self._step)
+            return len(arrays[0]), self._finite([x[start : start + self._step] for x in arrays] for start in starts)
         if isinstance(x, Iterable):
             return None, self._gathered(iter(x))
         raise InputError(
             f"The encoder takes arrays, a list of images, or an iterable of rows or batches. Received: "
             f"{type(x).__name__}."
         )
-
-    def _sliced(self, arrays: Batch) -> Iterator[Batch]:
-        for start in range(0, len(arrays[0]), self._step):
-            yield [array[start : start + self._step] for array in arrays]
 
     def _gathered(self, stream: Iterator[Any]) -> Iterator[Batch]:
         first = next(stream, None)

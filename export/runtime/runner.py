@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -94,7 +94,8 @@ class Runner:
                 f"Expected rows that the model can embed. Received: rows {first_row} to {first_row + rows - 1}, which "
                 f"onnxruntime rejects: {error}. Check sizes and index ranges."
             ) from error
-        embeddings = output if self._pooling is None else pooled(output, _mask_in(feed), self._pooling)
+        mask = next((array for name, array in feed.items() if is_mask(name)), None)
+        embeddings = output if self._pooling is None else pooled(output, mask, self._pooling)
         if embeddings.shape != (size, self.dimension):
             raise ModelFileError(
                 f"Expected one embedding of length {self.dimension} per row. Received: shape {embeddings.shape} for "
@@ -110,7 +111,3 @@ class Runner:
 
 def _part(batch: Batch, start: int, rows: int) -> Batch:
     return [array[start : start + rows] for array in batch]
-
-
-def _mask_in(feed: Mapping[str, np.ndarray]) -> np.ndarray | None:
-    return next((array for name, array in feed.items() if is_mask(name)), None)

@@ -115,7 +115,9 @@ def search(
     """
     encoder = OnnxEncoder(file, providers_of(provider))
     known = Index.load(path, encoder)
-    are_texts = encoder.takes_text and not any(os.path.exists(query) or _names_rows(query) for query in queries)
+    suffixes = (*ROW_SUFFIXES, TEXT_SUFFIX)
+    are_files = any(os.path.exists(query) or Path(query).suffix in suffixes for query in queries)
+    are_texts = encoder.takes_text and not are_files
     rows = queries if are_texts else read_input([Path(query) for query in queries])
     names = [*map(str, rows)] if isinstance(rows, list) else [*range(_count(rows))]
     found = known.search(encoder.encode(rows), k, exact)
@@ -191,10 +193,6 @@ def _names(files: list[Path], inputs: list[Path], root: Path | None) -> list[str
             )
     checked_ids(names, len(names))  # before the work
     return [*names]
-
-
-def _names_rows(query: str) -> bool:
-    return Path(query).suffix in (*ROW_SUFFIXES, TEXT_SUFFIX)
 
 
 def _count(rows: Sized | dict[str, np.ndarray]) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from pathlib import Path
 
 from keras_tfcl.cli.options import AsJson, OnnxFile
@@ -23,7 +22,9 @@ def inspect(file: OnnxFile, as_json: AsJson = False) -> None:
         print(json.dumps(content | {"ok": True}))
         return
     for name, value in content.items():
-        print(f"{name:<10} {value}" if not isinstance(value, dict) else f"{name}\n{_indented(value)}".rstrip())
+        print(f"{name:<10} {value}" if not isinstance(value, dict) else name)
+        for inner, item in value.items() if isinstance(value, dict) else ():
+            print(f"  {inner:<15} {json.dumps(item)}")
 
 
 def describe(path: Path) -> dict[str, object]:
@@ -40,7 +41,3 @@ def describe(path: Path) -> dict[str, object]:
         "embedding": f"float32 (batch, {encoder.dimension})",
         "metadata": metadata,
     }
-
-
-def _indented(value: Mapping[str, object]) -> str:
-    return "\n".join(f"  {name:<15} {json.dumps(item)}" for name, item in value.items())

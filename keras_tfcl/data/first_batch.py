@@ -82,7 +82,7 @@ def _findings(samples: Structure | None, views: tuple[Structure, ...], labels: n
             "The views of each sample are equal in the first batch, so that the loss has nothing to teach. Make views "
             f"that differ. {REMEDY} Where the encoder itself draws noise, such as dropout, this may be as it should."
         )
-    elif samples is not None and _come_out_alike(samples, views[0]):
+    elif samples is not None and len(_distinct(views[0])) < len(_distinct(samples)) / 2:
         yield (
             "Different samples come out of the augmenter as the same view in the first batch, so that nothing tells "
             "them apart. Check that the augmenter uses its argument, and the range of values that it expects."
@@ -100,10 +100,6 @@ def _are_equal(views: tuple[Structure, ...]) -> bool:
     first, *others = [keras.tree.flatten(view) for view in views]
     enough = len(first[0]) >= FEWEST
     return enough and any(all(map(np.array_equal, first, other)) for other in others)
-
-
-def _come_out_alike(samples: Structure, view: Structure) -> bool:
-    return len(_distinct(view)) < len(_distinct(samples)) / 2
 
 
 def _distinct(batch: Structure) -> set[tuple[bytes, ...]]:

@@ -159,11 +159,11 @@ def _from_labelled_folder(folder: Path, size: tuple[int, int] | None) -> tuple[l
         )
     class_names, labels = np.unique([path.parent.name for path in paths], return_inverse=True)
     examples = tf.data.Dataset.from_tensor_slices(([str(path) for path in paths], labels.astype("int64")))
-    return [_collect(examples.map(_decode, tf.data.AUTOTUNE), size)], tuple(class_names.tolist())
-
-
-def _decode(path: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    return tf.io.decode_image(tf.io.read_file(path), channels=3, expand_animations=False), label
+    decoded = examples.map(
+        lambda path, label: (tf.io.decode_image(tf.io.read_file(path), channels=3, expand_animations=False), label),
+        tf.data.AUTOTUNE,
+    )
+    return [_collect(decoded, size)], tuple(class_names.tolist())
 
 
 def _collect(examples: tf.data.Dataset, size: tuple[int, int] | None) -> Split:

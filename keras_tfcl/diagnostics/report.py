@@ -120,14 +120,11 @@ def _statistics(suggestion: Suggestion, embeddings: ModelEmbeddings) -> list[Sta
         Statistic("near-duplicates", f"{health.near_duplicates:.1%}", "samples that are in the data more than once"),
     ]
     if embeddings.labels is not None and embeddings.finite and len(embeddings.labels) >= 4:
-        accuracy = f"{_knn_accuracy(embeddings.features, embeddings.labels):.3f}"
-        statistics.append(Statistic("kNN accuracy", accuracy, "one half of the samples by 20 of the other half"))
+        half, features, labels = len(embeddings.labels) // 2, embeddings.features, embeddings.labels
+        accuracy = evaluation.knn_accuracy(features[:half], labels[:half], features[half:], labels[half:])
+        how = "one half of the samples by 20 of the other half"
+        statistics.append(Statistic("kNN accuracy", f"{accuracy:.3f}", how))
     return statistics
-
-
-def _knn_accuracy(features: np.ndarray, labels: np.ndarray) -> float:
-    half = len(labels) // 2
-    return evaluation.knn_accuracy(features[:half], labels[:half], features[half:], labels[half:])
 
 
 def _embedding_panels(embeddings: ModelEmbeddings) -> list[Panel]:

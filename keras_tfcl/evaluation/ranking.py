@@ -76,9 +76,7 @@ def retrieval(
             "both with encoders that were trained together."
         )
     gains = _gains("relevant", relevant, len(queries), len(corpus))
-    left_out = [_Items.none()] * len(queries)
-    if exclude is not None:
-        left_out = _gains("exclude", exclude, len(queries), len(corpus))
+    left_out = _gains("exclude", [[]] * len(queries) if exclude is None else exclude, len(queries), len(corpus))
     both = sum(bool(np.intersect1d(a.item, b.item).size) for a, b in zip(gains, left_out, strict=True))
     if both:
         raise ValueError(
@@ -141,10 +139,6 @@ def pair_correlation(a: ArrayLike, b: ArrayLike, scores: ArrayLike) -> float:
 class _Items(NamedTuple):
     item: np.ndarray  # (R,), distinct indices of the corpus
     gain: np.ndarray  # (R,), above 0
-
-    @staticmethod
-    def none() -> _Items:
-        return _Items(np.zeros(0, "int64"), np.zeros(0))
 
 
 def _ranked(

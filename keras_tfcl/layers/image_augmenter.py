@@ -179,7 +179,8 @@ class ImageAugmenter(keras.layers.Layer):
         if rescales:
             images = (images - low) * (255 / (high - low))
         for layer in self.layers:
-            images = layer(images, training=True) if _takes_training(layer) else layer(images)
+            options = {"training": True} if "training" in inspect.signature(layer.call).parameters else {}
+            images = layer(images, **options)
         images = tf.cast(images, "float32")
         return images * ((high - low) / 255) + low if rescales else images
 
@@ -207,10 +208,6 @@ def _checked_layers(layers: Sequence[keras.layers.Layer]) -> list[keras.layers.L
             'Use for example [keras.layers.RandomFlip("horizontal")], or `image_augmenter(kind, image_shape)`.'
         )
     return list(layers)
-
-
-def _takes_training(layer: keras.layers.Layer) -> bool:
-    return "training" in inspect.signature(layer.call).parameters
 
 
 def _check_state(layer: keras.layers.Layer) -> None:

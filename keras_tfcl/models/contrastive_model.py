@@ -251,8 +251,9 @@ class ContrastiveModel(keras.Model):
             check_replicas(count, built, kwargs.get("jit_compile"), kwargs.get("steps_per_execution", 1))
         check_rule(loss, self.supervised)
         optimizer = keras.optimizers.get(optimizer)
-        if kwargs.get("auto_scale_loss", True) and self._computes_in_float16():
-            optimizer = _scaled(optimizer)
+        scales = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+        if not scales and kwargs.get("auto_scale_loss", True) and self._computes_in_float16():
+            optimizer = keras.optimizers.LossScaleOptimizer(optimizer, name="loss_scale_optimizer")
         by_label, others = _split(metrics)
         weighted_by_label, weighted_others = _split(weighted_metrics)
         for metric in [*by_label, *weighted_by_label]:
@@ -662,9 +663,3 @@ def _split(metrics: Metrics | None) -> tuple[list[keras.metrics.Metric], list[ke
     metrics = keras.tree.flatten(metrics or [])
     by_label = [metric for metric in metrics if getattr(metric, "positives_by_label", False)]
     return by_label, [metric for metric in metrics if metric not in by_label]
-
-
-def _scaled(optimizer: str | keras.optimizers.Optimizer | Mapping[str, object]) -> keras.optimizers.Optimizer:
-    """The optimizer, with dynamic loss scaling."""
-    scales = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
-    return optimizer if scales else keras.optimizers.LossScaleOptimizer(optimizer, name="loss_scale_optimizer")

@@ -41,7 +41,8 @@ def export(model: keras.Model, filepath: str | os.PathLike[str], format: str, **
         format: of `keras.Model.export`.
         **kwargs: of `keras.Model.export`.
     """
-    if format != "tf_saved_model" or _size(model) > LARGEST_GRAPH:
+    size = sum(int(np.prod(v.shape)) * tf.as_dtype(v.dtype).size for v in model.variables)
+    if format != "tf_saved_model" or size > LARGEST_GRAPH:
         model.export(filepath, format, **kwargs)
         return
     weights = [(variable, keras.ops.convert_to_numpy(variable)) for variable in model.variables]
@@ -63,7 +64,3 @@ def _input_like(x: keras.KerasTensor, named: bool) -> keras.KerasTensor:
 
 def _spec(x: keras.KerasTensor) -> tf.TensorSpec:
     return tf.TensorSpec(x.shape, x.dtype, x.name)
-
-
-def _size(model: keras.Model) -> int:
-    return sum(int(np.prod(v.shape)) * tf.as_dtype(v.dtype).size for v in model.variables)

@@ -40,8 +40,9 @@ class SubstitutedWeights(keras.StatelessScope):
 
         A variable without a substitute, such as a random seed, is written itself.
         """
+        here = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
         for key, (variable, value) in self._updates.items():
-            if getattr(value, "graph", None) not in (None, _current_graph()):
+            if getattr(value, "graph", None) not in (None, here):
                 raise ValueError(
                     "`momentum` needs an encoder that writes to its variables outside of loops and branches. Received: "
                     f"a write to {variable.path} inside a tf.while_loop or tf.cond. Compute the new value there, "
@@ -101,7 +102,3 @@ def _output(network: keras.Model, batch: Structure) -> np.ndarray:
 
 def _same(a: np.ndarray, b: np.ndarray) -> bool:
     return np.allclose(a, b, rtol=1e-3, atol=1e-3 * (np.abs(b).max(initial=0) + 1e-6), equal_nan=True)
-
-
-def _current_graph() -> tf.Graph | None:
-    return None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()

@@ -101,15 +101,11 @@ def project_views(
         check_widths([projection.shape[-1] for projection in projections])
         return ops.stack(projections, axis=1)
     every: list[Tensor] = []  # (B, D) of each view
-    for _, group in itertools.groupby(views, key=_shapes):
+    for _, group in itertools.groupby(views, lambda view: [tuple(part.shape[1:]) for part in keras.tree.flatten(view)]):
         same = list(group)
         stacked = keras.tree.map_structure(lambda *parts: ops.concatenate(parts, axis=0), *same)
         every += ops.split(networks[0](stacked, training=training), len(same))
     return ops.stack(every, axis=1)
-
-
-def _shapes(view: Structure) -> list[tuple[int | None, ...]]:
-    return [tuple(part.shape[1:]) for part in keras.tree.flatten(view)]
 
 
 def _build(encoder: keras.Model, projector: keras.Layer | None) -> bool:

@@ -79,7 +79,9 @@ def as_labels(y_true: TensorLike, name: str = "y_true", multi_hot: bool = False)
     Raises:
         ValueError: for any other rank, for non-integers, for strings.
     """
-    labels: Tensor = y_true if tf.is_tensor(y_true) else tf.convert_to_tensor(_plain(y_true))
+    labels: Tensor = y_true
+    if not tf.is_tensor(y_true):  # Python floats become float64, so that nothing is lost before they are checked
+        labels = tf.convert_to_tensor(y_true if hasattr(y_true, "dtype") else np.asarray(y_true))
     dtype = keras.backend.standardize_dtype(labels.dtype)
     if labels.shape.rank == 2 and labels.shape[1] == 1:
         labels = tf.squeeze(labels, axis=1)
@@ -107,11 +109,6 @@ def _zeros_and_ones(labels: tf.Tensor, name: str) -> tf.Tensor:
             "each row as (B,); views of one sample share it."
         )
     return labels
-
-
-def _plain(values: TensorLike) -> Tensor | np.ndarray:
-    """A NumPy array of anything array-like; Python floats stay float64, so that nothing is lost before the check."""
-    return values if hasattr(values, "dtype") else np.asarray(values)
 
 
 def _whole_numbers(labels: tf.Tensor, dtype: str, name: str) -> tf.Tensor:

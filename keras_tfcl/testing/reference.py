@@ -92,8 +92,10 @@ class Geometry:
 
     def anchors(self) -> Iterator[tuple[int, list[int], list[int]]]:
         """Each anchor with its positives and its negatives."""
+        # Two embeddings are not compared if their numbers differ by a multiple of `apart`.
+        apart = self.views if self.cross_view_only else len(self.labels)
         for i, own in enumerate(self.labels):
-            others = [j for j in range(len(self.labels)) if j != i and self._compared(i, j)]
+            others = [j for j in range(len(self.labels)) if (i - j) % apart]
             yield i, [j for j in others if self.labels[j] == own], [j for j in others if self.labels[j] != own]
 
     def finish(
@@ -113,9 +115,6 @@ class Geometry:
         ]
         shape = self.shape[:-1]
         return Reference(losses.reshape(shape), valid.reshape(shape), np.reshape(gradient, self.shape))
-
-    def _compared(self, i: int, j: int) -> bool:
-        return not (self.cross_view_only and i % self.views == j % self.views)
 
 
 def _logit(s: float, temperature: float | None, arctanh_scale: float | None) -> float:

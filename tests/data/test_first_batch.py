@@ -10,7 +10,7 @@ import tensorflow as tf
 import keras_tfcl
 from keras_tfcl.data import ViewPipeline
 from keras_tfcl.data.inputs import brings_batches
-from keras_tfcl.layers import image_augmenter
+from keras_tfcl.layers import ImageAugmenter
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(16, 3)).astype("float32")
@@ -98,10 +98,14 @@ def test_odd_batches_are_no_trouble():
 
 def test_pixels_out_of_range():
     images = RNG.random((16, 8, 8, 3)).astype("float32")
-    (message,) = warned(images, augmenter=image_augmenter("photos", (8, 8, 3)))
+
+    def augmenter(**options):
+        return ImageAugmenter([keras.layers.RandomFlip(), keras.layers.RandomBrightness(0.2)], **options)
+
+    (message,) = warned(images, augmenter=augmenter())
     assert "values 0 to 255. Received: values 0.0" in message and "value_range=(lowest, highest)" in message
-    assert warned(images, augmenter=image_augmenter("photos", (8, 8, 3), value_range=(0, 1))) == []
-    assert warned((images * 255).astype("uint8"), augmenter=image_augmenter("photos", (8, 8, 3))) == []
+    assert warned(images, augmenter=augmenter(value_range=(0, 1))) == []
+    assert warned((images * 255).astype("uint8"), augmenter=augmenter()) == []
 
 
 @pytest.mark.parametrize("source", ["arrays", "dataset", "generator"])

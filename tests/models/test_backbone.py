@@ -1,15 +1,19 @@
 """Image encoders by name."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
 
 from keras_tfcl.models.backbone import build_backbone
 
+built = functools.cache(build_backbone)
+
 
 @pytest.mark.parametrize(("size", "first"), [(32, (32, 32)), (96, (48, 48))])
 def test_resnet18_has_its_two_forms(size, first):
-    encoder = build_backbone("resnet18", size)
+    encoder = built("resnet18", size)
     convolutions = [layer for layer in encoder.layers if type(layer).__name__ == "Conv2D"]
     assert convolutions[0].output.shape[1:3] == first
     assert encoder.output_shape == (None, 512)
@@ -21,11 +25,10 @@ def test_resnet18_has_its_two_forms(size, first):
 @pytest.mark.parametrize(("size", "share"), [(32, 33), (96, 15)])
 def test_resnet10_is_the_small_one(size, share):
     def products(name):
-        layers = build_backbone(name, size).layers
-        convolutions = [layer for layer in layers if type(layer).__name__ == "Conv2D"]
+        convolutions = [layer for layer in built(name, size).layers if type(layer).__name__ == "Conv2D"]
         return sum(int(np.prod(c.output.shape[1:3]) * np.prod(c.kernel.shape)) for c in convolutions)
 
-    assert build_backbone("resnet10", size).output_shape == (None, 256)
+    assert built("resnet10", size).output_shape == (None, 256)
     assert products("resnet18") / products("resnet10") == pytest.approx(share, rel=0.05)
 
 

@@ -45,8 +45,8 @@ def test_learns_what_views_share():
     encoder = keras.Sequential([keras.Input((8,)), keras.layers.Dense(32, "relu"), keras.layers.Dense(3)])
     noise = tf.constant([0.0, 0.0] + [1.0] * 6)
     model = keras_tfcl.ContrastiveModel(encoder, augmenter=lambda x: x + noise * tf.random.normal(tf.shape(x)))
-    model.compile(keras.optimizers.Adam(0.01), loss=keras_tfcl.InfoNCE(0.2), metrics=[keras_tfcl.ContrastiveAccuracy()])
-    history = fit(model, x, batch_size=64, epochs=30)
+    model.compile(keras.optimizers.Adam(0.02), loss=keras_tfcl.InfoNCE(0.2), metrics=[keras_tfcl.ContrastiveAccuracy()])
+    history = fit(model, x, batch_size=64, epochs=15)
     assert history["loss"][-1] < history["loss"][0] - 1
     assert history["contrastive_accuracy"][-1] > 3 * history["contrastive_accuracy"][0]
 
@@ -225,16 +225,16 @@ def test_compile_after_predict():
 def test_save_load_and_resume(tmp_path):
     """A run that is saved and loaded continues with the losses of a run that never stopped."""
     metrics = [keras_tfcl.ContrastiveAccuracy(), keras_tfcl.Uniformity()]
-    expected = fit(build(metrics=metrics), epochs=4)
+    expected = fit(build(metrics=metrics), epochs=2)
     model = build(metrics=[keras_tfcl.ContrastiveAccuracy(), keras_tfcl.Uniformity()])
-    fit(model, epochs=2)
+    fit(model)
     model.save(tmp_path / "run.keras")
     loaded = keras.models.load_model(tmp_path / "run.keras")
     np.testing.assert_allclose(loaded.predict(IMAGES, verbose=0), model.predict(IMAGES, verbose=0), atol=1e-6)
-    history = fit(loaded, epochs=2)
+    history = fit(loaded)
     assert set(history) == {"loss", "contrastive_accuracy", "uniformity"}
     for name in history:
-        np.testing.assert_allclose(history[name], expected[name][2:], rtol=1e-4)
+        np.testing.assert_allclose(history[name], expected[name][1:], rtol=1e-4)
     assert loaded.loss.get_config() == model.loss.get_config()
     assert json.dumps(loaded.augmenter.get_config()) == json.dumps(model.augmenter.get_config())
 
@@ -274,7 +274,7 @@ def test_learnable_temperature_is_trained_and_saved(tmp_path):
     loss = keras_tfcl.ContrastiveLoss(keras_tfcl.LearnableTemperature(0.5))
     model = build(loss)
     assert any(v is loss.scaling.log_scale for v in model.trainable_variables)
-    fit(model, epochs=2)
+    fit(model)
     assert float(loss.scaling.temperature) != pytest.approx(0.5, abs=1e-4)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
@@ -285,7 +285,7 @@ def test_learnable_temperature_is_trained_and_saved(tmp_path):
 
 
 def test_seed_reproduces():
-    first, again, other = (fit(build(seed=seed), epochs=2)["loss"] for seed in (3, 3, 4))
+    first, again, other = (fit(build(seed=seed))["loss"] for seed in (3, 3, 4))
     assert first == again
     assert first != other
 

@@ -78,7 +78,7 @@ def cached(encoder, x, rows):
     return encode_in_slices(encoder, x, rows, training=True)
 
 
-@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("jit", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_batch_size_that_is_not_known(jit):
     """Traced once for any number of rows: several slices and a rest, no rest, less than a slice."""
     encoder = mlp()
@@ -141,9 +141,9 @@ def test_beside_momentum_and_two_encoders(options):
         memory = {k: v for k, v in options.items() if k != "two"}
         model = keras_tfcl.ContrastiveModel(encoder, encoder_batch_size=rows, seed=0, **memory)
         model.compile(keras.optimizers.SGD(0.1), loss=LOSSES["infonce"], run_eagerly=True)
-        losses.append(model.fit(VIEWS, batch_size=22, epochs=3, verbose=0).history["loss"])
+        losses.append(model.fit(VIEWS, batch_size=22, epochs=2, verbose=0).history["loss"])
     np.testing.assert_allclose(*losses, rtol=1e-5)
-    assert losses[0][2] != losses[0][0]
+    assert losses[0][1] != losses[0][0]
 
 
 def test_structured_inputs_embeddings_and_frozen_layers():
