@@ -297,6 +297,17 @@ def test_an_index_knows_the_pooling_that_filled_it(tmp_path):
             index.check_encoder(other)
 
 
+def test_an_index_knows_the_tokenizer_that_filled_it(masked, tmp_path):
+    model, encoder = masked
+    rows = encoder.tokenize(TEXTS)
+    to_float16(encoder.path, tmp_path / "half.onnx", samples=rows)
+    export_onnx(model, tmp_path / "other.onnx", tokenizer=words_tokenizer(3))
+    index = Index(encoder)
+    index.check_encoder(OnnxEncoder(tmp_path / "half.onnx"))
+    with pytest.raises(InputError, match="only with the encoder that filled it"):
+        index.check_encoder(OnnxEncoder(tmp_path / "other.onnx"))
+
+
 def test_an_output_among_several_is_named(tmp_path):
     path = tmp_path / "two.onnx"
     write_transformer(path, ("last_hidden_state", "total"))
