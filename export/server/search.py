@@ -13,7 +13,7 @@ from keras_tfcl.export.runtime.index import Hit
 from keras_tfcl.export.runtime.requirements import require
 from keras_tfcl.export.server.errors import RequestError
 from keras_tfcl.export.server.openai import InputRequest, check_model, parsed, request_body
-from keras_tfcl.export.server.service import Service
+from keras_tfcl.export.server.service import Service, in_parts
 
 THUMBNAIL = 256
 
@@ -45,12 +45,13 @@ def add_search_routes(app: FastAPI, service: Service) -> None:
 
     @app.post("/v1/search", tags=["Search"], openapi_extra=request_body(SearchRequest))
     async def search(request: Request) -> SearchResponse:
-        if service.index is None:
+        index = service.index
+        if index is None:
             raise RequestError(404, "This server has no index. Start it with --index.", "no_index")
         asked, items = await parsed(request, SearchRequest)
         check_model(service, asked.model)
         vectors = await service.embed(request, await service.read(items))
-        found = await asyncio.to_thread(service.index.search, vectors, asked.k)
+        found = await in_parts(lambda part: index.search(part, asked.k), vectors)
         results = [
             [Found(id=hit.id, score=hit.score, metadata=hit.metadata, image=_address(service, hit)) for hit in hits]
             for hits in found

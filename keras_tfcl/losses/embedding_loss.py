@@ -66,6 +66,21 @@ class EmbeddingLoss(keras.losses.Loss):
         self._warned = False
         self._warned_of_variables = False
 
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        super().__init_subclass__(**kwargs)
+        if "call" in vars(cls):
+            raise TypeError(
+                f"A contrastive loss is computed by `losses_of_pairs`. Received: {cls.__name__} with a `call` of its "
+                "own, which would never be called. Define `losses_of_pairs(similarity, pairs)` instead."
+            )
+
+        def first(name: str) -> int:
+            return next(i for i, base in enumerate(cls.__mro__) if name in vars(base))
+
+        # A class that redefines the losses, or mixes in one that does, must not inherit tiles made for other losses.
+        if first("losses_of_pairs") < first("_losses_of"):
+            cls._losses_of = EmbeddingLoss._losses_of  # type: ignore[method-assign]
+
     def losses_of_pairs(self, similarity: Tensor, pairs: Pairs) -> Tensor:
         """Computes the loss of each anchor. This is the only method that a subclass must define.
 

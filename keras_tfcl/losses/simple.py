@@ -81,8 +81,9 @@ class SimpleContrastiveLoss(EmbeddingLoss):
             return super()._losses_of(comparison)
         reducers = [Sum("positive"), Count("positive"), Sum("negative"), Count("negative")]
         choice = {"allows": self.negatives.allows, "hardest": self.negatives.hardest}
+        logits = Logits(tf.identity, holder=self.negatives)
         attraction, positives, repulsion, negatives = reduce_pairs(
-            comparison, reducers, Logits(tf.identity), block=block, precision=self.precision, **choice
+            comparison, reducers, logits, block=block, precision=self.precision, **choice
         ).joined()
         weight = 1.0 / tf.maximum(negatives, 1.0) if self.weight is None else self.weight
         losses = weight * repulsion - attraction / tf.maximum(positives, 1.0)

@@ -38,7 +38,8 @@ class Negatives:
 
     Attributes:
         allows: `allows(similarity)`, elementwise on cosines of any shape: the negatives that may be kept. None: all.
-        hardest: `hardest(count)`, int32 to int32: how many of the `count` nearest negatives are kept. None: all.
+        hardest: `hardest(count)`, int32 to int32: how many of the `count` nearest negatives are kept, one at least.
+            None: all.
         powers: the sums over negatives that `from_log_sums` is given: `(power, slope)` of each, `exp(power * logit)`
             with the gradient of `exp(slope * logit)`.
         whole_rows: whether `keep` or `log_sum` must see all candidates of an anchor. True for a subclass that overrides

@@ -44,6 +44,11 @@ class Comparison(NamedTuple):
         anchors = self.anchors.shape[0]
         return anchors, anchors if self.candidates is None else self.candidates.embeddings.shape[0]
 
+    def specs(self) -> tuple[tf.TensorSpec, Pairs]:
+        """What the cosines and the pairs of some anchors look like."""
+        shape = [None, self.size[1]]
+        return tf.TensorSpec(shape), Pairs(tf.TensorSpec(shape, "bool"), tf.TensorSpec(shape, "bool"))
+
     def units(self) -> tuple[tf.Tensor, tf.Tensor]:
         """Unit embeddings of the anchors and of what they are compared with: the same tensor, if they are the same."""
         anchors = l2_normalize(self.anchors)

@@ -51,7 +51,8 @@ def number_of_hardest(count: Tensor, *, alpha: float | None = None, top_k: int |
 def keep_nearest(similarity: Tensor, mask: Tensor, number: Callable[[Tensor], Tensor]) -> Tensor:
     """Marks each anchor's k nearest candidates of a mask `(A, C)`, ties included; `number` gives k of how many."""
     similarity = ops.stop_gradient(ops.convert_to_tensor(similarity))
-    k = number(ops.sum(ops.cast(mask, "int32"), axis=1))  # (A,)
+    count = ops.sum(ops.cast(mask, "int32"), axis=1)  # (A,)
+    k = ops.minimum(number(count), count)
     # A cosine is never below -1: -2 sorts whatever is no negative to the end.
     ranked = -ops.sort(ops.where(mask, -similarity, 2.0), axis=1)  # (A, C), descending
     kth = ops.take_along_axis(ranked, ops.expand_dims(ops.maximum(k - 1, 0), 1), axis=1)  # (A, 1)

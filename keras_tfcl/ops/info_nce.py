@@ -112,7 +112,11 @@ def statistics(
     chosen = None if isinstance(negatives, str) else negatives
     whole = chosen is not None and getattr(chosen, "whole_rows", True)
     result: Iterable[Tensor]
-    if block is None or not logits.streams or (chosen is not None and whole and not _streams(chosen, logits)):
+    if (
+        block is None
+        or not logits.streams
+        or (chosen is not None and whole and not _streams(chosen, logits, comparison))
+    ):
         # float64: at a temperature of 0.001, or beside the pole of arctanh, float32 cosines carry too few digits. These
         # products are small beside an encoder's; half precision would be lost entirely.
         result = _of_rows(comparison.cosines(), comparison.pairs(), logits, chosen, log_probability)
@@ -125,14 +129,13 @@ def statistics(
     return Statistics(*result)
 
 
-def _streams(negatives: ChoosesNegatives, logits: Logits) -> bool:
+def _streams(negatives: ChoosesNegatives, logits: Logits, comparison: Comparison) -> bool:
     """Whether all that a choice of negatives is differentiated by is known."""
 
-    def alone() -> tuple[Tensor, Tensor]:
-        one, mask = tf.zeros([1, 1]), tf.ones([1, 1], "bool")
-        return negatives.keep(one, mask), negatives.log_sum(one, Pairs(mask, mask), one[0, 0])
+    def alone(cosines: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor]:
+        return negatives.keep(cosines, pairs.negative), negatives.log_sum(cosines, pairs, cosines[0, 0])
 
-    return logits.explains(alone)
+    return logits.explains(alone, *comparison.specs())
 
 
 def _of_rows(

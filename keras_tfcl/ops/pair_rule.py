@@ -14,8 +14,8 @@ from keras_tfcl.ops.comparison import Comparison
 from keras_tfcl.typing import Config, Tensor
 
 ROLES = ("anchor", "positive", "negative")
-NOBODY = tf.int64.min + 1  # a label of no anchor
-UNLABELLED = tf.int64.min + 3  # and from here on those of unlabelled samples, one for each
+NOBODY = tf.int64.min  # a label of no anchor
+UNLABELLED = tf.int64.min + 3  # and those of unlabelled samples, one for each: of sample -2, and from there on
 
 
 @keras.saving.register_keras_serializable(package="keras_tfcl")

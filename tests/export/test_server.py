@@ -304,6 +304,14 @@ def test_search_finds_what_the_index_holds(photos, tmp_path):
     assert outside.status_code == outside_coded.status_code == 404
 
 
+def test_many_queries_in_one_request(dense):
+    index, rows = Index(dense), RNG.normal(size=(150, 6)).astype("float32")
+    index.add(dense.encode(rows))
+    with client(dense, index) as http:
+        results = http.post("/v1/search", json={"input": rows.tolist(), "k": 1}).json()["results"]
+    assert [hits[0]["id"] for hits in results] == [*range(150)]
+
+
 def test_an_index_of_another_encoder_is_refused(dense, photos):
     with pytest.raises(InputError, match="only with the encoder that filled it"):
         create_app(dense, ServerSettings(), Index(photos))
@@ -443,6 +451,15 @@ def test_a_full_queue_answers_before_images_are_decoded(photos):
     image = base64.b64encode(jpeg()).decode()
     answers = asyncio.run(_posts(app, [{"input": text} for text in (image, image, "no image")], slow=slow))
     assert [answer.status_code for answer in answers] == [200, 200, 429]
+
+
+def test_nothing_is_decoded_after_the_deadline(photos, monkeypatch):
+    decoded = []
+    monkeypatch.setattr(photos, "read_image", lambda *arguments: decoded.append(time.sleep(0.01)))
+    with client(photos, deadline_s=0.3) as http:
+        assert http.post("/v1/embeddings", files=[("file", jpeg())] * 200).status_code == 504
+        time.sleep(1)
+    assert len(decoded) < 90
 
 
 def test_the_deadline_covers_all_of_a_request(photos, monkeypatch):

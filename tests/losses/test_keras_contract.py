@@ -65,3 +65,26 @@ def test_extension_by_a_function():
     value = keras_tfcl.ops.contrastive_loss(Z[:, 0], Z[:, 1], LABELS, LABELS, scaling=lambda s: s / 0.1)
     again = keras_tfcl.ops.contrastive_loss(Z[:, 0], Z[:, 1], LABELS, LABELS, scaling=0.1)
     np.testing.assert_array_equal(value, again)
+
+
+@pytest.mark.parametrize("base", ["infonce", "simple_contrastive", "sigmoid_contrastive"])
+def test_a_subclass_that_redefines_the_losses_is_computed_by_them(base):
+    """In tiles, too, which know the losses of the class above."""
+
+    class MoreAlike(type(keras_tfcl.losses.get(base))):
+        def losses_of_pairs(self, similarity, pairs):
+            return -keras.ops.sum(keras.ops.where(pairs.positive, similarity, 0.0), 1)
+
+    units = Z / np.linalg.norm(Z, axis=-1, keepdims=True)
+    expected = -np.sum(units[:4, 0] * units[:4, 1], -1)
+    for block in ("dense", 5):
+        losses = MoreAlike(block_size=block, reduction=None)(LABELS, Z).numpy()
+        np.testing.assert_allclose(losses[:4], np.stack([expected] * 2, 1), rtol=1e-5)
+
+
+def test_a_loss_with_a_call_of_its_own_is_refused():
+    with pytest.raises(TypeError, match=r"Doubled.*Define `losses_of_pairs"):
+
+        class Doubled(keras_tfcl.InfoNCE):
+            def call(self, y_true, y_pred):
+                return 2 * super().call(y_true, y_pred)

@@ -263,6 +263,18 @@ def test_unlabelled_keys_of_a_queue_are_negatives_of_all():
     assert losses[0] == losses[1]
 
 
+def test_an_unlabelled_anchor_that_is_no_candidate_has_no_positive():
+    """What stands in for its label once was the label of views in the role of negatives."""
+    z, numbers = np.random.default_rng(0).normal(size=(3, 3, 4)), np.arange(9)
+    keys = Candidates(z.reshape(9, 4), np.repeat([4, 5, 6], 3), np.full(9, -1), views=numbers % 3, samples=numbers // 3)
+    loss = keras_tfcl.InfoNCE(
+        0.3, roles=("anchor", "positive", "negative"), unlabelled_class=UNLABELLED, reduction=None
+    )
+    losses = loss.against(np.array([UNLABELLED, 5, 6]), z, keys).numpy()
+    assert losses[0] == 0
+    assert (losses[1:] > 0).all()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -156,6 +156,7 @@ LOSSES = {
     "simple": lambda **k: keras_tfcl.SimpleContrastiveLoss(**k),
     "hard simple": lambda **k: keras_tfcl.SimpleContrastiveLoss(0.3, hard(alpha=0.4), **k),
     "own simple": lambda **k: keras_tfcl.SimpleContrastiveLoss(negatives=AboveTheMean(), **k),
+    "simple, own limit": lambda **k: keras_tfcl.SimpleContrastiveLoss(negatives=Limit(), **k),
     "sigmoid": lambda **k: keras_tfcl.SigmoidContrastiveLoss(5.0, -2.0, **k),
     "own loss": lambda **k: Margin(**k),
 }
@@ -324,3 +325,32 @@ def test_no_anchors_at_all(reducer):
     assert of_none[0].shape == (0, 4)
     np.testing.assert_array_equal(of_none[1], 0.0)
     assert np.abs(gradients(z[:2], z)[1]).max() > 0
+
+
+def test_functions_of_whole_rows_see_a_strip_of_them():
+    """Once they saw all rows, in float64: what was tried on one pair came from outside, as if it were trained."""
+    seen = []
+
+    class Nearest(keras_tfcl.losses.EmbeddingLoss):
+        """Cannot be tried on a single pair."""
+
+        def losses_of_pairs(self, similarity, pairs):
+            seen.append(similarity)
+            nearest = tf.math.top_k(tf.where(pairs.negative, similarity, -1.0), 5)[0]
+            return tf.reduce_mean(nearest, 1) - tf.reduce_sum(tf.where(pairs.positive, similarity, 0.0), 1)
+
+    class AmongTheNearest(keras_tfcl.Negatives):
+        def keep(self, similarity, mask):
+            seen.append(similarity)
+            return mask & (similarity >= tf.math.top_k(tf.where(mask, similarity, -2.0), 5)[0][:, -1:])
+
+    z, labels = np.random.default_rng(0).normal(size=(20, 2, 6)).astype("float32"), np.arange(20) // 2
+    for make in (Nearest, lambda **k: general(0.2, AmongTheNearest(), **k)):
+        losses = {}
+        for block, height in ((7, 8 * 7 * 7 // 40), (100_000, 40), ("dense", 40)):
+            seen.clear()
+            losses[block] = make(block_size=block, reduction=None)(labels, z)
+            assert {len(x) for x in seen if isinstance(x.shape[0], int)} == {height}
+            assert {x.dtype for x in seen} == {tf.float64 if block == "dense" else tf.float32}
+        np.testing.assert_allclose(losses[7], losses["dense"], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(losses[100_000], losses["dense"], rtol=1e-5, atol=1e-6)

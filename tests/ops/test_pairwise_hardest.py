@@ -42,6 +42,17 @@ def test_ties_stay_and_k_above_the_number_of_negatives_keeps_all(top_k):
     np.testing.assert_allclose(results[1], results[0], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("block", ["dense", 4])
+def test_a_choice_of_more_negatives_than_there_are_keeps_all(block):
+    class Many(keras_tfcl.Negatives):
+        def hardest(self, count):
+            return 100 + 0 * count
+
+    z, labels = RNG.normal(size=(6, 2, 4)).astype("float32"), np.arange(6)
+    chosen, every = (keras_tfcl.ContrastiveLoss(0.2, n, block_size=block)(labels, z) for n in (Many(), "all"))
+    np.testing.assert_allclose(chosen, every, rtol=1e-6)
+
+
 def test_labels_that_agree_in_32_bits_are_different():
     """The strips compare int32, to which these labels must not simply be cast."""
     z, labels = np.random.default_rng(0).normal(size=(8, 2, 5)).astype("float32"), np.arange(8) // 2

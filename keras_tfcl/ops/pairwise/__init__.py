@@ -25,7 +25,8 @@ Views of the same sample, where they are known, do not enter tiles: their cosine
 near-identical views keep digits that a dot product has lost.
 
 Read in this order: `tile` (masks), `logits` (the scaling), `reducers` (phi), `products` (precision), `tiles` (the
-loops), `hardest` (thresholds), `reduction` (the whole), `by_rows` (functions that look at whole rows).
+loops), `hardest` (thresholds), `first_order` (what tapes see), `reduction` (the whole), `by_rows` (functions that look
+at whole rows).
 """
 
 from keras_tfcl.ops.pairwise.by_rows import losses_by_rows, map_rows

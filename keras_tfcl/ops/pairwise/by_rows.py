@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from keras_tfcl.ops.comparison import Comparison
 from keras_tfcl.ops.masks import Pairs
+from keras_tfcl.ops.pairwise.first_order import Gradient, first_order
 from keras_tfcl.ops.pairwise.logits import Logits
 from keras_tfcl.ops.pairwise.products import product_of
 from keras_tfcl.ops.sides import pairs_of
@@ -43,8 +44,7 @@ def losses_by_rows(
         return [losses, tf.cast(tf.reduce_any(pairs.positive, 1), cosines.dtype)]
 
     variables = Logits(tf.identity, holder)
-    one_pair = tf.zeros([1, 1]), Pairs(tf.ones([1, 1], "bool"), tf.ones([1, 1], "bool"))
-    if block is not None and variables.explains(losses_of_pairs, *one_pair):
+    if block is not None and variables.explains(losses_of_pairs, *comparison.specs()):
         losses, positive = map_rows(of_rows, comparison, variables, outputs=2, block=block, precision=precision)
     else:
         losses, positive = of_rows(comparison.cosines(), comparison.pairs(), variables)
@@ -77,7 +77,8 @@ def map_rows(
     mine, others = comparison.sides()
     product = product_of(precision, comparison.anchors.dtype)
     rows = tf.shape(z)[0]
-    height = tf.clip_by_value(8 * block * block // tf.maximum(tf.shape(c)[0], 1), 1, rows)
+    pairs_of_strip = min(8 * block * block, tf.int32.max)
+    height = tf.clip_by_value(pairs_of_strip // tf.maximum(tf.shape(c)[0], 1), 1, rows)
 
     def strip(start: Tensor) -> tuple[tf.Tensor, Pairs]:
         """The numbers of the anchors, and their pairs. The last strip overlaps the one before it."""
@@ -89,8 +90,8 @@ def map_rows(
         step = lambda start, *state: (start + height, *body(start, *state))  # noqa: E731
         return list(tf.while_loop(lambda start, *_: start < rows, step, (0, *state), parallel_iterations=1)[1:])
 
-    @tf.custom_gradient
-    def compute(z: tf.Tensor, c: tf.Tensor, *values: tf.Tensor) -> Tensor:
+    @first_order
+    def compute(z: tf.Tensor, c: tf.Tensor, *values: tf.Tensor) -> tuple[list[tf.Tensor], Gradient]:
         def forward(start: Tensor, *state: tf.Tensor) -> Iterator[tf.Tensor]:
             index, pairs = strip(start)
             parts = function(product(tf.gather(z, index), c, transpose_b=True), pairs, scaling.at(values))

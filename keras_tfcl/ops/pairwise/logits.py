@@ -97,22 +97,27 @@ class Logits:
         with keras.StatelessScope(state_mapping=mapping):
             return function(*arguments)
 
-    def explains(self, function: Callable[..., Tensor], *arguments: Tensor) -> bool:
-        """Whether `function` reads no tensors or variables but these: else a custom gradient would lose theirs."""
+    def explains(self, function: Callable[..., object], *arguments: object) -> bool:
+        """Whether `function` of such arguments (`tf.TensorSpec`) reads no tensors or variables but these.
+
+        A custom gradient would lose the gradients of others.
+        """
         mapping = [(v, np.zeros(v.shape, v.dtype)) for v in [*self.variables, *(v for v, _ in self.fixed)]]
 
-        def alone() -> Tensor:
+        def alone(*arguments: object) -> object:
             with keras.StatelessScope(state_mapping=mapping):
                 return function(*arguments)
 
-        captured = tf.function(alone, autograph=False).get_concrete_function().captured_inputs
+        captured = tf.function(alone, autograph=False).get_concrete_function(*arguments).captured_inputs
         return not any(x.dtype.is_floating or x.dtype == tf.resource for x in captured)
 
     @property
     def streams(self) -> bool:
         """Whether the scaling can be computed in tiles, with all its gradients."""
         scaling = self.scaling
-        return not callable(scaling) or self.explains(lambda: scaling(self.with_margin(tf.zeros([1]))))
+        return not callable(scaling) or self.explains(
+            lambda s: scaling(self.with_margin(s)), tf.TensorSpec([None, None])
+        )
 
 
 def sampled_range(scaling: Callable[[Tensor], Tensor]) -> tuple[float, float]:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from keras_tfcl.ops.comparison import Comparison
+from keras_tfcl.ops.pairwise.first_order import Gradient, first_order
 from keras_tfcl.ops.pairwise.hardest import Hardest, sum_over_strips
 from keras_tfcl.ops.pairwise.logits import Logits
 from keras_tfcl.ops.pairwise.products import product_of
@@ -112,8 +113,8 @@ def sum_over_tiles(tiles: Tiles, hardest: Hardest) -> list[list[tf.Tensor]]:
     # A softplus, whose slope does not depend on the sums: the same loop can give both.
     at_once = hardest is None and len(sloped) == 1 and isinstance(tiles.reducers[sloped[0]], Softplus)
 
-    @tf.custom_gradient
-    def sums(a: tf.Tensor, c: tf.Tensor, *values: tf.Tensor) -> Tensor:
+    @first_order
+    def sums(a: tf.Tensor, c: tf.Tensor, *values: tf.Tensor) -> tuple[list[tf.Tensor], Gradient]:
         now = tiles.at(a, c, values)
         if hardest is not None:
             held, now = sum_over_strips(now, hardest)
