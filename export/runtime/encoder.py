@@ -362,9 +362,8 @@ class OnnxEncoder:
         return metadata, content, session
 
     def _step(self, batch_size: int | None) -> int:
-        if batch_size is None:
-            return self._batch_size
-        return positive_integer("batch_size", batch_size, f"Leave it out for {self._batch_size}.")
+        size = self._batch_size if batch_size is None else batch_size
+        return positive_integer("batch_size", size, f"Leave it out for {self._batch_size}.")
 
     def _image_rule(self) -> ImageRule:
         return image_rule(self.inputs, self._metadata, self._path)
