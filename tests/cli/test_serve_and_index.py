@@ -74,6 +74,8 @@ def test_what_an_index_cannot_hold_is_said_before_the_work(photos, tmp_path):
     Path(os.fsdecode(broken)).write_bytes((photos / "images" / "a" / "0.png").read_bytes())
     refused = run("index", "build", photos / "encoder.onnx", tmp_path, "-o", tmp_path / "x.index")
     assert refused.returncode == 1 and "`ids` must be Unicode. Received: 'caf" in refused.stderr
+    refused = run("index", "build", photos / "encoder.onnx", tmp_path, "-o", tmp_path / "nowhere" / "x.index")
+    assert refused.returncode == 1 and "The folder of a file to write must exist" in refused.stderr
 
 
 def test_ids_are_relative_to_the_folder_that_the_server_shows(photos, tmp_path):
