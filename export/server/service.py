@@ -136,9 +136,6 @@ class Service:
             raise InputError(f"Inputs of one request must have one shape. Received: {error}.") from error
         if array.dtype.kind not in "iufb":
             raise InputError(f"Inputs must be numbers, or images in base64. Received: {array.dtype} values.")
-        if array.dtype.kind == "f":
-            with np.errstate(over="ignore"):  # what becomes infinite is refused as such
-                array = array.astype(np.float32)
         return RequestRows([self.rows(array)], array.size)
 
     def rows(self, x: Inputs) -> Rows:

@@ -93,6 +93,23 @@ def test_embeddings_are_those_of_the_encoder(dense):
     assert len(one["data"]) == 1 and floats["usage"]["total_tokens"] == 30
 
 
+def test_numbers_keep_the_precision_of_the_input(tmp_path):
+    value, path = onnx.helper.make_tensor_value_info, tmp_path / "double.onnx"
+    shift = onnx.numpy_helper.from_array(np.array(1e8), "shift")
+    nodes = [
+        onnx.helper.make_node("Sub", ["x", "shift"], ["moved"]),
+        onnx.helper.make_node("Cast", ["moved"], ["embedding"], to=onnx.TensorProto.FLOAT),
+    ]
+    ends = [value("x", onnx.TensorProto.DOUBLE, ("n", 2))], [value("embedding", onnx.TensorProto.FLOAT, ("n", 2))]
+    graph = onnx.helper.make_graph(nodes, "by hand", *ends, [shift])
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8), path)
+    with client(OnnxEncoder(path)) as http:
+        found = http.post("/v1/embeddings", json={"input": [1e8 + 0.5, 1e8 - 0.25]}).json()
+        beyond = http.post("/v1/embeddings", json={"input": [1e8, 1e300]})
+    assert found["data"][0]["embedding"] == [0.5, -0.25]
+    assert beyond.status_code == 422 and "NaN or infinity" in beyond.json()["error"]["message"]
+
+
 def test_dimensions_are_truncated_and_normalised_again(dense):
     with client(dense) as http:
         found = http.post("/v1/embeddings", json={"input": X.tolist(), "dimensions": 3}).json()
