@@ -219,9 +219,9 @@ def test_tokenizers_that_do_not_fit(tmp_path):
     assert not [*tmp_path.iterdir()]
 
 
-def write_transformer(path, outputs=("last_hidden_state",)):
+def write_transformer(path, outputs=("last_hidden_state",), dtype="float32"):
     """A table of vectors, with a (batch, D) output too where it is asked for: the sum."""
-    table = onnx.numpy_helper.from_array(TABLE, "table")
+    table = onnx.numpy_helper.from_array(TABLE.astype(dtype), "table")
     nodes = [
         helper.make_node("Gather", ["table", "input_ids"], ["last_hidden_state"]),
         helper.make_node("Identity", ["attention_mask"], ["unused"]),
@@ -233,7 +233,7 @@ def write_transformer(path, outputs=("last_hidden_state",)):
         nodes,
         "transformer",
         [value(name, TensorProto.INT64, ("batch", "length")) for name in ("input_ids", "attention_mask")],
-        [value(name, TensorProto.FLOAT, kinds[name]) for name in outputs],
+        [value(name, table.data_type, kinds[name]) for name in outputs],
         [table, onnx.numpy_helper.from_array(np.array([1]), "axis")],
     )
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -274,6 +274,14 @@ def test_a_folder_of_sentence_transformers(tmp_path, pooling, model):
     np.testing.assert_allclose(encoder.encode(TEXTS), expected, atol=1e-6)
     np.testing.assert_allclose(pickle.loads(pickle.dumps(encoder)).encode(TEXTS), expected, atol=1e-6)
     assert encoder.dimension == 6 and encoder.takes_text
+
+
+def test_the_mean_of_float16_vectors_is_computed_in_float32(tmp_path):
+    write_transformer(tmp_path / "half.onnx", dtype="float16")
+    ids = RNG.integers(3, len(TABLE), (2, 4000))
+    encoder = OnnxEncoder(tmp_path / "half.onnx", pooling="mean")
+    found = encoder.encode({"input_ids": ids, "attention_mask": np.ones_like(ids)})
+    np.testing.assert_allclose(found, TABLE.astype("float16")[ids].astype("float64").mean(axis=1), atol=1e-5)
 
 
 def test_the_pooling_of_a_folder_can_be_chosen(tmp_path):
