@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -71,7 +72,8 @@ def build(
     add_to, skipped = _embedded(encoder, inputs, root, on_error)
     add_to(made)
     recall = made.build_graph() if graph else None
-    made.save(out)
+    with locked_file(out) if out.exists() else contextlib.nullcontext():  # or an addition on its way would replace it
+        made.save(out)
     _say(made, out, as_json, recall, skipped)
 
 
