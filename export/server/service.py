@@ -11,7 +11,7 @@ from importlib.metadata import version
 from typing import Any, TypeVar
 
 import numpy as np
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from keras_tfcl.export.errors import ExportError, InputError
 from keras_tfcl.export.runtime.encoder import OnnxEncoder
@@ -103,7 +103,7 @@ class Service:
         try:
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             if not work.done():
-                raise RequestError(499, "The client has gone.", "client_gone")
+                raise ClientDisconnect
             embeddings = np.concatenate(work.result())
             return embeddings if inputs.order is None else embeddings[np.argsort(inputs.order)]
         finally:

@@ -524,7 +524,7 @@ def test_openai_s_own_client(dense):
     np.testing.assert_array_equal(np.array([entry.embedding for entry in found.data], "float32"), dense.encode(X))
 
 
-def test_clients_that_go_away_and_half_sent_bodies_do_no_harm(dense):
+def test_clients_that_go_away_and_half_sent_bodies_do_no_harm(dense, caplog):
     with running(create_app(dense, ServerSettings())) as address:
         port = int(address.rsplit(":", 1)[1])
         for body in (b"", b'{"input": [1', b"not json"):
@@ -533,6 +533,9 @@ def test_clients_that_go_away_and_half_sent_bodies_do_no_harm(dense):
         assert httpx.get(f"{address}/health/ready").status_code == 200
         found = httpx.post(f"{address}/v1/embeddings", json={"input": X.tolist()})
         assert found.status_code == 200
+        text = httpx.get(f"{address}/metrics").text
+    assert 'route="/v1/embeddings",status="499"} 3.0' in text and 'status="500"' not in text
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 def test_time_is_not_lost_without_a_run(dense):
