@@ -117,9 +117,10 @@ class OnnxEncoder:
         buckets = self.providers[0] != "CPUExecutionProvider" if buckets is None else bool(buckets)
         normalize = folder is not None and folder.normalize
         self._runner = Runner(self._session, interface, self._path, pooling, normalize, buckets)
+        weights, tokenizer = self._metadata.get("weights_sha256"), self._metadata.get("tokenizer")
         pooled_by = pooling if interface.per_token else None
-        identity = [content, interface.output, pooled_by, normalize, self._metadata.get("tokenizer")]
-        self._weights_hash = self._metadata.get("weights_sha256") or _sha256(identity)
+        identity = [weights or content, interface.output, pooled_by, normalize, tokenizer]
+        self._weights_hash = weights if weights and not tokenizer else _sha256(identity)
         self._text_rule: TextRule | None = None  # made when the first text comes
 
     def __reduce__(self) -> tuple[Callable[..., OnnxEncoder], tuple[object, ...]]:
@@ -152,7 +153,7 @@ class OnnxEncoder:
 
     @property
     def weights_hash(self) -> str:
-        """SHA-256 of the weights, as `export_onnx` records it.
+        """SHA-256 of the weights, as `export_onnx` records it, and of the tokenizer if there is one.
 
         An int8 or float16 file has the hash of its float model. If another tool wrote the file, it is the hash of the
         whole file and of what else decides on the embeddings: output, pooling, normalization and tokenizer.

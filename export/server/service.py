@@ -11,7 +11,7 @@ from importlib.metadata import version
 from typing import Any, TypeVar
 
 import numpy as np
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from keras_tfcl.export.errors import ExportError, InputError
 from keras_tfcl.export.runtime.encoder import OnnxEncoder
@@ -103,7 +103,7 @@ class Service:
         try:
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             if not work.done():
-                raise RequestError(499, "The client has gone.", "client_gone")
+                raise ClientDisconnect
             embeddings = np.concatenate(work.result())
             return embeddings if inputs.order is None else embeddings[np.argsort(inputs.order)]
         finally:
@@ -136,9 +136,6 @@ class Service:
             raise InputError(f"Inputs of one request must have one shape. Received: {error}.") from error
         if array.dtype.kind not in "iufb":
             raise InputError(f"Inputs must be numbers, or images in base64. Received: {array.dtype} values.")
-        if array.dtype.kind == "f":
-            with np.errstate(over="ignore"):  # what becomes infinite is refused as such
-                array = array.astype(np.float32)
         return RequestRows([self.rows(array)], array.size)
 
     def rows(self, x: Inputs) -> Rows:

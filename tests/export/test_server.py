@@ -93,6 +93,23 @@ def test_embeddings_are_those_of_the_encoder(dense):
     assert len(one["data"]) == 1 and floats["usage"]["total_tokens"] == 30
 
 
+def test_numbers_keep_the_precision_of_the_input(tmp_path):
+    value, path = onnx.helper.make_tensor_value_info, tmp_path / "double.onnx"
+    shift = onnx.numpy_helper.from_array(np.array(1e8), "shift")
+    nodes = [
+        onnx.helper.make_node("Sub", ["x", "shift"], ["moved"]),
+        onnx.helper.make_node("Cast", ["moved"], ["embedding"], to=onnx.TensorProto.FLOAT),
+    ]
+    ends = [value("x", onnx.TensorProto.DOUBLE, ("n", 2))], [value("embedding", onnx.TensorProto.FLOAT, ("n", 2))]
+    graph = onnx.helper.make_graph(nodes, "by hand", *ends, [shift])
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8), path)
+    with client(OnnxEncoder(path)) as http:
+        found = http.post("/v1/embeddings", json={"input": [1e8 + 0.5, 1e8 - 0.25]}).json()
+        beyond = http.post("/v1/embeddings", json={"input": [1e8, 1e300]})
+    assert found["data"][0]["embedding"] == [0.5, -0.25]
+    assert beyond.status_code == 422 and "NaN or infinity" in beyond.json()["error"]["message"]
+
+
 def test_dimensions_are_truncated_and_normalised_again(dense):
     with client(dense) as http:
         found = http.post("/v1/embeddings", json={"input": X.tolist(), "dimensions": 3}).json()
@@ -507,7 +524,7 @@ def test_openai_s_own_client(dense):
     np.testing.assert_array_equal(np.array([entry.embedding for entry in found.data], "float32"), dense.encode(X))
 
 
-def test_clients_that_go_away_and_half_sent_bodies_do_no_harm(dense):
+def test_clients_that_go_away_and_half_sent_bodies_do_no_harm(dense, caplog):
     with running(create_app(dense, ServerSettings())) as address:
         port = int(address.rsplit(":", 1)[1])
         for body in (b"", b'{"input": [1', b"not json"):
@@ -516,6 +533,9 @@ def test_clients_that_go_away_and_half_sent_bodies_do_no_harm(dense):
         assert httpx.get(f"{address}/health/ready").status_code == 200
         found = httpx.post(f"{address}/v1/embeddings", json={"input": X.tolist()})
         assert found.status_code == 200
+        text = httpx.get(f"{address}/metrics").text
+    assert 'route="/v1/embeddings",status="499"} 3.0' in text and 'status="500"' not in text
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 def test_time_is_not_lost_without_a_run(dense):
