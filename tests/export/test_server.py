@@ -283,12 +283,14 @@ def test_the_open_inference_protocol(dense):
             for kind in ({"datatype": "INT8", "data": [300] * 30}, {"datatype": "INT32"}, {"data": ["1"] * 30})
         ]
         other = http.post("/v2/models/dense/infer", json={"inputs": [tensor | {"name": "other"}]})
+        unknown = http.post("/v2/models/dense/infer", json={"inputs": [tensor | {"shape": [-1, 6]}]})
         twice = http.post("/v2/models/dense/infer", json={"inputs": [tensor, tensor]})
         longer = http.post(
             "/v2/models/dense/infer",
             content=head + X.tobytes() + b"more",
             headers={"Inference-Header-Content-Length": str(len(head))},
         )
+    assert unknown.status_code == 400 and "inputs.0.shape.0" in unknown.json()["error"]
     assert longer.status_code == 400 and "4 bytes more" in longer.json()["error"]
     assert other.status_code == 422 and "must be named ['features']" in other.json()["error"]
     assert twice.status_code == 400 and "may occur once" in twice.json()["error"]
