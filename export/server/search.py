@@ -71,16 +71,15 @@ def _address(service: Service, hit: Hit) -> str | None:
 def _thumbnail(service: Service, path: str) -> bytes:
     """A small JPEG of an image in the folder that the server may show, and of no other."""
     root = service.settings.images
-    file = None if root is None else (root / path).resolve()
-    if root is None or file is None or not file.is_relative_to(root.resolve()) or not file.is_file():
-        raise RequestError(404, "There is no such image.", "no_image")
     pillow, ops = require("PIL.Image", "images"), require("PIL.ImageOps", "images")
     try:
+        if root is None or not (file := (root / path).resolve()).is_relative_to(root.resolve()) or not file.is_file():
+            raise FileNotFoundError(path)
         with pillow.open(file) as opened:
             opened.draft("RGB", (THUMBNAIL, THUMBNAIL))
             small = ops.exif_transpose(opened).convert("RGB")
-    except Exception as error:  # Pillow's decoders raise whatever damaged bytes lead them to
-        raise RequestError(404, "The image cannot be read.", "no_image") from error
+    except Exception as error:  # of a name that no file can have, or whatever damaged bytes lead Pillow's decoders to
+        raise RequestError(404, "There is no such image, or it cannot be read.", "no_image") from error
     small.thumbnail((THUMBNAIL, THUMBNAIL))
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=85)

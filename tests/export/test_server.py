@@ -321,6 +321,18 @@ def test_search_finds_what_the_index_holds(photos, tmp_path):
     assert outside.status_code == outside_coded.status_code == 404
 
 
+@pytest.mark.parametrize("name", ["%00", "a" * 300, "a/" * 3000, "circle", "folder", "outside", "text.jpg", "%ff", ""])
+def test_names_that_are_no_images(dense, tmp_path, name):
+    shown = tmp_path / "shown"
+    (shown / "folder").mkdir(parents=True)
+    (shown / "circle").symlink_to(shown / "circle")
+    (tmp_path / "outside.jpg").write_bytes(jpeg())
+    (shown / "outside").symlink_to(tmp_path / "outside.jpg")
+    (shown / "text.jpg").write_text("text")
+    with client(dense, images=shown) as http:
+        assert http.get(f"/v1/images/{name}").status_code == 404
+
+
 def test_many_queries_in_one_request(dense):
     index, rows = Index(dense), RNG.normal(size=(150, 6)).astype("float32")
     index.add(dense.encode(rows))
