@@ -29,9 +29,7 @@ class BatchReader:
         specs: the inputs of the encoder.
         step: rows in a batch of gathered rows or images.
         image_rule: gives the rule by which images become rows, or raises InputError if the encoder takes none.
-        on_error: what to do about an image that cannot be read, or a row that is not finite: "raise" its error; "skip"
-            it, with one UserWarning at the end that names all of them; or skip it and call a function with its
-            position, the image or row, and the error.
+        on_error: as in `OnnxEncoder.encode_iter`.
 
     Attributes:
         skipped: what is left out so far, by position.

@@ -7,13 +7,13 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_tfcl.export.errors import InputError
+from keras_tfcl.export.errors import InputError, ModelFileError
 from keras_tfcl.export.runtime.batches import BatchReader, OnError, check_on_error, rows_to_try, show_progress
 from keras_tfcl.export.runtime.embedding_files import check_embedding_file, write_embeddings
 from keras_tfcl.export.runtime.images import MAX_PIXELS, ImageRule, check_image_size, image_rule
@@ -38,7 +38,7 @@ class OnnxEncoder:
 
     Several threads may use one encoder at the same time. onnxruntime keeps memory for the next run, so create one
     encoder per process and keep it. An encoder is pickled and copied as its path and arguments, so the other process
-    needs the file, and opens it again.
+    needs the file, and opens it again; other weights in it raise an error.
 
     Args:
         path: a file written by `export_onnx`, or any ONNX file with one `(batch, D)` output and no external data. The
@@ -117,13 +117,14 @@ class OnnxEncoder:
         buckets = self.providers[0] != "CPUExecutionProvider" if buckets is None else bool(buckets)
         normalize = folder is not None and folder.normalize
         self._runner = Runner(self._session, interface, self._path, pooling, normalize, buckets)
+        weights, tokenizer = self._metadata.get("weights_sha256"), self._metadata.get("tokenizer")
         pooled_by = pooling if interface.per_token else None
-        identity = [content, interface.output, pooled_by, normalize, self._metadata.get("tokenizer")]
-        self._weights_hash = self._metadata.get("weights_sha256") or _sha256(identity)
+        identity = [weights or content, interface.output, pooled_by, normalize, tokenizer]
+        self._weights_hash = weights if weights and not tokenizer else _sha256(identity)
         self._text_rule: TextRule | None = None  # made when the first text comes
 
-    def __reduce__(self) -> tuple[type[OnnxEncoder], tuple[object, ...]]:
-        return type(self), self._arguments
+    def __reduce__(self) -> tuple[Callable[..., OnnxEncoder], tuple[object, ...]]:
+        return _opened_again, (type(self), self._arguments, self._weights_hash)
 
     @property
     def path(self) -> Path:
@@ -152,7 +153,7 @@ class OnnxEncoder:
 
     @property
     def weights_hash(self) -> str:
-        """SHA-256 of the weights, as `export_onnx` records it.
+        """SHA-256 of the weights, as `export_onnx` records it, and of the tokenizer if there is one.
 
         An int8 or float16 file has the hash of its float model. If another tool wrote the file, it is the hash of the
         whole file and of what else decides on the embeddings: output, pooling, normalization and tokenizer.
@@ -361,9 +362,8 @@ class OnnxEncoder:
         return metadata, content, session
 
     def _step(self, batch_size: int | None) -> int:
-        if batch_size is None:
-            return self._batch_size
-        return positive_integer("batch_size", batch_size, f"Leave it out for {self._batch_size}.")
+        size = self._batch_size if batch_size is None else batch_size
+        return positive_integer("batch_size", size, f"Leave it out for {self._batch_size}.")
 
     def _image_rule(self) -> ImageRule:
         return image_rule(self.inputs, self._metadata, self._path)
@@ -386,6 +386,17 @@ class OnnxEncoder:
             rows, batches = reader.batches(x)
             parts = self._runner.each(batches, step)
         return rows, show_progress(parts, rows) if progress else parts, reader.skipped
+
+
+def _opened_again(kind: type[OnnxEncoder], arguments: tuple[Any, ...], weights_hash: str) -> OnnxEncoder:
+    """Return an encoder that was pickled."""
+    encoder = kind(*arguments)
+    if encoder.weights_hash != weights_hash:
+        raise ModelFileError(
+            f"A pickled encoder must find the weights that it had. Received: {encoder.path}, which was replaced by a "
+            f"file with others. Create the encoder again."
+        )
+    return encoder
 
 
 def _sha256(content: object) -> str:

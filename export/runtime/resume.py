@@ -104,9 +104,10 @@ def _checked_ids(ids: Iterable[object] | None, count: int) -> list[int | str]:
     return names
 
 
-def _batches(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    for start in range(0, len(rows), size):
-        yield rows[start : start + size]
+def _batches(x: np.ndarray, positions: list[int], size: int) -> Iterator[np.ndarray]:
+    """The rows at some positions, of which only a batch is read from a file that is mapped."""
+    for start in range(0, len(positions), size):
+        yield x[positions[start : start + size]]
 
 
 def _files(before: list[ParquetFile], folder: Path, encoder: OnnxEncoder) -> Iterator[ParquetFile]:
@@ -142,9 +143,8 @@ def _embed_missing(
         if callable(on_error):
             on_error(missing[position], row, error)
 
-    rows = x[missing] if isinstance(x, np.ndarray) else [x[position] for position in missing]
     stream = encoder.encode_iter(
-        _batches(rows, encoder.batch_size) if isinstance(rows, np.ndarray) else iter(rows),
+        _batches(x, missing, encoder.batch_size) if isinstance(x, np.ndarray) else (x[i] for i in missing),
         on_error="raise" if on_error == "raise" else leave_out,
         **options,
     )

@@ -94,16 +94,18 @@ class Runner:
                 f"Expected rows that the model can embed. Received: rows {first_row} to {first_row + rows - 1}, which "
                 f"onnxruntime rejects: {error}. Check sizes and index ranges."
             ) from error
-        mask = next((array for name, array in feed.items() if is_mask(name)), None)
-        embeddings = output if self._pooling is None else pooled(output, mask, self._pooling)
+        if output.dtype != np.float32:  # before the pooling: a mean in float16 would be off by percents
+            with np.errstate(over="ignore"):  # beyond float32 it becomes infinite, which the caller checks
+                output = output.astype(np.float32)
+        embeddings = output
+        if self._pooling is not None:
+            mask = next((array for name, array in feed.items() if is_mask(name)), None)
+            embeddings = pooled(output, mask, self._pooling)
         if embeddings.shape != (size, self.dimension):
             raise ModelFileError(
                 f"Expected one embedding of length {self.dimension} per row. Received: shape {embeddings.shape} for "
                 f"{size} rows from {self._path}. Export again."
             )
-        if embeddings.dtype != np.float32:
-            with np.errstate(over="ignore"):  # beyond float32 it becomes infinite, which the caller checks
-                embeddings = embeddings.astype(np.float32)
         if self._normalize:
             embeddings = embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
         return embeddings if size == rows else embeddings[:rows]

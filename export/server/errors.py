@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from keras_tfcl.export.errors import ExportError, InputError, NonFiniteError
 
@@ -68,6 +69,10 @@ def add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(ExportError)
     async def bad_model(request: Request, error: ExportError) -> JSONResponse:
         return answer(request, 500, str(error), "model_error")
+
+    @app.exception_handler(ClientDisconnect)  # nobody reads the answer, but the counters do
+    async def gone(request: Request, error: ClientDisconnect) -> JSONResponse:
+        return answer(request, 499, "The client has gone.", "client_gone")
 
     @app.exception_handler(ImportError)  # of a package that only some requests need, such as Pillow
     async def missing(request: Request, error: ImportError) -> JSONResponse:

@@ -7,7 +7,7 @@ from enum import Enum
 
 import numpy as np
 from fastapi import FastAPI, Request, Response
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, NonNegativeInt, ValidationError
 
 from keras_tfcl.export.errors import InputError
 from keras_tfcl.export.server.errors import RequestError, fault
@@ -29,7 +29,7 @@ class Tensor(BaseModel):
     """A tensor: its values as a flat or nested list, or behind the JSON."""
 
     name: str
-    shape: list[int]
+    shape: list[NonNegativeInt]
     datatype: str
     data: list[object] | None = None
     parameters: dict[str, object] = Field(default_factory=dict)

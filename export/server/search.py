@@ -13,7 +13,7 @@ from keras_tfcl.export.runtime.index import Hit
 from keras_tfcl.export.runtime.requirements import require
 from keras_tfcl.export.server.errors import RequestError
 from keras_tfcl.export.server.openai import InputRequest, check_model, parsed, request_body
-from keras_tfcl.export.server.service import Service
+from keras_tfcl.export.server.service import Service, in_parts
 
 THUMBNAIL = 256
 
@@ -45,12 +45,13 @@ def add_search_routes(app: FastAPI, service: Service) -> None:
 
     @app.post("/v1/search", tags=["Search"], openapi_extra=request_body(SearchRequest))
     async def search(request: Request) -> SearchResponse:
-        if service.index is None:
+        index = service.index
+        if index is None:
             raise RequestError(404, "This server has no index. Start it with --index.", "no_index")
         asked, items = await parsed(request, SearchRequest)
         check_model(service, asked.model)
         vectors = await service.embed(request, await service.read(items))
-        found = await asyncio.to_thread(service.index.search, vectors, asked.k)
+        found = await in_parts(lambda part: index.search(part, asked.k), vectors)
         results = [
             [Found(id=hit.id, score=hit.score, metadata=hit.metadata, image=_address(service, hit)) for hit in hits]
             for hits in found
@@ -70,16 +71,15 @@ def _address(service: Service, hit: Hit) -> str | None:
 def _thumbnail(service: Service, path: str) -> bytes:
     """A small JPEG of an image in the folder that the server may show, and of no other."""
     root = service.settings.images
-    file = None if root is None else (root / path).resolve()
-    if root is None or file is None or not file.is_relative_to(root.resolve()) or not file.is_file():
-        raise RequestError(404, "There is no such image.", "no_image")
     pillow, ops = require("PIL.Image", "images"), require("PIL.ImageOps", "images")
     try:
+        if root is None or not (file := (root / path).resolve()).is_relative_to(root.resolve()) or not file.is_file():
+            raise FileNotFoundError(path)
         with pillow.open(file) as opened:
             opened.draft("RGB", (THUMBNAIL, THUMBNAIL))
             small = ops.exif_transpose(opened).convert("RGB")
-    except Exception as error:  # Pillow's decoders raise whatever damaged bytes lead them to
-        raise RequestError(404, "The image cannot be read.", "no_image") from error
+    except Exception as error:  # of a name that no file can have, or whatever damaged bytes lead Pillow's decoders to
+        raise RequestError(404, "There is no such image, or it cannot be read.", "no_image") from error
     small.thumbnail((THUMBNAIL, THUMBNAIL))
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=85)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from keras_tfcl.export.errors import ExportError, InputError
 from keras_tfcl.export.runtime.encoder import OnnxEncoder
@@ -26,6 +26,8 @@ from keras_tfcl.export.server.metrics import Metrics
 from keras_tfcl.export.server.settings import ServerSettings
 
 VERSION = version("keras-tfcl")
+AT_ONCE = 32  # images that are decoded, or queries that are searched for, between two looks at the deadline
+T = TypeVar("T")
 COARSE_COSINE = 0.99  # to the recorded embeddings, where another processor may round otherwise: int8, GPUs
 
 
@@ -101,7 +103,7 @@ class Service:
         try:
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             if not work.done():
-                raise RequestError(499, "The client has gone.", "client_gone")
+                raise ClientDisconnect
             embeddings = np.concatenate(work.result())
             return embeddings if inputs.order is None else embeddings[np.argsort(inputs.order)]
         finally:
@@ -126,7 +128,7 @@ class Service:
         if isinstance(items[0], (str, list)) and self.encoder.takes_text:
             return await asyncio.to_thread(self._texts, items)
         if isinstance(items[0], (str, bytes)):
-            images = await asyncio.to_thread(lambda: [self._image(item, number) for number, item in enumerate(items)])
+            images = await in_parts(lambda part: [self._image(*one) for one in part], [*enumerate(items)])
             return RequestRows([(np.stack(images),)], len(items))
         try:
             array = np.asarray(items)
@@ -134,9 +136,6 @@ class Service:
             raise InputError(f"Inputs of one request must have one shape. Received: {error}.") from error
         if array.dtype.kind not in "iufb":
             raise InputError(f"Inputs must be numbers, or images in base64. Received: {array.dtype} values.")
-        if array.dtype.kind == "f":
-            with np.errstate(over="ignore"):  # what becomes infinite is refused as such
-                array = array.astype(np.float32)
         return RequestRows([self.rows(array)], array.size)
 
     def rows(self, x: Inputs) -> Rows:
@@ -176,7 +175,7 @@ class Service:
         parts = [tuple(rule.rows([tokens[position] for position in run])) for run in runs]
         return RequestRows(parts, sum(len(ids) for ids, _ in tokens), np.concatenate(runs))
 
-    def _image(self, item: object, number: int) -> np.ndarray:
+    def _image(self, number: int, item: object) -> np.ndarray:
         if not isinstance(item, (str, bytes)):
             raise InputError(f"Inputs must all be images, or all numbers. Received: input {number} of another kind.")
         if self.encoder.takes_text:
@@ -223,6 +222,14 @@ def decode_base64(text: str, number: int) -> bytes:
         raise InputError(
             f"Images come in base64 or as data URIs. Received: input {number}, which is neither ({error})."
         ) from error
+
+
+async def in_parts(function: Callable[[Any], list[T]], items: Sequence[object] | np.ndarray) -> list[T]:
+    """What `function` makes of items, in a thread, some at a time: a request that is cancelled goes no further."""
+    made: list[T] = []
+    for start in range(0, len(items), AT_ONCE):
+        made += await asyncio.to_thread(function, items[start : start + AT_ONCE])
+    return made
 
 
 async def _disconnected(request: Request) -> None:

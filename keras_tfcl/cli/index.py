@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -12,7 +13,7 @@ from typing import Annotated, Literal
 import numpy as np
 import typer
 
-from keras_tfcl.atomic_write import locked_file
+from keras_tfcl.atomic_write import check_target, locked_file
 from keras_tfcl.cli.options import (
     AUTO,
     ROW_SUFFIXES,
@@ -27,6 +28,7 @@ from keras_tfcl.cli.options import (
 from keras_tfcl.export.errors import InputError
 from keras_tfcl.export.runtime.encoder import OnnxEncoder
 from keras_tfcl.export.runtime.index import Index, checked_ids
+from keras_tfcl.export.runtime.requirements import require
 
 index = typer.Typer(help="Build an index of embeddings, and search it.", no_args_is_help=True)
 
@@ -62,12 +64,16 @@ def build(
 
     Examples: keras-tfcl index build encoder.onnx photos/ -o photos.index
     """
+    check_target(out)  # or an error only after the work
+    if graph:
+        require("usearch.index", "index")
     encoder = OnnxEncoder(file, providers_of(provider))
     made = Index(encoder, precision)
     add_to, skipped = _embedded(encoder, inputs, root, on_error)
     add_to(made)
     recall = made.build_graph() if graph else None
-    made.save(out)
+    with locked_file(out) if out.exists() else contextlib.nullcontext():  # or an addition on its way would replace it
+        made.save(out)
     _say(made, out, as_json, recall, skipped)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_tfcl.atomic_write import atomic_write
 from keras_tfcl.evaluation.checks import unit_vectors
 
 
@@ -37,7 +38,8 @@ def draw_neighbours(
                 axis.imshow(images[i].astype("uint8"))
                 axis.set_title(name, fontsize=8)
                 axis.axis("off")
-    figure.savefig(path, format="png", dpi=100)
+    with atomic_write(path) as draft:
+        figure.savefig(draft, format="png", dpi=100)
 
 
 def nearest(embeddings: np.ndarray, query: int, k: int) -> list[tuple[int, float]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import random
 import threading
 import warnings
 from collections.abc import Callable
@@ -255,8 +256,10 @@ def image_batches(
 @functools.lru_cache
 def _changes(side: int, strength: float, flip: bool) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
     """What happens to a crop after it is cut, compiled once for all data sets of the same views."""
+    state = random.getstate()  # layers draw seeds, which are not used, and only the first data set makes layers
     augmenter = ImageAugmenter(photo_layers((side, side, 3), strength, None, flip))
     augmenter.build((1, side, side, 3))
+    random.setstate(state)
 
     signature = [tf.TensorSpec((side, side, 3), "uint8"), tf.TensorSpec((2,), "int64")]
 

@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from keras_tfcl.atomic_write import locked_file
+from keras_tfcl.cli import main
 from keras_tfcl.export import Index, OnnxEncoder, export_onnx
 
 httpx = pytest.importorskip("httpx")
@@ -74,6 +76,8 @@ def test_what_an_index_cannot_hold_is_said_before_the_work(photos, tmp_path):
     Path(os.fsdecode(broken)).write_bytes((photos / "images" / "a" / "0.png").read_bytes())
     refused = run("index", "build", photos / "encoder.onnx", tmp_path, "-o", tmp_path / "x.index")
     assert refused.returncode == 1 and "`ids` must be Unicode. Received: 'caf" in refused.stderr
+    refused = run("index", "build", photos / "encoder.onnx", tmp_path, "-o", tmp_path / "nowhere" / "x.index")
+    assert refused.returncode == 1 and "The folder of a file to write must exist" in refused.stderr
 
 
 def test_ids_are_relative_to_the_folder_that_the_server_shows(photos, tmp_path):
@@ -100,6 +104,20 @@ def test_additions_by_two_processes_at_once_are_both_kept(photos, tmp_path):
     processes = [subprocess.Popen([*command, *group], stdout=subprocess.DEVNULL) for group in groups]
     assert [process.wait(120) for process in processes] == [0, 0, 0]
     assert all(f"{i}.png" in Index.load(out) for i in range(6))
+
+
+def test_an_index_is_built_while_nobody_adds_to_the_older_one(photos, tmp_path, monkeypatch):
+    out, save = tmp_path / "photos.index", Index.save
+
+    def look_then_save(index, path):
+        with pytest.raises(BlockingIOError), locked_file(out, wait=False):
+            pass
+        save(index, path)
+
+    command = ["index", "build", str(photos / "encoder.onnx"), str(photos / "images"), "-o", str(out)]
+    assert main(command) == 0
+    monkeypatch.setattr(Index, "save", look_then_save)
+    assert main(command) == 0 and len(Index.load(out)) == 12
 
 
 def test_images_of_two_folders_may_not_have_one_name(photos, tmp_path):

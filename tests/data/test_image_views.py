@@ -1,6 +1,7 @@
 """Streams of views and images from files: what is read, in which order, and what is left out."""
 
 import io
+import random
 import subprocess
 import sys
 import tarfile
@@ -79,6 +80,16 @@ def test_order_and_views_follow_from_seed_and_step(folder):
     np.testing.assert_array_equal(one[1], run(first=1, passes=1)[0])  # as a run that was resumed there
     assert not np.array_equal(one[0], one[1])
     assert not np.array_equal(one[0], run(seed=1)[0])
+
+
+def test_the_weights_of_a_model_do_not_depend_on_earlier_data_sets(folder):
+    """The first data set of a kind makes layers, which draw seeds; a second one does not."""
+    drawn = []
+    for _ in range(2):
+        keras.utils.set_random_seed(0)
+        image_views(folder, batch_size=4, image_size=17)
+        drawn.append(random.random())
+    assert drawn[0] == drawn[1]
 
 
 def test_each_image_comes_once_in_a_pass(tmp_path):

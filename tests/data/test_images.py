@@ -65,14 +65,16 @@ def test_mnist5k_is_the_packaged_file_split_by_class():
     assert set(loaded) == rows and len(loaded) == 5000
 
 
-def test_seed_decides_the_split():
-    first, same, other = (load_images("mnist5k", seed=seed) for seed in (1, 1, 2))
+def test_seed_decides_the_split(labelled):
+    first, same, other = (load_images(f"folder:{labelled}", seed=seed) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first.train_images, same.train_images)
     np.testing.assert_array_equal(first.test_labels, same.test_labels)
     assert not np.array_equal(first.test_images, other.test_images)
 
 
-def test_limit_and_image_size():
+def test_limit_and_image_size(monkeypatch):
+    images_of_file = images_module._mnist5k()
+    monkeypatch.setattr(images_module, "_mnist5k", lambda: images_of_file)  # it takes a second to read
     data = load_images("mnist5k", limit=300, image_size=14)
     assert data.train_images.shape == data.test_images.shape == (300, 14, 14, 1)
     assert set(data.train_labels) == set(range(10))

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import itertools
 import json
+import pickle
 import resource
 from typing import ClassVar
 
@@ -74,6 +75,18 @@ def test_the_hash_of_a_file_is_that_of_the_weights_in_memory(tmp_path):
     encoder, again = OnnxEncoder(path), OnnxEncoder(path)
     path.unlink()
     assert encoder.weights_hash == again.weights_hash
+
+
+def test_a_pickled_encoder_refuses_other_weights(tmp_path):
+    path = tmp_path / "file.onnx"
+    path.write_bytes(model_bytes())
+    pickled = pickle.dumps(OnnxEncoder(path, batch_size=3))
+    assert pickle.loads(pickled).batch_size == 3
+    path.write_bytes(
+        model_with([onnx.numpy_helper.from_array(np.zeros((6, 4), "float32"), "matrix")]).SerializeToString()
+    )
+    with pytest.raises(ModelFileError, match=r"must find the weights that it had.*file\.onnx, which was replaced"):
+        pickle.loads(pickled)
 
 
 def test_folder(tmp_path):

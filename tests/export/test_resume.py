@@ -141,6 +141,21 @@ def test_a_process_that_begins_while_another_ends(tmp_path, monkeypatch):
     assert not (tmp_path / ".x.parquet.parts").exists()
 
 
+def test_only_a_batch_of_a_mapped_array_is_read_at_a_time(tmp_path):
+    read = []
+
+    class Rows(np.ndarray):
+        def __getitem__(self, key):
+            read.extend([len(key)] * isinstance(key, list))
+            return super().__getitem__(key)
+
+    encoder, x = write_encoder(tmp_path / "encoder.onnx"), np.random.default_rng(1).normal(size=(50, 6)).view(Rows)
+    encoder._batch_size = 8
+    assert encoder.encode_to(x, tmp_path / "x.parquet", resume=True) == 50
+    assert read == [8] * 6 + [2]
+    check(tmp_path / "x.parquet", np.asarray(x), range(50))
+
+
 def test_what_is_new_is_added(tmp_path):
     encoder = write_encoder(tmp_path / "encoder.onnx")
     x = np.random.default_rng(1).normal(size=(9, 6)).astype("float32")

@@ -93,6 +93,23 @@ def test_embeddings_are_those_of_the_encoder(dense):
     assert len(one["data"]) == 1 and floats["usage"]["total_tokens"] == 30
 
 
+def test_numbers_keep_the_precision_of_the_input(tmp_path):
+    value, path = onnx.helper.make_tensor_value_info, tmp_path / "double.onnx"
+    shift = onnx.numpy_helper.from_array(np.array(1e8), "shift")
+    nodes = [
+        onnx.helper.make_node("Sub", ["x", "shift"], ["moved"]),
+        onnx.helper.make_node("Cast", ["moved"], ["embedding"], to=onnx.TensorProto.FLOAT),
+    ]
+    ends = [value("x", onnx.TensorProto.DOUBLE, ("n", 2))], [value("embedding", onnx.TensorProto.FLOAT, ("n", 2))]
+    graph = onnx.helper.make_graph(nodes, "by hand", *ends, [shift])
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8), path)
+    with client(OnnxEncoder(path)) as http:
+        found = http.post("/v1/embeddings", json={"input": [1e8 + 0.5, 1e8 - 0.25]}).json()
+        beyond = http.post("/v1/embeddings", json={"input": [1e8, 1e300]})
+    assert found["data"][0]["embedding"] == [0.5, -0.25]
+    assert beyond.status_code == 422 and "NaN or infinity" in beyond.json()["error"]["message"]
+
+
 def test_dimensions_are_truncated_and_normalised_again(dense):
     with client(dense) as http:
         found = http.post("/v1/embeddings", json={"input": X.tolist(), "dimensions": 3}).json()
@@ -266,12 +283,14 @@ def test_the_open_inference_protocol(dense):
             for kind in ({"datatype": "INT8", "data": [300] * 30}, {"datatype": "INT32"}, {"data": ["1"] * 30})
         ]
         other = http.post("/v2/models/dense/infer", json={"inputs": [tensor | {"name": "other"}]})
+        unknown = http.post("/v2/models/dense/infer", json={"inputs": [tensor | {"shape": [-1, 6]}]})
         twice = http.post("/v2/models/dense/infer", json={"inputs": [tensor, tensor]})
         longer = http.post(
             "/v2/models/dense/infer",
             content=head + X.tobytes() + b"more",
             headers={"Inference-Header-Content-Length": str(len(head))},
         )
+    assert unknown.status_code == 400 and "inputs.0.shape.0" in unknown.json()["error"]
     assert longer.status_code == 400 and "4 bytes more" in longer.json()["error"]
     assert other.status_code == 422 and "must be named ['features']" in other.json()["error"]
     assert twice.status_code == 400 and "may occur once" in twice.json()["error"]
@@ -302,6 +321,26 @@ def test_search_finds_what_the_index_holds(photos, tmp_path):
     assert found[0]["id"] == names[2] and found[0]["score"] == pytest.approx(1, abs=1e-5) and len(found) == 2
     assert picture.status_code == 200 and Image.open(io.BytesIO(picture.content)).size == (30, 20)
     assert outside.status_code == outside_coded.status_code == 404
+
+
+@pytest.mark.parametrize("name", ["%00", "a" * 300, "a/" * 3000, "circle", "folder", "outside", "text.jpg", "%ff", ""])
+def test_names_that_are_no_images(dense, tmp_path, name):
+    shown = tmp_path / "shown"
+    (shown / "folder").mkdir(parents=True)
+    (shown / "circle").symlink_to(shown / "circle")
+    (tmp_path / "outside.jpg").write_bytes(jpeg())
+    (shown / "outside").symlink_to(tmp_path / "outside.jpg")
+    (shown / "text.jpg").write_text("text")
+    with client(dense, images=shown) as http:
+        assert http.get(f"/v1/images/{name}").status_code == 404
+
+
+def test_many_queries_in_one_request(dense):
+    index, rows = Index(dense), RNG.normal(size=(150, 6)).astype("float32")
+    index.add(dense.encode(rows))
+    with client(dense, index) as http:
+        results = http.post("/v1/search", json={"input": rows.tolist(), "k": 1}).json()["results"]
+    assert [hits[0]["id"] for hits in results] == [*range(150)]
 
 
 def test_an_index_of_another_encoder_is_refused(dense, photos):
@@ -445,6 +484,15 @@ def test_a_full_queue_answers_before_images_are_decoded(photos):
     assert [answer.status_code for answer in answers] == [200, 200, 429]
 
 
+def test_nothing_is_decoded_after_the_deadline(photos, monkeypatch):
+    decoded = []
+    monkeypatch.setattr(photos, "read_image", lambda *arguments: decoded.append(time.sleep(0.01)))
+    with client(photos, deadline_s=0.3) as http:
+        assert http.post("/v1/embeddings", files=[("file", jpeg())] * 200).status_code == 504
+        time.sleep(1)
+    assert len(decoded) < 90
+
+
 def test_the_deadline_covers_all_of_a_request(photos, monkeypatch):
     index = Index(photos)
     index.add(photos.encode([jpeg()]))
@@ -490,7 +538,7 @@ def test_openai_s_own_client(dense):
     np.testing.assert_array_equal(np.array([entry.embedding for entry in found.data], "float32"), dense.encode(X))
 
 
-def test_clients_that_go_away_and_half_sent_bodies_do_no_harm(dense):
+def test_clients_that_go_away_and_half_sent_bodies_do_no_harm(dense, caplog):
     with running(create_app(dense, ServerSettings())) as address:
         port = int(address.rsplit(":", 1)[1])
         for body in (b"", b'{"input": [1', b"not json"):
@@ -499,6 +547,9 @@ def test_clients_that_go_away_and_half_sent_bodies_do_no_harm(dense):
         assert httpx.get(f"{address}/health/ready").status_code == 200
         found = httpx.post(f"{address}/v1/embeddings", json={"input": X.tolist()})
         assert found.status_code == 200
+        text = httpx.get(f"{address}/metrics").text
+    assert 'route="/v1/embeddings",status="499"} 3.0' in text and 'status="500"' not in text
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 def test_time_is_not_lost_without_a_run(dense):

@@ -219,9 +219,9 @@ def test_tokenizers_that_do_not_fit(tmp_path):
     assert not [*tmp_path.iterdir()]
 
 
-def write_transformer(path, outputs=("last_hidden_state",)):
+def write_transformer(path, outputs=("last_hidden_state",), dtype="float32"):
     """A table of vectors, with a (batch, D) output too where it is asked for: the sum."""
-    table = onnx.numpy_helper.from_array(TABLE, "table")
+    table = onnx.numpy_helper.from_array(TABLE.astype(dtype), "table")
     nodes = [
         helper.make_node("Gather", ["table", "input_ids"], ["last_hidden_state"]),
         helper.make_node("Identity", ["attention_mask"], ["unused"]),
@@ -233,7 +233,7 @@ def write_transformer(path, outputs=("last_hidden_state",)):
         nodes,
         "transformer",
         [value(name, TensorProto.INT64, ("batch", "length")) for name in ("input_ids", "attention_mask")],
-        [value(name, TensorProto.FLOAT, kinds[name]) for name in outputs],
+        [value(name, table.data_type, kinds[name]) for name in outputs],
         [table, onnx.numpy_helper.from_array(np.array([1]), "axis")],
     )
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -276,6 +276,14 @@ def test_a_folder_of_sentence_transformers(tmp_path, pooling, model):
     assert encoder.dimension == 6 and encoder.takes_text
 
 
+def test_the_mean_of_float16_vectors_is_computed_in_float32(tmp_path):
+    write_transformer(tmp_path / "half.onnx", dtype="float16")
+    ids = RNG.integers(3, len(TABLE), (2, 4000))
+    encoder = OnnxEncoder(tmp_path / "half.onnx", pooling="mean")
+    found = encoder.encode({"input_ids": ids, "attention_mask": np.ones_like(ids)})
+    np.testing.assert_allclose(found, TABLE.astype("float16")[ids].astype("float64").mean(axis=1), atol=1e-5)
+
+
 def test_the_pooling_of_a_folder_can_be_chosen(tmp_path):
     write_folder(tmp_path / "st", "mean", normalize=False)
     found = OnnxEncoder(tmp_path / "st", pooling="cls").encode(TEXTS)
@@ -295,6 +303,17 @@ def test_an_index_knows_the_pooling_that_filled_it(tmp_path):
     ):
         with pytest.raises(InputError, match="only with the encoder that filled it"):
             index.check_encoder(other)
+
+
+def test_an_index_knows_the_tokenizer_that_filled_it(masked, tmp_path):
+    model, encoder = masked
+    rows = encoder.tokenize(TEXTS)
+    to_float16(encoder.path, tmp_path / "half.onnx", samples=rows)
+    export_onnx(model, tmp_path / "other.onnx", tokenizer=words_tokenizer(3))
+    index = Index(encoder)
+    index.check_encoder(OnnxEncoder(tmp_path / "half.onnx"))
+    with pytest.raises(InputError, match="only with the encoder that filled it"):
+        index.check_encoder(OnnxEncoder(tmp_path / "other.onnx"))
 
 
 def test_an_output_among_several_is_named(tmp_path):
