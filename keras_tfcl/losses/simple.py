@@ -91,7 +91,7 @@ class SimpleContrastiveLoss(EmbeddingLoss):
 
     def losses_of_pairs(self, similarity: Tensor, pairs: Pairs) -> Tensor:
         kept = self.negatives.keep(keras.ops.stop_gradient(similarity), pairs.negative)
-        return simple_losses(similarity, Pairs(pairs.positive, kept), self.weight)
+        return simple_losses(similarity, Pairs(pairs.positive, pairs.negative & kept), self.weight)
 
     def get_config(self) -> Config:
         negatives = keras.saving.serialize_keras_object(self.negatives)

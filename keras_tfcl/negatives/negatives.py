@@ -69,7 +69,7 @@ class Negatives:
             mask: bool `(A, C)`, True where the candidate is a negative of the anchor.
 
         Returns:
-            bool `(A, C)`, False wherever `mask` is False.
+            bool `(A, C)`; where `mask` is False it does not count.
         """
         if self.allows is not None:
             mask = keras.ops.logical_and(mask, self.allows(similarity))

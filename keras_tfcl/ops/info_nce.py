@@ -149,7 +149,7 @@ def _of_rows(
         log_negative = masked_logsumexp(scaled, pairs.negative)
     else:
         kept = logits.run(negatives.keep, tf.stop_gradient(cosines), pairs.negative)
-        pairs = Pairs(pairs.positive, kept)
+        pairs = Pairs(pairs.positive, pairs.negative & kept)
         log_negative = logits.run(negatives.log_sum, scaled, pairs, logits(tf.constant(-1.0, cosines.dtype)))
     positives = tf.reduce_sum(tf.cast(pairs.positive, scaled.dtype), 1)
     some = positives > 0, tf.reduce_any(pairs.negative, 1)

@@ -354,3 +354,15 @@ def test_functions_of_whole_rows_see_a_strip_of_them():
             assert {x.dtype for x in seen} == {tf.float64 if block == "dense" else tf.float32}
         np.testing.assert_allclose(losses[7], losses["dense"], rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(losses[100_000], losses["dense"], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("block", ["dense", 7])
+@pytest.mark.parametrize("make", [lambda **k: general(0.3, **k), keras_tfcl.SimpleContrastiveLoss])
+def test_a_choice_that_keeps_more_than_negatives_keeps_no_positive(make, block):
+    class All(keras_tfcl.Negatives):
+        def keep(self, similarity, mask):
+            return similarity > -2
+
+    z, labels = np.random.default_rng(0).normal(size=(6, 2, 5)).astype("float32"), np.arange(6) // 2
+    kept, every = (make(negatives=negatives, block_size=block)(labels, z) for negatives in (All(), "all"))
+    np.testing.assert_allclose(kept, every, rtol=1e-6, atol=1e-6)
