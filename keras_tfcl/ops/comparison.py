@@ -10,7 +10,7 @@ from keras import ops
 from keras_tfcl.ops.candidates import Candidates
 from keras_tfcl.ops.masks import Pairs
 from keras_tfcl.ops.sides import Side, pairs_of
-from keras_tfcl.ops.similarity import cosine_similarity, l2_normalize
+from keras_tfcl.ops.similarity import at_least_float32, cosine_similarity, units
 
 
 class Comparison(NamedTuple):
@@ -51,10 +51,10 @@ class Comparison(NamedTuple):
 
     def units(self) -> tuple[tf.Tensor, tf.Tensor]:
         """Unit embeddings of the anchors and of what they are compared with: the same tensor, if they are the same."""
-        anchors = l2_normalize(self.anchors)
+        anchors = units(at_least_float32(self.anchors))
         if self.candidates is None:
             return anchors, anchors
-        return anchors, ops.cast(l2_normalize(self.candidates.embeddings), anchors.dtype)
+        return anchors, ops.cast(units(at_least_float32(self.candidates.embeddings)), anchors.dtype)
 
     def cosines(self, dtype: str = "float64") -> tf.Tensor:
         """All of them at once, `(A, C)`."""

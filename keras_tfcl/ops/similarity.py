@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import keras
+import tensorflow as tf
 from keras import ops
 
 from keras_tfcl.typing import Tensor
@@ -26,12 +29,25 @@ def l2_normalize(embeddings: Tensor) -> Tensor:
     array([[0.6, 0.8],
            [0. , 0. ]], dtype=float32)
     """
-    x = at_least_float32(embeddings)
+    return _normalized(at_least_float32(embeddings))[0]
+
+
+@tf.custom_gradient
+def units(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+    """`l2_normalize` of float32 or float64, whose gradient holds one copy of the embeddings less."""
+    u, largest, length = _normalized(x)
+    return u, lambda by_u: (by_u - u * tf.reduce_sum(u * by_u, -1, keepdims=True)) / length / largest
+
+
+def _normalized(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """`x / |x|` and two factors of `|x|`, which are 1 for a zero vector."""
     # Scaling by the largest entry first keeps the square in range for very short and very long float32 vectors.
     largest = ops.stop_gradient(ops.max(ops.abs(x), axis=-1, keepdims=True))
-    x = x / ops.where(largest == 0, ops.ones_like(largest), largest)
+    largest = ops.where(largest == 0, ops.ones_like(largest), largest)
+    x = x / largest
     squared = ops.sum(ops.square(x), axis=-1, keepdims=True)
-    return x / ops.sqrt(ops.where(squared == 0, ops.ones_like(squared), squared))
+    length = ops.sqrt(ops.where(squared == 0, ops.ones_like(squared), squared))
+    return x / length, largest, length
 
 
 def cosine_similarity(a: Tensor, b: Tensor) -> Tensor:
