@@ -10,12 +10,14 @@ on its frozen features, and that net fine-tuned with the classifier. Needs the e
 """
 
 import argparse
+from pathlib import Path
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 import keras_tfcl
+from keras_tfcl.diagnostics import write_table
 from keras_tfcl.evaluation import knn_accuracy
 from keras_tfcl.layers import image_augmenter, recalibrate_batch_norm
 from keras_tfcl.models import build_backbone
@@ -26,9 +28,11 @@ parser.add_argument("--net", default="MobileNetV2", help="a name of keras.applic
 parser.add_argument("--weights", help="imagenet, or a file of weights; random by default")
 parser.add_argument("--side", type=int, default=32, help="side of the images in pixels")
 parser.add_argument("--epochs", type=int, default=50, help="of the contrastive training")
+parser.add_argument("--csv", type=Path, help="where to write the accuracies")
 parser.add_argument("--tiny", action="store_true", help="to see that it runs")
 options = parser.parse_args()
 BATCH, STEPS = (32, 8) if options.tiny else (128, 500)  # steps of each supervised training
+RATE, SMALL_RATE = 1e-3, 3e-4  # a net that knows something is changed in small steps
 SHARES = (0.1,) if options.tiny else (0.01, 0.1, 1.0)
 keras.utils.set_random_seed(0)
 
@@ -52,7 +56,7 @@ def labelled(share: float) -> np.ndarray:
     return np.array(chosen)
 
 
-def accuracy(net: keras.Model, share: float, frozen: bool) -> float:
+def accuracy(net: keras.Model, share: float, rate: float, frozen: bool = False) -> float:
     """Test accuracy after training a classifier on the net, and the net too unless it is frozen."""
     chosen = labelled(share)
     x, held_out = train[chosen], test
@@ -63,10 +67,7 @@ def accuracy(net: keras.Model, share: float, frozen: bool) -> float:
     else:
         layers.insert(0, net)
     model = keras.Sequential([keras.Input(x.shape[1:]), *layers])
-    # A net that knows something is changed in small steps.
-    model.compile(
-        keras.optimizers.Adam(1e-3 if frozen else 3e-4), "sparse_categorical_crossentropy", metrics=["accuracy"]
-    )
+    model.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy", metrics=["accuracy"])
     batches = tf.data.Dataset.from_tensor_slices((x, data.train_labels[chosen])).shuffle(len(x), seed=0).repeat()
     # As many steps for few labels as for many.
     model.fit(batches.batch(BATCH), steps_per_epoch=STEPS, shuffle=False, verbose=0)
@@ -92,7 +93,7 @@ model = keras_tfcl.ContrastiveModel(
     augmenter=image_augmenter("photos" if data.kind == "photos" else "digits", shape),
     seed=0,
 )
-model.compile(keras.optimizers.Adam(1e-3), loss=keras_tfcl.InfoNCE(0.2))
+model.compile(keras.optimizers.Adam(RATE), loss=keras_tfcl.InfoNCE(0.2))
 monitor = keras_tfcl.CollapseMonitor(test, max_samples=256)  # tells a collapse from lagging batch normalisation
 model.fit(train, batch_size=BATCH, epochs=1 if options.tiny else options.epochs, callbacks=[monitor], verbose=2)
 recalibrate_batch_norm(net, train[: 32 * BATCH], BATCH)
@@ -101,11 +102,15 @@ contrastive = net.get_weights()
 
 # 2. The same labels, used in three ways.
 print(f"\n{len(test)} held-out images, accuracy\n{'labels':<10}{'first weights':>15}{'frozen':>10}{'fine-tuned':>12}")
+table = []
 for share in SHARES:
-    first = accuracy(first_net(), share, frozen=False)
+    first = accuracy(first_net(), share, SMALL_RATE if options.weights else RATE)
     net.set_weights(contrastive)
-    frozen, tuned = accuracy(net, share, frozen=True), accuracy(net, share, frozen=False)
+    frozen, tuned = accuracy(net, share, RATE, frozen=True), accuracy(net, share, SMALL_RATE)
+    table.append({"labels": share, "first weights": first, "frozen": frozen, "fine-tuned": tuned})
     print(f"{share:<10.0%}{first:>15.3f}{frozen:>10.3f}{tuned:>12.3f}", flush=True)
+if options.csv:
+    write_table(options.csv, table)
 
 print("\n20 nearest neighbours, accuracy")
 for name, value in rows.items():
