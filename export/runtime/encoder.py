@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import hashlib
 import json
 import os
@@ -124,7 +125,7 @@ class OnnxEncoder:
         self._text_rule: TextRule | None = None  # made when the first text comes
 
     def __reduce__(self) -> tuple[Callable[..., OnnxEncoder], tuple[object, ...]]:
-        return _opened_again, (type(self), self._arguments, self._weights_hash)
+        return _opened_again, (functools.partial(type(self), *self._arguments), self._weights_hash)
 
     @property
     def path(self) -> Path:
@@ -388,9 +389,9 @@ class OnnxEncoder:
         return rows, show_progress(parts, rows) if progress else parts, reader.skipped
 
 
-def _opened_again(kind: type[OnnxEncoder], arguments: tuple[Any, ...], weights_hash: str) -> OnnxEncoder:
+def _opened_again(open_file: Callable[[], OnnxEncoder], weights_hash: str) -> OnnxEncoder:
     """Return an encoder that was pickled."""
-    encoder = kind(*arguments)
+    encoder = open_file()
     if encoder.weights_hash != weights_hash:
         raise ModelFileError(
             f"A pickled encoder must find the weights that it had. Received: {encoder.path}, which was replaced by a "

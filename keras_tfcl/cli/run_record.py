@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -88,11 +88,11 @@ class RunRecord:
             self._recorded = self._read()  # another process may have begun the run meanwhile
             yield
 
-    def end(self, result: dict[str, Any]) -> None:
+    def end(self, result: Mapping[str, object]) -> None:
         """Writes what the run found."""
         self._write(self._recorded | {"result": result})
 
-    def _write(self, content: dict[str, Any]) -> None:
+    def _write(self, content: Mapping[str, object]) -> None:
         write_atomically(self._path, (json.dumps(content, indent=2) + "\n").encode())
 
     def result(self) -> dict[str, Any] | None:

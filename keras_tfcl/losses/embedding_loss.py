@@ -79,7 +79,7 @@ class EmbeddingLoss(keras.losses.Loss):
 
         # A class that redefines the losses, or mixes in one that does, must not inherit tiles made for other losses.
         if first("losses_of_pairs") < first("_losses_of"):
-            cls._losses_of = EmbeddingLoss._losses_of  # type: ignore[method-assign]
+            cls._losses_of = EmbeddingLoss._losses_of  # type: ignore[method-assign]  # of this class alone
 
     def losses_of_pairs(self, similarity: Tensor, pairs: Pairs) -> Tensor:
         """Computes the loss of each anchor. This is the only method that a subclass must define.

@@ -93,4 +93,8 @@ def test_studentised_is_arctanh_at_the_scale_of_its_batch(settings):
 
 
 def test_positive_pair_scaling_passes_the_conformance_suite(settings):
-    check_loss(settings.PositivePairScaling(), expected_failures={"gradient": "its temperature counts as a constant"})
+    failures = {
+        "gradient": "its temperature counts as a constant",
+        "block_size": "its temperature is a mean over the whole batch, so that it is not computed in tiles",
+    }
+    check_loss(settings.PositivePairScaling(), expected_failures=failures)
