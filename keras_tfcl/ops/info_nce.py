@@ -142,7 +142,9 @@ def _of_rows(
     cosines: Tensor, pairs: Pairs, logits: Logits, negatives: ChoosesNegatives | None, log_probability: Tensor | None
 ) -> Statistics:
     """From whole rows of cosines `(A, C)`."""
-    scaled = logits(logits.with_margin(cosines, pairs.positive))
+    # Absent pairs, such as an embedding with itself, are kept from the poles of a scaling.
+    compared = tf.where(pairs.positive | pairs.negative, cosines, 0.0)
+    scaled = logits(logits.with_margin(compared, pairs.positive))
     if log_probability is not None:
         scaled -= tf.cast(log_probability, scaled.dtype)
     if negatives is None:

@@ -1,5 +1,6 @@
 """Where cosines reach +-1, and embeddings that are zero or not finite."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -88,6 +89,34 @@ def test_logits_beyond_the_poles_are_those_of_the_poles(s):
     logits, slopes = value_and_derivative(keras_tfcl.ops.arctanh_logits, np.array([s], "float32"))
     np.testing.assert_allclose(np.abs(logits), np.log(2e6 + 1), rtol=1e-2)
     np.testing.assert_allclose(slopes, 1e6, rtol=0.1)  # float32: 1 + 1e-6 is 1 + 9.5e-7
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Angle(keras_tfcl.Scaling):
+    """Its slope is infinite at a cosine of 1, where only an embedding and itself are."""
+
+    def __call__(self, similarity):
+        return -5 * keras.ops.arccos(similarity)
+
+
+@pytest.mark.parametrize("block_size", ["dense", 4])
+@pytest.mark.parametrize("negatives", ["all", keras_tfcl.ReweightedNegatives(0.0)], ids=["all", "reweighted"])
+def test_a_pole_of_an_own_scaling_is_not_reached_by_an_embedding_and_itself(block_size, negatives):
+    z = batch("random").astype("float64")
+
+    def naive(z):
+        units = z.reshape(12, 5) / np.linalg.norm(z.reshape(12, 5), axis=1, keepdims=True)
+        logits = -5 * np.arccos(np.clip(units @ units.T, -1, 1))
+        np.fill_diagonal(logits, -np.inf)
+        rows = np.arange(12)
+        return np.mean(np.log(np.exp(logits).sum(axis=1)) - logits[rows, rows ^ 1])
+
+    loss = keras_tfcl.ContrastiveLoss(Angle(), negatives, block_size=block_size)
+    value, gradient = value_and_gradient(loss, z)
+    steps = 1e-6 * np.eye(z.size).reshape(-1, *z.shape)
+    expected = np.reshape([(naive(z + step) - naive(z - step)) / 2e-6 for step in steps], z.shape)
+    np.testing.assert_allclose(value, naive(z), rtol=1e-6)
+    np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=1e-7)
 
 
 def test_zero_row_counts_as_orthogonal_and_can_leave_zero():
