@@ -205,7 +205,7 @@ def _check_unchanged(float_model: OnnxEncoder) -> None:
     now = OnnxEncoder(float_model.path, providers="cpu")
     if (now.weights_hash, now.metadata) != (float_model.weights_hash, float_model.metadata):
         raise QuantizationError(
-            f"The float32 file must stay as it is while it is quantized. Received: {float_model.path}, which was "
+            f"The float32 file must not change while it is quantized. Received: {float_model.path}, which was "
             f"replaced. Quantize it again."
         )
 

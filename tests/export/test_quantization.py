@@ -138,7 +138,7 @@ def test_a_model_that_is_replaced_meanwhile(dense, tmp_path, monkeypatch, write)
         return embed(*arguments)
 
     monkeypatch.setattr(quantized_model, "embed_different", embed_then_replace)
-    with pytest.raises(QuantizationError, match=r"must stay as it is.*dense\.onnx, which was replaced"):
+    with pytest.raises(QuantizationError, match=r"must not change.*dense\.onnx, which was replaced"):
         write(path, tmp_path / "small.onnx", samples=rows())
     assert [file.name for file in tmp_path.iterdir()] == ["dense.onnx"]
 

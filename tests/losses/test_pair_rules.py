@@ -264,7 +264,7 @@ def test_unlabelled_keys_of_a_queue_are_negatives_of_all():
 
 
 def test_an_unlabelled_anchor_that_is_no_candidate_has_no_positive():
-    """What stands in for its label once was the label of views in the role of negatives."""
+    """The label that replaces its own must not be the one of views in the role of negatives."""
     z, numbers = np.random.default_rng(0).normal(size=(3, 3, 4)), np.arange(9)
     keys = Candidates(z.reshape(9, 4), np.repeat([4, 5, 6], 3), np.full(9, -1), views=numbers % 3, samples=numbers // 3)
     loss = keras_tfcl.InfoNCE(
