@@ -56,7 +56,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--peers", help="Python interpreter with litserve and onnxruntime")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the table and the figure")
-    parser.add_argument("--name", default="speed_serving", help="of the table and the figure")
     options = parser.parse_args()
     options.load = os.getloadavg()[0]
     servers = [OURS, PLAIN, *([LITSERVE] if options.peers else [])]
@@ -151,7 +150,7 @@ def load(path: Path, port: int, clients: int, seconds: float, form: str) -> dict
 
 def write(rows: list[dict[str, Any]], servers: list[str], options: argparse.Namespace) -> None:
     """Prints and saves the table and the figure."""
-    with (options.results / f"{options.name}.csv").open("w", newline="") as file:
+    with (options.results / "speed_serving.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, FIELDS)
         writer.writeheader()
         writer.writerows(rows)
@@ -168,8 +167,7 @@ def write(rows: list[dict[str, Any]], servers: list[str], options: argparse.Name
         f"{NOT_RUN} No GPU was measured. CPU: milliseconds of CPU time for a row, of the server and of the clients.",
         "",
         f"Command: `python examples/speed/serving.py --seconds {options.seconds:g} --rounds {options.rounds} "
-        f"--clients {' '.join(map(str, options.clients))}{' --peers PYTHON' if options.peers else ''}"
-        f"{'' if options.name == 'speed_serving' else f' --name {options.name}'}`",
+        f"--clients {' '.join(map(str, options.clients))}{' --peers PYTHON' if options.peers else ''}`",
         "",
         "| | clients | rows a second | of bare | p50 ms | p95 ms | p99 ms | failed | CPU server | CPU clients |",
         "|---|---|---|---|---|---|---|---|---|---|",
@@ -189,7 +187,7 @@ def write(rows: list[dict[str, Any]], servers: list[str], options: argparse.Name
         lines += ["", "LitServe was left out: no --peers."]
     text = "\n".join(lines) + "\n"
     print(text)
-    (options.results / f"{options.name}.md").write_text(text)
+    (options.results / "speed_serving.md").write_text(text)
     draw(rows, servers, options)
 
 
@@ -228,7 +226,7 @@ def draw(rows: list[dict[str, Any]], servers: list[str], options: argparse.Names
         axis.set(xlabel="clients", title=title, xscale="log", ylim=(0, None))
         axis.set_xticks(options.clients, [str(c) for c in options.clients])
         axis.legend(fontsize=7)
-    figure.savefig(options.results / f"{options.name}.png", dpi=110)
+    figure.savefig(options.results / "speed_serving.png", dpi=110)
 
 
 if __name__ == "__main__":

@@ -225,7 +225,7 @@ def decode_base64(text: str, number: int) -> bytes:
 
 
 async def in_parts(function: Callable[[Any], list[T]], items: Sequence[object] | np.ndarray) -> list[T]:
-    """What `function` makes of items, in a thread, some at a time: a request that is cancelled goes no further."""
+    """Calls `function` on a part of the items at a time, in a thread, so that a cancelled request goes no further."""
     made: list[T] = []
     for start in range(0, len(items), AT_ONCE):
         made += await asyncio.to_thread(function, items[start : start + AT_ONCE])

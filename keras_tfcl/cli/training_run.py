@@ -133,7 +133,7 @@ def _continued(
     save_every: float | None,
     chosen: bool,
 ) -> Result:
-    """Trains a model from where it was saved, and writes all that follows. `chosen`: so was the batch size."""
+    """Trains a model from where it was saved, and writes the outputs. `chosen` is whether the batch size was chosen."""
     files, batches = views.reader.files, len(views)
     epoch, done = divmod(batches_seen(model.optimizer), batches)
     if not quiet:

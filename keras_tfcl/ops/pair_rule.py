@@ -15,7 +15,7 @@ from keras_tfcl.typing import Config, Tensor
 
 ROLES = ("anchor", "positive", "negative")
 NOBODY = tf.int64.min  # a label of no anchor
-UNLABELLED = tf.int64.min + 3  # and those of unlabelled samples, one for each: of sample -2, and from there on
+UNLABELLED = tf.int64.min + 3  # plus the number of an unlabelled sample, -2 or more: its label
 
 
 @keras.saving.register_keras_serializable(package="keras_tfcl")
