@@ -23,7 +23,7 @@ from keras_tfcl.validation import fraction, positive_integer
 CROP_RATIO = (3 / 4, 4 / 3)
 # Of SwAV: number of small crops, their side relative to the large ones, and the bounds of both areas.
 SMALL_VIEWS, SMALL_SHARE, AREAS = 6, 96 / 224, (0.05, 0.14, 1.0)
-ATTEMPTS = 100  # to replace an image that cannot be read
+ATTEMPTS = 1000  # to replace an image that cannot be read: enough where 99 of 100 cannot
 ON_ERROR = ("skip", "raise")
 Decoded = TypeVar("Decoded")
 NAMED = 20  # how many skipped files a warning names
@@ -179,6 +179,8 @@ def image_views(
             if crops is not None:
                 reader.count_one()
                 return [*crops, np.int64(index)]
+            if len(reader.skipped) == images:
+                break
             index = int(rng.integers(images))
         raise ValueError(
             f"`source` must hold readable images. Received: {len(reader.skipped)} that cannot be read, such as "
