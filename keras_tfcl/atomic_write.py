@@ -28,7 +28,7 @@ def atomic_write(path: Path, replace: bool = True) -> Iterator[Path]:
     one that ends is kept.
 
     Raises:
-        FileNotFoundError, IsADirectoryError: as `check_target`.
+        ValueError, FileNotFoundError, IsADirectoryError: as `check_target`.
     """
     check_target(path)
     with contextlib.ExitStack() as stack:
@@ -54,9 +54,16 @@ def check_target(path: Path) -> None:
     """Raise unless a file can be called `path`.
 
     Raises:
+        ValueError: its path is not Unicode.
         FileNotFoundError: its folder does not exist.
         IsADirectoryError: it is a folder.
     """
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError as error:  # onnxruntime and JSON could not name it
+        raise ValueError(
+            f"The path of a file to write must be Unicode. Received: {os.fspath(path)!r}. Rename its folder."
+        ) from error
     if not path.parent.is_dir():
         raise FileNotFoundError(
             f"The folder of a file to write must exist. Received: {path}. Create {path.parent} first."

@@ -277,6 +277,7 @@ def test_fit_predict_and_validation_take_them(folder):
         ({"source": "nowhere"}, FileNotFoundError, r"`source` must be a folder .* Received: 'nowhere', which does not"),
         ({"source": []}, ValueError, r"`source` must hold at least one image\. Received: an empty list"),
         ({"batch_size": 13}, ValueError, r"`batch_size` must not exceed .* Received: batch_size=13 for 12 images"),
+        ({"seed": -1}, ValueError, r"`seed` must be an integer of at least 0\. Received: seed=-1"),
         ({"views": 0}, ValueError, r"`views` must be an integer of at least 1\. Received: views=0"),
         ({"recipe": "paintings"}, ValueError, r"`recipe` must be .* Received: recipe='paintings'"),
         ({"small_views": 2}, ValueError, r"belong to recipe=\"multi_crop\"\. Received: small_views=2, small_size=None"),
