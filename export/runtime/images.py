@@ -33,7 +33,7 @@ _MOST = 1e30  # an absolute value of a pixel that float32 holds
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # channels -> Pillow's name
 ORIENTATION = 0x0112  # of EXIF; 1 is upright
-_TURNS = {
+_TURNS: dict[int | None, str] = {
     2: "FLIP_LEFT_RIGHT",
     3: "ROTATE_180",
     4: "FLIP_TOP_BOTTOM",

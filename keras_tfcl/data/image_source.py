@@ -196,8 +196,8 @@ def _members(shard: Path) -> Iterator[tuple[tarfile.TarInfo, str, bytes | None]]
                     yield member, key, archive.extractfile(member).read()  # type: ignore[union-attr]  # None only of what is no file
                 elif suffix in SUFFIXES:
                     yield member, key, None
-            archive.fileobj.seek(archive.offset)  # type: ignore[union-attr]  # open
-            if archive.fileobj.read(tarfile.BLOCKSIZE).strip(b"\0"):  # type: ignore[union-attr]  # `tarfile` says nothing
+            archive.fileobj.seek(archive.offset)
+            if archive.fileobj.read(tarfile.BLOCKSIZE).strip(b"\0"):  # where `tarfile` just ends
                 raise tarfile.ReadError(f"no header at byte {archive.offset}")
     except tarfile.TarError as error:
         raise ValueError(
