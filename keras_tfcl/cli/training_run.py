@@ -69,7 +69,7 @@ class Result:
         skipped = f", {len(self.skipped)} skipped (named in run.json)" if self.skipped else ""
         return (
             f"{before}{self.folder}: model.keras, encoder.onnx (as in Keras: cosine {self.cosine_to_keras:.6f}), "
-            f"report.html, neighbours.png. {self.images} images{skipped}, epochs: {self.epochs}, loss: {self.loss:.4f}. "
+            f"report.html, neighbours.png. {self.images} images{skipped}, epochs: {self.epochs}, loss {self.loss:.4f}. "
             f"{self.verdict}.{knn}"
         )
 
