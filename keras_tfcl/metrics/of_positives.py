@@ -58,7 +58,7 @@ class OfRows(keras.Metric):
         return {"metric": keras.saving.serialize_keras_object(self.metric)}
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> MeanOfPositives:
+    def from_config(cls, config: Config) -> MeanOfPositives:
         return keras.saving.deserialize_keras_object(config["metric"])
 
 

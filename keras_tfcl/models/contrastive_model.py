@@ -300,12 +300,12 @@ class ContrastiveModel(keras.Model):
 
     def train_step(self, data: Structure) -> dict[str, Tensor]:
         """One step: loss, gradients, update of the weights, then of the memory. Returns the logs."""
-        check_trainable(self)
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         x = self._pipeline.views_of(x)
         with tf.GradientTape() as tape:
             z, comparison, loss = self._forward(x, y, sample_weight, training=True)
             scaled = self.optimizer.scale_loss(loss)
+        check_trainable(self)
         gradients = tape.gradient(scaled, self.trainable_variables)
         self._track(self.first_failure.checked_loss(loss, x, z, self.optimizer.iterations), z)
         self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
