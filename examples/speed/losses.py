@@ -76,19 +76,14 @@ def measure(name: str, count: int, dimension: int, peers: str | None, timeout: f
         return row | {"note": f"left out: {4 * edge**2 / 2**30:.0f} GiB a matrix"}
     if where == "peers" and peers is None:
         return row | {"note": "left out: no --peers"}
-    command = [sys.executable if where == "own" else peers, str(Path(__file__).with_name("worker.py"))]
-    with tempfile.TemporaryDirectory() as folder:
-        dump = f"--xla_dump_to={folder} --xla_dump_hlo_as_text"
-        environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "XLA_FLAGS": dump}
-        try:
-            done = subprocess.run(
-                [*command, name, str(count), str(dimension)],
-                capture_output=True, text=True, timeout=timeout, env=environment, check=False,
-            )  # fmt: skip
-        except subprocess.TimeoutExpired:
-            return row | {"note": f"more than {timeout:.0f} s"}
-        row["buffers"] = assigned_buffers(Path(folder))
-        row["launches"] = launched(Path(folder))
+    command = [sys.executable if where == "own" else str(peers), str(Path(__file__).with_name("worker.py"))]
+    command += [name, str(count), str(dimension)]
+    try:
+        done = run(command, timeout)
+        if done.returncode == 0 and (where == "own" or name == "optax"):
+            row |= of_programs([*command, "first"], timeout)
+    except subprocess.TimeoutExpired:
+        return row | {"note": f"more than {timeout:.0f} s"}
     if done.returncode:
         return row | {"note": (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1][:100]}
     result = json.loads(done.stdout.strip().splitlines()[-1])
@@ -97,6 +92,18 @@ def measure(name: str, count: int, dimension: int, peers: str | None, timeout: f
         "versions": result["versions"]
     }
     return row | {key: float(f"{result[key]:.3g}") for key in FIELDS if isinstance(result.get(key), float)}
+
+
+def run(command: list[str], timeout: float, **environment: str) -> subprocess.CompletedProcess[str]:
+    given = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **environment}
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=given, check=False)
+
+
+def of_programs(command: list[str], timeout: float) -> dict[str, Any]:
+    """What the compiled programs say, from a run of their own: to write them takes memory, which is not the loss's."""
+    with tempfile.TemporaryDirectory() as folder:
+        run(command, timeout, XLA_FLAGS=f"--xla_dump_to={folder} --xla_dump_hlo_as_text")
+        return {"buffers": assigned_buffers(Path(folder)), "launches": launched(Path(folder))}
 
 
 def assigned_buffers(folder: Path) -> float | str:

@@ -1,4 +1,7 @@
-"""One measurement in a process of its own: `python worker.py NAME N D` prints a line of JSON."""
+"""One measurement in a process of its own: `python worker.py NAME N D` prints a line of JSON.
+
+`python worker.py NAME N D first` ends after the first call.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ PACKAGES += ["pytorch-metric-learning"]
 CHECKED_UP_TO = 1024  # pairs for which value and gradient are compared with float64
 
 
-def main(name: str, count: int, dimension: int) -> None:
+def main(name: str, count: int, dimension: int, until: str = "") -> None:
     function, choices, objective, _ = BASELINES[name]
     views = np.random.default_rng(0).normal(size=(count, 2, dimension)).astype("float32")
     views[:, 1] += views[:, 0]  # positives more alike than negatives
@@ -27,6 +30,8 @@ def main(name: str, count: int, dimension: int) -> None:
     before, files = _forget_peak(), _memory("RssFile")
     start = time.perf_counter()
     value, gradient = compute()  # traces and compiles, in a process that has compiled nothing yet
+    if until == "first":
+        return
     result = {"first": time.perf_counter() - start, "first_bytes": _peak_bytes() - before}
     result["first_own_bytes"] = result["first_bytes"] - (_memory("RssFile") - files)
     before = _forget_peak()  # what the compiler needed for a while is not the loss's
@@ -89,4 +94,4 @@ def _memory(name: str) -> int:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:])

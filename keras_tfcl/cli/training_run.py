@@ -68,8 +68,8 @@ class Result:
         before = "The run is complete, and nothing was trained. " if self.complete_before else ""
         skipped = f", {len(self.skipped)} skipped (named in run.json)" if self.skipped else ""
         return (
-            f"{before}{self.folder}: model.keras, encoder.onnx (cosine to Keras at least {self.cosine_to_keras:.6f}), "
-            f"report.html, neighbours.png. {self.images} images{skipped}, {self.epochs} epochs, loss {self.loss:.4f}. "
+            f"{before}{self.folder}: model.keras, encoder.onnx (as in Keras: cosine {self.cosine_to_keras:.6f}), "
+            f"report.html, neighbours.png. {self.images} images{skipped}, epochs: {self.epochs}, loss {self.loss:.4f}. "
             f"{self.verdict}.{knn}"
         )
 

@@ -29,12 +29,13 @@ class DecoupledInfoNCE(ContrastiveLoss):
 
     Args:
         temperature: positive number. Defaults to 0.1.
-        sigma: positive number; the authors use 0.5. Defaults to None: w = 1.
+        sigma: number of at least 0.01; the authors use 0.5. Defaults to None: w = 1.
         **kwargs: `negatives`, `cross_view_only`, `block_size`, `precision`, `reduction`, `name`, `dtype`
             of `ContrastiveLoss`.
 
     Raises:
-        ValueError: if `temperature` or `sigma` is not positive and finite; and as `ContrastiveLoss`.
+        ValueError: if `temperature` is not positive and finite, or `sigma` not finite and at least 0.01; and as
+            `ContrastiveLoss`.
 
     Example:
 
@@ -53,6 +54,8 @@ class DecoupledInfoNCE(ContrastiveLoss):
         super().__init__(scaling, decoupled=True, name=name, **kwargs)
         self.temperature = scaling.temperature
         self.sigma = None if sigma is None else positive_number("sigma", sigma, "The authors use 0.5.")
+        if self.sigma is not None and self.sigma < 0.01:
+            raise ValueError(f"`sigma` must be at least 0.01. Received: sigma={sigma!r}. The authors use 0.5.")
 
     @property
     def corrects_sampling(self) -> bool:

@@ -50,7 +50,7 @@ def build_backbone(
         if weights == "imagenet":
             raise ValueError(
                 f'`weights="imagenet"` belongs to the models of keras.applications. Received: name={name!r}. Pass '
-                "name=\"ResNet50\", for example, or the path of a weights file."
+                'name="ResNet50", for example, or the path of a weights file.'
             )
         encoder = _resnet(shape, image_size <= SMALL, *RESNETS[name])
         if weights is not None:

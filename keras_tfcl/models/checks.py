@@ -144,6 +144,15 @@ def check_compiled(compiled: bool, method: str) -> None:
         )
 
 
+def check_trainable(model: keras.Model) -> None:
+    """Raises ValueError for a model without anything to train."""
+    if not model.trainable_variables:
+        raise ValueError(
+            "Training needs a weight to train. Received: a model whose layers are all frozen. Set `trainable = True` "
+            "on the encoder or give the model a projector, and call `compile` again."
+        )
+
+
 def check_class_weight(class_weight: Mapping[int, float] | None, y: object, sample_weight: object, queue: str) -> None:
     """Raises ValueError where `class_weight` has no class labels, or cannot be combined with other weights."""
     if class_weight is None:

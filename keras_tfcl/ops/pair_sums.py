@@ -66,7 +66,7 @@ def decoupling_weights(
     Args:
         positive: similarity of each anchor to its positives `(A,)`.
         valid: bool `(A,)`: the anchors in the mean.
-        sigma: positive number.
+        sigma: number of at least 0.01: a smaller one leaves a single anchor.
         total: makes of a sum over these anchors one over the whole batch, where replicas share it. Defaults to none.
 
     Returns:
@@ -79,11 +79,12 @@ def decoupling_weights(
 
     Reference: Yeh et al. 2022, arXiv 2110.06848.
     """
-    weight = ops.where(valid, ops.exp(ops.stop_gradient(positive) / sigma), 0.0)
+    distance = ops.cast(1.0 - ops.stop_gradient(positive), "float64")  # the exponential is at most 1 up to rounding
+    weight = ops.where(valid, ops.exp(-distance / sigma), 0.0)
     count, whole = ops.sum(ops.cast(valid, weight.dtype)), ops.sum(weight)
     if total is not None:
         count, whole = total(count), total(whole)
-    return 2.0 - ops.divide_no_nan(weight * count, whole)
+    return ops.cast(2.0 - ops.divide_no_nan(weight * count, whole), positive.dtype)
 
 
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from PIL import Image
 
 import keras_tfcl
 from keras_tfcl.export import OnnxEncoder, export_onnx, quantized_model, to_float16
+from keras_tfcl.export.runtime.requirements import require
 
 pytest.importorskip("typer")
 from keras_tfcl.cli import main
@@ -370,8 +371,9 @@ def test_export_and_verify(run, saved, tmp_path):
     assert json.loads(printed)["matches"] is True
     x = np.random.default_rng(0).normal(size=(5, 6)).astype("float32")
     np.testing.assert_allclose(OnnxEncoder(out).encode(x), encoder.predict(x, verbose=0), atol=1e-5)
-    assert run("verify", out, "--model", path)[0] == 0
-    assert run("verify", out)[0] == 0
+    for arguments in (["--model", path], []):
+        code, printed, _ = run("verify", out, *arguments)
+        assert (code, printed.partition(":")[0]) == (0, "The embeddings are the same")
     export_onnx(keras.models.clone_model(encoder), tmp_path / "other.onnx", normalize=False)  # new weights
     code, printed, err = run("verify", tmp_path / "other.onnx", "--model", path)
     assert (code, printed) == (1, "")
@@ -463,6 +465,13 @@ def test_missing_typer_names_the_extra(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "typer", None)
     assert main([]) == 1
     assert 'pip install "keras-tfcl[cli]"' in capsys.readouterr().err
+
+
+def test_the_package_that_is_missing_is_named_not_the_module_that_imports_it(monkeypatch, tmp_path):
+    (tmp_path / "ours.py").write_text("import not_there.at_all")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ImportError, match=r'package `not_there`.*pip install "keras-tfcl\[tf\]"'):
+        require("ours", "tf")
 
 
 @pytest.mark.slow  # loads TensorFlow in a new process

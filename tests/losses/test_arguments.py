@@ -199,6 +199,7 @@ def test_functional_form_refuses_the_same_in_both_forms(choices, message, block_
         (lambda: keras_tfcl.SigmoidContrastiveLoss(0), r"`scale` must be a positive.*Received: scale=0\. SigLIP"),
         (lambda: keras_tfcl.SigmoidContrastiveLoss(bias="a"), r"`bias` must be a finite number\. Received: bias='a'"),
         (lambda: keras_tfcl.DecoupledInfoNCE(0.1, sigma=0), r"`sigma` must be a positive.*Received: sigma=0.*0\.5"),
+        (lambda: keras_tfcl.DecoupledInfoNCE(0.1, sigma=1e-3), r"`sigma` must be at least 0\.01.*sigma=0\.001"),
         (lambda: keras_tfcl.DynamicTemperature(0.1, 0.5), r"between minimum and 4\.5 \* minimum\. Received"),
         (lambda: keras_tfcl.DynamicTemperature(0.2, 0.1), r"Received: minimum=0\.2, maximum=0\.1\. The authors"),
         (lambda: keras_tfcl.WithoutNearDuplicates(0), r"`margin` must be a positive.*Received: margin=0"),

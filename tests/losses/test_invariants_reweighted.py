@@ -112,6 +112,13 @@ def test_dclw_weights_have_mean_one_and_favour_distant_positives():
     assert (np.argsort(w[:7]) == np.argsort(-s[:7])).all()
 
 
+@pytest.mark.parametrize("s", [[1.0, 0.99, 0.5], [-1.0, -0.99, -0.95]])
+def test_dclw_weights_of_a_small_sigma_neither_overflow_nor_vanish(s):
+    w = keras_tfcl.ops.pair_sums.decoupling_weights(np.float32(s), np.ones(3, bool), 0.01).numpy()
+    share = np.exp((np.float64(np.float32(s)) - max(s)) / 0.01)
+    np.testing.assert_allclose(w, 2 - share / share.mean(), rtol=1e-5)
+
+
 def test_supcon_with_unique_labels_is_nt_xent():
     """Rows as labels, the second view of each row written below the first."""
     stacked = np.concatenate([X[:, 0], X[:, 1]])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -83,13 +84,22 @@ def _of_anchors(
     return tf.stack(held, 1), thresholds
 
 
+class Bracket(NamedTuple):
+    """Where the k-th largest cosine of each column is: from `low` on, below `high`. All are `(R,)`."""
+
+    low: Tensor
+    high: Tensor
+    reach_low: Tensor  # how many cosines reach `low`: k or more
+    reach_high: Tensor  # how many reach `high`: fewer than k
+
+
 def kth_largest(
     cosines: tf.Tensor, number: tf.Tensor, k: tf.Tensor, mean: tf.Tensor, deviation: tf.Tensor
 ) -> tf.Tensor:
     """The k-th largest of each column: its bracket is narrowed by counts of how many reach two trial values at a time.
 
-    A search ends where a count singles the value out, or where what is left in the bracket counts as tied. It starts
-    at the quantile of a normal distribution, and then interpolates on the counts; where that is slow, it takes thirds.
+    The trials start at the quantile of a normal distribution. A search ends where a count singles the value out, or
+    where what is left in the bracket counts as tied.
 
     Args:
         cosines: `(C, R)`, float32 or float64, from -1 to 1 but for rounding; smaller ones are ignored.
@@ -101,53 +111,76 @@ def kth_largest(
         `(R,)`; where `number` is 0 it does not matter.
     """
     dtype = cosines.dtype
-    third = tf.constant(1 / 3, dtype)
     k, number = tf.cast(k, dtype), tf.cast(number, dtype)  # exact up to 2^24
+    end = tf.fill(tf.shape(k), tf.cast(LARGEST, dtype))
+    start = Bracket(-end, end, number, tf.zeros_like(k))
 
-    def settled(low: Tensor, high: Tensor, reach_low: Tensor, reach_high: Tensor) -> tf.Tensor:
-        narrow = (high - low <= TIE[dtype.name] / 8) | (tf.math.nextafter(low, high) >= high)
-        return (reach_low == k) | (reach_high == k - 1) | narrow
+    def searching(passes: Tensor, bracket: Bracket, *_: Tensor) -> tf.Tensor:
+        return (passes < PASSES) & ~tf.reduce_all(_is_settled(bracket, k))
 
-    def narrower(
-        i: Tensor, low: Tensor, high: Tensor, reach_low: Tensor, reach_high: Tensor, first: Tensor, second: Tensor
-    ) -> tuple[Tensor, ...]:
-        width = high - low
-        for trial, reach in zip((first, second), _reach(cosines, first, second), strict=True):  # first <= second
-            up, down = (reach >= k) & (trial > low), (reach < k) & (trial < high)
-            low, reach_low = tf.where(up, trial, low), tf.where(up, reach, reach_low)
-            high, reach_high = tf.where(down, trial, high), tf.where(down, reach, reach_high)
-        inside, below = reach_low - reach_high, reach_low - k  # how many are in the bracket, how many of them too low
-        middle = (below + 0.5) / (inside + 1.0)
-        margin = (0.1 + 0.6 * tf.sqrt(below * tf.maximum(inside - below, 0.0) / inside)) / (inside + 1.0)
-        slow = high - low > 0.25 * width
-        shares = tf.where(slow, third, middle - margin), tf.where(slow, 2.0 * third, middle + margin)
-        least = tf.math.nextafter(low, high)
-        first = tf.clip_by_value(low + tf.maximum(shares[0], 0.02) * (high - low), least, high)
-        second = tf.clip_by_value(low + tf.minimum(shares[1], 0.98) * (high - low), least, high)
-        return i + 1, low, high, reach_low, reach_high, first, second
+    def narrow(passes: Tensor, bracket: Bracket, *trials: Tensor) -> tuple[Tensor | Bracket, ...]:
+        narrower = bracket
+        for trial, reach in zip(trials, _reach(cosines, *trials), strict=True):
+            narrower = _narrowed(narrower, trial, reach, k)
+        return passes + 1, narrower, *_next_trials(narrower, bracket.high - bracket.low, k)
 
+    state = (tf.constant(0), start, *_first_trials(number, k, mean, deviation))
+    _, bracket, *_ = tf.while_loop(searching, narrow, state, parallel_iterations=1)
+    return _found(cosines, bracket, k)
+
+
+def _is_settled(bracket: Bracket, k: tf.Tensor) -> tf.Tensor:
+    low, high, reach_low, reach_high = bracket
+    tied = (high - low <= TIE[low.dtype.name] / 8) | (tf.math.nextafter(low, high) >= high)
+    return (reach_low == k) | (reach_high == k - 1) | tied
+
+
+def _narrowed(bracket: Bracket, trial: Tensor, reach: Tensor, k: tf.Tensor) -> Bracket:
+    low, high, reach_low, reach_high = bracket
+    up, down = (reach >= k) & (trial > low), (reach < k) & (trial < high)
+    return Bracket(
+        tf.where(up, trial, low),
+        tf.where(down, trial, high),
+        tf.where(up, reach, reach_low),
+        tf.where(down, reach, reach_high),
+    )
+
+
+def _first_trials(number: tf.Tensor, k: tf.Tensor, mean: tf.Tensor, deviation: tf.Tensor) -> tuple[Tensor, Tensor]:
+    """Two values around the quantile of a normal distribution, 2.5 standard errors to each side."""
     share = tf.clip_by_value(k / tf.maximum(number, 1.0), 1e-4, 1 - 1e-4)
     quantile = -tf.math.ndtri(share)
     density = tf.exp(-quantile * quantile / 2) / math.sqrt(2 * math.pi)
     spread = 2.5 * tf.sqrt(share * (1 - share) / tf.maximum(number, 1.0)) / density
-    trials = (tf.clip_by_value(mean + deviation * x, -1.0, 1.0) for x in (quantile - spread, quantile + spread))
-    ends = tf.fill(tf.shape(k), tf.cast(-LARGEST, dtype)), tf.fill(tf.shape(k), tf.cast(LARGEST, dtype))
-    _, low, high, reach_low, reach_high, *_ = tf.while_loop(
-        lambda i, low, high, reach_low, reach_high, *_: (
-            (i < PASSES) & ~tf.reduce_all(settled(low, high, reach_low, reach_high))
-        ),
-        narrower,
-        (tf.constant(0), *ends, number, tf.zeros_like(k), *trials),
-        parallel_iterations=1,
-    )
-    # The value is the largest below `high`, or else the smallest from `low` on.
+    first, second = (tf.clip_by_value(mean + deviation * x, -1.0, 1.0) for x in (quantile - spread, quantile + spread))
+    return first, second
+
+
+def _next_trials(bracket: Bracket, width_before: tf.Tensor, k: tf.Tensor) -> tuple[Tensor, Tensor]:
+    """Two values inside the bracket: interpolated on the counts, or thirds where the last trials hardly narrowed it."""
+    low, high, reach_low, reach_high = bracket
+    width = high - low
+    inside, below = reach_low - reach_high, reach_low - k  # how many are in the bracket, how many of them too low
+    middle = (below + 0.5) / (inside + 1.0)
+    margin = (0.1 + 0.6 * tf.sqrt(below * tf.maximum(inside - below, 0.0) / inside)) / (inside + 1.0)
+    slow, third = width > 0.25 * width_before, tf.constant(1 / 3, low.dtype)
+    shares = tf.where(slow, third, middle - margin), tf.where(slow, 2.0 * third, middle + margin)
+    least = tf.math.nextafter(low, high)
+    first = tf.clip_by_value(low + tf.maximum(shares[0], 0.02) * width, least, high)
+    second = tf.clip_by_value(low + tf.minimum(shares[1], 0.98) * width, least, high)
+    return first, second
+
+
+def _found(cosines: tf.Tensor, bracket: Bracket, k: tf.Tensor) -> tf.Tensor:
+    """The largest cosine below `high` if only k - 1 reach `high`, or else the smallest from `low` on."""
+    low, high, reach_low, reach_high = bracket
     from_above = (reach_high == k - 1) & (reach_low != k)
-    sign = tf.where(from_above, tf.ones((), dtype), -1.0)
-    bound = tf.where(from_above, high, tf.math.nextafter(-low, tf.cast(4.0, dtype)))
+    sign = tf.where(from_above, tf.ones((), low.dtype), -1.0)
+    bound = tf.where(from_above, high, tf.math.nextafter(-low, tf.cast(4.0, low.dtype)))
 
     def signed(x: tf.Tensor) -> tf.Tensor:
         y = x * sign
-        return tf.where((y < bound) & (x >= -1.5), y, tf.cast(-4.0, dtype))
+        return tf.where((y < bound) & (x >= -1.5), y, tf.cast(-4.0, low.dtype))
 
     return sign * _fold(signed, cosines, tf.maximum, tf.reduce_max)
 
