@@ -194,22 +194,27 @@ class TestEmbed:
         assert [path.name for path in tmp_path.iterdir()] == ["broken.jpg"]
 
     def test_skip_leaves_broken_images_out_and_names_them(self, run, file, tmp_path):
+        """The images are those that `train` finds in a folder: behind links too, hidden ones and pipes left out."""
         folder = tmp_path / "images"
         (folder / ".thumbnails").mkdir(parents=True)
-        for name in ("a.png", "b.png", ".thumbnails/a.png"):
+        (tmp_path / "elsewhere").mkdir()
+        (folder / "linked").symlink_to(tmp_path / "elsewhere")
+        for name in ("a.png", "b.png", ".thumbnails/a.png", "linked/c.jfif"):
             Image.fromarray(np.full((2, 2, 3), 7, "uint8")).save(folder / name)
         (folder / "._b.png").write_bytes(b"hidden")
+        (folder / "nowhere.png").symlink_to("absent")
+        os.mkfifo(folder / "pipe.jpg")
         (folder / "aa.jpg").write_bytes(b"\xff\xd8\xff")
         arguments = ["embed", file, folder, "-o", tmp_path / "x.npz", "--on-error", "skip"]
         code, out, err = run(*arguments)
         assert code == 0
-        assert re.fullmatch(r"skipped: .*aa\.jpg.*\n", err)
-        assert "2 embeddings of length 4, 1 skipped" in out
+        assert re.fullmatch(r"skipped: .*aa\.jpg.*\nskipped: .*nowhere\.png.*\n", err)
+        assert "3 embeddings of length 4, 2 skipped" in out
         code, out, _ = run(*arguments, "--json")
-        assert json.loads(out)["skipped"] == [str(folder / "aa.jpg")]
+        assert json.loads(out)["skipped"] == [str(folder / "aa.jpg"), str(folder / "nowhere.png")]
         with np.load(tmp_path / "x.npz") as stored:
-            assert stored["id"].tolist() == [str(folder / name) for name in ("a.png", "b.png")]
-            assert stored["embedding"].shape == (2, 4)
+            assert stored["id"].tolist() == [str(folder / name) for name in ("a.png", "b.png", "linked/c.jfif")]
+            assert stored["embedding"].shape == (3, 4)
         assert run(*arguments[:-1], "stop")[0] == 1
         assert run(*arguments[:-1], "ignore")[0] == 2
 
