@@ -54,13 +54,23 @@ def unlocked(layer: keras.Layer) -> Iterator[None]:
 
 
 def batches_seen(optimizer: keras.optimizers.Optimizer) -> int:
-    """The number of batches an optimizer has seen, also where it accumulates the gradients of several.
+    """The number of batches an optimizer has seen, also where it accumulates or skips their gradients.
 
     `_iterations`: the public `iterations` counts updates, of which gradient accumulation makes one in several batches.
     Seen in Keras 3.12 to 3.15.
     """
-    counted = getattr(optimizer, "inner_optimizer", optimizer)._iterations
-    return int(counted.numpy())  # not int() alone: under tf.distribute it is a MirroredVariable
+    both = optimizer, getattr(optimizer, "inner_optimizer", optimizer)
+    return max(int(each._iterations.numpy()) for each in both)  # under tf.distribute int() alone fails
+
+
+def count_batch(optimizer: keras.optimizers.Optimizer) -> None:
+    """Counts a batch for `batches_seen`, after its gradients were applied.
+
+    `_iterations`: a `LossScaleOptimizer` leaves the counting to its inner optimizer, which does not see the batches
+    whose scaled gradients overflow. Its own counter is saved, but not used. Seen in Keras 3.12 to 3.15.
+    """
+    if hasattr(optimizer, "inner_optimizer"):
+        optimizer._iterations.assign_add(1)
 
 
 def builds_from_one_replica(model_class: ModelClass) -> ModelClass:

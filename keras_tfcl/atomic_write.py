@@ -19,14 +19,16 @@ from pathlib import Path
 
 
 @contextlib.contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path, replace: bool = True) -> Iterator[Path]:
     """Give a temporary path. All files written there and beside it move to `path` unless the block raises.
+
+    With `replace=False` a file that is there by then stays, and the new one is dropped.
 
     Several processes and threads may write to one path at the same time: each has a folder of its own, and the last
     one that ends is kept.
 
     Raises:
-        FileNotFoundError, IsADirectoryError: as `check_target`.
+        ValueError, FileNotFoundError, IsADirectoryError: as `check_target`.
     """
     check_target(path)
     with contextlib.ExitStack() as stack:
@@ -37,14 +39,14 @@ def atomic_write(path: Path) -> Iterator[Path]:
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
             stack.enter_context(_locked(folder))
         yield folder / path.name
-        _move(folder, path)
+        _move(folder, path, replace)
 
 
-def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
+def write_atomically(path: str | os.PathLike[str], content: bytes, replace: bool = True) -> None:
     """Write a small file as `atomic_write` does. Its folder is made if it does not exist."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as draft:
+    with atomic_write(path, replace) as draft:
         draft.write_bytes(content)
 
 
@@ -52,9 +54,16 @@ def check_target(path: Path) -> None:
     """Raise unless a file can be called `path`.
 
     Raises:
+        ValueError: its path is not Unicode.
         FileNotFoundError: its folder does not exist.
         IsADirectoryError: it is a folder.
     """
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError as error:  # onnxruntime and JSON could not name it
+        raise ValueError(
+            f"The path of a file to write must be Unicode. Received: {os.fspath(path)!r}. Rename its folder."
+        ) from error
     if not path.parent.is_dir():
         raise FileNotFoundError(
             f"The folder of a file to write must exist. Received: {path}. Create {path.parent} first."
@@ -71,13 +80,15 @@ def write_synced(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _move(folder: Path, path: Path) -> None:
+def _move(folder: Path, path: Path, replace: bool) -> None:
     """Move the files of `folder` beside `path`, the one called `path.name` last, and drop older external data.
 
     Until that last move an old model stays whole, since the name of its external data follows from their content.
     """
     others = [file for file in folder.iterdir() if file.name != path.name]
     with _locked(path.parent):  # or another process could take new external data, whose model is yet to come, for old
+        if path.exists() and not replace:
+            return
         for file in others:
             os.replace(file, path.with_name(file.name))
         os.replace(folder / path.name, path)

@@ -47,3 +47,15 @@ def test_what_a_killed_writer_left_goes_with_the_next_write(tmp_path):
     (left / "file.txt").write_bytes(b"half")
     write_atomically(tmp_path / "file.txt", b"new")
     assert os.listdir(tmp_path) == ["file.txt"]
+
+
+def test_a_file_that_is_there_can_be_kept(tmp_path):
+    """As of two processes that begin a run: one record, whose lock both of them see."""
+    for content in (b"first", b"second"):
+        write_atomically(tmp_path / "file.txt", content, replace=False)
+    assert os.listdir(tmp_path) == ["file.txt"] and (tmp_path / "file.txt").read_bytes() == b"first"
+
+
+def test_paths_that_are_not_unicode_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"must be Unicode\. Received: '.*\\udcff/run\.json'"):
+        write_atomically(tmp_path / "\udcff" / "run.json", b"")

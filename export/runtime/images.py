@@ -29,9 +29,19 @@ MAX_PIXELS = 50_000_000  # 200 MB decoded, before it is resized
 MAX_ROW_PIXELS = 1 << 24  # of the size that an encoder asks for: 4,096 x 4,096, 200 MB as float32 RGB
 RESIZE_RULES = ("crop", "pad", "stretch")
 _MOST = 1e30  # an absolute value of a pixel that float32 holds
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
+# Formats that Pillow decodes by itself; others would start programs.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # channels -> Pillow's name
-_ORIENTATION = 0x0112  # of EXIF; 1 is upright
+ORIENTATION = 0x0112  # of EXIF; 1 is upright
+_TURNS: dict[int | None, str] = {
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}  # orientation -> Pillow's name of what makes it upright
 _DEEPEST = 65_535  # 16 bits
 
 
@@ -168,6 +178,16 @@ def check_image_size(metadata: Metadata, path: object) -> None:
             )
 
 
+def upright(image: Image) -> Image:
+    """Return an image turned as its EXIF orientation says.
+
+    `PIL.ImageOps.exif_transpose` would write the EXIF data again as well, and fail where another entry is damaged.
+    """
+    image.load()  # the EXIF data of a PNG file may come last
+    turn = _TURNS.get(image.getexif().get(ORIENTATION))
+    return image if turn is None else image.transpose(require("PIL.Image", "images").Transpose[turn])
+
+
 def eight_bits(image: Image, name: str) -> Image:
     """Return an image with 8 bits a channel, which of 16 bits of grey are the nearest: 65,535 becomes 255.
 
@@ -243,26 +263,26 @@ def _decoded(image: ImageLike, name: str, max_pixels: int) -> Image:
     pillow = require("PIL.Image", "images")
     try:
         if isinstance(image, pillow.Image):
-            return _upright(image, name, max_pixels)
+            return _checked(image, name, max_pixels)
         with _open(pillow, image) as opened:
-            return _upright(opened, name, max_pixels)
+            return _checked(opened, name, max_pixels)
     except (InputError, FileNotFoundError):
         raise
     except (pillow.DecompressionBombError, pillow.DecompressionBombWarning) as error:
         raise InputError(f"An image may have at most {max_pixels:,} pixels. Received: {name}: {error}") from error
     except pillow.UnidentifiedImageError as error:
         raise InputError(
-            f"An image must be a whole file of one of {', '.join(_FORMATS)}. Received: {name}, "
+            f"An image must be a whole file of one of {', '.join(FORMATS)}. Received: {name}, "
             "which is none of them. Convert it."
         ) from error
     except Exception as error:  # Pillow's decoders raise whatever damaged bytes lead them to
         raise InputError(
-            f"An image must be a whole file of one of {', '.join(_FORMATS)}. Received: {name}: "
+            f"An image must be a whole file of one of {', '.join(FORMATS)}. Received: {name}: "
             f"{type(error).__name__}: {error}. Repair or remove it, or encode with on_error='skip'."
         ) from error
 
 
-def _upright(image: Image, name: str, max_pixels: int) -> Image:
+def _checked(image: Image, name: str, max_pixels: int) -> Image:
     if not image.width * image.height:
         raise InputError(f"An image must have a pixel. Received: {name}. Remove it.")
     if image.width * image.height > max_pixels:  # known from the header; nothing is decoded yet
@@ -270,10 +290,7 @@ def _upright(image: Image, name: str, max_pixels: int) -> Image:
             f"An image may have at most {max_pixels:,} pixels. Received: {name} with {image.width} x {image.height}. "
             f"Make it smaller."
         )
-    image.load()
-    if image.getexif().get(_ORIENTATION, 1) == 1:
-        return image
-    return require("PIL.ImageOps", "images").exif_transpose(image)  # a copy
+    return upright(image)
 
 
 def _open(pillow: ModuleType, image: ImageLike) -> Image:
@@ -285,8 +302,8 @@ def _open(pillow: ModuleType, image: ImageLike) -> Image:
             )
         return pillow.fromarray(image[..., 0] if image.ndim == 3 and image.shape[-1] == 1 else image)
     if isinstance(image, (bytes, bytearray)):
-        return pillow.open(io.BytesIO(image), formats=_FORMATS)
+        return pillow.open(io.BytesIO(image), formats=FORMATS)
     text = os.fspath(image)  # type: ignore[arg-type]  # `_decoded` has taken care of Pillow images
     if "://" in str(text):
         raise InputError(f"Images are not downloaded. Received: {text!r}. Download it yourself and give its path.")
-    return pillow.open(Path(text), formats=_FORMATS)
+    return pillow.open(Path(text), formats=FORMATS)

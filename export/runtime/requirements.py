@@ -22,8 +22,9 @@ def require(module: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
+        missing = (error.name or module).partition(".")[0]  # `module` may be ours, and import what is missing
         raise ImportError(
-            f"This needs the package `{module.partition('.')[0]}`, which could not be imported ({error}). "
+            f"This needs the package `{missing}`, which could not be imported ({error}). "
             f'Install it with: pip install "keras-tfcl[{extra}]"'
         ) from error
 

@@ -9,6 +9,7 @@ from urllib.parse import quote
 from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel, Field
 
+from keras_tfcl.export.runtime.images import FORMATS, eight_bits, upright
 from keras_tfcl.export.runtime.index import Hit
 from keras_tfcl.export.runtime.requirements import require
 from keras_tfcl.export.server.errors import RequestError
@@ -71,13 +72,13 @@ def _address(service: Service, hit: Hit) -> str | None:
 def _thumbnail(service: Service, path: str) -> bytes:
     """A small JPEG of an image in the folder that the server may show, and of no other."""
     root = service.settings.images
-    pillow, ops = require("PIL.Image", "images"), require("PIL.ImageOps", "images")
+    pillow = require("PIL.Image", "images")
     try:
         if root is None or not (file := (root / path).resolve()).is_relative_to(root.resolve()) or not file.is_file():
             raise FileNotFoundError(path)
-        with pillow.open(file) as opened:
+        with pillow.open(file, formats=FORMATS) as opened:
             opened.draft("RGB", (THUMBNAIL, THUMBNAIL))
-            small = ops.exif_transpose(opened).convert("RGB")
+            small = eight_bits(upright(opened), path).convert("RGB")
     except Exception as error:  # of a name that no file can have, or whatever damaged bytes lead Pillow's decoders to
         raise RequestError(404, "There is no such image, or it cannot be read.", "no_image") from error
     small.thumbnail((THUMBNAIL, THUMBNAIL))

@@ -86,4 +86,4 @@ class TemperatureSchedule(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         if logs is not None:
-            logs["temperature"] = float(self.model.loss.scaling.temperature)
+            logs["temperature"] = float(self.model.loss.scaling.temperature.numpy())

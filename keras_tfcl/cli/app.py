@@ -67,7 +67,7 @@ def run(arguments: list[str]) -> int:
             build_app()(arguments, prog_name="keras-tfcl")
         except SystemExit as ended:
             return ended.code if isinstance(ended.code, int) else FAILED
-        except (ExportError, ImportError, OSError) as error:
+        except (ExportError, ImportError, OSError, FloatingPointError) as error:  # the last of a run that diverges
             return _fail(error, FAILED, "--json" in arguments)
         except (ValueError, TypeError) as error:  # an argument that only the library could judge
             return _fail(error, WRONG_USAGE, "--json" in arguments)

@@ -13,9 +13,9 @@ import typer
 
 from keras_tfcl.export.errors import InputError
 from keras_tfcl.export.runtime.encoder import OnnxEncoder
+from keras_tfcl.export.runtime.image_folder import images_in
 from keras_tfcl.export.runtime.mapped_arrays import map_npy
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".jp2", ".avif")
 TEXT_SUFFIX = ".txt"
 ROW_SUFFIXES = (".npy", ".npz")
 
@@ -95,13 +95,18 @@ def read_input(paths: Sequence[Path]) -> np.ndarray | dict[str, np.ndarray] | li
         return read_rows(paths[0])
     if len(paths) == 1 and paths[0].suffix == TEXT_SUFFIX:
         return read_texts(paths[0])
-    files = [file for path in paths for file in (images_in(path) if path.is_dir() else [path])]
+    files = [file for path in paths for file in (_files_in(path) if path.is_dir() else [path])]
     if not files or any(file.suffix in (*ROW_SUFFIXES, TEXT_SUFFIX) for file in files):
         raise InputError(
-            f"Expected one .npy, .npz or .txt file, image files, or folders with images ({', '.join(IMAGE_SUFFIXES)}). "
-            f"Received: {', '.join(map(str, paths))}."
+            f"Expected one .npy, .npz or .txt file, image files, or folders with images. Received: "
+            f"{', '.join(map(str, paths))}."
         )
     return files
+
+
+def _files_in(folder: Path) -> list[Path]:
+    """Return the images in a folder, with links to nowhere, but without pipes, which one would wait for."""
+    return [path for path in map(Path, images_in(folder)) if path.is_file() or not path.exists()]
 
 
 def read_samples(path: Path, encoder: OnnxEncoder) -> np.ndarray | dict[str, np.ndarray]:
@@ -127,14 +132,3 @@ def read_texts(path: Path) -> list[str]:
             f"A .txt file must hold one text per line. Received: {path}, which is empty. Write a text into it."
         )
     return lines
-
-
-def images_in(folder: Path) -> list[Path]:
-    """Return the image files in a folder and its subfolders, sorted, without hidden ones such as `._cat.jpg`."""
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in IMAGE_SUFFIXES
-        and path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )

@@ -70,7 +70,8 @@ class Progress(keras.callbacks.Callback):
     def __init__(self, batch_size: int, epochs: int, batches: int, monitor: CollapseMonitor | None) -> None:
         super().__init__()
         self._batch_size, self._epochs, self._batches, self._monitor = batch_size, epochs, batches, monitor
-        self._started, self._done, self._epoch, self._said = 0.0, 0, 0, ""
+        self._started, self._done, self._epoch = 0.0, 0, 0
+        self._said: list[str] = []
         columns = ("{task.description}", BarColumn(), "{task.fields[pace]}")
         self._bar = RichProgress(
             *columns, console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True
@@ -94,10 +95,12 @@ class Progress(keras.callbacks.Callback):
         self._bar.update(self._task, advance=1, pace=f"{rate:.0f} images/s, loss {loss:.4f}, {left} left")
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        diagnoses = " ".join(map(str, self._monitor.diagnoses)) if self._monitor else ""
-        if diagnoses != self._said:
-            self._print(f"warning: {diagnoses}" if diagnoses else "the embeddings are healthy again")
-        self._said = diagnoses
+        diagnoses = self._monitor.diagnoses if self._monitor else []
+        names = [diagnosis.name for diagnosis in diagnoses]  # the numbers in their texts change
+        if names != self._said:
+            text = " ".join(map(str, diagnoses))
+            self._print(f"warning: {text}" if text else "the embeddings are healthy again")
+        self._said = names
         said = ", ".join(f"{name.replace('_', ' ')} {logs[name]:.4f}" for name in SAID if logs and name in logs)
         rate, left = self._pace()
         self._print(f"epoch {epoch + 1}/{self._epochs}: {said}; {rate:.0f} images/s, {left} left")

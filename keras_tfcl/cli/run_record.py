@@ -76,7 +76,7 @@ class RunRecord:
         if not self._path.exists():
             versions = {name: metadata.version(name) for name in ("keras", "tensorflow", "numpy")}
             versions |= {"keras_tfcl": __version__, "python": platform.python_version()}
-            self._write(self._asked | {"versions": versions})
+            self._write(self._asked | {"versions": versions}, replace=False)  # of a process that starts as well
         with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(locked_file(self._path, wait=False))
@@ -92,8 +92,8 @@ class RunRecord:
         """Writes what the run found."""
         self._write(self._recorded | {"result": result})
 
-    def _write(self, content: Mapping[str, object]) -> None:
-        write_atomically(self._path, (json.dumps(content, indent=2) + "\n").encode())
+    def _write(self, content: Mapping[str, object], replace: bool = True) -> None:
+        write_atomically(self._path, (json.dumps(content, indent=2) + "\n").encode(), replace)
 
     def result(self) -> dict[str, Any] | None:
         """What the run found, or None while it is not complete."""

@@ -42,7 +42,7 @@ def train(
     ] = 0.08,
     flip: Annotated[bool, typer.Option(help="Whether half of the views are mirrored.")] = True,
     strength: Annotated[float, typer.Option(max=2, help="Strength of the colour changes, up to 2.")] = 1.0,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of weights, order and views.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of weights, order and views.")] = 0,
     save_every: Annotated[
         float | None, typer.Option(min=0, help="Minutes between saves within an epoch. [after each epoch only]")
     ] = None,

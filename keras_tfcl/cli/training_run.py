@@ -16,8 +16,8 @@ import tensorflow as tf
 
 from keras_tfcl._keras_compat import batches_seen, nested_layers
 from keras_tfcl.callbacks import CollapseMonitor, CollapseWarning, KNNEvaluation
+from keras_tfcl.cli.available_memory import available_memory
 from keras_tfcl.cli.keras_file import load_model
-from keras_tfcl.cli.memory import available_memory
 from keras_tfcl.cli.neighbours_plot import draw_neighbours
 from keras_tfcl.cli.run_callbacks import Checkpoint, Progress, SkippedImages
 from keras_tfcl.cli.run_record import RunRecord, Settings, recorded_settings
@@ -68,8 +68,8 @@ class Result:
         before = "The run is complete, and nothing was trained. " if self.complete_before else ""
         skipped = f", {len(self.skipped)} skipped (named in run.json)" if self.skipped else ""
         return (
-            f"{before}{self.folder}: model.keras, encoder.onnx (cosine to Keras at least {self.cosine_to_keras:.6f}), "
-            f"report.html, neighbours.png. {self.images} images{skipped}, {self.epochs} epochs, loss {self.loss:.4f}. "
+            f"{before}{self.folder}: model.keras, encoder.onnx (as in Keras: cosine {self.cosine_to_keras:.6f}), "
+            f"report.html, neighbours.png. {self.images} images{skipped}, epochs: {self.epochs}, loss {self.loss:.4f}. "
             f"{self.verdict}.{knn}"
         )
 
@@ -94,7 +94,7 @@ def train(settings: Settings, folder: Path, quiet: bool = False, save_every: flo
         )
     try:
         files = find_images(settings.source)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, RuntimeError) as error:
         raise ValueError(str(error)) from error
     if len(files) < FEWEST:
         raise ValueError(
@@ -103,12 +103,11 @@ def train(settings: Settings, folder: Path, quiet: bool = False, save_every: flo
     given = settings.batch_size is not None
     settings = with_choices_made(settings, len(files), recorded_settings(folder))
     record = RunRecord(folder, settings, files)
-    found = record.result()
-    if found is not None:
-        return Result(**found | {"folder": os.fspath(folder), "complete_before": True})
+    if complete := _complete(record, folder):
+        return complete
     batch_size: int = settings.batch_size  # type: ignore[assignment]  # chosen above
     views = image_views(
-        settings.source,
+        files,
         batch_size,
         settings.image_size,
         seed=settings.seed,
@@ -117,11 +116,20 @@ def train(settings: Settings, folder: Path, quiet: bool = False, save_every: flo
         flip=settings.flip,
     )
     model_file = folder / "model.keras"
-    model = load_model(model_file) if model_file.exists() else _untrained(settings, settings.epochs * len(views))
+    untrained = _untrained(settings, settings.epochs * len(views))  # or an error before anything is written
     with record.by_one_process():
+        if complete := _complete(record, folder):  # by a process that ended meanwhile
+            return complete
+        model = load_model(model_file) if model_file.exists() else untrained
         result = _continued(model, views, settings, folder, quiet, save_every, chosen=not given)
-    record.end(result.to_dict())
+        record.end(result.to_dict())
     return result
+
+
+def _complete(record: RunRecord, folder: Path) -> Result | None:
+    """What a run found, if it is complete."""
+    found = record.result()
+    return None if found is None else Result(**found | {"folder": os.fspath(folder), "complete_before": True})
 
 
 def _continued(
@@ -151,7 +159,7 @@ def _continued(
         _fit(model, views, epoch, done, settings.epochs, [*observers[:-1], checkpoint, skipped, *observers[-1:]])
         if not quiet:
             print("exporting the encoder and writing the report", file=sys.stderr)
-        return _finish(model, settings, folder, skipped, checkpoint.history[-1]["loss"])
+        return _finish(model, files, settings, folder, skipped, checkpoint.history[-1]["loss"])
 
 
 def with_choices_made(settings: Settings, images: int, before: Mapping[str, int | None]) -> Settings:
@@ -261,12 +269,17 @@ def _fit(
         ) from error
 
 
-def _finish(model: ContrastiveModel, settings: Settings, folder: Path, skipped: SkippedImages, loss: float) -> Result:
+def _finish(
+    model: ContrastiveModel,
+    files: ImageFiles,
+    settings: Settings,
+    folder: Path,
+    skipped: SkippedImages,
+    loss: float,
+) -> Result:
     """Writes all that follows from the trained model."""
-    plain = image_batches(settings.source, 64, settings.image_size)
-    labelled = len(plain.reader.files.class_names) > 1
-    if labelled:
-        plain = image_batches(settings.source, 64, settings.image_size, labels=True)
+    labelled = len(files.class_names) > 1
+    plain = image_batches(files, 64, settings.image_size, labels=labelled)
     images, embeddings, labels, sampled = _embedded(model, plain, labelled)
     skipped.name_new(plain.reader)
     report = export_onnx(model, folder / "encoder.onnx", samples=images[:16], notes={"image": plain.image_rule})
@@ -277,7 +290,7 @@ def _finish(model: ContrastiveModel, settings: Settings, folder: Path, skipped: 
     draw_neighbours(images, titles, folder / "neighbours.png")
     return Result(
         folder=os.fspath(folder),
-        images=len(plain.reader.files),
+        images=len(files),
         skipped=skipped.named,
         epochs=settings.epochs,
         loss=loss,

@@ -42,12 +42,11 @@ def verify(
         rows = None if samples is None else read_rows(samples)
         with without_native_logs():
             parity = verify_onnx(file, load_model(model, modules), rows)
-        show(parity, as_json)
-        return
-    parity = check_probes(file, providers_of(provider))
-    if not parity.passed:
+    elif not (parity := check_probes(file, providers_of(provider))).passed:
         raise ParityError(
             f"This machine must compute the embeddings recorded in the file. Received: {parity}. Do not "
             f"serve {file} here; try --provider cpu."
         )
+    if not as_json:
+        print("The embeddings are the same: ", end="")
     show(parity, as_json)

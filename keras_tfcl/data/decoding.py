@@ -13,15 +13,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_tfcl.export.runtime.images import eight_bits
+from keras_tfcl.export.runtime.images import FORMATS, MAX_PIXELS, ORIENTATION, eight_bits, upright
 
 if TYPE_CHECKING:
     from PIL import Image
 
-# Formats that Pillow decodes by itself; others would start programs.
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
-MAX_PIXELS = 50_000_000  # 150 MB decoded
-ORIENTATION = 0x0112  # EXIF tag
 END_OF_JPEG = b"\xff\xd9"
 ATTEMPTS = 10
 
@@ -117,13 +113,13 @@ def _opened(encoded: bytes) -> Iterator[Image.Image]:
 
 def _is_plain_jpeg(image: Image.Image, encoded: bytes) -> bool:
     """Whether each window can be decoded alone: upright, and not truncated, which a window might not notice."""
-    upright = image.format == "JPEG" and image.getexif().get(ORIENTATION, 1) == 1
-    return upright and image.mode in ("RGB", "L") and END_OF_JPEG in encoded[-1024:]
+    turned = image.getexif().get(ORIENTATION, 1) != 1
+    return image.format == "JPEG" and not turned and image.mode in ("RGB", "L") and END_OF_JPEG in encoded[-1024:]
 
 
 def _upright(image: Image.Image) -> Image.Image:
     """The image in RGB, turned as its EXIF orientation says; transparency is dropped."""
-    return eight_bits(_pillow("ImageOps").exif_transpose(image), "the image").convert("RGB")
+    return eight_bits(upright(image), "the image").convert("RGB")
 
 
 def _jpeg_window(encoded: bytes, window: Window) -> np.ndarray:

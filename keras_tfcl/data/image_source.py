@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import stat
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from keras_tfcl.data.registered_sets import encoded_images, is_registered
+from keras_tfcl.export.runtime.image_folder import SUFFIXES, images_in
 
-EXTENSIONS = frozenset(".jpg .jpeg .jpe .jfif .png .webp .bmp .gif .tif .tiff .ppm .pgm .jp2 .avif".split())
+MAX_CLASSES = 10_000_000  # each has a name
 MAX_BYTES = 2**28  # of a file; 50 million pixels without compression have 150 MB
 
 
@@ -52,15 +53,17 @@ class ImageFiles:
 
     def read(self, index: int) -> bytes:
         """The bytes of one image file; OSError for what is no file, or too large for an image."""
-        if self.sizes[index] < 0:
+        size = self.sizes[index]
+        if size < 0:
             status = os.stat(self.paths[index])
             if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait for ever
                 raise OSError("it is no regular file")
-            if status.st_size > MAX_BYTES:
-                raise OSError(f"it has {status.st_size:,} bytes, more than {MAX_BYTES:,}")
+            size = status.st_size
+        if size > MAX_BYTES:
+            raise OSError(f"it has {size:,} bytes, more than {MAX_BYTES:,}")
         with open(self.paths[index], "rb") as file:
             file.seek(self.offsets[index])
-            return file.read(self.sizes[index])
+            return file.read(size)
 
 
 Source = str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | ImageFiles
@@ -96,7 +99,7 @@ def find_images(source: Source) -> ImageFiles:
             raise _absent(os.fspath(path))
     if not paths:
         raise ValueError("`source` must hold at least one image. Received: an empty list.")
-    if all(tarfile.is_tarfile(path) for path in paths[:1]):
+    if Path(paths[0]).suffix.lower() not in SUFFIXES and tarfile.is_tarfile(paths[0]):
         return _from_shards([Path(path) for path in paths])
     names = [os.fspath(path) for path in paths]
     return _whole_files(names, names, [Path(name).resolve().parent.name for name in names])
@@ -126,26 +129,16 @@ def _absent(path: str) -> FileNotFoundError:
 
 
 def _from_folder(folder: Path) -> ImageFiles:
-    found: list[str] = []
-    visited = set()
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        status = os.stat(parent)
-        if (status.st_dev, status.st_ino) in visited:  # a link to a folder that was walked already
-            folders.clear()
-            continue
-        visited.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [os.path.join(parent, name) for name in files if not name.startswith(".")]
-    images = [path for path in found if Path(path).suffix.lower() in EXTENSIONS] or found
+    images = images_in(folder)
     if not images:
         raise ValueError(
             f"`source` must hold at least one image. Received: the folder {os.fspath(folder)!r} without any file that "
             f"is not hidden. Give the folder that holds the images, at any depth."
         )
-    names = sorted(os.path.relpath(path, folder) for path in images)
+    names = [os.path.relpath(path, folder) for path in images]
     parts = [Path(name).parts for name in names]
     classes = [part[0] for part in parts] if all(len(part) > 1 for part in parts) else []
-    return _whole_files([os.path.join(folder, name) for name in names], names, classes)
+    return _whole_files(images, names, classes)
 
 
 def _whole_files(paths: Sequence[str], names: Sequence[str], classes: Sequence[str]) -> ImageFiles:
@@ -162,31 +155,19 @@ def _whole_files(paths: Sequence[str], names: Sequence[str], classes: Sequence[s
 
 
 def _from_shards(shards: Sequence[Path]) -> ImageFiles:
-    paths, offsets, sizes, names, classes = [], [], [], [], {}
+    paths, offsets, sizes, names, keys, classes = [], [], [], [], [], {}
     for shard in sorted(shards):
-        try:
-            archive = tarfile.open(shard, "r:")
-        except tarfile.ReadError as error:
-            raise ValueError(
-                f"Shards must be tar files without compression, so that single images can be read. Received: {shard}. "
-                f"Unpack it first, for example with gunzip."
-            ) from error
-        with archive:
-            for member in archive:
-                base = os.path.basename(member.name)
-                if not member.isfile() or base.startswith("."):
-                    continue
-                key, suffix = member.name.split(".", 1)[0], "." + base.rsplit(".", 1)[-1].lower()
-                if suffix == ".cls":
-                    classes[str(shard), key] = int(archive.extractfile(member).read())  # type: ignore[union-attr]  # None only of what is no file
-                elif suffix in EXTENSIONS:
-                    paths.append(str(shard))
-                    offsets.append(member.offset_data)
-                    sizes.append(member.size)
-                    names.append(f"{shard.name}:{member.name}")
+        for member, key, content in _members(shard):
+            if content is not None:
+                classes[shard, key] = _class_number(content, f"{shard}:{member.name}")
+            else:
+                paths.append(str(shard))
+                offsets.append(member.offset_data)
+                sizes.append(member.size)
+                names.append(f"{shard.name}:{member.name}")
+                keys.append((shard, key))
     if not paths:
         raise ValueError(f"`source` must hold at least one image. Received: shards without any, {[*map(str, shards)]}.")
-    keys = [(path, name.split(":", 1)[1].split(".", 1)[0]) for path, name in zip(paths, names, strict=True)]
     known = [classes[key] for key in keys if key in classes]
     labelled = len(known) == len(keys)
     return ImageFiles(
@@ -197,3 +178,42 @@ def _from_shards(shards: Sequence[Path]) -> ImageFiles:
         np.array(known if labelled else [], "int64"),
         tuple(map(str, range(max(known) + 1))) if labelled else (),
     )
+
+
+def _members(shard: Path) -> Iterator[tuple[tarfile.TarInfo, str, bytes | None]]:
+    """The images and classes in a tar file, with the key of their sample, and with the content of a class."""
+    try:
+        with tarfile.open(shard, "r:") as archive:
+            for member in archive:
+                folder, base = os.path.split(os.path.normpath(member.name))
+                hidden = any(part.startswith(".") and part != ".." for part in (*Path(folder).parts, base))
+                if hidden or not member.isfile():
+                    continue
+                key, suffix = os.path.join(folder, base.split(".", 1)[0]), os.path.splitext(base)[1].lower()
+                if member.issparse():
+                    raise tarfile.ReadError(f"{member.name} is stored with holes")
+                if suffix == ".cls":
+                    yield member, key, archive.extractfile(member).read()  # type: ignore[union-attr]  # None only of what is no file
+                elif suffix in SUFFIXES:
+                    yield member, key, None
+            archive.fileobj.seek(archive.offset)
+            if archive.fileobj.read(tarfile.BLOCKSIZE).strip(b"\0"):  # where `tarfile` just ends
+                raise tarfile.ReadError(f"no header at byte {archive.offset}")
+    except tarfile.TarError as error:
+        raise ValueError(
+            "Shards must be whole tar files without compression or holes, so that each image can be read alone. "
+            f"Received: {shard}: {error}. Unpack it first, for example with gunzip; or copy or pack it again."
+        ) from error
+
+
+def _class_number(content: bytes, name: str) -> int:
+    try:
+        number = int(content)
+    except ValueError:
+        number = -1
+    if not 0 <= number < MAX_CLASSES:
+        raise ValueError(
+            f"A .cls member must hold the number of a class, from 0 on. Received: {name} with {content[:40]!r}. Write "
+            "numbers into the shards, or leave the classes out."
+        )
+    return number

@@ -23,7 +23,7 @@ from keras_tfcl.validation import fraction, positive_integer
 CROP_RATIO = (3 / 4, 4 / 3)
 # Of SwAV: number of small crops, their side relative to the large ones, and the bounds of both areas.
 SMALL_VIEWS, SMALL_SHARE, AREAS = 6, 96 / 224, (0.05, 0.14, 1.0)
-ATTEMPTS = 100  # to replace an image that cannot be read
+ATTEMPTS = 1000  # to replace an image that cannot be read: enough where 19 of 20 cannot
 ON_ERROR = ("skip", "raise")
 Decoded = TypeVar("Decoded")
 NAMED = 20  # how many skipped files a warning names
@@ -123,7 +123,7 @@ def image_views(
         recipe: `"photos"`, SimCLR's augmentation; or `"multi_crop"`, SwAV's: the same changes of `views` large crops
             with 14 % to 100 % of the area, and of `small_views` small ones with 5 % to 14 %. The encoder must take
             both sizes, as `build_backbone(..., any_size=True)` does, and embeds each size in one pass.
-        seed: integer of order and views. Defaults to 0.
+        seed: integer of at least 0, which determines order and views. Defaults to 0.
         labels: whether elements hold class labels too: the index of the first folder below `source`, or the label of
             the set. Defaults to False.
         on_error: what to do with an image that cannot be read: `"skip"` takes another one in its place, and names it in
@@ -157,6 +157,7 @@ def image_views(
     groups = _crops(recipe, image_size, views, min_area, small_size, small_views)
     batch = positive_integer("batch_size", batch_size, "256 is usual.")
     strength = checked_strength(strength)
+    seed = positive_integer("seed", seed, "Pass seed=0.", least=0)
     if batch > len(reader.files):
         raise ValueError(
             f"`batch_size` must not exceed the number of images. Received: batch_size={batch} for {len(reader.files)} "
@@ -179,6 +180,8 @@ def image_views(
             if crops is not None:
                 reader.count_one()
                 return [*crops, np.int64(index)]
+            if len(reader.skipped) == images:
+                break
             index = int(rng.integers(images))
         raise ValueError(
             f"`source` must hold readable images. Received: {len(reader.skipped)} that cannot be read, such as "

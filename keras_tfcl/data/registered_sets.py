@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import struct
+import sys
 from collections.abc import Iterator
 from types import ModuleType
 from typing import TYPE_CHECKING, NamedTuple
@@ -65,11 +67,12 @@ def prepared_builder(name: str) -> tfds.core.DatasetBuilder:
             "tensorflow_datasets.list_builders() lists them."
         ) from error
     try:
-        builder.download_and_prepare()
+        with contextlib.redirect_stdout(sys.stderr):  # its progress would stand in the JSON of a command
+            builder.download_and_prepare()
     except Exception as error:  # whatever a download can meet: no connection, no space, a missing package
         raise RuntimeError(
             f"tensorflow_datasets could not prepare {name!r}: {error} "
-            'Mend that and try again, or use "mnist5k" or "folder:PATH", which need no connection.'
+            "Mend that and try again, or use a folder of images, which needs no connection."
         ) from error
     return builder
 

@@ -116,7 +116,7 @@ def _of_diagnoses(health: Health, spread: Spread, uniform: float, diagnoses: lis
 
 def _temperature(scaling: Scaling | None) -> float:
     """The current temperature of a scaling that has one, fixed, scheduled or learned; otherwise the usual 0.2."""
-    return float(getattr(scaling, "temperature", 0.2))
+    return float(np.asarray(getattr(scaling, "temperature", 0.2)))
 
 
 def _scaled(scaling: Scaling | None, factor: float) -> list[str]:

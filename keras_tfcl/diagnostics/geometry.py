@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from keras_tfcl import evaluation
 from keras_tfcl.diagnostics.plots import new_axes
 from keras_tfcl.evaluation.checks import unit_embeddings
-from keras_tfcl.validation import positive_integer, positive_number
+from keras_tfcl.validation import positive_integer
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,7 +48,7 @@ def uniformity_tolerance(
     Args:
         embeddings: `(N, D)`, one for each sample, need not be normalised.
         labels: `(N,)`. Defaults to None: no tolerance.
-        t: width of the kernel. Defaults to 2.
+        t: width of the kernel, in (0, 20]. Defaults to 2.
         max_samples: largest number of samples; beyond it, a random subset is used. Defaults to None: all.
         seed: of the random subset. Defaults to 0.
 
@@ -56,7 +56,7 @@ def uniformity_tolerance(
         `Spread`.
 
     Raises:
-        ValueError: for another shape, NaN or Inf, labels of another length, `t` not positive, `max_samples` below 2.
+        ValueError: for another shape, NaN or Inf, labels of another length, `t` out of range, `max_samples` below 2.
 
     Example:
 
@@ -65,7 +65,6 @@ def uniformity_tolerance(
 
     References: Wang and Isola 2020, arXiv 2005.10242; Wang and Liu 2021, arXiv 2012.09740.
     """
-    positive_number("t", t, "Use t=2.0, as in the paper.")
     unit = unit_embeddings(embeddings)
     if unit.ndim == 3:
         raise ValueError(

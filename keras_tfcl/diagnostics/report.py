@@ -84,7 +84,7 @@ def write_report(
         _statistics(suggestion, embeddings),
         panels,
     )
-    write_atomically(path, text.encode())
+    write_atomically(path, text.encode(errors="backslashreplace"))
     return verdict
 
 

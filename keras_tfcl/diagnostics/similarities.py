@@ -41,7 +41,7 @@ def cosine_histogram(views: ArrayLike, bins: int = 50) -> CosineHistogram:
         `CosineHistogram`, each part of which sums to 1. Memory is bounded by tiles of 1024 anchors.
 
     Raises:
-        ValueError: for another shape, NaN or Inf.
+        ValueError: for another shape, NaN or Inf, `bins` below 1.
 
     Example:
 
@@ -51,7 +51,7 @@ def cosine_histogram(views: ArrayLike, bins: int = 50) -> CosineHistogram:
     """
     unit = unit_views(views)
     anchors, others = unit[:, 0], unit[:, 1]
-    edges = np.linspace(-1, 1, bins + 1)
+    edges = np.linspace(-1, 1, positive_integer("bins", bins, "Use bins=50.") + 1)
     positive = np.histogram(np.clip(np.sum(anchors * others, axis=1), -1, 1), edges)[0]
     negative = np.zeros(bins, "int64")
     for start in range(0, len(unit), BLOCK):

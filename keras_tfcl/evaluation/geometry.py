@@ -17,7 +17,9 @@ from keras_tfcl.evaluation.pairs import (
 from keras_tfcl.ops.hard import TIE
 from keras_tfcl.ops.pair_rule import PairRule
 from keras_tfcl.typing import TensorLike
+from keras_tfcl.validation import positive_number
 
+LARGEST_T = 20.0  # exp(-4 t), the smallest value of the kernel, must stay a normal float32
 COINCIDE = 1e-10  # mean squared distance from the mean below which embeddings coincide: float32 rounds to 1e-13
 
 
@@ -60,7 +62,7 @@ def gaussian_potential(
 ) -> WeightedMean:
     """Computes the mean of `exp(-t |u - v|^2)` over pairs of different samples; uniformity is its `-log`.
 
-    Arguments, errors and result are those of `alignment`; `t` is the width of the kernel and defaults to 2.
+    Arguments, errors and result are those of `alignment`; `t`, in (0, 20], is the width of the kernel, by default 2.
 
     Example:
 
@@ -68,11 +70,20 @@ def gaussian_potential(
     >>> float(keras_tfcl.evaluation.uniformity(mean.value))
     4.0
     """
+    check_width(t)
     return mean_over_pairs(
         as_batches(y_true, y_pred, sample_weight),
         lambda strip: tf.exp(-t * strip.squared_distance),
         lambda strip: ~strip.same_sample,
     )
+
+
+def check_width(t: object) -> float:
+    """Returns the width of the kernel as a float; raises ValueError unless it is a number in (0, 20]."""
+    width = positive_number("t", t, "Use t=2.0, as in the paper.")
+    if width > LARGEST_T:
+        raise ValueError(f"`t` must be at most {LARGEST_T:g}. Received: t={t}. Use t=2.0, as in the paper.")
+    return width
 
 
 def uniformity(potential: tf.Tensor) -> tf.Tensor:

@@ -48,10 +48,13 @@ def knn_accuracy(
     train, train_labels, val, val_labels = labelled_embeddings(
         train_embeddings, train_labels, val_embeddings, val_labels
     )
-    # On unit vectors the Euclidean order is the cosine order, and scikit-learn has a faster search for it.
+    # On unit vectors the Euclidean order is the cosine order, and scikit-learn has a faster search for it. A zero
+    # vector gets the length 1 as well, in a direction of its own, so that its cosine is 0.
+    train, is_zero = normalize(train), ~train.any(axis=1, keepdims=True)
+    val = np.hstack([normalize(val), np.zeros((len(val), 1), "float32")])
     classifier = KNeighborsClassifier(min(k, len(train)), algorithm="brute", metric="euclidean")
-    classifier.fit(normalize(train), train_labels)
-    return float(classifier.score(normalize(val), val_labels))
+    classifier.fit(np.hstack([train, is_zero.astype("float32")]), train_labels)
+    return float(classifier.score(val, val_labels))
 
 
 def nearest_neighbours(embeddings: ArrayLike, queries: int, neighbours: int) -> np.ndarray:

@@ -47,8 +47,6 @@ class EffectiveRank(keras.Metric):
     Reference: Roy and Vetterli 2007, "The effective rank: A measure of effective dimensionality", EUSIPCO.
     """
 
-    positives_by_label = False
-
     def __init__(
         self,
         dimension: int | None = None,

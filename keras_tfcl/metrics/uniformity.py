@@ -4,10 +4,8 @@ import keras
 import tensorflow as tf
 
 from keras_tfcl import evaluation
+from keras_tfcl.evaluation.geometry import check_width
 from keras_tfcl.typing import Config, TensorLike
-from keras_tfcl.validation import positive_number
-
-LARGEST_T = 20.0  # exp(-4 t), the smallest value of the kernel, must stay a normal float32
 
 
 @keras.saving.register_keras_serializable(package="keras_tfcl")
@@ -47,15 +45,14 @@ class Uniformity(keras.metrics.Mean):
     References: Wang and Isola 2020, arXiv 2005.10242; Wang and Liu 2021, arXiv 2012.09740, eq. 10.
     """
 
-    positives_by_label = False
-
     def __init__(
-        self, t: float = 2.0, name: str = "uniformity", dtype: str | keras.dtype_policies.DTypePolicy | None = None
+        self,
+        t: float = 2.0,
+        name: str = "uniformity",
+        dtype: str | keras.dtype_policies.DTypePolicy | None = "float32",
     ) -> None:
         super().__init__(name=name, dtype=dtype)
-        self.t = positive_number("t", t, "Use t=2.0, as in the paper.")
-        if self.t > LARGEST_T:
-            raise ValueError(f"`t` must be at most {LARGEST_T:g}. Received: t={t}. Use t=2.0, as in the paper.")
+        self.t = check_width(t)
 
     def update_state(self, y_true: TensorLike, y_pred: TensorLike, sample_weight: TensorLike | None = None) -> None:
         super().update_state(*evaluation.gaussian_potential(y_true, y_pred, sample_weight, self.t))

@@ -47,6 +47,11 @@ def build_backbone(
     """
     shape = (None, None, channels) if any_size else (image_size, image_size, channels)
     if name in RESNETS:
+        if weights == "imagenet":
+            raise ValueError(
+                f'`weights="imagenet"` belongs to the models of keras.applications. Received: name={name!r}. Pass '
+                'name="ResNet50", for example, or the path of a weights file.'
+            )
         encoder = _resnet(shape, image_size <= SMALL, *RESNETS[name])
         if weights is not None:
             encoder.load_weights(weights)

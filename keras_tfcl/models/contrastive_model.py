@@ -8,12 +8,13 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from keras_tfcl._keras_compat import batches_seen, builds_from_one_replica, nested_layers, unlocked
+from keras_tfcl._keras_compat import batches_seen, builds_from_one_replica, count_batch, nested_layers, unlocked
 from keras_tfcl.callbacks.stop_on_non_finite import FirstFailure, StopOnNonFinite, nan_unless_finite
 from keras_tfcl.data.inputs import as_samples, brings_batches, checked_source, row_count
 from keras_tfcl.data.views import Unaugmented, ViewPipeline
 from keras_tfcl.losses import ScoredPairLoss
 from keras_tfcl.losses.loss_variables import layers_of_loss, leave_temperatures_out_of_weight_decay
+from keras_tfcl.metrics.of_positives import following
 from keras_tfcl.models import serving
 from keras_tfcl.models.augmentation import augments_on_device, compiles_with_xla
 from keras_tfcl.models.checks import (
@@ -24,6 +25,7 @@ from keras_tfcl.models.checks import (
     check_no_split,
     check_replicas,
     check_several_views,
+    check_trainable,
     check_tuple,
     checked_loss,
     checked_seed,
@@ -191,8 +193,6 @@ class ContrastiveModel(keras.Model):
         )
         self.memory = self._make_memory()
         self.loss_layers: list[keras.Layer] = []
-        self.label_metrics: list[keras.Metric] = []
-        self.weighted_label_metrics: list[keras.Metric] = []
         self.first_failure = FirstFailure()
 
     def _make_memory(self) -> Memory:
@@ -254,21 +254,24 @@ class ContrastiveModel(keras.Model):
         scales = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
         if not scales and kwargs.get("auto_scale_loss", True) and self._computes_in_float16():
             optimizer = keras.optimizers.LossScaleOptimizer(optimizer, name="loss_scale_optimizer")
-        by_label, others = _split(metrics)
-        weighted_by_label, weighted_others = _split(weighted_metrics)
-        for metric in [*by_label, *weighted_by_label]:
-            metric.follow(getattr(loss, "rule", None))
         loss_layers = layers_of_loss(loss)  # trained inside the loss, such as a learnable temperature
         leave_temperatures_out_of_weight_decay(optimizer, loss_layers)
-        self._track_parts(loss_layers, by_label, weighted_by_label)
-        compared = ComparedLoss(loss)
+        with unlocked(self):  # changed in place: if it were set, Keras would keep the layers of an earlier loss too
+            self.loss_layers.clear()
+            self.loss_layers.extend(loss_layers)
         if (
             self._pipeline.on_device
             and not compiles_with_xla(self.augmenter)
             and kwargs.get("jit_compile") in (None, "auto")
         ):
             kwargs["jit_compile"] = False  # on a GPU, Keras would compile an augmenter that XLA cannot
-        super().compile(optimizer=optimizer, loss=compared, metrics=others, weighted_metrics=weighted_others, **kwargs)
+        super().compile(
+            optimizer=optimizer,
+            loss=ComparedLoss(loss),
+            metrics=following(loss, metrics, self.supervised),
+            weighted_metrics=following(loss, weighted_metrics, self.supervised),
+            **kwargs,
+        )
         self.loss = loss
         if self.towers.built:
             self.optimizer.build(self.trainable_variables)  # so that a model saved before training loads again
@@ -277,35 +280,10 @@ class ContrastiveModel(keras.Model):
         # Keras checks only the policy of the model, but the layers of the encoder may have another one.
         return any(layer.compute_dtype == "float16" for layer in nested_layers(self))
 
-    def _track_parts(
-        self,
-        loss_layers: list[keras.Layer],
-        label_metrics: list[keras.Metric],
-        weighted_label_metrics: list[keras.Metric],
-    ) -> None:
-        """Tracks the parts of `compile` that Keras does not track, and forgets the parts of an earlier `compile`.
-
-        The lists are changed in place. If they were set, Keras would keep the old parts too, and a built model would
-        accept no new ones.
-        """
-        with unlocked(self):
-            for held, parts in (
-                (self.loss_layers, loss_layers),
-                (self.label_metrics, label_metrics),
-                (self.weighted_label_metrics, weighted_label_metrics),
-            ):
-                held.clear()
-                held.extend(parts)
-
     def get_compile_config(self) -> Config:
         if not self.compiled:
             return super().get_compile_config()
-        serialize = keras.saving.serialize_keras_object
-        config = super().get_compile_config() | {"loss": serialize(self.loss)}
-        for name, ours in (("metrics", self.label_metrics), ("weighted_metrics", self.weighted_label_metrics)):
-            if ours:
-                config[name] = [*map(serialize, ours), *config[name]]
-        return config
+        return super().get_compile_config() | {"loss": keras.saving.serialize_keras_object(self.loss)}
 
     def compile_from_config(self, config: Config) -> None:
         self.compile(**keras.saving.deserialize_keras_object(config))
@@ -327,9 +305,11 @@ class ContrastiveModel(keras.Model):
         with tf.GradientTape() as tape:
             z, comparison, loss = self._forward(x, y, sample_weight, training=True)
             scaled = self.optimizer.scale_loss(loss)
+        check_trainable(self)
         gradients = tape.gradient(scaled, self.trainable_variables)
         self._track(self.first_failure.checked_loss(loss, x, z, self.optimizer.iterations), z)
         self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
+        count_batch(self.optimizer)
         self.memory.update(comparison.labels, z, comparison.candidates)
         return self.compute_metrics(x, y, z, sample_weight)
 
@@ -432,12 +412,8 @@ class ContrastiveModel(keras.Model):
             lambda value: None if value is None else replicas.gather(value)[0], (y, y_pred, sample_weight)
         )
         y = targets_of(y).labels
-        labels = y if self.supervised else ops.arange(ops.shape(y_pred)[0], dtype="int32")
-        for metric in self.label_metrics:
-            metric.update_state(labels, y_pred)
-        for metric in self.weighted_label_metrics:
-            metric.update_state(labels, y_pred, sample_weight)
-        logs = super().compute_metrics(x, labels if y is None else y, y_pred, sample_weight)
+        rows = ops.arange(ops.shape(y_pred)[0], dtype="int32")
+        logs = super().compute_metrics(x, rows if y is None else y, y_pred, sample_weight)
         # Keras 3 averages the logs of several workers over axis 0, which scalars do not have.
         return {name: ops.reshape(value, (1,)) for name, value in logs.items()} if replicas.several_workers() else logs
 
@@ -464,6 +440,7 @@ class ContrastiveModel(keras.Model):
         """
         check_compiled(self.compiled, "fit")
         check_no_split(kwargs)
+        self.memory.begin()
         start = EpochStart(self.optimizer)
         if isinstance(self.memory, InstanceBank) and not brings_batches(x):
             y = self.memory.numbers(row_count(as_samples(x)), y)
@@ -537,6 +514,7 @@ class ContrastiveModel(keras.Model):
             The loss, or a list or dict of the loss and the metrics of this batch.
         """
         check_compiled(self.compiled, "train_on_batch")
+        self.memory.begin()
         check_class_weight(class_weight, y, sample_weight, self.queue)
         if class_weight is not None:
             sample_weight = weights_of_classes(y, class_weight)
@@ -656,10 +634,3 @@ def _guarded(callbacks: list[keras.callbacks.Callback]) -> list[keras.callbacks.
         return callbacks
     guards = [callback for callback in callbacks if isinstance(callback, StopOnNonFinite)]
     return [*(guards or [StopOnNonFinite()]), *(callback for callback in callbacks if callback not in guards)]
-
-
-def _split(metrics: Metrics | None) -> tuple[list[keras.metrics.Metric], list[keras.metrics.Metric]]:
-    """Metrics of the loss's positives, and others."""
-    metrics = keras.tree.flatten(metrics or [])
-    by_label = [metric for metric in metrics if getattr(metric, "positives_by_label", False)]
-    return by_label, [metric for metric in metrics if metric not in by_label]

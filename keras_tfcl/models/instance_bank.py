@@ -40,6 +40,9 @@ class InstanceBank(keras.layers.Layer):
         self.initialised = self.add_weight(name="initialised", shape=(size,), dtype="bool", **state)
         self.built = True
 
+    def begin(self) -> None:
+        """Does nothing."""
+
     def numbers(self, count: int, y: TensorLike | None) -> np.ndarray:
         """The slots of the samples of an array; raises ValueError if there are too many, or if y is given as well."""
         if y is not None:
@@ -106,7 +109,7 @@ class InstanceBank(keras.layers.Layer):
         """Accepts any batch."""
 
     def _batch(self, numbers: Tensor, z: Tensor) -> _Batch:
-        current = ops.stop_gradient(l2_normalize(ops.mean(l2_normalize(z), axis=1)))
+        current = ops.cast(ops.stop_gradient(l2_normalize(ops.mean(l2_normalize(z), axis=1))), "float32")
         current, numbers = replicas.gather(current, numbers)
         known = ops.expand_dims(ops.take(self.initialised, numbers, axis=0), 1)
         entries = ops.where(known, ops.take(self.entries, numbers, axis=0), current)

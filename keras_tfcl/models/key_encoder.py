@@ -23,7 +23,8 @@ class KeyEncoder(keras.layers.Layer):
     Formula: `key <- m * key + (1 - m) * query`, for each trained weight after each step.
 
     It copies weights, not layers: a call runs the encoder's own layers on the copied weights. Vocabularies, adapted
-    bins, shared and nested layers, LoRA and quantization are therefore shared with the encoder.
+    bins, shared and nested layers, LoRA and quantization are therefore shared with the encoder. Weights in half
+    precision are copied to float32, because a step of the average is smaller than their rounding.
 
     The keys have no gradient. In training, the key encoder runs in training mode, as in MoCo: batch normalisation uses
     the statistics of the batch, and dropout is active, with random numbers that differ from the encoder's. The EMA
@@ -51,6 +52,7 @@ class KeyEncoder(keras.layers.Layer):
         self.momentum, self.rows = momentum, rows
         self._queries = _Queries(list(networks))
         self._pairs = [_Pair(self._copy(weight), weight) for weight in self._queries.weights()]
+        self._begun = False
         for network in networks:
             check_substitution(network)
         self.built = True
@@ -66,11 +68,19 @@ class KeyEncoder(keras.layers.Layer):
         scope.assign_updates()
         return ops.stop_gradient(l2_normalize(keys))
 
+    def begin(self) -> None:
+        """Copies the encoder's weights, which may have been set since they were copied, unless an average was made."""
+        if not self._begun:
+            for pair in self._pairs:
+                pair.key.assign(pair.query)
+        self._begun = True
+
     def update(self) -> None:
         """Updates the trained weights by one step of the moving average."""
         for pair in self._pairs:
             if pair.query.trainable:
-                pair.key.assign(self.momentum * pair.key + (1.0 - self.momentum) * pair.query)
+                query = ops.cast(pair.query, pair.key.dtype)
+                pair.key.assign(self.momentum * pair.key + (1.0 - self.momentum) * query)
 
     def save_own_variables(self, store: WeightStore) -> None:
         """Writes the copy, and the encoder's LoRA layers as they are: Keras writes them merged, as other weights."""
@@ -80,6 +90,7 @@ class KeyEncoder(keras.layers.Layer):
 
     def load_own_variables(self, store: WeightStore) -> None:
         """Reads what was written; the encoder has been loaded by now."""
+        self._begun = True
         for number, weight in enumerate(self._queries.lora_weights()):
             weight.assign(store[f"{LORA}{number}"])
         super().load_own_variables({name: store[name] for name in store.keys() if not name.startswith(LORA)})
@@ -92,7 +103,7 @@ class KeyEncoder(keras.layers.Layer):
         copy = self.add_weight(
             name=weight.name,
             shape=weight.shape,
-            dtype=weight.dtype,
+            dtype="float32" if weight.dtype in ("float16", "bfloat16") else weight.dtype,
             initializer="zeros",
             trainable=False,
             aggregation=weight.aggregation,

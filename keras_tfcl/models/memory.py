@@ -12,6 +12,9 @@ from keras_tfcl.typing import Structure, Tensor
 class Memory(Protocol):
     """The interface of `InBatch`, `MomentumKeys` and `InstanceBank`."""
 
+    def begin(self) -> None:
+        """Prepares the memory for training, before the first step and whenever training goes on."""
+
     def candidates(
         self, labels: Tensor, z: Tensor, views: tuple[Structure, ...] | None, training: bool
     ) -> Candidates | None:
@@ -33,6 +36,9 @@ class Memory(Protocol):
 
 class InBatch:
     """No memory: a batch is compared with itself, and on several replicas with the batches of all."""
+
+    def begin(self) -> None:
+        """Does nothing."""
 
     def candidates(
         self, labels: Tensor, z: Tensor, views: tuple[Structure, ...] | None, training: bool

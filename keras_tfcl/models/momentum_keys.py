@@ -40,6 +40,10 @@ class MomentumKeys(keras.layers.Layer):
         self.queue = KeyQueue(queue_size, networks[0].output_shape[-1]) if queue_size else None
         self.built = True
 
+    def begin(self) -> None:
+        """Starts the key encoder as a copy of the encoder."""
+        self.key_encoder.begin()
+
     def candidates(self, labels: Tensor, z: Tensor, views: tuple[Structure, ...], training: bool) -> Candidates:
         """The keys of the batches of all replicas, followed by the keys of the queue."""
         keys = self.key_encoder(views, training=training)[: ops.shape(z)[0]]  # (B, V, D)

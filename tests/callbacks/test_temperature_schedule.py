@@ -5,6 +5,7 @@ import functools
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import keras_tfcl
 from keras_tfcl.callbacks import TemperatureSchedule, cosine_temperature
@@ -75,6 +76,14 @@ def test_keras_schedules_count_epochs():
     decay = keras.optimizers.schedules.PiecewiseConstantDecay([0], [0.4, 0.2])
     history = model().fit(VIEWS, batch_size=16, epochs=2, verbose=0, callbacks=[TemperatureSchedule(decay)]).history
     np.testing.assert_allclose(history["temperature"], [0.4, 0.2], rtol=1e-6)
+
+
+def test_replicas():
+    """A variable of a strategy is no number for Python."""
+    with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
+        contrastive = model()
+    history = contrastive.fit(VIEWS, batch_size=16, verbose=0, callbacks=[TemperatureSchedule(lambda epoch: 0.5)])
+    assert history.history["temperature"] == [0.5]
 
 
 def test_refusals():

@@ -17,6 +17,7 @@ from PIL import Image
 
 import keras_tfcl
 from keras_tfcl.export import OnnxEncoder, export_onnx, quantized_model, to_float16
+from keras_tfcl.export.runtime.requirements import require
 
 pytest.importorskip("typer")
 from keras_tfcl.cli import main
@@ -193,22 +194,27 @@ class TestEmbed:
         assert [path.name for path in tmp_path.iterdir()] == ["broken.jpg"]
 
     def test_skip_leaves_broken_images_out_and_names_them(self, run, file, tmp_path):
+        """The images are those that `train` finds in a folder: behind links too, hidden ones and pipes left out."""
         folder = tmp_path / "images"
         (folder / ".thumbnails").mkdir(parents=True)
-        for name in ("a.png", "b.png", ".thumbnails/a.png"):
+        (tmp_path / "elsewhere").mkdir()
+        (folder / "linked").symlink_to(tmp_path / "elsewhere")
+        for name in ("a.png", "b.png", ".thumbnails/a.png", "linked/c.jfif"):
             Image.fromarray(np.full((2, 2, 3), 7, "uint8")).save(folder / name)
         (folder / "._b.png").write_bytes(b"hidden")
+        (folder / "nowhere.png").symlink_to("absent")
+        os.mkfifo(folder / "pipe.jpg")
         (folder / "aa.jpg").write_bytes(b"\xff\xd8\xff")
         arguments = ["embed", file, folder, "-o", tmp_path / "x.npz", "--on-error", "skip"]
         code, out, err = run(*arguments)
         assert code == 0
-        assert re.fullmatch(r"skipped: .*aa\.jpg.*\n", err)
-        assert "2 embeddings of length 4, 1 skipped" in out
+        assert re.fullmatch(r"skipped: .*aa\.jpg.*\nskipped: .*nowhere\.png.*\n", err)
+        assert "3 embeddings of length 4, 2 skipped" in out
         code, out, _ = run(*arguments, "--json")
-        assert json.loads(out)["skipped"] == [str(folder / "aa.jpg")]
+        assert json.loads(out)["skipped"] == [str(folder / "aa.jpg"), str(folder / "nowhere.png")]
         with np.load(tmp_path / "x.npz") as stored:
-            assert stored["id"].tolist() == [str(folder / name) for name in ("a.png", "b.png")]
-            assert stored["embedding"].shape == (2, 4)
+            assert stored["id"].tolist() == [str(folder / name) for name in ("a.png", "b.png", "linked/c.jfif")]
+            assert stored["embedding"].shape == (3, 4)
         assert run(*arguments[:-1], "stop")[0] == 1
         assert run(*arguments[:-1], "ignore")[0] == 2
 
@@ -365,8 +371,9 @@ def test_export_and_verify(run, saved, tmp_path):
     assert json.loads(printed)["matches"] is True
     x = np.random.default_rng(0).normal(size=(5, 6)).astype("float32")
     np.testing.assert_allclose(OnnxEncoder(out).encode(x), encoder.predict(x, verbose=0), atol=1e-5)
-    assert run("verify", out, "--model", path)[0] == 0
-    assert run("verify", out)[0] == 0
+    for arguments in (["--model", path], []):
+        code, printed, _ = run("verify", out, *arguments)
+        assert (code, printed.partition(":")[0]) == (0, "The embeddings are the same")
     export_onnx(keras.models.clone_model(encoder), tmp_path / "other.onnx", normalize=False)  # new weights
     code, printed, err = run("verify", tmp_path / "other.onnx", "--model", path)
     assert (code, printed) == (1, "")
@@ -458,6 +465,13 @@ def test_missing_typer_names_the_extra(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "typer", None)
     assert main([]) == 1
     assert 'pip install "keras-tfcl[cli]"' in capsys.readouterr().err
+
+
+def test_the_package_that_is_missing_is_named_not_the_module_that_imports_it(monkeypatch, tmp_path):
+    (tmp_path / "ours.py").write_text("import not_there.at_all")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ImportError, match=r'package `not_there`.*pip install "keras-tfcl\[tf\]"'):
+        require("ours", "tf")
 
 
 @pytest.mark.slow  # loads TensorFlow in a new process

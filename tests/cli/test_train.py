@@ -252,6 +252,7 @@ def test_other_images_are_refused(trained, tmp_path, capsys):
         (("--loss", "infonce", "--temperature", "0"), r"--temperature must be a positive number\. Received: 0"),
         (("--learning-rate", "nan"), r"--learning-rate must be a positive number\. Received: nan"),
         (("--backbone", "resnet19"), r"`name` must be \"resnet18\", \"resnet10\" or a model of keras"),
+        (("--weights", "imagenet"), r"belongs to the models of keras\.applications\. Received: name='resnet18'"),
         (("--batch-size", "999"), r"`batch_size` must not exceed the number of images"),
     ],
 )
@@ -261,6 +262,15 @@ def test_what_cannot_be_trained_is_one_line_and_leaves_nothing(photos, tmp_path,
     assert err.startswith("error: ") and err.count("\n") == 1
     assert re.search(message, err)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_diverges_ends_in_one_line(photos, tmp_path, capsys, monkeypatch):
+    def diverge(*_):
+        raise FloatingPointError("The loss became nan in epoch 1, batch 1.")
+
+    monkeypatch.setattr("keras_tfcl.cli.training_run.train", diverge)
+    assert call("train", photos, "-o", tmp_path / "run", *SETTINGS) == 1
+    assert capsys.readouterr().err == "error: The loss became nan in epoch 1, batch 1.\n"
 
 
 def test_a_run_among_its_own_images_is_refused(photos, capsys):

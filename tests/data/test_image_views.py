@@ -1,7 +1,9 @@
 """Streams of views and images from files: what is read, in which order, and what is left out."""
 
+import gzip
 import io
 import random
+import struct
 import subprocess
 import sys
 import tarfile
@@ -99,22 +101,46 @@ def test_each_image_comes_once_in_a_pass(tmp_path):
     assert sorted(np.round(found[:, 0, 0, 0]).tolist()) == [10 * i for i in range(20)]
 
 
+def add_member(archive, name, data):
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    archive.addfile(info, io.BytesIO(data))
+
+
 def test_lists_of_paths_and_tar_shards_are_the_same_images(folder, tmp_path_factory):
     paths = sorted(folder.rglob("[0-9]*.jpg"))
     shards = tmp_path_factory.mktemp("shards")
     for s in range(2):
         with tarfile.open(shards / f"part-{s}.tar", "w") as archive:
             for i, path in enumerate(paths[6 * s : 6 * s + 6]):
-                key = f"{6 * s + i:04}"
-                for name, data in ((f"{key}.jpg", path.read_bytes()), (f"{key}.cls", b"%d" % (i % 3))):
-                    info = tarfile.TarInfo(name)
-                    info.size = len(data)
-                    archive.addfile(info, io.BytesIO(data))
+                key = f"./n.01/{6 * s + i:04}"  # as `tar -cf part.tar .` names it
+                add_member(archive, f"{key}.jpg", path.read_bytes())
+                add_member(archive, f"{key}.cls", b"%d" % (i % 3))
+            add_member(archive, "./.thumbnails/0000.jpg", b"hidden")
     sources = (folder, [*map(str, paths)], sorted(shards.iterdir()))
     one, two, three = (np.concatenate(elements(image_batches(s, 5, image_size=16))) for s in sources)
     np.testing.assert_array_equal(one, two)
     np.testing.assert_array_equal(one, three)
     assert find_images(sources[2]).classes.tolist() == [0, 1, 2, 0, 1, 2] * 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda data: data[:1600], r"part\.tar: unexpected end of data"),
+        (lambda data: data[:1100], r"part\.tar: no header at byte 1024"),  # where `tarfile` ends in silence
+        (lambda data: data[:1100] + b"\1" + data[1101:], r"part\.tar: no header at byte 1024"),
+        (gzip.compress, r"part\.tar: .* Unpack it first, for example with gunzip"),
+        (lambda data: data.replace(b"7777", b"-777"), r"a class, from 0 on\. Received: .*a\.cls with b'-777'"),
+    ],
+)
+def test_damaged_shards_are_refused(tmp_path, change, message):
+    with tarfile.open(tmp_path / "whole.tar", "w") as archive:
+        for name, data in (("a.jpg", b"1" * 40), ("a.cls", b"7777"), ("b.jpg", b"2" * 600)):
+            add_member(archive, name, data)
+    (tmp_path / "part.tar").write_bytes(change((tmp_path / "whole.tar").read_bytes()))
+    with pytest.raises(ValueError, match=message):
+        find_images(tmp_path / "part.tar")
 
 
 def test_registered_sets_are_read_by_name(tfds):
@@ -170,10 +196,9 @@ def test_sixteen_bits_are_scaled_to_eight():
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_images_are_turned_upright(orientation):
-    image = picture(24, 36)
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    data = encoded(image, exif=exif)
+    """Whatever else the EXIF data say: here a width of -5, which Pillow reads and cannot write."""
+    entries = struct.pack("<HHIi", 0x0100, 9, 1, -5) + struct.pack("<HHII", 0x0112, 3, 1, orientation)
+    data = encoded(picture(24, 36), exif=b"Exif\0\0II*\0\x08\0\0\0\2\0" + entries + bytes(4))
     rgb = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
     turned = {
         1: rgb, 2: rgb[:, ::-1], 3: rgb[::-1, ::-1], 4: rgb[::-1], 5: rgb.transpose(1, 0, 2),
@@ -181,6 +206,7 @@ def test_images_are_turned_upright(orientation):
     }[orientation]  # fmt: skip
     found = decode_crops(data, lambda h, w: [random_whole(h, w)], [turned.shape[:2]])[0]
     assert np.abs(found.astype(int) - turned).max() <= 3
+    np.testing.assert_array_equal(ImageRule(*turned.shape, "uint8").read(data), turned)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
@@ -251,6 +277,7 @@ def test_fit_predict_and_validation_take_them(folder):
         ({"source": "nowhere"}, FileNotFoundError, r"`source` must be a folder .* Received: 'nowhere', which does not"),
         ({"source": []}, ValueError, r"`source` must hold at least one image\. Received: an empty list"),
         ({"batch_size": 13}, ValueError, r"`batch_size` must not exceed .* Received: batch_size=13 for 12 images"),
+        ({"seed": -1}, ValueError, r"`seed` must be an integer of at least 0\. Received: seed=-1"),
         ({"views": 0}, ValueError, r"`views` must be an integer of at least 1\. Received: views=0"),
         ({"recipe": "paintings"}, ValueError, r"`recipe` must be .* Received: recipe='paintings'"),
         ({"small_views": 2}, ValueError, r"belong to recipe=\"multi_crop\"\. Received: small_views=2, small_size=None"),

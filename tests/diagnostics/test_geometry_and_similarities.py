@@ -146,6 +146,8 @@ def test_plots_show_the_numbers():
         (lambda: uniformity_tolerance([[np.nan, 0], [1, 0]]), "must be finite. Received: NaN or Inf in 1 of 2 samples"),
         (lambda: uniformity_tolerance(rows(), [0, 1]), "one entry for each sample. Received: 2 labels, 23 samples"),
         (lambda: uniformity_tolerance(rows(), t=0), "`t` must be a positive finite number. Received: t=0"),
+        (lambda: uniformity_tolerance(rows(), t=500), "`t` must be at most 20. Received: t=500"),
+        (lambda: cosine_histogram(rows()[:, None].repeat(2, 1), bins=0), "`bins` must be an integer of at least 1"),
         (lambda: similarity_profile(rows()), "`views` must be embeddings"),
         (lambda: similarity_profile(np.ones((4, 2, 3)), 0), "`neighbours` must be an integer of at least 1"),
     ],

@@ -32,6 +32,13 @@ def test_equals_a_vote_by_hand(sets, k):
     assert 0.3 < expected < 1  # the comparison has something to compare
 
 
+def test_a_zero_vector_has_cosine_0():
+    """It is farther than a neighbour of a small cosine, and nearer than one of a negative cosine."""
+    train, labels = [[0.0, 0.0], [1.0, 3.0], [-1.0, 3.0]], [0, 1, 2]
+    assert knn_accuracy(train, labels, [[1.0, 0.0]], [1], k=1) == 1.0
+    assert knn_accuracy(train, labels, [[0.0, -1.0]], [0], k=1) == 1.0
+
+
 def test_k_is_capped_at_the_number_of_neighbours(sets):
     (train, labels), (val, val_labels) = sets
     everyone = neighbours_vote(train, labels, val, val_labels, len(train))

@@ -178,8 +178,3 @@ def test_nan_is_no_hit(rows, strip, monkeypatch):
     assert streamed(ContrastiveAccuracy(), [(np.arange(6) // 2, embeddings, None)]) == 1.0
     embeddings[rows] = np.nan
     assert streamed(ContrastiveAccuracy(), [(np.arange(6) // 2, embeddings, None)]) == 0.0
-
-
-def test_who_defines_positives():
-    assert Alignment.positives_by_label and ContrastiveAccuracy.positives_by_label
-    assert not Uniformity.positives_by_label and not Tolerance.positives_by_label

@@ -88,6 +88,14 @@ def test_what_keras_would_drop_or_misname():
     fit_fails(r"cannot split off.*Received: validation_split=0\.2\. Split x yourself", (X, X), validation_split=0.2)
 
 
+def test_nothing_to_train():
+    model = build()
+    model.encoder.trainable = False
+    model.compile("sgd", keras_tfcl.InfoNCE(), run_eagerly=True)
+    fit_fails(r"needs a weight to train\. Received: a model whose layers are all frozen", (X, X + 1), model=model)
+    assert np.isfinite(model.evaluate((X, X + 1), verbose=0))
+
+
 def test_shapes_of_outputs():
     with pytest.raises(ValueError, match=r"encoder must return one vector.*output \(None, 4, 1\)"):
         build(encoder(keras.layers.Reshape((4, 1))))

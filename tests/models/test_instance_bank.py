@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 import keras_tfcl
+from helpers.batches import unit
 from helpers.models import contrastive_model, dense_encoder
 
 RNG = np.random.default_rng(0)
@@ -79,6 +80,17 @@ def test_shuffled_arrays_and_numbered_datasets_agree():
         assert one.memory.initialised.numpy().all()
         cosines = one.memory.entries.numpy() @ one.predict(np.mean(VIEWS, 0), verbose=0).T
         assert (cosines.argmax(1) == np.arange(ROWS)).mean() > 0.5
+
+
+def test_float64_embeddings_are_stored_in_float32():
+    encoder = keras.Sequential([keras.Input((5,)), keras.layers.Dense(3, dtype="float64")])
+    model = contrastive_model(
+        encoder, loss=keras_tfcl.InfoNCE(0.3), momentum=0.5, queue_size=ROWS, queue="instances", views=2
+    )
+    means = sum(unit(encoder(view).numpy()) for view in VIEWS)
+    model.train_on_batch(VIEWS, np.arange(ROWS))
+    assert means.dtype == "float64" and model.memory.entries.dtype == "float32"
+    np.testing.assert_allclose(model.memory.entries, unit(means), rtol=1e-5, atol=1e-6)
 
 
 def test_evaluation_needs_no_bank():

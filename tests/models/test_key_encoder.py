@@ -127,6 +127,31 @@ def test_it_computes_what_the_encoder_computes_and_follows_it(kind):
     np.testing.assert_allclose(keys, unit(encoder(x).numpy()), rtol=1e-5, atol=1e-6)
 
 
+def test_half_precision_is_averaged_in_float32():
+    """In bfloat16 a momentum of 0.999 is 1."""
+    dense = layers.Dense(3, use_bias=False, dtype="bfloat16")
+    model = build(sequential(dense), momentum=0.999)
+    average = dense.kernel.numpy().astype("float64")
+    for _ in range(3):
+        model.train_on_batch((FLOATS, FLOATS + 1))
+        average = 0.999 * average + 0.001 * dense.kernel.numpy().astype("float64")
+    np.testing.assert_allclose(model.memory.key_encoder.get_weights()[0], average, rtol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["fit", "train_on_batch"])
+def test_weights_that_are_set_before_training_are_copied(method):
+    """Frozen ones too, which no average would reach later. A second start of training copies nothing."""
+    encoder = sequential(layers.Dense(4, "tanh", trainable=False), layers.Dense(3))
+    model = build(encoder)
+    encoder.set_weights([1 + weight for weight in encoder.get_weights()])
+    average = encoder.get_weights()
+    for _ in range(2):
+        fit(model, FLOATS) if method == "fit" else model.train_on_batch((FLOATS, FLOATS[::-1]))
+        average = [M * old + (1 - M) * weight for old, weight in zip(average, encoder.get_weights(), strict=True)]
+    for key, expected in zip(model.memory.key_encoder.get_weights(), average, strict=True):
+        np.testing.assert_allclose(key, expected, rtol=1e-5)
+
+
 def test_bins_and_embeddings_in_numpy():
     edges = [-0.5, 0.1, 0.9]
     table = layers.Embedding(4, 3)

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 import keras_tfcl
 from helpers.models import contrastive_model
+from keras_tfcl._keras_compat import batches_seen
 
 X = np.random.default_rng(0).normal(size=(32, 6)).astype("float32")
 
@@ -58,6 +59,7 @@ def test_steps_that_overflow_are_skipped(policy):
     for variable, value in zip(model.trainable_variables, before, strict=True):
         np.testing.assert_array_equal(variable, value)
     assert float(model.optimizer.dynamic_scale) == 2.0**28 and int(model.optimizer.iterations) == 0
+    assert batches_seen(model.optimizer) == 2  # from which the order of a run that goes on follows
     fit(model, epochs=12)
     assert float(model.optimizer.dynamic_scale) < 2.0**24
     assert any((np.array(v) != value).any() for v, value in zip(model.trainable_variables, before, strict=True))
