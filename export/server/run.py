@@ -48,7 +48,11 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
-        await super().startup(sockets)
+        try:
+            await super().startup(sockets)
+        except SystemExit:  # uvicorn has printed the cause
+            wanted = f"{self.config.host}:{self.config.port}"
+            raise OSError(f"The server must be able to listen on {wanted}. Pass another --port or --host.") from None
         address = self.servers[0].sockets[0].getsockname() if self.servers else (self.config.host, self.config.port)
         print(f"Serving on http://{address[0]}:{address[1]}", flush=True)
 

@@ -16,8 +16,8 @@ import tensorflow as tf
 
 from keras_tfcl._keras_compat import batches_seen, nested_layers
 from keras_tfcl.callbacks import CollapseMonitor, CollapseWarning, KNNEvaluation
+from keras_tfcl.cli.available_memory import available_memory
 from keras_tfcl.cli.keras_file import load_model
-from keras_tfcl.cli.memory import available_memory
 from keras_tfcl.cli.neighbours_plot import draw_neighbours
 from keras_tfcl.cli.run_callbacks import Checkpoint, Progress, SkippedImages
 from keras_tfcl.cli.run_record import RunRecord, Settings, recorded_settings

@@ -74,6 +74,12 @@ def _check_towers(
             f"A tuple of projectors must hold one for each encoder. Received: {len(projector)} projectors for "
             f"{expected}. Pass one projector to share it."
         )
+    for part in encoder if several else (encoder,):
+        if not isinstance(part, keras.Layer):
+            raise ValueError(f"`encoder` must be a Keras model. Received: {part!r}. Wrap a function in a keras.Model.")
+    for part in projector if isinstance(projector, tuple) else (projector,):
+        if part is not None and not isinstance(part, keras.Layer):
+            raise ValueError(f"`projector` must be a Keras model or layer. Received: {part!r}. Pass a ProjectionHead.")
 
 
 def _check_views(views: int, encoders: int, augmenter: Augmenter | None, supervised: bool, queue: str) -> None:

@@ -5,25 +5,21 @@ import tensorflow as tf
 
 from keras_tfcl.typing import Structure, Tensor
 
+SAMPLES, FREE_SIZE = 2, 32  # where the model does not fix the batch, or another axis
 
-def synthetic_batch(network: keras.Model, samples: int = 2, free: int = 32) -> Structure:
-    """A batch that fits a functional model's inputs, of the structure that it takes.
 
-    Args:
-        network: a functional or sequential model.
-        samples: number of samples, where the model does not fix it.
-        free: size of axes that the model leaves free.
+def synthetic_batch(network: keras.Model) -> Structure:
+    """A batch that fits the inputs of a functional or sequential model, of the structure that it takes.
 
-    Returns:
-        Tensors: floats from a normal distribution, integers 0 and 1, booleans, words.
+    Its tensors hold floats from a normal distribution, integers 0 and 1, booleans, or words.
     """
     inputs = network.inputs[0] if isinstance(network, keras.Sequential) else network.input
-    return keras.tree.map_structure(lambda x: _samples(x, samples, free), inputs)
+    return keras.tree.map_structure(_samples, inputs)
 
 
-def _samples(x: keras.KerasTensor, samples: int, free: int) -> Tensor:
+def _samples(x: keras.KerasTensor) -> Tensor:
     first, *rest = x.shape
-    shape = [first or samples, *(size or free for size in rest)]
+    shape = [first or SAMPLES, *(size or FREE_SIZE for size in rest)]
     dtype = tf.as_dtype(x.dtype)
     generator = tf.random.Generator.from_seed(0)
     if dtype.is_floating:

@@ -224,3 +224,11 @@ def test_rows_with_nan_are_skipped_and_the_others_keep_their_numbers(tmp_path):
         index = Index.load(tmp_path / "x.index")
         assert len(index) == (8 if verb == "build" else 16)
         assert all((first + i in index) is (i != 3) for i in range(9))
+
+
+def test_a_port_in_use_is_told_and_has_exit_code_1(photos):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        refused = run("serve", photos / "encoder.onnx", "--port", port)
+    assert refused.returncode == 1
+    assert f"error: The server must be able to listen on 127.0.0.1:{port}. Pass another" in refused.stderr

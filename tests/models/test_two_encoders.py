@@ -99,6 +99,10 @@ def test_momentum_and_queue():
 
 
 def test_bad_pairs():
+    with pytest.raises(ValueError, match=r"`encoder` must be a Keras model\. Received: <built-in function abs>"):
+        keras_tfcl.ContrastiveModel(abs)
+    with pytest.raises(ValueError, match=r"`projector` must be a Keras model or layer\. Received: 128"):
+        keras_tfcl.ContrastiveModel(image_encoder(), 128)
     with pytest.raises(ValueError, match=r"must hold one for each view, at least two\. Received: 1\."):
         build((image_encoder(),))
     with pytest.raises(ValueError, match=r"one for each encoder\. Received: 3 projectors for 2"):
