@@ -205,7 +205,9 @@ def test_a_set_that_cannot_be_prepared_is_named(tfds, monkeypatch):
         raise ConnectionError("no route to host")
 
     monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", no_connection)
-    with pytest.raises(RuntimeError, match=r"could not prepare 'keras_tfcl_broken': no route to host.*a folder of images"):
+    with pytest.raises(
+        RuntimeError, match=r"could not prepare 'keras_tfcl_broken': no route to host.*a folder of images"
+    ):
         load_images("keras_tfcl_broken")
 
 
