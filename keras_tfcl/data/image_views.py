@@ -79,7 +79,7 @@ class ImageReader:
             self._left -= 1
             if self._left != 0:
                 return
-            new = [*self.skipped.items()][self._reported :]
+            new = sorted([*self.skipped.items()][self._reported :])
             self._reported = len(self.skipped)
         if new:
             named = "; ".join(f"{name} ({reason})" for name, reason in new[:NAMED])
