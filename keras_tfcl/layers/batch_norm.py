@@ -46,7 +46,7 @@ def set_batch_norm_momentum(model: keras.Layer, momentum: float) -> int:
 
 
 def recalibrate_batch_norm(model: keras.Model, x: Structure | tf.data.Dataset, batch_size: int = 32) -> int:
-    """Recomputes the moving statistics of every `BatchNormalization`, as plain averages over batches of x.
+    """Recomputes the moving statistics of every `BatchNormalization`, frozen or not, as plain averages over batches.
 
     After a short run, or one whose last steps changed the weights a lot, moving averages lag behind the weights.
     This replaces them by the mean of the statistics of the batches with the final weights (precise batch norm).
@@ -75,17 +75,18 @@ def recalibrate_batch_norm(model: keras.Model, x: Structure | tf.data.Dataset, b
     Reference: Wu and Johnson 2021, "Rethinking 'Batch' in BatchNorm", arXiv 2105.07576, section 3.
     """
     layers = _batch_norms(model)
-    momenta = [layer.momentum for layer in layers]
+    settings = [(layer.momentum, layer.trainable) for layer in layers]
     count = 0
     try:
         for inputs in _batches(x, batch_size):
             for layer in layers:
+                layer.trainable = True  # a frozen one would not look at the batch
                 layer.momentum = count / (count + 1)  # the moving average is then the mean of all batches so far
             model(inputs, training=True)
             count += 1
     finally:
-        for layer, momentum in zip(layers, momenta, strict=True):
-            layer.momentum = momentum
+        for layer, (momentum, trainable) in zip(layers, settings, strict=True):
+            layer.momentum, layer.trainable = momentum, trainable
     if not count:
         raise ValueError(f"`x` must hold at least one batch of {batch_size}. Received: none. Pass more samples.")
     return len(layers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 
@@ -84,6 +85,17 @@ class ProjectionHead(keras.layers.Layer):
         for stage in self.stages:
             stage.build(shape)
             shape = stage.compute_output_shape(shape)
+
+    def get_build_config(self) -> Config | None:
+        config: Config | None = super().get_build_config()
+        if config is not None:  # quantization changes the policy of each dense layer
+            config["policies"] = [keras.dtype_policies.serialize(stage.dtype_policy) for stage in self.stages]
+        return config
+
+    def build_from_config(self, config: dict[str, Any]) -> None:
+        for stage, policy in zip(self.stages, config["policies"], strict=True):
+            stage.dtype_policy = keras.dtype_policies.deserialize(policy)
+        self.build(config["input_shape"])
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         for stage in self.stages:

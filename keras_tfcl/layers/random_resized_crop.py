@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import keras
 import tensorflow as tf
 
 from keras_tfcl.typing import Config, Tensor
+from keras_tfcl.validation import positive_integer
 
 ATTEMPTS = 10  # as torchvision; then the largest centred window whose proportions are allowed
 
@@ -65,7 +67,8 @@ class RandomResizedCrop(keras.layers.Layer):
             raise ValueError(
                 f"`ratio` must be (least, most) with 0 < least <= most. Received: ratio={ratio!r}. Try (0.75, 1.33)."
             )
-        self.height, self.width = height, width
+        self.height = positive_integer("height", height, "It is the size of the result in pixels.")
+        self.width = positive_integer("width", width, "It is the size of the result in pixels.")
         self.scale, self.ratio = tuple(scale), tuple(ratio)
         self.seed = seed
         self.generator = keras.random.SeedGenerator(seed)
@@ -79,7 +82,8 @@ class RandomResizedCrop(keras.layers.Layer):
 
     def _windows(self, count: int | Tensor, height: int, width: int) -> tf.Tensor:
         """Random windows `(B, 4)` as shares of the image: top, left, bottom, right."""
-        area, shape = (keras.random.uniform((count, ATTEMPTS), seed=self.generator) for _ in range(2))
+        uniform = partial(keras.random.uniform, dtype="float32", seed=self.generator)
+        area, shape = (uniform((count, ATTEMPTS)) for _ in range(2))
         area = float(height * width) * (self.scale[0] + (self.scale[1] - self.scale[0]) * area)
         low, high = (math.log(limit) for limit in self.ratio)
         root = tf.exp(0.5 * (low + (high - low) * shape))  # square root of the proportions
@@ -93,8 +97,7 @@ class RandomResizedCrop(keras.layers.Layer):
             tf.where(some, tf.gather(drawn, first, batch_dims=1), centred)
             for drawn, centred in zip((heights, widths), fallback, strict=True)
         ]
-        position = keras.random.uniform((count, 2), seed=self.generator)
-        position = tf.where(some[:, None], position, 0.5)
+        position = tf.where(some[:, None], uniform((count, 2)), 0.5)
         top = position[:, 0] * (1.0 - sizes[0] / height)
         left = position[:, 1] * (1.0 - sizes[1] / width)
         return tf.stack([top, left, top + sizes[0] / height, left + sizes[1] / width], axis=1)

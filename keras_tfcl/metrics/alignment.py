@@ -53,7 +53,7 @@ class Alignment(MeanOfPositives):
         self,
         alpha: float = 2.0,
         name: str = "alignment",
-        dtype: str | keras.dtype_policies.DTypePolicy | None = None,
+        dtype: str | keras.dtype_policies.DTypePolicy | None = "float32",
         rule: PairRule | None = None,
     ) -> None:
         super().__init__(name, dtype, rule)

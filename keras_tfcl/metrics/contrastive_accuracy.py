@@ -50,7 +50,7 @@ class ContrastiveAccuracy(MeanOfPositives):
         self,
         k: int = 1,
         name: str = "contrastive_accuracy",
-        dtype: str | keras.dtype_policies.DTypePolicy | None = None,
+        dtype: str | keras.dtype_policies.DTypePolicy | None = "float32",
         rule: PairRule | None = None,
     ) -> None:
         super().__init__(name, dtype, rule)

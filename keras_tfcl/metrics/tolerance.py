@@ -40,7 +40,9 @@ class Tolerance(keras.metrics.Mean):
     Reference: Wang and Liu 2021, "Understanding the Behaviour of Contrastive Loss", arXiv 2012.09740, eq. 11.
     """
 
-    def __init__(self, name: str = "tolerance", dtype: str | keras.dtype_policies.DTypePolicy | None = None) -> None:
+    def __init__(
+        self, name: str = "tolerance", dtype: str | keras.dtype_policies.DTypePolicy | None = "float32"
+    ) -> None:
         super().__init__(name=name, dtype=dtype)
 
     def update_state(self, y_true: TensorLike, y_pred: TensorLike, sample_weight: TensorLike | None = None) -> None:

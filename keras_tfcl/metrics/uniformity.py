@@ -46,7 +46,10 @@ class Uniformity(keras.metrics.Mean):
     """
 
     def __init__(
-        self, t: float = 2.0, name: str = "uniformity", dtype: str | keras.dtype_policies.DTypePolicy | None = None
+        self,
+        t: float = 2.0,
+        name: str = "uniformity",
+        dtype: str | keras.dtype_policies.DTypePolicy | None = "float32",
     ) -> None:
         super().__init__(name=name, dtype=dtype)
         self.t = check_width(t)

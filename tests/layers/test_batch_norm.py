@@ -35,13 +35,14 @@ def test_every_layer_is_found_once():
 def test_statistics_are_the_means_over_batches(as_dataset):
     x = np.random.default_rng(0).normal(3.0, 2.0, (50, 3)).astype("float32")
     model = nested()
+    model.trainable = False  # nor is a frozen one left out
     data = tf.data.Dataset.from_tensor_slices((x, np.zeros(50))).batch(10) if as_dataset else x
     assert recalibrate_batch_norm(model, data, batch_size=10) == 3
     batches = x.reshape(5, 10, 3)
     first = model.layers[0]
     np.testing.assert_allclose(first.moving_mean, batches.mean((0, 1)), rtol=1e-5)
     np.testing.assert_allclose(first.moving_variance, batches.var(1).mean(0), rtol=1e-4)
-    assert first.momentum == 0.99
+    assert first.momentum == 0.99 and not first.trainable and not model.trainable_variables
 
 
 def test_wrong_arguments_are_named():

@@ -89,6 +89,16 @@ def test_windows_lie_inside_and_have_the_asked_area_and_proportions():
     assert abs((top / (1 - (bottom - top))).mean() - 0.5) < 0.03  # positions are uniform
 
 
+def test_windows_are_the_same_whatever_keras_draws_by_default():
+    images = np.arange(2 * 16 * 16 * 3, dtype="float32").reshape(2, 16, 16, 3)
+    expected = RandomResizedCrop(8, 8, seed=0, dtype="float32")(images)
+    keras.config.set_floatx("float64")
+    try:
+        np.testing.assert_array_equal(RandomResizedCrop(8, 8, seed=0, dtype="float32")(images), expected)
+    finally:
+        keras.config.set_floatx("float32")
+
+
 def test_a_window_that_never_fits_is_centred():
     crop = RandomResizedCrop(8, 8, scale=(0.9, 1.0), ratio=(0.5, 1.0), seed=0)
     windows = crop._windows(50, 20, 200).numpy()  # 10 times wider than high: no window of 90 % is that narrow
@@ -163,6 +173,7 @@ def test_the_recipe_is_the_published_one():
         (lambda: RandomGaussianBlur(kernel_size=4), r"`kernel_size` must be odd .* Received: kernel_size=4"),
         (lambda: RandomGaussianBlur(sigma=(2, 1)), r"`sigma` must be .* Received: sigma=\(2, 1\)"),
         (lambda: RandomGaussianBlur(kernel_size=21)(np.ones((1, 8, 8, 1), "float32")), r"less than twice"),
+        (lambda: RandomResizedCrop(8, 0), r"`width` must be an integer of at least 1\. Received: width=0"),
         (lambda: RandomResizedCrop(8, 8, scale=(0, 1)), r"`scale` must be .* Received: scale=\(0, 1\)"),
         (lambda: RandomResizedCrop(8, 8, ratio=(2, 1)), r"`ratio` must be .* Received: ratio=\(2, 1\)"),
     ],

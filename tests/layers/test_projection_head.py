@@ -61,6 +61,16 @@ def test_survives_a_keras_file(features, tmp_path):
     np.testing.assert_array_equal(model(features).numpy(), again(features).numpy())
 
 
+@pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method")
+def test_survives_a_keras_file_when_it_is_quantized(features, tmp_path):
+    model = keras.Sequential([keras.Input((12,)), ProjectionHead((8, 4))])
+    model.quantize("int8")
+    model.save(tmp_path / "head.keras")
+    loaded = keras.models.load_model(tmp_path / "head.keras")
+    assert loaded.layers[0].stages[0].quantization_mode == "int8"
+    np.testing.assert_array_equal(loaded(features), model(features))
+
+
 def test_runs_under_xla(features):
     head = ProjectionHead((8, 4))
     compiled = tf.function(lambda x: head(x, training=False), jit_compile=True)

@@ -39,6 +39,16 @@ def test_is_registered_with_keras(metric_class):
 
 
 @each_class
+def test_sums_are_float32_by_default(metric_class):
+    """In float16, 65,536 pairs are too many to count."""
+    keras.config.set_floatx("float16")
+    try:
+        assert {v.dtype for v in metric_class().variables} == {"float32"}
+    finally:
+        keras.config.set_floatx("float32")
+
+
+@each_class
 def test_variables_are_summed_over_replicas(metric_class):
     assert [v.aggregation for v in metric_class().variables] == ["sum", "sum"]
 
