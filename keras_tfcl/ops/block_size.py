@@ -9,6 +9,7 @@ from keras_tfcl.validation import positive_integer
 
 DENSE_UP_TO = 256
 ONE_TILE_UP_TO = 2048
+SYMMETRIC_ONE_TILE_UP_TO = 512  # beyond, almost half of the tiles can be left out
 BLOCK = 512
 MATRICES = 3  # of float32 that a tile takes at a time on an accelerator: cosines, their slopes, a mask or weights
 SHARE = 1 / 8  # of an accelerator's memory for them
@@ -22,10 +23,11 @@ def check_block_size(block_size: object) -> str | int:
     return positive_integer("block_size", block_size, "Or pass 'auto' (the default), or 'dense' to use no tiles.")
 
 
-def choose_block(block_size: str | int, rows: int | None, columns: int | None) -> int | None:
+def choose_block(block_size: str | int, rows: int | None, columns: int | None, symmetric: bool = False) -> int | None:
     """The edge of the tiles for `rows` anchors and `columns` candidates (None: not known yet), or None for dense.
 
-    `"auto"` plans for the device that the step runs on: see `plan_block`.
+    `"auto"` plans for the device that the step runs on: see `plan_block`. `symmetric` says that the anchors are the
+    candidates.
 
     Example:
 
@@ -36,20 +38,23 @@ def choose_block(block_size: str | int, rows: int | None, columns: int | None) -
         return None
     if isinstance(block_size, int):
         return block_size
-    return plan_block(None if rows is None or columns is None else max(rows, columns), accelerator_memory())
+    largest = None if rows is None or columns is None else max(rows, columns)
+    return plan_block(largest, accelerator_memory(), symmetric)
 
 
-def plan_block(largest: int | None, memory: int | None = None) -> int | None:
+def plan_block(largest: int | None, memory: int | None = None, symmetric: bool = False) -> int | None:
     """The edge of the tiles that `"auto"` takes, None for dense.
 
     On a CPU: dense up to 256 embeddings, where it costs little and its float64 buys digits; one tile up to 2048, whose
-    16 MB are cheap; beyond, tiles of 512, which stay in cache. On an accelerator, where each tile is a handful of
-    kernels to launch: one tile while three float32 matrices fit into an eighth of its memory; beyond, the largest of
-    8192, 4096 and 2048 of which they do. Never dense, since that is float64.
+    16 MB are cheap, but only up to 512 if the anchors are the candidates, since almost half of the tiles can then be
+    left out; beyond, tiles of 512, which stay in cache. On an accelerator, where each tile is a handful of kernels to
+    launch: one tile while three float32 matrices fit into an eighth of its memory; beyond, the largest of 8192, 4096
+    and 2048 of which they do. Never dense, since that is float64.
 
     Args:
         largest: the number of anchors or of candidates, whichever is larger. None: not known yet.
         memory: of the accelerator, in bytes. None: on a CPU.
+        symmetric: whether the anchors are the candidates.
 
     Example:
 
@@ -61,7 +66,7 @@ def plan_block(largest: int | None, memory: int | None = None) -> int | None:
             return BLOCK
         if largest <= DENSE_UP_TO:
             return None
-        return largest if largest <= ONE_TILE_UP_TO else BLOCK
+        return largest if largest <= (SYMMETRIC_ONE_TILE_UP_TO if symmetric else ONE_TILE_UP_TO) else BLOCK
     limit = memory * SHARE / (4 * MATRICES)
     if largest is not None and largest**2 <= limit:
         return largest

@@ -44,6 +44,11 @@ class Comparison(NamedTuple):
         anchors = self.anchors.shape[0]
         return anchors, anchors if self.candidates is None else self.candidates.embeddings.shape[0]
 
+    @property
+    def symmetric(self) -> bool:
+        """Whether the anchors are the candidates. Two views that are compared only with each other are not."""
+        return self.candidates is None and (self.views != 2 or self.view is None)
+
     def specs(self) -> tuple[tf.TensorSpec, Pairs]:
         """What the cosines and the pairs of some anchors look like."""
         shape = [None, self.size[1]]

@@ -124,7 +124,7 @@ def contrastive_loss(
             log_probability=constant_log_probability(candidate_log_probability),
         )
         comparison = Comparison(anchors, anchor_labels, view=_integers(anchor_views), candidates=others)
-    block = choose_block(check_block_size(block_size), *comparison.size)
+    block = choose_block(check_block_size(block_size), *comparison.size, comparison.symmetric)
     made = statistics(
         comparison,
         scaling=scaling,

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from helpers.registered_set import define
+from keras_tfcl.data import image_batches
 from keras_tfcl.data import images as images_module
 from keras_tfcl.data.images import load_images
 
@@ -106,6 +107,19 @@ def test_images_of_one_size_keep_every_pixel(labelled):
         np.testing.assert_array_equal(image, np.asarray(Image.open(file)))
 
 
+def test_folders_are_read_as_image_batches_reads_them(labelled):
+    """Files that macOS leaves are passed over, and photographs turned upright."""
+    (labelled / "cat" / "._0.png").write_bytes(b"hidden")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 20, 3), "uint8"))
+    turned.save(labelled / "cat" / "0.png", exif=exif)
+    data = load_images(f"folder:{labelled}", image_size=20)
+    found = np.concatenate([data.train_images, data.test_images]).astype("float32")
+    expected = np.concatenate([*image_batches(labelled, 5, 20).as_numpy_iterator()])
+    assert sorted(image.tobytes() for image in found) == sorted(image.tobytes() for image in expected)
+
+
 def test_folder_of_splits(split):
     data = load_images(f"folder:{split}")
     assert (data.name, data.kind, data.class_names) == ("pets", "photos", ("cat", "dog"))
@@ -129,14 +143,14 @@ def test_train_without_test_holds_out_a_fifth(split):
 
 @pytest.mark.parametrize(("image_size", "side"), [(None, 64), (20, 20)])
 def test_sizes_that_differ_are_cropped_to_a_square(labelled, image_size, side):
-    # A red square between blue margins: the centred crop sees red alone.
+    # A red square between blue margins: but for its border, the centred crop is red.
     wide = np.zeros((40, 80, 3))
     wide[:, :, 2], wide[:, 20:60] = 255, (255, 0, 0)
     write(labelled / "cat" / "0.png", wide)
     data = load_images(f"folder:{labelled}", image_size=image_size)
     assert data.train_images.shape[1:] == (side, side, 3)
     everything = np.concatenate([data.train_images, data.test_images])
-    assert any((image == np.array([255, 0, 0])).all() for image in everything)
+    assert any((image[1:-1, 1:-1] == np.array([255, 0, 0])).all() for image in everything)
 
 
 def test_every_size_counts_not_the_first_few(labelled):
@@ -191,7 +205,9 @@ def test_a_set_that_cannot_be_prepared_is_named(tfds, monkeypatch):
         raise ConnectionError("no route to host")
 
     monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", no_connection)
-    with pytest.raises(RuntimeError, match=r"could not prepare 'keras_tfcl_broken': no route to host.*mnist5k"):
+    with pytest.raises(
+        RuntimeError, match=r"could not prepare 'keras_tfcl_broken': no route to host.*a folder of images"
+    ):
         load_images("keras_tfcl_broken")
 
 
@@ -223,13 +239,16 @@ def test_missing_folder(tmp_path):
 def test_folder_without_images(tmp_path):
     (tmp_path / "cat").mkdir()
     (tmp_path / "cat" / "notes.txt").write_text("no picture")
-    with pytest.raises(ValueError, match=r"needs images in PATH/label/file.*Received: none in .*must end in"):
+    with pytest.raises(ValueError, match=r"must be readable\. Received: cat/notes\.txt: its content is none of JPEG"):
+        load_images(f"folder:{tmp_path}")
+    write(tmp_path / "stray.png", np.zeros((4, 4, 3)))
+    with pytest.raises(ValueError, match=r"needs images in PATH/label/file.*without a folder for their class"):
         load_images(f"folder:{tmp_path}")
 
 
 def test_folder_with_an_empty_train_split(tmp_path):
     (tmp_path / "train" / "cat").mkdir(parents=True)
-    with pytest.raises(ValueError, match="must have images in a split `train`"):
+    with pytest.raises(ValueError, match=r"Received: the folder '.*train' without any file"):
         load_images(f"folder:{tmp_path}")
 
 

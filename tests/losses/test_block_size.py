@@ -33,6 +33,8 @@ def test_auto_is_dense_when_small_and_tiles_when_large_or_unknown():
     assert choose_block("auto", 64, 64) is None
     assert choose_block("auto", 1000, 1000) == 1000
     assert choose_block("auto", 8192, 8192) == 512
+    assert choose_block("auto", 500, 500, symmetric=True) == 500
+    assert choose_block("auto", 1000, 1000, symmetric=True) == 512
     assert choose_block("auto", None, None) == 512
     assert choose_block("dense", 8192, 8192) is None
     assert choose_block(7, 64, 64) == 7
@@ -60,6 +62,22 @@ def test_auto_asks_for_the_device(monkeypatch):
     assert choose_block("auto", 8192, 100) == 8192
     monkeypatch.setattr(plans, "accelerator_memory", lambda: None)
     assert choose_block("auto", 8192, 100) == 512
+
+
+@pytest.mark.parametrize(
+    ("loss", "blocks"),
+    [
+        (keras_tfcl.InfoNCE(), 512),
+        (keras_tfcl.InfoNCE(cross_view_only=True), 600),  # N against N: nothing can be left out
+        (keras_tfcl.SigmoidContrastiveLoss(cross_view_only=False), 512),
+        (keras_tfcl.SimpleContrastiveLoss(), 512),
+    ],
+)
+def test_auto_takes_tiles_early_where_half_of_them_can_be_left_out(loss, blocks, monkeypatch):
+    chosen = []
+    monkeypatch.setattr(plans, "plan_block", lambda *given: chosen.append(plan_block(*given)) or 512)
+    loss(np.arange(300), np.random.default_rng(0).normal(size=(300, 2, 2)))
+    assert chosen == [blocks]
 
 
 @pytest.mark.parametrize("negatives", ["all", keras_tfcl.HardNegatives(top_k=3)])
