@@ -202,4 +202,4 @@ def _remedy(failure: Failure) -> str:
         return f"{_RUINED_OR_SPREAD} {_LOWER_LEARNING_RATE}"
     if failure.bad_embeddings:
         return f"The encoder overflows on these rows. {_LOWER_LEARNING_RATE}"
-    return f"The loss itself overflowed: raise its temperature, or look at sample_weight. {_LOWER_LEARNING_RATE}"
+    return f"The loss itself overflowed: raise its temperature, or look at y and sample_weight. {_LOWER_LEARNING_RATE}"

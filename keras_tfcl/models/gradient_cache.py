@@ -42,6 +42,7 @@ def encode_in_slices(encoder: keras.Model, x: Structure, rows: int, training: bo
         `(B, F)`.
 
     Raises:
+        tf.errors.InvalidArgumentError: if a tensor of x has another number of rows.
         ValueError: if the encoder adds losses (which belong to no slice), or draws random numbers from a
             generator that is not among its attributes (which could not be replayed).
 
@@ -79,8 +80,10 @@ class _Slices:
 
     def __init__(self, encoder: keras.Model, x: Structure, rows: int, training: bool | None) -> None:
         self.encoder, self.rows, self.training = encoder, rows, training
-        first = keras.tree.flatten(x)[0]
+        first, *others = keras.tree.flatten(x)
         self.count = first.shape[0] if first.shape[0] is not None else tf.shape(first)[0]
+        for other in others:
+            tf.debugging.assert_equal(tf.shape(other)[0], self.count, _NO_ROWS)
         self.x = keras.tree.map_structure(lambda t: _at_least(rows, tf.convert_to_tensor(t)), x)
         self.weights, self.state = encoder.trainable_variables, encoder.non_trainable_variables
         self.at_start = {id(variable): tf.identity(variable.value) for variable in self.state}
@@ -175,6 +178,12 @@ class _Slices:
         if isinstance(rest, int):
             return step(full * self.rows, rest, carry) if rest else carry
         return tf.cond(rest > 0, lambda: step(full * self.rows, rest, carry), lambda: carry)
+
+
+_NO_ROWS = (
+    "`encoder_batch_size` cuts inputs into slices, so that each needs a row for each sample. Received: an input that "
+    "lists the parts of the samples. Leave out encoder_batch_size, and use smaller batches."
+)
 
 
 def _at_least(rows: int, x: Tensor) -> Tensor:

@@ -46,6 +46,8 @@ class MomentumKeys(keras.layers.Layer):
 
     def candidates(self, labels: Tensor, z: Tensor, views: tuple[Structure, ...], training: bool) -> Candidates:
         """The keys of the batches of all replicas, followed by the keys of the queue."""
+        if training:  # the batches of a PyDataset or generator were not checked before
+            self.check_batch(None, len(views))
         keys = self.key_encoder(views, training=training)[: ops.shape(z)[0]]  # (B, V, D)
         batch = batch_candidates(labels, keys)
         return batch if self.queue is None else batch.concat(self.queue.candidates(len(views)))

@@ -102,13 +102,14 @@ def as_labels(y_true: TensorLike, name: str = "y_true", multi_hot: bool = False)
 
 def _zeros_and_ones(labels: tf.Tensor, name: str) -> tf.Tensor:
     labels = tf.cast(labels, "float32")
-    if tf.executing_eagerly() and not bool(tf.reduce_all((labels == 0) | (labels == 1))):
+    known = (labels == 0) | (labels == 1)
+    if tf.executing_eagerly() and not bool(tf.reduce_all(known)):
         raise ValueError(
             f"`{name}` of shape (B, L) must be multi-hot labels, 0 or 1. Received: shape={tuple(labels.shape)} with "
             f"values from {float(tf.reduce_min(labels))} to {float(tf.reduce_max(labels))}. Give one integer label for "
             "each row as (B,); views of one sample share it."
         )
-    return labels
+    return tf.where(known, labels, float("nan"))  # which makes the loss NaN in a graph, where they cannot be looked at
 
 
 def _whole_numbers(labels: tf.Tensor, dtype: str, name: str) -> tf.Tensor:

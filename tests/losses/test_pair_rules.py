@@ -309,6 +309,14 @@ def test_data_that_is_refused(arguments, labels, shape, message):
         keras_tfcl.InfoNCE(**arguments)(labels, np.ones(shape))
 
 
+@pytest.mark.parametrize("loss", [keras_tfcl.InfoNCE(), keras_tfcl.InfoNCE(same_label="ignore")])
+def test_labels_that_are_not_multi_hot_make_the_loss_nan_in_a_graph(loss):
+    z = np.random.default_rng(0).normal(size=(4, 2, 5)).astype("float32")
+    compute = tf.function(lambda labels: loss(labels, z))
+    assert np.isfinite(compute(np.array([[0, 1], [1, 0], [1, 1], [0, 1]])))
+    assert np.isnan(compute(np.arange(8).reshape(4, 2)))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -60,8 +60,9 @@ def test_queue_of_no_whole_number_of_batches():
     dataset = tf.data.Dataset.from_tensor_slices((X, X)).map(lambda *views: (views,)).batch(8, drop_remainder=True)
     fit_fails(message, dataset, model=build(momentum=0.9, queue_size=24))
     message = r"queue_size=25 for batches \* 2 keys.*queue_size=24"
-    dataset = tf.data.Dataset.from_tensor_slices((X, X)).map(lambda *views: (views,)).batch(8)
-    fit_fails(message, dataset, model=build(momentum=0.9, queue_size=25))
+    dataset = tf.data.Dataset.from_tensor_slices((X, X + 1)).map(lambda *views: (views,)).batch(8)
+    for batches in (dataset, ((views,) for (views,) in dataset)):
+        fit_fails(message, batches, model=build(momentum=0.9, queue_size=25))
 
 
 def test_views():

@@ -163,6 +163,14 @@ def test_structured_inputs_embeddings_and_frozen_layers():
     assert_gradients_equal(slopes[1], slopes[0])
 
 
+def test_inputs_that_list_parts_are_refused():
+    x = {"graph": tf.zeros((6, 2)), "nodes": tf.zeros((20, 2))}
+    inputs = {name: keras.Input((2,), name=name) for name in x}
+    encoder = keras.Model(inputs, keras.layers.Dense(3)(inputs["graph"]))
+    with pytest.raises(tf.errors.InvalidArgumentError, match="an input that lists the parts of the samples"):
+        encode_in_slices(encoder, x, 4)
+
+
 def test_half_precision_adds_up_in_float32():
     """The sum over slices is not rounded to bfloat16: 22 slices agree with one to the rounding of one."""
     keras.config.set_dtype_policy("mixed_bfloat16")
