@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import os
 import random
 import struct
 import subprocess
@@ -237,6 +238,19 @@ def test_broken_images_are_left_out_counted_and_named_once(folder):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         elements(data)  # named once
+
+
+def test_folders_that_cannot_be_read_are_named(folder, monkeypatch):
+    scan = os.scandir
+
+    def refuse_cats(path):
+        if str(path).endswith("cats"):
+            raise PermissionError(13, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr("os.scandir", refuse_cats)
+    with pytest.warns(UserWarning, match=r"The folder '.*cats' was left out: Permission denied"):
+        assert len(find_images(folder)) == 7
 
 
 def test_a_folder_of_broken_images_is_refused(tmp_path):
