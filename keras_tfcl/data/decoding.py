@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import io
 import math
 from collections.abc import Callable, Iterator, Sequence
-from types import ModuleType
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from keras_tfcl.export.runtime.images import FORMATS, MAX_PIXELS, ORIENTATION, eight_bits, upright
+from keras_tfcl.export.runtime.requirements import require
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -52,7 +51,7 @@ def decode_crops(
     with _opened(encoded) as image:
         if _is_plain_jpeg(image, encoded):
             chosen = windows(image.height, image.width)
-            crops = [_pillow("Image").fromarray(_jpeg_window(encoded, window)) for window in chosen]
+            crops = [require("PIL.Image", "images").fromarray(_jpeg_window(encoded, window)) for window in chosen]
             return [_resized(crop, None, size) for crop, size in zip(crops, sizes, strict=True)]
         whole = _upright(image)
         boxes = [(w.left, w.top, w.left + w.width, w.top + w.height) for w in windows(whole.height, whole.width)]
@@ -66,8 +65,8 @@ def decode_fitted(encoded: bytes, size: tuple[int, int]) -> np.ndarray:
     ValueError as `decode_crops` does.
     """
     with _opened(encoded) as image:
-        bilinear = _pillow("Image").Resampling.BILINEAR
-        return np.asarray(_pillow("ImageOps").fit(_upright(image), (size[1], size[0]), bilinear))
+        bilinear = require("PIL.Image", "images").Resampling.BILINEAR
+        return np.asarray(require("PIL.ImageOps", "images").fit(_upright(image), (size[1], size[0]), bilinear))
 
 
 def size_of(encoded: bytes) -> tuple[int, int]:
@@ -103,7 +102,7 @@ def random_window(
 def _opened(encoded: bytes) -> Iterator[Image.Image]:
     """The Pillow image of some bytes; what goes wrong while it is open becomes a ValueError with the reason."""
     try:
-        with _pillow("Image").open(io.BytesIO(encoded), formats=FORMATS) as image:
+        with require("PIL.Image", "images").open(io.BytesIO(encoded), formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"it has {image.width} x {image.height} pixels, more than {MAX_PIXELS:,}")
             yield image
@@ -111,7 +110,7 @@ def _opened(encoded: bytes) -> Iterator[Image.Image]:
         raise
     except tf.errors.InvalidArgumentError as error:
         raise ValueError(error.message.split("\n")[0]) from error
-    except _pillow().UnidentifiedImageError as error:
+    except require("PIL", "images").UnidentifiedImageError as error:
         raise ValueError(f"its content is none of {', '.join(FORMATS)}") from error
     except Exception as error:  # Pillow's decoders raise whatever damaged bytes lead them to
         raise ValueError(f"{type(error).__name__}: {error}") from error
@@ -133,12 +132,5 @@ def _jpeg_window(encoded: bytes, window: Window) -> np.ndarray:
 
 
 def _resized(image: Image.Image, box: tuple[int, int, int, int] | None, size: tuple[int, int]) -> np.ndarray:
-    bilinear = _pillow("Image").Resampling.BILINEAR  # antialiased: its support grows with the window
+    bilinear = require("PIL.Image", "images").Resampling.BILINEAR  # antialiased: its support grows with the window
     return np.asarray(image.resize((size[1], size[0]), bilinear, box))
-
-
-def _pillow(module: str = "") -> ModuleType:
-    try:
-        return importlib.import_module(f"PIL.{module}" if module else "PIL")
-    except ImportError as error:
-        raise ImportError('Reading image files needs Pillow: pip install "keras-tfcl[images]".') from error
