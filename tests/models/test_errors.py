@@ -45,6 +45,7 @@ def fit_fails(message, x, y=None, model=None, **options):
             {"momentum": 0.5, "queue_size": 9, "queue": "instances", "supervised": True},
             r"not its label\. Received: queue='instances', supervised=True",
         ),
+        ({"seed": 1.5}, r"`seed` must be an integer, or None\. Received: seed=1\.5"),
         ({"views": 1}, r"no sample has a positive\. Received: views=1, supervised=False"),
     ],
     ids=str,
