@@ -102,16 +102,16 @@ def _check_views(views: int, encoders: int, augmenter: Augmenter | None, supervi
         )
 
 
-def checked_seed(seed: int | None) -> int:
+def checked_seed(seed: object) -> int:
     """The seed, or a random one.
 
     Raises:
         ValueError: for a seed that is no integer, and where each of several workers would draw its own.
     """
-    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, Integral)):
-        raise ValueError(f"`seed` must be an integer, or None. Received: seed={seed!r}. Pass seed=0.")
-    if seed is not None:
+    if isinstance(seed, Integral) and not isinstance(seed, bool):
         return int(seed)
+    if seed is not None:
+        raise ValueError(f"`seed` must be an integer, or None. Received: seed={seed!r}. Pass seed=0.")
     if several_workers():
         raise ValueError(
             "Several workers need the same seed, or each would shuffle in its own order. Received: seed=None. "

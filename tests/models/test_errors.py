@@ -45,7 +45,6 @@ def fit_fails(message, x, y=None, model=None, **options):
             {"momentum": 0.5, "queue_size": 9, "queue": "instances", "supervised": True},
             r"not its label\. Received: queue='instances', supervised=True",
         ),
-        ({"seed": 1.5}, r"`seed` must be an integer, or None\. Received: seed=1\.5"),
         ({"views": 1}, r"no sample has a positive\. Received: views=1, supervised=False"),
     ],
     ids=str,
@@ -53,6 +52,11 @@ def fit_fails(message, x, y=None, model=None, **options):
 def test_arguments(options, message):
     with pytest.raises(ValueError, match=message):
         build(**options)
+
+
+def test_seed():
+    with pytest.raises(ValueError, match=r"`seed` must be an integer, or None\. Received: seed=1\.5"):
+        keras_tfcl.ContrastiveModel(encoder(), seed=1.5)
 
 
 def test_queue_of_no_whole_number_of_batches():
