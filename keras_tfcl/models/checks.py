@@ -108,7 +108,7 @@ def checked_seed(seed: object) -> int:
     Raises:
         ValueError: for a seed that is no integer, and where each of several workers would draw its own.
     """
-    if isinstance(seed, Integral) and not isinstance(seed, bool):
+    if not isinstance(seed, bool) and isinstance(seed, Integral):
         return int(seed)
     if seed is not None:
         raise ValueError(f"`seed` must be an integer, or None. Received: seed={seed!r}. Pass seed=0.")
