@@ -83,10 +83,6 @@ class EffectiveRank(keras.Metric):
         mean = self.total / count
         return rank_of_covariance(self.moment / count - ops.expand_dims(mean, 1) * ops.expand_dims(mean, 0))
 
-    def reset_state(self) -> None:
-        for variable in self.variables:
-            variable.assign(ops.zeros_like(variable))
-
     def get_config(self) -> Config:
         return {**super().get_config(), "dimension": self.dimension}
 

@@ -14,7 +14,6 @@ from keras_tfcl.data.inputs import as_samples, brings_batches, checked_source, r
 from keras_tfcl.data.views import Unaugmented, ViewPipeline
 from keras_tfcl.losses import ScoredPairLoss
 from keras_tfcl.losses.loss_variables import layers_of_loss, leave_temperatures_out_of_weight_decay
-from keras_tfcl.metrics.of_positives import following
 from keras_tfcl.models import serving
 from keras_tfcl.models.augmentation import augments_on_device, compiles_with_xla
 from keras_tfcl.models.checks import (
@@ -35,6 +34,7 @@ from keras_tfcl.models.compared_loss import ComparedLoss, LabelsAndCandidates
 from keras_tfcl.models.epoch_start import EpochStart
 from keras_tfcl.models.instance_bank import InstanceBank
 from keras_tfcl.models.memory import InBatch, Memory
+from keras_tfcl.models.metrics_of_positives import following
 from keras_tfcl.models.momentum_keys import MomentumKeys
 from keras_tfcl.models.sampling_probability import SamplingProbability
 from keras_tfcl.models.seed_state import load_seeds, save_seeds
