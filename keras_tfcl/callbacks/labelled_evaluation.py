@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_tfcl.data.inputs import as_samples
 from keras_tfcl.typing import LabelledData, Logs, Structure
 from keras_tfcl.validation import positive_integer
 
@@ -53,7 +54,7 @@ def labelled_set(name: str, data: object) -> tuple[Structure, np.ndarray]:
             f"`{name}` must be a pair (x, labels), or a tf.data.Dataset of (x, labels) batches. "
             f"Received: {type(data).__name__}. Use for example {name}=(images, labels)."
         )
-    x, labels = data[0], np.asarray(data[1]).reshape(-1)
+    x, labels = as_samples(data[0], f"{name}[0]"), np.asarray(data[1]).reshape(-1)
     sizes = {int(part.shape[0]) for part in keras.tree.flatten(x)}
     if sizes != {len(labels)} or len(labels) == 0:
         raise ValueError(

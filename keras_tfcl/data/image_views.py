@@ -79,7 +79,7 @@ class ImageReader:
             self._left -= 1
             if self._left != 0:
                 return
-            new = [*self.skipped.items()][self._reported :]
+            new = sorted([*self.skipped.items()][self._reported :])
             self._reported = len(self.skipped)
         if new:
             named = "; ".join(f"{name} ({reason})" for name, reason in new[:NAMED])
@@ -124,10 +124,12 @@ def image_views(
             with 14 % to 100 % of the area, and of `small_views` small ones with 5 % to 14 %. The encoder must take
             both sizes, as `build_backbone(..., any_size=True)` does, and embeds each size in one pass.
         seed: integer of at least 0, which determines order and views. Defaults to 0.
-        labels: whether elements hold class labels too: the index of the first folder below `source`, or the label of
-            the set. Defaults to False.
+        labels: whether elements hold class labels too: the index of the first folder below `source`, or in a list of
+            files of the folder that holds the file; the number in the member `.cls` of a shard; or the label of the
+            set. Defaults to False.
         on_error: what to do with an image that cannot be read: `"skip"` takes another one in its place, and names it in
-            one warning at the end of the epoch; `"raise"` raises. Defaults to `"skip"`.
+            one warning at the end of the epoch; `"raise"` raises `tf.errors.InvalidArgumentError` with its name.
+            Defaults to `"skip"`.
         strength: factor on the colour changes, in (0, 2]. Defaults to 1.
         min_area: least share of an image's area that a large view shows, in (0, 1]. Raise it, for example to 0.5, where
             the object is small and the rest is empty. Defaults to 0.08, and to 0.14 for `"multi_crop"`.
@@ -214,13 +216,13 @@ def image_batches(
     exactly how `keras_tfcl.export.OnnxEncoder` reads image files.
 
     Args:
-        source, batch_size, image_size, labels, on_error: as for `image_views`. The last batch may be smaller, and so is
-            a batch in which images cannot be read.
+        source, batch_size, image_size, labels, on_error: as for `image_views`, but images that cannot be read are left
+            out. Their batches are smaller then, as the last one may be.
 
     Returns:
         `tf.data.Dataset` of `x`, float32 `(B, image_size, image_size, 3)`, values 0..255; with `labels=True` of
-        `(x, y)`. Its attribute `reader` holds the files and what was skipped; `image_rule` says how images become
-        pixels, for `export_onnx(..., notes={"image": images.image_rule})`.
+        `(x, y)`. Rows follow `reader.files.names`, without those in `reader.skipped`, which is complete after one pass.
+        `image_rule` says how images become pixels, for `export_onnx(..., notes={"image": images.image_rule})`.
 
     Raises:
         FileNotFoundError, ValueError: as `image_views`.

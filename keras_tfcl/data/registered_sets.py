@@ -61,10 +61,10 @@ def prepared_builder(name: str) -> tfds.core.DatasetBuilder:
     tfds = tensorflow_datasets()
     try:
         builder = tfds.builder(name)
-    except tfds.core.DatasetNotFoundError as error:
+    except ValueError as error:
         raise ValueError(
-            f'`name` must be "mnist5k", "folder:PATH" or a set of tensorflow_datasets. Received: name={name!r}. '
-            "tensorflow_datasets.list_builders() lists them."
+            f'`name` must be "mnist5k", "folder:PATH" or a set of tensorflow_datasets. Received: name={name!r}, which '
+            f"is no file or folder either. {str(error).splitlines()[0]} tensorflow_datasets.list_builders() lists sets."
         ) from error
     try:
         with contextlib.redirect_stdout(sys.stderr):  # its progress would stand in the JSON of a command

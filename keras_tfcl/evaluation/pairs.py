@@ -99,12 +99,15 @@ def flatten_views(
 
 
 def as_batches(
-    y_true: TensorLike, y_pred: TensorLike, sample_weight: TensorLike | None = None, rule: PairRule | None = None
+    y_true: TensorLike | None,
+    y_pred: TensorLike,
+    sample_weight: TensorLike | None = None,
+    rule: PairRule | None = None,
 ) -> list[Batch]:
     """Checks and normalises the input of a metric.
 
     Args:
-        y_true: integer labels `(B,)` or `(B, 1)`, compared as integers; or multi-hot `(B, L)`.
+        y_true: integer labels `(B,)` or `(B, 1)`, compared as integers; or multi-hot `(B, L)`. None: one for each row.
         y_pred: as in `flatten_views`.
         sample_weight: as in `flatten_views`.
         rule: who is compared with whom. Defaults to all with all.
@@ -121,7 +124,9 @@ def as_batches(
     >>> batch.rows.labels.numpy()
     array([4, 4, 5, 5])
     """
-    labels, y_pred, rule = as_labels(y_true, multi_hot=True), tf.convert_to_tensor(y_pred), rule or PairRule()
+    y_pred, rule = tf.convert_to_tensor(y_pred), rule or PairRule()
+    rows = tf.range(tf.shape(y_pred, out_type="int64")[0])
+    labels = rows if y_true is None else as_labels(y_true, multi_hot=True)
     embeddings, _, weight = flatten_views(y_pred, sample_weight)
     _check_length("y_true", labels, y_pred)
     weight = weight[:: _views(y_pred)]

@@ -174,7 +174,7 @@ class ContrastiveModel(keras.Model):
         self.encoder = encoder  # layers are attributes: that is how Keras finds, saves and loads them
         self.projector = projector
         self.supervised = supervised
-        self.momentum = momentum
+        self.momentum = None if momentum is None else float(momentum)
         self.queue_size = queue_size
         self.queue = queue
         self.encoder_batch_size = encoder_batch_size

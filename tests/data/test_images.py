@@ -226,9 +226,11 @@ def test_kind_follows_name_and_channels(name, channels, kind):
     assert images_module._kind(name, np.zeros((1, 4, 4, channels), "uint8")) == kind
 
 
-def test_unknown_name(tfds):
-    with pytest.raises(ValueError, match=r"`name` must be \"mnist5k\".*Received: name='no_such_set'.*list_builders"):
-        load_images("no_such_set")
+@pytest.mark.parametrize("name", ["no_such_set", "no/such/folder/"])
+def test_unknown_name(tfds, name):
+    message = rf"`name` must be \"mnist5k\".*Received: name='{name}', which is no file or folder either.*list_builders"
+    with pytest.raises(ValueError, match=message):
+        load_images(name)
 
 
 def test_missing_folder(tmp_path):

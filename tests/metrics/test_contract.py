@@ -1,5 +1,7 @@
 """What every metric of the package must do as a Keras object."""
 
+import contextlib
+
 import keras
 import numpy as np
 import pytest
@@ -115,7 +117,8 @@ def test_works_in_compile_and_survives_a_keras_file(tmp_path):
 )
 @each_class
 def test_bad_input_is_named(metric_class, labels, shape, weights, message):
-    with pytest.raises(ValueError, match=message):
+    ignores_labels = metric_class is Uniformity and "y_true" in message
+    with contextlib.nullcontext() if ignores_labels else pytest.raises(ValueError, match=message):
         metric_class().update_state(labels, np.ones(shape, "float32"), sample_weight=weights)
 
 

@@ -152,6 +152,13 @@ def test_weights_that_are_set_before_training_are_copied(method):
         np.testing.assert_allclose(key, expected, rtol=1e-5)
 
 
+def test_momentum_may_be_a_number_of_numpy():
+    """In a graph, such a number does not multiply a variable."""
+    model = build(sequential(layers.Dense(3)), momentum=np.float32(M))
+    model.run_eagerly = False
+    assert np.isfinite(fit(model, FLOATS, FLOATS + 1)).all()
+
+
 def test_bins_and_embeddings_in_numpy():
     edges = [-0.5, 0.1, 0.9]
     table = layers.Embedding(4, 3)
