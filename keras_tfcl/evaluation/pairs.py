@@ -93,7 +93,13 @@ def flatten_views(
     embeddings = l2_normalize(tf.reshape(y_pred, (-1, y_pred.shape[-1])))
     weight = tf.ones(tf.shape(y_pred)[:1], embeddings.dtype)
     if sample_weight is not None:
-        weight = tf.reshape(tf.cast(sample_weight, embeddings.dtype), (-1,))
+        weight = tf.cast(sample_weight, embeddings.dtype)
+        if weight.shape.rank == 2 and weight.shape[1] != 1:
+            raise ValueError(
+                f"`sample_weight` of a metric must have shape (B,) or (B, 1). Received: shape={tuple(weight.shape)}. "
+                "Only losses take a weight for each view: leave out weighted_metrics, or weigh samples."
+            )
+        weight = tf.reshape(weight, (-1,))
         _check_length("sample_weight", weight, y_pred)
     return embeddings, tf.repeat(tf.range(tf.shape(y_pred)[0]), views), tf.repeat(weight, views)
 

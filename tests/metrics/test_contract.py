@@ -111,6 +111,7 @@ def test_works_in_compile_and_survives_a_keras_file(tmp_path):
         ([0, 1], (2, 3, 3, 4), None, r"`y_pred` must be .*Received: shape=\(2, 3, 3, 4\)"),
         ([0, 1, 2], (2, 4), None, r"`y_true` must have one entry .*Received: 3 entries for 2 rows"),
         ([0, 1], (2, 4), [1.0], r"`sample_weight` must have one entry .*Received: 1 entries for 2 rows"),
+        ([0, 1], (2, 2, 4), np.ones((2, 2)), r"`sample_weight` of a metric must have .*Received: shape=\(2, 2\)"),
         ([0.5, 1.0], (2, 4), None, r"`y_true` must be integer labels"),
         ([[0, 1], [2, 0]], (2, 4), None, r"`y_true` of shape \(B, L\) must be multi-hot labels, 0 or 1"),
     ],
