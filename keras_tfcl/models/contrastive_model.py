@@ -485,6 +485,7 @@ class ContrastiveModel(keras.Model):
         **kwargs: object,
     ) -> float | list[float] | Logs:
         """Computes loss and metrics on x, as `keras.Model.evaluate` does. The class describes which x it accepts."""
+        self.memory.begin()
         return super().evaluate(self._evaluated(x, y, sample_weight, batch_size), **kwargs)
 
     def predict(self, x: DataSource, *args: object, **kwargs: object) -> Any:
@@ -533,6 +534,7 @@ class ContrastiveModel(keras.Model):
     ) -> float | list[float] | Logs:
         """Computes loss and metrics of one batch; x as in `train_on_batch`."""
         check_compiled(self.compiled, "test_on_batch")
+        self.memory.begin()
         batch = self._one_batch(x, y, sample_weight, step=0)
         return super().test_on_batch(*split(batch, self.distribute_strategy), return_dict=return_dict)
 

@@ -144,6 +144,8 @@ def test_weights_that_are_set_before_training_are_copied(method):
     encoder = sequential(layers.Dense(4, "tanh", trainable=False), layers.Dense(3))
     model = build(encoder)
     encoder.set_weights([1 + weight for weight in encoder.get_weights()])
+    views = (FLOATS, FLOATS + 1)
+    assert model.evaluate(views, verbose=0) == pytest.approx(build(encoder).evaluate(views, verbose=0))
     average = encoder.get_weights()
     for _ in range(2):
         fit(model, FLOATS) if method == "fit" else model.train_on_batch((FLOATS, FLOATS[::-1]))
