@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -72,11 +71,6 @@ def main() -> None:
         ("tolerance (mean cosine within a class)", f"{measure(keras_tfcl.Tolerance(), data.test_labels, test):.3f}"),
         ("ONNX parity, largest difference", f"{np.abs(served.encode(data.test_images) - test).max():.1e}"),
         ("ONNX, smallest cosine to Keras in verification", f"{report.min_cosine:.7f}"),
-        ("images/s, onnxruntime", f"{images_per_second(served.encode, data.test_images):,.0f}"),
-        (
-            "images/s, model.predict",
-            f"{images_per_second(lambda x: model.predict(x, verbose=0), data.test_images):,.0f}",
-        ),
         ("training seconds", f"{training_seconds:.0f}"),
     ]
     demo_plots.write_all(options.output, history, baselines, data, train, test)
@@ -137,17 +131,6 @@ def knn(data: ImageData, train: np.ndarray, test: np.ndarray) -> float:
 def measure(metric: keras.Metric, labels: np.ndarray, embeddings: np.ndarray) -> float:
     metric.update_state(labels, embeddings)
     return float(metric.result())
-
-
-def images_per_second(encode: Callable[[np.ndarray], np.ndarray], images: np.ndarray) -> float:
-    """Best of three, after a warm-up."""
-    encode(images)
-    seconds = []
-    for _ in range(3):
-        started = time.perf_counter()
-        encode(images)
-        seconds.append(time.perf_counter() - started)
-    return len(images) / min(seconds)
 
 
 def write_report(options: argparse.Namespace, data: ImageData, rows: list[tuple[str, str]]) -> None:

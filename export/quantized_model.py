@@ -39,8 +39,10 @@ class QuantizationReport:
         path: the file of the quantized model.
         mode: "dynamic", "static" or "float16".
         recall: how far it finds the neighbours that the float model finds, on the caller's rows.
-        bytes, float_bytes: sizes of the two files.
-        latency, float_latency: milliseconds for one row on this machine, median and 95th percentile.
+        bytes: size of the file.
+        float_bytes: size of the float model's file.
+        latency: milliseconds for one row on this machine, median and 95th percentile.
+        float_latency: the same of the float model.
         float_weights_sha256: hash of the float model's weights; None if `export_onnx` did not write it.
         kept_in_float32: operations of a float16 file that compute in float32 because of their values.
     """

@@ -24,7 +24,8 @@ class Recall:
         rows: number of samples, each of which is compared with all others.
         overlap: for k = 1, 10, 100, the mean share of the k nearest neighbours, by cosine, that are the same. Only for
             k with at least 2k other samples, because chance alone gives k / (rows - 1).
-        mean_cosine, min_cosine: between the two embeddings of a sample.
+        mean_cosine: mean over the samples of the cosine between their two embeddings.
+        min_cosine: the least of these cosines.
     """
 
     rows: int

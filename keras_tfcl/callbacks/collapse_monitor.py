@@ -8,6 +8,7 @@ import keras
 from keras_tfcl import evaluation
 from keras_tfcl._keras_compat import nested_layers
 from keras_tfcl.evaluation.embedding import check_views_can_be_made
+from keras_tfcl.scaling.resolve import scaling_of
 from keras_tfcl.typing import Augmenter, Logs, Structure
 from keras_tfcl.validation import positive_integer
 
@@ -96,9 +97,8 @@ class CollapseMonitor(keras.callbacks.Callback):
         views = evaluation.embed_views(self.model, self.x, self.augmenter, batch_size=self.batch_size)
         ready_made = isinstance(self.x, tuple)
         unaltered = None if ready_made else evaluation.embed(self.model, self.x, self.batch_size)
-        scaling = getattr(getattr(self.model, "loss", None), "scaling", None)
         supervised = getattr(self.model, "supervised", False)
-        self.health = evaluation.embedding_health(views, scaling, unaltered)
+        self.health = evaluation.embedding_health(views, scaling_of(self.model), unaltered)
         in_training = None
         if any(isinstance(layer, keras.layers.BatchNormalization) for layer in nested_layers(self.model)):
             views = evaluation.embed_views(

@@ -53,7 +53,8 @@ def labelled_set(name: str, data: object) -> tuple[Structure, np.ndarray]:
             f"`{name}` must be a pair (x, labels), or a tf.data.Dataset of (x, labels) batches. "
             f"Received: {type(data).__name__}. Use for example {name}=(images, labels)."
         )
-    x, labels = data[0], np.asarray(data[1]).reshape(-1)
+    x = np.asarray(data[0]) if isinstance(data[0], list) else data[0]
+    labels = np.asarray(data[1]).reshape(-1)
     sizes = {int(part.shape[0]) for part in keras.tree.flatten(x)}
     if sizes != {len(labels)} or len(labels) == 0:
         raise ValueError(

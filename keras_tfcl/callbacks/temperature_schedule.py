@@ -19,7 +19,8 @@ def cosine_temperature(epoch: int, maximum: float = 0.5, minimum: float = 0.1, h
 
     Args:
         epoch: index of the epoch, from 0.
-        maximum, minimum: temperatures. Default to the authors' 0.5 and 0.1.
+        maximum: temperature at the start. Defaults to the authors' 0.5.
+        minimum: lowest temperature. Defaults to the authors' 0.1.
         half_period: number of epochs from `maximum` to `minimum`. Defaults to the authors' 200.
 
     Example:

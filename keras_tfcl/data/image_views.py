@@ -135,8 +135,8 @@ def image_views(
             the object is small and the rest is empty. Defaults to 0.08, and to 0.14 for `"multi_crop"`.
         flip: whether half of the views are mirrored. Pass False for text, and where left and right differ. Defaults to
             True.
-        small_views, small_size: of `"multi_crop"`: number of small crops, and their side in pixels. Default to 6, and
-            to 96 pixels for every 224 of `image_size`.
+        small_views: number of small crops of `"multi_crop"`. Defaults to 6.
+        small_size: their side in pixels. Defaults to 96 for every 224 of `image_size`.
 
     Returns:
         `tf.data.Dataset` of `((view_1, ..., view_V),)`, each view float32 `(batch_size, image_size, image_size, 3)`,

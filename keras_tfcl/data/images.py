@@ -36,8 +36,10 @@ class ImageData:
     Attributes:
         name: name of the data set; for a folder, its last part.
         kind: `"digits"`, `"grey"` or `"photos"`, as `keras_tfcl.layers.image_augmenter` takes it.
-        train_images, test_images: uint8 `(N, H, W, C)`, 0..255.
-        train_labels, test_labels: int64 `(N,)`, indices into `class_names`.
+        train_images: uint8 `(N, H, W, C)`, 0..255.
+        train_labels: int64 `(N,)`, indices into `class_names`.
+        test_images: as `train_images`.
+        test_labels: as `train_labels`.
         class_names: names of the classes.
     """
 

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from keras_tfcl import evaluation
 from keras_tfcl.models import ContrastiveModel
 from keras_tfcl.scaling import Scaling
+from keras_tfcl.scaling.resolve import scaling_of
 from keras_tfcl.typing import Augmenter, Structure
 from keras_tfcl.validation import positive_integer
 
@@ -75,7 +76,7 @@ def model_embeddings(
         views=evaluation.embed_views(model, x, augmenter),
         features=np.asarray(model.predict(x, batch_size=256, verbose=0)) if has_projector else unaltered,
         labels=None if labels is None else labels[chosen],
-        scaling=getattr(getattr(model, "loss", None), "scaling", None),
+        scaling=scaling_of(model),
         supervised=getattr(model, "supervised", False),
     )
 

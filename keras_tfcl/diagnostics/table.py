@@ -103,13 +103,15 @@ def _typed(row: Mapping[str, object]) -> Row:
     return {name: value if name == "setting" else _number(value) for name, value in row.items()}
 
 
-def _number(value: object) -> object:
+def _number(value: object) -> int | float | str:
+    """What is read back from a file that holds the value."""
+    text = "" if value is None else str(value)
     for kind in (int, float):
         try:
-            return kind(str(value))
+            return kind(text)
         except ValueError:
             pass
-    return value
+    return text
 
 
 def _check_constants(path: Path, row: Row, constants: Mapping[str, object]) -> None:

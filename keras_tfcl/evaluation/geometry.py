@@ -62,7 +62,8 @@ def gaussian_potential(
 ) -> WeightedMean:
     """Computes the mean of `exp(-t |u - v|^2)` over pairs of different samples; uniformity is its `-log`.
 
-    Arguments, errors and result are those of `alignment`; `t`, in (0, 20], is the width of the kernel, by default 2.
+    Arguments, errors and result are those of `alignment`, but `y_true` does not count; `t`, in (0, 20], is the width of
+    the kernel, by default 2.
 
     Example:
 
@@ -72,7 +73,7 @@ def gaussian_potential(
     """
     check_width(t)
     return mean_over_pairs(
-        as_batches(y_true, y_pred, sample_weight),
+        as_batches(None, y_pred, sample_weight),
         lambda strip: tf.exp(-t * strip.squared_distance),
         lambda strip: ~strip.same_sample,
     )

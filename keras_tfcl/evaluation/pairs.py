@@ -93,18 +93,27 @@ def flatten_views(
     embeddings = l2_normalize(tf.reshape(y_pred, (-1, y_pred.shape[-1])))
     weight = tf.ones(tf.shape(y_pred)[:1], embeddings.dtype)
     if sample_weight is not None:
-        weight = tf.reshape(tf.cast(sample_weight, embeddings.dtype), (-1,))
+        weight = tf.cast(sample_weight, embeddings.dtype)
+        if weight.shape.rank == 2 and weight.shape[1] != 1:
+            raise ValueError(
+                f"`sample_weight` of a metric must have shape (B,) or (B, 1). Received: shape={tuple(weight.shape)}. "
+                "Only losses take a weight for each view: leave out weighted_metrics, or weigh samples."
+            )
+        weight = tf.reshape(weight, (-1,))
         _check_length("sample_weight", weight, y_pred)
     return embeddings, tf.repeat(tf.range(tf.shape(y_pred)[0]), views), tf.repeat(weight, views)
 
 
 def as_batches(
-    y_true: TensorLike, y_pred: TensorLike, sample_weight: TensorLike | None = None, rule: PairRule | None = None
+    y_true: TensorLike | None,
+    y_pred: TensorLike,
+    sample_weight: TensorLike | None = None,
+    rule: PairRule | None = None,
 ) -> list[Batch]:
     """Checks and normalises the input of a metric.
 
     Args:
-        y_true: integer labels `(B,)` or `(B, 1)`, compared as integers; or multi-hot `(B, L)`.
+        y_true: integer labels `(B,)` or `(B, 1)`, compared as integers; or multi-hot `(B, L)`. None: one for each row.
         y_pred: as in `flatten_views`.
         sample_weight: as in `flatten_views`.
         rule: who is compared with whom. Defaults to all with all.
@@ -121,7 +130,9 @@ def as_batches(
     >>> batch.rows.labels.numpy()
     array([4, 4, 5, 5])
     """
-    labels, y_pred, rule = as_labels(y_true, multi_hot=True), tf.convert_to_tensor(y_pred), rule or PairRule()
+    y_pred, rule = tf.convert_to_tensor(y_pred), rule or PairRule()
+    rows = tf.range(tf.shape(y_pred, out_type="int64")[0])
+    labels = rows if y_true is None else as_labels(y_true, multi_hot=True)
     embeddings, _, weight = flatten_views(y_pred, sample_weight)
     _check_length("y_true", labels, y_pred)
     weight = weight[:: _views(y_pred)]

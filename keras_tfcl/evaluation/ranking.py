@@ -130,8 +130,8 @@ def pair_correlation(a: ArrayLike, b: ArrayLike, scores: ArrayLike) -> float:
             f"{len(np.unique(scores))} different values, {int((~np.isfinite(scores)).sum())} of them NaN or Inf. Leave "
             "out pairs without a score."
         )
-    cosines = np.sum(unit_vectors(a) * unit_vectors(b), axis=1)
-    if np.ptp(cosines) <= TIE["float64"]:
+    cosines = np.round(np.sum(unit_vectors(a) * unit_vectors(b), axis=1), 12)  # equal ones differ by their rounding
+    if np.ptp(cosines) == 0:
         return 0.0
     return float(np.clip(np.corrcoef(_ranks(cosines), _ranks(scores))[0, 1], -1.0, 1.0))
 

@@ -61,7 +61,7 @@ def recalibrate_batch_norm(model: keras.Model, x: Structure | tf.data.Dataset, b
         The number of layers that were changed.
 
     Raises:
-        ValueError: if x holds no whole batch.
+        ValueError: if x holds no whole batch, or never ends.
 
     Example:
 
@@ -94,6 +94,8 @@ def recalibrate_batch_norm(model: keras.Model, x: Structure | tf.data.Dataset, b
 
 def _batches(x: Structure | tf.data.Dataset, batch_size: int) -> Iterator[Structure]:
     if isinstance(x, tf.data.Dataset):
+        if x.cardinality() == tf.data.INFINITE_CARDINALITY:
+            raise ValueError("`x` must be finite. Received: an infinite data set. Use take(n), or remove repeat().")
         for element in x:
             yield keras.utils.unpack_x_y_sample_weight(element)[0]
         return

@@ -20,7 +20,9 @@ class RandomColorJitter(keras.layers.Layer):
     drawn in each call. An image is left unchanged with probability `1 - probability`.
 
     Args:
-        brightness, contrast, saturation: largest relative change, at least 0. Default to 0.4.
+        brightness: largest relative change, at least 0. Defaults to 0.4.
+        contrast: as `brightness`.
+        saturation: as `brightness`.
         hue: largest rotation of the hue in turns, from 0 to 0.5. Defaults to 0.1.
         probability: share of the images that are changed. Defaults to 0.8, as in SimCLR.
         value_range: `(0, high)`, the range of the pixels. Defaults to `(0, 255)`.

@@ -31,14 +31,14 @@ class RandomResizedCrop(keras.layers.Layer):
         **kwargs: of `keras.layers.Layer`.
 
     Call arguments:
-        images: `(B, H, W, C)`.
+        images: `(B, H, W, C)`, H and W static.
         training: whether windows are random. Defaults to True; if False, the whole image is resized.
 
     Returns:
         float `(B, height, width, C)`.
 
     Raises:
-        ValueError: for arguments out of range.
+        ValueError: for arguments out of range, and images of another rank or of an unknown size.
 
     Example:
 
@@ -74,6 +74,11 @@ class RandomResizedCrop(keras.layers.Layer):
         self.generator = keras.random.SeedGenerator(seed)
 
     def call(self, images: Tensor, training: bool = True) -> Tensor:
+        if images.shape.rank != 4 or None in tuple(images.shape)[1:3]:
+            raise ValueError(
+                "`images` must be (B, H, W, C) of a known height and width. Received: "
+                f"shape={tuple(images.shape)}. Resize them first, or call images.set_shape((None, H, W, C))."
+            )
         count = tf.shape(images)[0]
         whole = tf.tile([[0.0, 0.0, 1.0, 1.0]], (count, 1))
         windows = self._windows(count, *images.shape[1:3]) if training else whole

@@ -52,10 +52,10 @@ def broadcast_weight(sample_weight: TensorLike | None, losses: Tensor) -> Tensor
             that are negative or not finite.
     """
     weight = ops.cast(sample_weight, losses.dtype)
-    shape, expected = tuple(weight.shape), tuple(losses.shape)
-    if len(shape) == len(expected) + 1 and shape[-1] == 1:
+    given, expected = tuple(weight.shape), tuple(losses.shape)
+    if len(given) == len(expected) + 1 and given[-1] == 1:
         weight = ops.squeeze(weight, axis=-1)
-    elif len(shape) == 1 and len(expected) == 2:
+    elif len(given) == 1 and len(expected) == 2:
         weight = ops.expand_dims(weight, axis=-1)
     shape = tuple(weight.shape)
     fits = len(shape) in (0, len(expected)) and all(
@@ -63,8 +63,8 @@ def broadcast_weight(sample_weight: TensorLike | None, losses: Tensor) -> Tensor
     )
     if not fits or (shape and shape[0] == 1 != expected[0] and expected[0] is not None):
         raise ValueError(
-            f"`sample_weight` must have shape {expected[:1]} or {expected}. Received: shape "
-            f"{tuple(ops.shape(sample_weight))}. Pass one weight for each sample, or for each view of it."
+            f"`sample_weight` must have shape {expected[:1]} or {expected}. Received: shape {given}. Pass one weight "
+            "for each sample, or for each view of it."
         )
     valid = tf.math.is_finite(weight) & (weight >= 0)
     if tf.executing_eagerly() and not bool(tf.reduce_all(valid)):

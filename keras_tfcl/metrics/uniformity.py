@@ -28,7 +28,7 @@ class Uniformity(keras.metrics.Mean):
         dtype: dtype of the running sums. Defaults to float32.
 
     Call arguments:
-        y_true: integer labels `(B,)` or `(B, 1)`, which do not change the result.
+        y_true: labels or anything else, which does not change the result.
         y_pred: embeddings `(B, D)` or `(B, V, D)`, any float dtype, need not be normalised.
         sample_weight: `(B,)`; the weight of a pair is the product of its samples' weights.
 

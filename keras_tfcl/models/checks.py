@@ -102,10 +102,16 @@ def _check_views(views: int, encoders: int, augmenter: Augmenter | None, supervi
         )
 
 
-def checked_seed(seed: int | None) -> int:
-    """The seed, or a random one; raises ValueError where each of several workers would draw its own."""
+def checked_seed(seed: object) -> int:
+    """The seed, or a random one.
+
+    Raises:
+        ValueError: for a seed that is no integer, and where each of several workers would draw its own.
+    """
+    if not isinstance(seed, bool) and isinstance(seed, Integral):
+        return int(seed)
     if seed is not None:
-        return seed
+        raise ValueError(f"`seed` must be an integer, or None. Received: seed={seed!r}. Pass seed=0.")
     if several_workers():
         raise ValueError(
             "Several workers need the same seed, or each would shuffle in its own order. Received: seed=None. "

@@ -14,7 +14,6 @@ from keras_tfcl.data.inputs import as_samples, brings_batches, checked_source, r
 from keras_tfcl.data.views import Unaugmented, ViewPipeline
 from keras_tfcl.losses import ScoredPairLoss
 from keras_tfcl.losses.loss_variables import layers_of_loss, leave_temperatures_out_of_weight_decay
-from keras_tfcl.metrics.of_positives import following
 from keras_tfcl.models import serving
 from keras_tfcl.models.augmentation import augments_on_device, compiles_with_xla
 from keras_tfcl.models.checks import (
@@ -35,6 +34,7 @@ from keras_tfcl.models.compared_loss import ComparedLoss, LabelsAndCandidates
 from keras_tfcl.models.epoch_start import EpochStart
 from keras_tfcl.models.instance_bank import InstanceBank
 from keras_tfcl.models.memory import InBatch, Memory
+from keras_tfcl.models.metrics_of_positives import following
 from keras_tfcl.models.momentum_keys import MomentumKeys
 from keras_tfcl.models.sampling_probability import SamplingProbability
 from keras_tfcl.models.seed_state import load_seeds, save_seeds
@@ -174,7 +174,7 @@ class ContrastiveModel(keras.Model):
         self.encoder = encoder  # layers are attributes: that is how Keras finds, saves and loads them
         self.projector = projector
         self.supervised = supervised
-        self.momentum = momentum
+        self.momentum = None if momentum is None else float(momentum)
         self.queue_size = queue_size
         self.queue = queue
         self.encoder_batch_size = encoder_batch_size
@@ -485,6 +485,7 @@ class ContrastiveModel(keras.Model):
         **kwargs: object,
     ) -> float | list[float] | Logs:
         """Computes loss and metrics on x, as `keras.Model.evaluate` does. The class describes which x it accepts."""
+        self.memory.begin()
         return super().evaluate(self._evaluated(x, y, sample_weight, batch_size), **kwargs)
 
     def predict(self, x: DataSource, *args: object, **kwargs: object) -> Any:
@@ -533,6 +534,7 @@ class ContrastiveModel(keras.Model):
     ) -> float | list[float] | Logs:
         """Computes loss and metrics of one batch; x as in `train_on_batch`."""
         check_compiled(self.compiled, "test_on_batch")
+        self.memory.begin()
         batch = self._one_batch(x, y, sample_weight, step=0)
         return super().test_on_batch(*split(batch, self.distribute_strategy), return_dict=return_dict)
 

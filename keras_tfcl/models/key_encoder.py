@@ -73,10 +73,10 @@ class KeyEncoder(keras.layers.Layer):
         if not self._begun:
             for pair in self._pairs:
                 pair.key.assign(pair.query)
-        self._begun = True
 
     def update(self) -> None:
         """Updates the trained weights by one step of the moving average."""
+        self._begun = True
         for pair in self._pairs:
             if pair.query.trainable:
                 query = ops.cast(pair.query, pair.key.dtype)

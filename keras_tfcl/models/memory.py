@@ -13,7 +13,7 @@ class Memory(Protocol):
     """The interface of `InBatch`, `MomentumKeys` and `InstanceBank`."""
 
     def begin(self) -> None:
-        """Prepares the memory for training, before the first step and whenever training goes on."""
+        """Prepares the memory for training or evaluation, each time before one of them starts."""
 
     def candidates(
         self, labels: Tensor, z: Tensor, views: tuple[Structure, ...] | None, training: bool

@@ -98,6 +98,6 @@ class Comparison(NamedTuple):
     def nan_unless_finite(self, losses: tf.Tensor) -> tf.Tensor:
         """NaN or Inf in embeddings or multi-hot labels makes every loss NaN: a choice of negatives must not hide it."""
         others = None if self.candidates is None else self.candidates.embeddings
-        floats = [x for x in (self.anchors, others, self.labels, self.groups) if x is not None and x.dtype.is_floating]
-        finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(x)) for x in floats])
+        given = [tf.convert_to_tensor(x) for x in (self.anchors, others, self.labels, self.groups) if x is not None]
+        finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(x)) for x in given if x.dtype.is_floating])
         return tf.where(finite, losses, float("nan"))

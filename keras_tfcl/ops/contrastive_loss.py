@@ -59,8 +59,8 @@ def contrastive_loss(
         decoupled: whether to leave the positives out of the denominator (Yeh et al. 2022, arXiv 2110.06848).
         self_index: integer `(A,)`, the index of each anchor among the candidates (-1: it is not one of them), so that
             it is not compared with itself. Only with `candidates`; without them it is known.
-        anchor_views, candidate_views: integer `(A,)`, `(C,)`: if given, only pairs of different views are compared.
-            Without `candidates`, only `anchor_views` is needed.
+        anchor_views: integer `(A,)`: if given, only pairs of different views are compared.
+        candidate_views: integer `(C,)`, needed beside `anchor_views` where there are `candidates`.
         candidate_mask: bool `(C,)`: the valid mask: only candidates where it is True are compared. Only with
             `candidates`.
         candidate_log_probability: float `(C,)`: the logarithm of the probability that a candidate is in a batch,

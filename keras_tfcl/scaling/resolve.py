@@ -43,6 +43,12 @@ def get(identifier: object) -> Scaling:
     )
 
 
+def scaling_of(model: keras.Model) -> Scaling | None:
+    """The scaling of the loss that a model was compiled with, also by name; None for a loss without one."""
+    loss = getattr(model, "loss", None)
+    return getattr(keras.losses.get(loss) if isinstance(loss, str) else loss, "scaling", None)
+
+
 def _check_linear(scaling: Scaling) -> Scaling:
     """Returns the scaling; raises ValueError if it claims to be linear and has no constant factor other than 0."""
     if not scaling.linear:

@@ -49,6 +49,11 @@ def test_logs_what_embedding_health_gives():
     assert monitor.health.positive_cosine == pytest.approx(by_hand.positive_cosine, rel=1e-5)
     assert monitor.health.hardest_share == pytest.approx(by_hand.hardest_share, rel=1e-4)
     assert monitor.health.effective_rank == pytest.approx(by_hand.effective_rank, rel=1e-4)
+    model.encoder.compile("sgd", "infonce")  # a plain Keras model keeps the name of the loss; its temperature is 0.1
+    monitor.set_model(model.encoder)
+    monitor.check()
+    by_hand = embedding_health(np.stack([v @ kernel + bias for v in views], axis=1), keras_tfcl.Temperature(0.1))
+    assert monitor.health.hardest_share == pytest.approx(by_hand.hardest_share, rel=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,7 @@ def test_structured_inputs():
         ({"k": 0}, "`k` must be an integer of at least 1. Received: k=0"),
         ({"batch_size": 1.5}, "`batch_size` must be an integer of at least 1. Received: batch_size=1.5"),
         ({"every": -1}, "`every` must be an integer of at least 1. Received: every=-1"),
+        ({"train": ([[1.0], [2.0]], [0])}, r"`train` must have as many labels.*Received: \[2\] samples and 1 labels"),
         ({"train": np.ones((3, 6))}, r"`train` must be a pair \(x, labels\).*Received: ndarray"),
         ({"val": (np.ones((3, 6)), [0, 1])}, r"`val` must have as many labels.*Received: \[3\] samples and 2 labels"),
         ({"val": (np.ones((0, 6)), [])}, "`val` must have as many labels as samples, at least one"),

@@ -20,7 +20,7 @@ from PIL import Image
 
 pytest.importorskip("typer")
 from keras_tfcl.atomic_write import locked_file
-from keras_tfcl.cli import main
+from keras_tfcl.cli import available_memory, main
 from keras_tfcl.cli.run_record import OUTPUTS
 from keras_tfcl.data import image_batches
 from keras_tfcl.diagnostics.saved_model import read_folder
@@ -30,7 +30,7 @@ from keras_tfcl.export import OnnxEncoder
 COMMAND = """
 import sys
 sys.argv[0] = "keras-tfcl"
-from keras_tfcl.cli import main
+from keras_tfcl.cli import available_memory, main
 sys.exit(main())
 """
 SETTINGS = ("--backbone", "resnet10", "--image-size", "16", "--epochs", "2", "--batch-size", "20")
@@ -356,3 +356,13 @@ def test_ctrl_c_says_how_to_continue(photos, tmp_path):
     assert run.returncode == 130
     assert errors.splitlines()[-1].startswith("Stopped. Give the same command again")
     assert (tmp_path / "run" / "model.keras").exists() and not (tmp_path / "run" / "encoder.onnx").exists()
+
+
+def test_memory_is_that_of_the_container(tmp_path, monkeypatch):
+    limit = tmp_path / "memory.max"
+    monkeypatch.setattr(available_memory, "LIMITS", (limit, tmp_path / "absent"))
+    whole = available_memory.available_memory()
+    limit.write_text("max\n")
+    assert available_memory.available_memory() > whole / 2
+    limit.write_text(f"{2**20}\n")
+    assert available_memory.available_memory() == 2**20

@@ -48,11 +48,11 @@ def test_settings_that_look_like_numbers_are_found_again(tmp_path):
 
 def test_other_constants_are_refused(tmp_path):
     path = tmp_path / "runs.csv"
-    run_table(path, ["a"], [0], run, {"epochs": 3, "data": "digits"})
+    run_table(path, ["a"], [0], run, {"epochs": 3, "data": "digits", "augmented": True, "limit": None})
     before = path.read_text()
-    run_table(path, ["a"], [0], run, {"epochs": 3, "data": "digits"})
+    run_table(path, ["a"], [0], run, {"epochs": 3, "data": "digits", "augmented": True, "limit": None})
     with pytest.raises(ValueError, match=r"must hold runs with epochs=4. Received: epochs=3 in the row of 'a'"):
-        run_table(path, ["a", "b"], [0], run, {"epochs": 4, "data": "digits"})
+        run_table(path, ["a", "b"], [0], run, {"epochs": 4, "data": "digits", "augmented": True, "limit": None})
     assert path.read_text() == before
 
 

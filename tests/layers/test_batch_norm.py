@@ -50,3 +50,5 @@ def test_wrong_arguments_are_named():
         set_batch_norm_momentum(nested(), 1)
     with pytest.raises(ValueError, match=r"`x` must hold at least one batch of 32\. Received: none"):
         recalibrate_batch_norm(nested(), np.zeros((8, 3), "float32"))
+    with pytest.raises(ValueError, match=r"`x` must be finite\. Received: an infinite data set"):
+        recalibrate_batch_norm(nested(), tf.data.Dataset.from_tensors(np.zeros((8, 3), "float32")).repeat())

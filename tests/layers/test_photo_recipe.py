@@ -99,6 +99,13 @@ def test_windows_are_the_same_whatever_keras_draws_by_default():
         keras.config.set_floatx("float32")
 
 
+@pytest.mark.parametrize("shape", [(16, 16, 3), (None, None, 16, 3)])
+def test_images_of_an_unknown_size_are_refused(shape):
+    crop = tf.function(RandomResizedCrop(8, 8), input_signature=[tf.TensorSpec(shape)])
+    with pytest.raises(ValueError, match=r"`images` must be \(B, H, W, C\) of a known height and width"):
+        crop.get_concrete_function()
+
+
 def test_a_window_that_never_fits_is_centred():
     crop = RandomResizedCrop(8, 8, scale=(0.9, 1.0), ratio=(0.5, 1.0), seed=0)
     windows = crop._windows(50, 20, 200).numpy()  # 10 times wider than high: no window of 90 % is that narrow

@@ -54,6 +54,11 @@ def test_arguments(options, message):
         build(**options)
 
 
+def test_seed():
+    with pytest.raises(ValueError, match=r"`seed` must be an integer, or None\. Received: seed=1\.5"):
+        keras_tfcl.ContrastiveModel(encoder(), seed=1.5)
+
+
 def test_queue_of_no_whole_number_of_batches():
     message = r"`queue_size` must be a multiple of the keys of a batch.*queue_size=24 for 8 \* 2 keys.*queue_size=32"
     fit_fails(message, (X, X), batch_size=8, model=build(momentum=0.9, queue_size=24))

@@ -144,12 +144,21 @@ def test_weights_that_are_set_before_training_are_copied(method):
     encoder = sequential(layers.Dense(4, "tanh", trainable=False), layers.Dense(3))
     model = build(encoder)
     encoder.set_weights([1 + weight for weight in encoder.get_weights()])
+    views = (FLOATS, FLOATS + 1)
+    assert model.evaluate(views, verbose=0) == pytest.approx(build(encoder).evaluate(views, verbose=0))
     average = encoder.get_weights()
     for _ in range(2):
         fit(model, FLOATS) if method == "fit" else model.train_on_batch((FLOATS, FLOATS[::-1]))
         average = [M * old + (1 - M) * weight for old, weight in zip(average, encoder.get_weights(), strict=True)]
     for key, expected in zip(model.memory.key_encoder.get_weights(), average, strict=True):
         np.testing.assert_allclose(key, expected, rtol=1e-5)
+
+
+def test_momentum_may_be_a_number_of_numpy():
+    """In a graph, such a number does not multiply a variable."""
+    model = build(sequential(layers.Dense(3)), momentum=np.float32(M))
+    model.run_eagerly = False
+    assert np.isfinite(fit(model, FLOATS, FLOATS + 1)).all()
 
 
 def test_bins_and_embeddings_in_numpy():
