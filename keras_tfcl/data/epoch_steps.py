@@ -8,6 +8,8 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
+from keras_tfcl.data.open_iterators import close_iterators_at_exit
+
 
 class EpochSteps:
     """The number of the step at which a pass over a data set starts.
@@ -29,6 +31,7 @@ class EpochSteps:
         self.first_step: Callable[[], int] = itertools.count().__next__
         self.done = 0
         self._make = make
+        close_iterators_at_exit()
 
     def one_pass(self) -> tf.data.Dataset:
         """The batches of one epoch, created again at each pass."""
