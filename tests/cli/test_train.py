@@ -1,5 +1,6 @@
 """`keras-tfcl train`: from a folder of images to an encoder, whatever lies among them, however often it stops."""
 
+import functools
 import io
 import json
 import os
@@ -300,7 +301,11 @@ def test_images_that_all_are_broken_end_in_one_line(tmp_path, capsys):
 
 def start(*arguments):
     command = [sys.executable, "-c", COMMAND, *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # A shell makes what it starts in the background ignore Ctrl-C, tests too.
+    ends_by_ctrl_c = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=ends_by_ctrl_c
+    )
 
 
 @pytest.mark.slow
