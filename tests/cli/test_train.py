@@ -31,7 +31,7 @@ from keras_tfcl.export import OnnxEncoder
 COMMAND = """
 import sys
 sys.argv[0] = "keras-tfcl"
-from keras_tfcl.cli import available_memory, main
+from keras_tfcl.cli import main
 sys.exit(main())
 """
 SETTINGS = ("--backbone", "resnet10", "--image-size", "16", "--epochs", "2", "--batch-size", "20")
