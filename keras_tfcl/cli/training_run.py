@@ -116,11 +116,12 @@ def train(settings: Settings, folder: Path, quiet: bool = False, save_every: flo
         flip=settings.flip,
     )
     model_file = folder / "model.keras"
-    untrained = _untrained(settings, settings.epochs * len(views))  # or an error before anything is written
+    # Before anything is written, so that settings that do not fit leave nothing behind.
+    untrained = None if model_file.exists() else _untrained(settings, settings.epochs * len(views))
     with record.by_one_process():
         if complete := _complete(record, folder):  # by a process that ended meanwhile
             return complete
-        model = load_model(model_file) if model_file.exists() else untrained
+        model = load_model(model_file) if untrained is None or model_file.exists() else untrained
         result = _continued(model, views, settings, folder, quiet, save_every, chosen=not given)
         record.end(result.to_dict())
     return result

@@ -67,7 +67,7 @@ def prepared_builder(name: str) -> tfds.core.DatasetBuilder:
             f"is no file or folder either. {str(error).splitlines()[0]} tensorflow_datasets.list_builders() lists sets."
         ) from error
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # its progress would stand in the JSON of a command
+        with contextlib.redirect_stdout(sys.stderr):  # its progress would be mixed with the JSON of a command
             builder.download_and_prepare()
     except Exception as error:  # whatever a download can meet: no connection, no space, a missing package
         raise RuntimeError(

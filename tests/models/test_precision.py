@@ -59,7 +59,7 @@ def test_steps_that_overflow_are_skipped(policy):
     for variable, value in zip(model.trainable_variables, before, strict=True):
         np.testing.assert_array_equal(variable, value)
     assert float(model.optimizer.dynamic_scale) == 2.0**28 and int(model.optimizer.iterations) == 0
-    assert batches_seen(model.optimizer) == 2  # from which the order of a run that goes on follows
+    assert batches_seen(model.optimizer) == 2  # a run that continues takes its order from it
     fit(model, epochs=12)
     assert float(model.optimizer.dynamic_scale) < 2.0**24
     assert any((np.array(v) != value).any() for v, value in zip(model.trainable_variables, before, strict=True))
