@@ -96,13 +96,13 @@ class ViewPipeline:
             step: returns the number of the step at which an epoch starts.
         """
         if isinstance(x, tf.data.Dataset):
-            if hasattr(x, "steps"):  # of `image_views` or `balanced_batches`: a resumed run sees the same batches
-                x.steps.first_step = step
             checked_source(x, y, sample_weight)
             if training:
                 notice_repeated_draws(x)
             count = int(x.cardinality())
-            return self._augmented(lambda _: x, count, _one_start(step), int(step()), training, count)
+            # Of `image_views` or `balanced_batches`: a resumed run sees the same batches.
+            batches: Batches = x.steps.passes if hasattr(x, "steps") else lambda _: x
+            return self._augmented(batches, count, _one_start(step), int(step()), training, count)
         if isinstance(x, keras.utils.PyDataset):
             return _AugmentedPyDataset(checked_source(x, y, sample_weight), self._on_host(), step, training)
         if brings_batches(x):
