@@ -68,23 +68,27 @@ class SimpleContrastiveLoss(EmbeddingLoss):
                 f"has no exponentials to weigh. Received: negatives={type(weighing).__name__}."
             )
 
+    def losses_of_pairs(self, similarity: Tensor, pairs: Pairs) -> Tensor:
+        kept = self.negatives.keep(keras.ops.stop_gradient(similarity), pairs.negative)
+        return simple_losses(similarity, Pairs(pairs.positive, pairs.negative & kept), self.weight)
+
     def _losses_of(self, comparison: Comparison) -> AnchorLosses:
+        """The same in tiles, from four sums for each anchor."""
         block = self._block(comparison)
         if block is None or self.negatives.whole_rows:
             return super()._losses_of(comparison)
-        reducers = [Sum("positive"), Count("positive"), Sum("negative"), Count("negative")]
-        choice = {"allows": self.negatives.allows, "hardest": self.negatives.hardest}
-        logits = Logits(tf.identity, holder=self.negatives)
         attraction, positives, repulsion, negatives = reduce_pairs(
-            comparison, reducers, logits, block=block, precision=self.precision, **choice
+            comparison,
+            [Sum("positive"), Count("positive"), Sum("negative"), Count("negative")],
+            Logits(tf.identity, holder=self.negatives),
+            block=block,
+            precision=self.precision,
+            allows=self.negatives.allows,
+            hardest=self.negatives.hardest,
         ).joined()
         weight = 1.0 / tf.maximum(negatives, 1.0) if self.weight is None else self.weight
         losses = weight * repulsion - attraction / tf.maximum(positives, 1.0)
         return AnchorLosses(tf.where(positives > 0, losses, 0.0), positives > 0)
-
-    def losses_of_pairs(self, similarity: Tensor, pairs: Pairs) -> Tensor:
-        kept = self.negatives.keep(keras.ops.stop_gradient(similarity), pairs.negative)
-        return simple_losses(similarity, Pairs(pairs.positive, pairs.negative & kept), self.weight)
 
     def get_config(self) -> Config:
         negatives = keras.saving.serialize_keras_object(self.negatives)
