@@ -579,7 +579,8 @@ class ContrastiveModel(keras.Model):
 
     def _validation(self, data: Structure, batch_size: int | None) -> BatchSource:
         data = tuple(data) if isinstance(data, (tuple, list)) else (data,)
-        return self._evaluated(*keras.utils.unpack_x_y_sample_weight(data), batch_size)
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        return self._evaluated(x, y, sample_weight, batch_size)
 
     def _evaluated(
         self, x: DataSource, y: Structure | None, sample_weight: Structure | None, batch_size: int | None
