@@ -17,6 +17,7 @@ Needs the extras tf, images, evaluation and plots.
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
 import subprocess
@@ -32,7 +33,6 @@ from matplotlib.figure import Figure
 import keras_tfcl
 from keras_tfcl.atomic_write import atomic_write
 from keras_tfcl.data import image_batches, image_views
-from keras_tfcl.diagnostics import write_table
 from keras_tfcl.evaluation import knn_accuracy, linear_accuracy
 from keras_tfcl.models import build_backbone
 
@@ -177,16 +177,19 @@ def rows(method: str, seed: int, options: argparse.Namespace) -> Iterator[Row]:
         }
 
 
-def rounded(value: object) -> object:
-    return f"{value:.4f}" if isinstance(value, float) else value
-
-
 def write(options: argparse.Namespace) -> None:
     """The table and the curves of all runs so far."""
     found = [*rows("raw pixels", 0, options)]
     found += [row for method in METHODS for seed in options.seeds for row in rows(method, seed, options)]
     path = options.results / f"photographs_{options.folder.name}.csv"
-    write_table(path, [{name: rounded(row.get(name, "")) for name in FIELDS} for row in found])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, FIELDS, restval="")
+        writer.writeheader()
+        for row in found:
+            writer.writerow(
+                {name: f"{value:.4f}" if isinstance(value, float) else value for name, value in row.items()}
+            )
     figure = Figure(figsize=(6, 4), layout="constrained")
     axis = figure.subplots()
     for color, method in enumerate(dict.fromkeys(row["method"] for row in found)):
