@@ -12,6 +12,7 @@ from fastapi.responses import HTMLResponse
 from keras_tfcl.export.runtime.encoder import OnnxEncoder
 from keras_tfcl.export.runtime.index import Index
 from keras_tfcl.export.server.errors import add_error_handlers
+from keras_tfcl.export.server.fast_route import FastRoutes
 from keras_tfcl.export.server.gate import Gate
 from keras_tfcl.export.server.inference import add_inference_routes
 from keras_tfcl.export.server.openai import add_openai_routes
@@ -47,7 +48,7 @@ def create_app(encoder: OnnxEncoder, settings: ServerSettings | None = None, ind
         await service.batcher.stop()
 
     app = FastAPI(title="keras_tfcl", version=VERSION, lifespan=lifespan)
-    app.state.service = service
+    app.state.service, app.state.fast_routes = service, {}
     add_error_handlers(app)
     for add_routes in (add_openai_routes, add_inference_routes, add_search_routes):
         add_routes(app, service)  # not by routers, through which FastAPI takes a tenth longer to find a route
@@ -57,6 +58,7 @@ def create_app(encoder: OnnxEncoder, settings: ServerSettings | None = None, ind
     async def page() -> HTMLResponse:
         return HTMLResponse(PAGE.read_text(), headers={"Content-Security-Policy": POLICY})
 
+    app.add_middleware(FastRoutes, routes=app.state.fast_routes)
     app.add_middleware(Gate, settings=settings, metrics=service.metrics)
     return app
 

@@ -72,7 +72,7 @@ def add_inference_routes(app: FastAPI, service: Service) -> None:
 
 def _add_model_routes(app: FastAPI, service: Service, path: str) -> None:
     async def infer(request: Request) -> Response:
-        check_model(service, request.path_params["name"])
+        check_model(service, request.path_params.get("name"))  # by the fast route there is no other
         asked, tail = _parse(await request.body(), request.headers.get(HEADER))
         rows = _rows(service, asked, tail)
         vectors = await service.embed(request, RequestRows([rows], len(rows[0])))
@@ -83,7 +83,7 @@ def _add_model_routes(app: FastAPI, service: Service, path: str) -> None:
         "parameters": [{"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}],
         "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
     }
-    add_fast_route(app, path + "/infer", infer, tags=TAGS, openapi_extra=described)
+    add_fast_route(app, path + "/infer", infer, service.name, tags=TAGS, openapi_extra=described)
 
     @app.get(path, tags=TAGS)
     async def model(name: str) -> dict[str, object]:
@@ -156,17 +156,23 @@ def _array(tensor: Tensor, binary: memoryview | None) -> np.ndarray:
         raise InputError(f"`datatype` must be one of {', '.join(DATATYPES)}. Received: {tensor.datatype!r}.")
     dtype = np.dtype(DATATYPES[tensor.datatype]).newbyteorder("<")
     try:
-        values = np.frombuffer(binary, dtype) if binary is not None else np.asarray(tensor.data or [])
-        with np.errstate(over="raise", invalid="raise"):
-            array = values.astype(dtype.newbyteorder("="), copy=False).reshape(tensor.shape)
-        if values.dtype.kind not in "biuf" or (dtype.kind != "f" and not np.array_equal(array.ravel(), values.ravel())):
-            raise ValueError("values of another type")
-        return array
+        values = np.frombuffer(binary, dtype) if binary is not None else _exactly(tensor.data or [], dtype)
+        return values.astype(dtype.newbyteorder("="), copy=False).reshape(tensor.shape)
     except (ValueError, TypeError, OverflowError, FloatingPointError) as error:
         raise InputError(
             f"A tensor must hold as many values as its shape says, of its type. Received: {tensor.name} of shape "
             f"{tensor.shape} and type {tensor.datatype}: {error}."
         ) from error
+
+
+def _exactly(data: list[object], dtype: np.dtype[np.generic]) -> np.ndarray:
+    """The values as an array of a type that holds them; floats may be rounded."""
+    values = np.asarray(data)
+    with np.errstate(over="raise", invalid="raise"):
+        array = values.astype(dtype)
+    if values.dtype.kind not in "biuf" or (dtype.kind != "f" and not np.array_equal(array, values)):
+        raise ValueError("values of another type")
+    return array
 
 
 def _respond(name: str, asked: InferenceRequest, vectors: np.ndarray) -> Response:

@@ -20,7 +20,7 @@ from keras_tfcl.export.runtime.index import Index
 from keras_tfcl.export.runtime.inputs import split_inputs
 from keras_tfcl.export.runtime.tokens import Tokens, rows_in_run
 from keras_tfcl.export.runtime.typing import Inputs
-from keras_tfcl.export.server.batching import MicroBatcher, Rows
+from keras_tfcl.export.server.batching import MicroBatcher, Rows, drop
 from keras_tfcl.export.server.errors import RequestError
 from keras_tfcl.export.server.metrics import Metrics
 from keras_tfcl.export.server.settings import ServerSettings
@@ -99,16 +99,18 @@ class Service:
         """Embeddings of the inputs of a request, in their order, unless its client goes away before."""
         work = self.batcher.embed(inputs.parts)
         gone = asyncio.create_task(_disconnected(request))
-        either: set[asyncio.Future[Any]] = {work, gone}
+        gone.add_done_callback(lambda _: drop(work))
         try:
-            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-            if not work.done():
-                raise ClientDisconnect
-            embeddings = np.concatenate(work.result())
-            return embeddings if inputs.order is None else embeddings[np.argsort(inputs.order)]
+            parts = [await part for part in work]
+        except asyncio.CancelledError as error:
+            if gone.done():
+                raise ClientDisconnect from error
+            raise
         finally:
-            work.cancel()  # nobody waits for its rows any more; no effect on what is done
+            drop(work)
             gone.cancel()
+        embeddings = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return embeddings if inputs.order is None else embeddings[np.argsort(inputs.order)]
 
     async def read(self, items: Sequence[object]) -> RequestRows:
         """What the encoder takes, from the items of a request: texts, images as bytes or base64, or numbers.
