@@ -8,6 +8,7 @@ and the next write to the same target removes it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import glob
 import os
@@ -16,6 +17,9 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextlib.contextmanager
@@ -29,6 +33,7 @@ def atomic_write(path: Path, replace: bool = True) -> Iterator[Path]:
 
     Raises:
         ValueError, FileNotFoundError, IsADirectoryError: as `check_target`.
+        OSError: the disk is full; the message says how much was written.
     """
     check_target(path)
     with contextlib.ExitStack() as stack:
@@ -38,7 +43,12 @@ def atomic_write(path: Path, replace: bool = True) -> Iterator[Path]:
             folder.mkdir()
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
             stack.enter_context(_locked(folder))
-        yield folder / path.name
+        try:
+            yield folder / path.name
+        except OSError as error:
+            if error.errno in _NO_ROOM:
+                raise _in_words(error, folder, path) from error
+            raise
         _move(folder, path, replace)
 
 
@@ -78,6 +88,15 @@ def write_synced(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _in_words(error: OSError, folder: Path, path: Path) -> OSError:
+    written, free = sum(file.stat().st_size for file in folder.iterdir()), shutil.disk_usage(folder).free
+    return OSError(
+        error.errno,
+        f"The disk must have room for {path}. Received: {os.strerror(error.errno or 0)}, after {written:,} bytes of it; "
+        f"{free:,} bytes were free then. Make room, or write to another disk.",
+    )
 
 
 def _move(folder: Path, path: Path, replace: bool) -> None:

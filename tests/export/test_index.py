@@ -142,6 +142,24 @@ def test_a_file_that_is_replaced_while_it_is_read_comes_whole(tmp_path, monkeypa
         np.testing.assert_array_equal(Index.load(path)._vectors, written._vectors)
 
 
+def test_a_file_that_is_written_in_place_is_refused(tmp_path):
+    path = tmp_path / "x.index"
+    for content in ("of the same size", b""):  # other vectors for these ids, or none: the process would be killed
+        index = Index(4)
+        index.add(np.eye(4))
+        index.save(path)
+        os.utime(path, (1, 1))
+        loaded = Index.load(path)
+        index.save(path)  # beside it
+        assert loaded.search(np.eye(4)) == index.search(np.eye(4))
+        loaded = Index.load(path)
+        os.utime(path, (1, 1))
+        path.write_bytes(path.read_bytes() if content else b"")
+        for use in (loaded.search, lambda _: loaded.save(path)):
+            with pytest.raises(ModelFileError, match="must not be written in place"):
+                use(np.eye(4))
+
+
 @pytest.mark.parametrize("precision", ["float32", "int8", "binary"])
 def test_an_empty_index_finds_nothing(precision):
     assert Index(4, precision).search(np.eye(4)) == [[]] * 4
