@@ -275,7 +275,7 @@ class Index:
         return f"Index({len(self)} vectors of {self.dimension}, {search}, weights {_short(self.weights_hash)})"
 
     def _check_unchanged(self) -> None:
-        """Raise if a program has written into the file, not beside it: its vectors are not those of the ids any more."""
+        """Raise if a program has written into the file and not beside it, so that its vectors are others."""
         path, before = self._opened or (Path(), ())
         now = version_of(path)
         if before and now[:2] == before[:2] and now != before:

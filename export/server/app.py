@@ -35,6 +35,7 @@ def create_app(encoder: OnnxEncoder, settings: ServerSettings | None = None, ind
 
     Raises:
         InputError: the index was filled by another encoder.
+        ModelFileError: the model does not give the embeddings that its file records.
     """
     settings = settings or ServerSettings()
     if index is not None:
@@ -43,7 +44,7 @@ def create_app(encoder: OnnxEncoder, settings: ServerSettings | None = None, ind
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        await service.start()
+        service.batcher.start()
         yield
         await service.batcher.stop()
 
@@ -70,8 +71,8 @@ def _add_monitoring(app: FastAPI, service: Service) -> None:
 
     @app.get("/health/ready", tags=["Monitoring"])
     async def ready(response: Response) -> dict[str, object]:
-        response.status_code = 200 if service.not_ready is None else 503
-        return {"status": service.not_ready or "ready", "provider": service.encoder.providers[0]}
+        response.status_code = 503 if service.stopping else 200
+        return {"status": "stopping" if service.stopping else "ready", "provider": service.encoder.providers[0]}
 
     @app.get("/metrics", tags=["Monitoring"])
     async def metrics() -> Response:

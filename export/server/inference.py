@@ -66,8 +66,8 @@ def add_inference_routes(app: FastAPI, service: Service) -> None:
 
     @app.get("/v2/health/ready", tags=TAGS)
     async def ready(response: Response) -> dict[str, bool]:
-        response.status_code = 200 if service.not_ready is None else 503
-        return {"ready": service.not_ready is None}
+        response.status_code = 503 if service.stopping else 200
+        return {"ready": not service.stopping}
 
 
 def _add_model_routes(app: FastAPI, service: Service, path: str) -> None:
@@ -104,8 +104,8 @@ def _add_model_routes(app: FastAPI, service: Service, path: str) -> None:
     @app.get(path + "/ready", tags=TAGS)
     async def model_ready(name: str, response: Response) -> dict[str, object]:
         check_model(service, name)
-        response.status_code = 200 if service.not_ready is None else 503
-        return {"name": service.name, "ready": service.not_ready is None}
+        response.status_code = 503 if service.stopping else 200
+        return {"name": service.name, "ready": not service.stopping}
 
 
 def _dimensions(shape: tuple[int | None, ...]) -> list[int]:
@@ -176,8 +176,8 @@ def _exactly(data: list[object], dtype: np.dtype[np.generic]) -> np.ndarray:
 
 
 def _respond(name: str, asked: InferenceRequest, vectors: np.ndarray) -> Response:
-    wanted = next((output for output in asked.outputs if output.name == OUTPUT), None)
-    if asked.outputs and wanted is None:
+    wanted = asked.outputs[0] if asked.outputs else None
+    if any(output.name != OUTPUT for output in asked.outputs):
         raise RequestError(
             400, f"The model has one output, {OUTPUT!r}. Ask for it, or leave out `outputs`.", "invalid_request"
         )

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 from starlette.requests import ClientDisconnect, Request
 
-from keras_tfcl.export.errors import ExportError, InputError
+from keras_tfcl.export.errors import InputError, ModelFileError
 from keras_tfcl.export.runtime.encoder import OnnxEncoder
 from keras_tfcl.export.runtime.golden_inputs import check_golden_inputs
 from keras_tfcl.export.runtime.index import Index
@@ -53,6 +53,9 @@ class Service:
         encoder: the encoder to serve.
         settings: of the server.
         index: what `/v1/search` looks in.
+
+    Raises:
+        ModelFileError: the model does not give the embeddings that its file records.
     """
 
     def __init__(self, encoder: OnnxEncoder, settings: ServerSettings, index: Index | None = None) -> None:
@@ -62,27 +65,24 @@ class Service:
         self.name = settings.model_name or encoder.path.stem
         self.metrics = Metrics()
         self.metrics.model.info({"name": self.name, "provider": encoder.providers[0]})
-        self.not_ready: str | None = "starting"  # why, or None
+        self.stopping = False
         self.batcher = MicroBatcher(
             self._encode, settings.max_batch_size, settings.max_queue, settings.batch_wait_ms / 1e3, self.metrics
         )
-
-    async def start(self) -> None:
-        """Warms the model up, checks that it gives the embeddings recorded in its file, and becomes ready."""
-        self.batcher.start()
-        try:
-            await asyncio.to_thread(self._self_test)
-            self.not_ready = None
-        except ExportError as error:
-            self.not_ready = f"self-test failed: {error}"
+        self._self_test()
 
     def _self_test(self) -> None:
+        """Warms the model up, and checks that it gives the embeddings recorded in its file."""
         metadata = self.encoder.metadata
         if metadata.get("probes"):
             parity = check_golden_inputs(self.encoder)
             coarse = "quantization" in metadata or self.encoder.providers[0] != "CPUExecutionProvider"
             if not parity.passed and not (coarse and parity.min_cosine >= COARSE_COSINE):
-                raise ExportError(f"{self.encoder.path} does not give the embeddings recorded in it on this machine")
+                raise ModelFileError(
+                    f"A model must give the embeddings that its file records before it serves. Received: "
+                    f"{self.encoder.path} with others on this machine: {parity}. Export it again, or install the "
+                    f"onnxruntime that it was exported with."
+                )
         if all(isinstance(side, int) for spec in self.encoder.inputs for side in spec.shape[1:]):
             self.encoder.warmup((1, self.settings.max_batch_size))
         elif self.encoder.takes_text:

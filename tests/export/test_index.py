@@ -155,9 +155,9 @@ def test_a_file_that_is_written_in_place_is_refused(tmp_path):
         loaded = Index.load(path)
         os.utime(path, (1, 1))
         path.write_bytes(path.read_bytes() if content else b"")
-        for use in (loaded.search, lambda _: loaded.save(path)):
+        for use, argument in ((loaded.search, np.eye(4)), (loaded.save, path)):
             with pytest.raises(ModelFileError, match="must not be written in place"):
-                use(np.eye(4))
+                use(argument)
 
 
 @pytest.mark.parametrize("precision", ["float32", "int8", "binary"])
