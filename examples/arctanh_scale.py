@@ -9,12 +9,13 @@ It is exp(entropy of their shares) divided by their number, so that 1 is the sim
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 from scipy.special import polygamma
+
+from keras_tfcl.diagnostics import write_table
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -28,14 +29,10 @@ NEGATIVES, PAIRS, SEED = 510, 20_000, 0
 
 def main() -> None:
     rng = np.random.default_rng(SEED)
-    rows = [spread_around(mean, 128, rng) for mean in MEANS]
+    rows = [row for mean in MEANS for row in spread_around(mean, 128, rng)]
     rows += [effective_share(name, dimension, rng) for name in SCALES for dimension in DIMENSIONS]
-    RESULTS.mkdir(exist_ok=True)
-    with open(RESULTS / "arctanh_scale.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, ["figure", "curve", "x", "y"], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(row for group in rows for row in group)
-    draw([row for group in rows for row in group])
+    write_table(RESULTS / "arctanh_scale.csv", rows)
+    draw(rows)
     for d in DIMENSIONS:
         exact = np.sqrt(polygamma(1, (d - 1) / 2) / 2)
         print(f"D = {d}: unit variance needs c = {1 / exact:.3f}; √(D - 2) = {np.sqrt(d - 2):.3f}")
@@ -46,26 +43,22 @@ def spread_around(mean: float, dimension: int, rng: np.random.Generator) -> list
     a = rng.normal(size=(PAIRS, dimension))
     b = mean * a + np.sqrt(1 - mean**2) * rng.normal(size=(PAIRS, dimension))
     cosine = np.sum(a * b, 1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+    curves = {"√(D - 2)·s": cosine, "√(D - 2)·arctanh(s)": np.arctanh(cosine)}
     scale = np.sqrt(dimension - 2)
     return [
-        {"figure": "spread", "curve": "√(D - 2)·s", "x": mean, "y": round(float(scale * cosine.std()), 4)},
-        {
-            "figure": "spread",
-            "curve": "√(D - 2)·arctanh(s)",
-            "x": mean,
-            "y": round(float(scale * np.arctanh(cosine).std()), 4),
-        },
+        {"figure": "spread", "curve": name, "x": mean, "y": round(float(scale * values.std()), 4)}
+        for name, values in curves.items()
     ]
 
 
-def effective_share(name: str, dimension: int, rng: np.random.Generator) -> list[dict[str, object]]:
+def effective_share(name: str, dimension: int, rng: np.random.Generator) -> dict[str, object]:
     """Measures which share of the negatives counts for an anchor among random embeddings, by the entropy."""
     x = rng.normal(size=(200, NEGATIVES, dimension))
     cosine = x[..., 0] / np.linalg.norm(x, axis=-1)
     weights = np.exp(SCALES[name](dimension) * np.arctanh(cosine))
     share = weights / weights.sum(1, keepdims=True)
     effective = np.exp(-(share * np.log(share)).sum(1)) / NEGATIVES
-    return [{"figure": "share", "curve": name, "x": dimension, "y": round(float(effective.mean()), 4)}]
+    return {"figure": "share", "curve": name, "x": dimension, "y": round(float(effective.mean()), 4)}
 
 
 def draw(rows: list[dict[str, object]]) -> None:

@@ -39,6 +39,8 @@ Augmenter: TypeAlias = Callable[..., Structure] | SeededAugmenter
 LabelledData: TypeAlias = tuple[Structure, np.typing.ArrayLike] | tf.data.Dataset
 # A loss, its name or what computes one.
 Loss: TypeAlias = str | keras.losses.Loss | Callable[[Tensor, Tensor], Tensor]
+# What `dtype=` takes.
+DType: TypeAlias = str | keras.dtype_policies.DTypePolicy
 # Metrics or their names, alone or in lists and dictionaries as `compile` takes them.
 Metrics: TypeAlias = str | keras.metrics.Metric | Sequence["Metrics"] | Mapping[str, "Metrics"]
 # What `get_config` returns: numbers, strings, and lists and dictionaries of them.

@@ -59,7 +59,6 @@ def test_temperature_of_the_demo(temperature, expected, monkeypatch):
 
 
 SCRIPTS = {
-    "supcon.py": "trained encoder",
     "clip_pairs.py": "temperature learned",
     "simclr.py": "trained encoder",
     "moco.py": "trained encoder",

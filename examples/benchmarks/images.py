@@ -9,10 +9,10 @@ from typing import NamedTuple
 import keras
 import numpy as np
 import tensorflow as tf
-from harness import DATA, RUNS
+from harness import DATA, RUNS, packed
 
 import keras_tfcl
-from keras_tfcl.atomic_write import atomic_write
+from keras_tfcl.atomic_write import atomic_write, write_atomically
 
 CACHE = RUNS / "images"
 
@@ -53,7 +53,8 @@ def cifar10() -> tuple[np.ndarray, ...]:
         data = keras_tfcl.data.load_images("cifar10")
         return data.train_images, data.train_labels, data.test_images, data.test_labels
     if not cache.exists():
-        write_npz(cache, *decode(archive, "train"), *decode(archive, "test"))
+        arrays = (*decode(archive, "train"), *decode(archive, "test"))
+        write_atomically(cache, packed({str(number): array for number, array in enumerate(arrays)}))
     with np.load(cache) as arrays:
         return tuple(arrays[name] for name in arrays)
 
@@ -64,12 +65,6 @@ def decode(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
         files = sorted(name for name in archive.namelist() if name.endswith(".jpg") and f"/{split}/" in name)
         images = [tf.io.decode_jpeg(archive.read(file), channels=3).numpy() for file in files]
     return np.stack(images), np.unique([PurePosixPath(file).parts[-2] for file in files], return_inverse=True)[1]
-
-
-def write_npz(path: Path, *arrays: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as draft:
-        np.savez(draft, *arrays)
 
 
 class Views(keras.utils.PyDataset):

@@ -7,14 +7,12 @@ Images as in image_classification.py, for half as long. Everything is chosen and
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 
 import keras
 import numpy as np
 from harness import Metrics, Task, Trained, main
-from image_classification import accuracies, features, train_encoder
-from images import Images, load
+from image_classification import accuracies, features, images, train_encoder
 
 from keras_tfcl.evaluation import embed
 
@@ -42,11 +40,6 @@ class ScaleLaw(Task):
 
     def validate(self, dataset: str, outputs: Mapping[str, np.ndarray]) -> Metrics:
         return accuracies(outputs, "validation")
-
-
-@functools.cache
-def images(tiny: bool) -> Images:
-    return load(tiny, train=10_000, validation=5_000)
 
 
 if __name__ == "__main__":

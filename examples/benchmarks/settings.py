@@ -13,7 +13,7 @@ from keras import ops
 import keras_tfcl
 from keras_tfcl.losses import EmbeddingLoss
 from keras_tfcl.ops.masks import Pairs
-from keras_tfcl.typing import Config, Tensor
+from keras_tfcl.typing import Tensor
 
 TEMPERATURES = (0.05, 0.07, 0.1, 0.2, 0.3, 0.5, 1.0)
 Build = Callable[..., keras.losses.Loss]  # (dimension, **keywords of keras_tfcl.ContrastiveLoss)
@@ -40,9 +40,6 @@ class PositivePairScaling(EmbeddingLoss):
         logits = similarity / ops.stop_gradient(ops.maximum(2 - 2 * mean, 0.01))
         compared = ops.where(pairs.positive | pairs.negative, logits, -1e30)
         return ops.logsumexp(compared, axis=1) - ops.sum(positive * logits, axis=1) / ops.maximum(count, 1)
-
-    def get_config(self) -> Config:
-        return super().get_config()
 
 
 def fisher_scale(dimension: int) -> float:

@@ -45,15 +45,8 @@ def draw(results: Sequence[Result], path: Path) -> None:
     axes.barh(positions, means, color=colours, alpha=0.6, height=0.7)
     for index, result in enumerate(results):
         values = [regrets(results, name)[index] for name in methods]
-        axes.plot(
-            values,
-            positions,
-            linestyle="",
-            marker="osD^vP*X<>hp"[index % 12],
-            label=result.dataset,
-            markersize=6,
-            alpha=0.8,
-        )
+        marker = "osD^vP*X<>hp"[index % 12]
+        axes.plot(values, positions, marker, label=result.dataset, markersize=6, alpha=0.8)
     axes.set_yticks(positions, [LABELS[name] for name in methods])
     axes.axvline(0, color="black", linewidth=0.8)
     axes.axvline(1, color="grey", linewidth=0.8, linestyle=":")

@@ -23,6 +23,8 @@ import keras
 import layer_cases
 from matrix_case import Case, Outcome, judge
 
+from keras_tfcl.diagnostics import write_table
+
 GROUPS = {
     "keras.applications": application_cases.CASES,
     "encoders": encoder_cases.CASES,
@@ -94,11 +96,7 @@ def _read(table: Path) -> dict[tuple[str, str], Row]:
 
 def _write(rows: Iterable[Row], table: Path, page: Path) -> None:
     ordered = sorted(rows, key=lambda row: (list(GROUPS).index(row.group), list(GROUPS[row.group]).index(row.case)))
-    table.parent.mkdir(exist_ok=True)
-    with table.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(Row.__annotations__), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(map(asdict, ordered))
+    write_table(table, [asdict(row) for row in ordered])
     page.write_text("\n".join(_page_lines(ordered)) + "\n", encoding="utf-8")
 
 

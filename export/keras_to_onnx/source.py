@@ -286,7 +286,7 @@ class Precision:
     def use_float32(self) -> None:
         for layer, _ in self._own:
             # not the public setter, which would write into a policy map that layers share
-            set_dtype_policy(layer, _in_float32(layer))
+            set_dtype_policy(layer, _computing_in("float32", layer))
 
     def use_own(self) -> None:
         for layer, policy in self._own:
@@ -306,6 +306,19 @@ def computing_in_float32(layers: Iterable[keras.Layer]) -> Iterator[Precision]:
 
 
 @contextlib.contextmanager
+def computing_in_float64(layers: Iterable[keras.Layer]) -> Iterator[None]:
+    """Make all layers compute in float64 inside the block."""
+    own = [(layer, dtype_policy(layer)) for layer in layers]
+    for layer, _ in own:
+        set_dtype_policy(layer, _computing_in("float64", layer))
+    try:
+        yield
+    finally:
+        for layer, policy in own:
+            set_dtype_policy(layer, policy)
+
+
+@contextlib.contextmanager
 def computing_as_built(precision: Precision) -> Iterator[None]:
     """Restore the original policies inside the block."""
     precision.use_own()
@@ -315,8 +328,8 @@ def computing_as_built(precision: Precision) -> Iterator[None]:
         precision.use_float32()
 
 
-def _in_float32(layer: keras.Layer) -> keras.dtype_policies.DTypePolicy:
+def _computing_in(dtype: str, layer: keras.Layer) -> keras.dtype_policies.DTypePolicy:
     get = require("keras", "tf").dtype_policies.get
-    policy = get(f"{layer.quantization_mode}_from_float32" if layer.quantization_mode else "float32")
+    policy = get(f"{layer.quantization_mode}_from_{dtype}" if layer.quantization_mode else dtype)
     set_variable_dtype(policy, layer.variable_dtype)  # so that Keras casts the weights of a policy such as float16
     return policy

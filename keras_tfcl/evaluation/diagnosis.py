@@ -59,96 +59,86 @@ def diagnose(
     if range_problem:
         return [Diagnosis("pixel range", range_problem, "Fix this before anything else.")]
     if not health.finite:
-        return [_DIVERGED]
+        return [_diagnosis("diverged", health)]
     collapse = _collapse(health)
     if in_training is not None and in_training.finite and _collapse(in_training) is None:
         if collapse is not None or health.effective_rank < 0.5 * in_training.effective_rank:
-            return [_batch_normalisation(health, in_training)]
+            return [_diagnosis("batch normalisation", health, in_training)]
     if collapse is not None:
-        return [collapse]
+        return [_diagnosis(collapse, health)]
     found = []
     if health.saturated > 0.5 and health.hardest_share > 0.5:
-        found.append(_temperature_too_small(health))
+        found.append("temperature too small")
     if health.near_duplicates > 0.01 and not supervised:
-        found.append(_duplicates(health))
+        found.append("duplicates")
     if health.positive_cosine > 0.99 and not supervised:
-        found.append(_augmentations_too_weak(health))
-    return found
+        found.append("augmentations too weak")
+    return [_diagnosis(name, health) for name in found]
 
 
-_DIVERGED = Diagnosis(
-    "diverged",
-    "The embeddings hold NaN or Inf: the training has diverged.",
-    "Lower the learning rate, set the optimizer's `clipnorm=1.0`, and look for broken values in the data.",
-)
-
-
-def _collapse(health: Health) -> Diagnosis | None:
-    largest = min(health.dimension, health.samples - 1)
+def _collapse(health: Health) -> str | None:
+    """The name of the collapse, if there is one."""
     if health.negative_cosine > 0.95:
-        return _point(health)
+        return "collapse to a point"
+    largest = _largest_rank(health)
     if health.effective_rank < max(1.5, 0.05 * largest) and largest >= 3:
-        return _few_directions(health, largest)
+        return "dimensional collapse"
     return None
 
 
-def _batch_normalisation(health: Health, in_training: Health) -> Diagnosis:
+def _largest_rank(health: Health) -> int:
+    return min(health.dimension, health.samples - 1)
+
+
+def _diagnosis(name: str, health: Health, in_training: Health | None = None) -> Diagnosis:
+    finding, action = _TEXTS[name]
     return Diagnosis(
-        "batch normalisation",
-        f"The embeddings are healthy in training mode (effective rank {in_training.effective_rank:.1f}, mean cosine of "
-        f"different samples {in_training.negative_cosine:.3f}) but not in inference mode, as `predict` computes them "
-        f"({health.effective_rank:.1f} and {health.negative_cosine:.3f}): the moving averages of BatchNormalization "
-        "lag behind the weights.",
-        "Call keras_tfcl.layers.recalibrate_batch_norm(model.encoder, x) before you use the encoder. For the next run "
-        "call keras_tfcl.layers.set_batch_norm_momentum(model, 0.9) before `compile`, or train for more steps.",
+        name, finding.format(health=health, in_training=in_training, largest=_largest_rank(health)), action
     )
 
 
-def _point(health: Health) -> Diagnosis:
-    return Diagnosis(
-        "collapse to a point",
-        f"All embeddings point in the same direction (mean cosine of different samples {health.negative_cosine:.3f}): "
+# The finding and the action of each diagnosis.
+_TEXTS = {
+    "diverged": (
+        "The embeddings hold NaN or Inf: the training has diverged.",
+        "Lower the learning rate, set the optimizer's `clipnorm=1.0`, and look for broken values in the data.",
+    ),
+    "batch normalisation": (
+        "The embeddings are healthy in training mode (effective rank {in_training.effective_rank:.1f}, mean cosine of "
+        "different samples {in_training.negative_cosine:.3f}) but not in inference mode, as `predict` computes them "
+        "({health.effective_rank:.1f} and {health.negative_cosine:.3f}): the moving averages of BatchNormalization lag "
+        "behind the weights.",
+        "Call keras_tfcl.layers.recalibrate_batch_norm(model.encoder, x) before you use the encoder. For the next run "
+        "call keras_tfcl.layers.set_batch_norm_momentum(model, 0.9) before `compile`, or train for more steps.",
+    ),
+    "collapse to a point": (
+        "All embeddings point in the same direction (mean cosine of different samples {health.negative_cosine:.3f}): "
         "the encoder has collapsed to a point.",
         "If the loss falls nevertheless, the moving averages of BatchNormalization lag behind: give it momentum=0.9, "
         "or train for more steps. Otherwise use a loss with negatives and a batch of at least 64, lower the learning "
         "rate, and put BatchNormalization into the encoder or its projector. Labels, if given, must not all be equal.",
-    )
-
-
-def _few_directions(health: Health, largest: int) -> Diagnosis:
-    return Diagnosis(
-        "dimensional collapse",
-        f"The embeddings use {health.effective_rank:.1f} of {largest} possible dimensions: they have collapsed to few "
+    ),
+    "dimensional collapse": (
+        "The embeddings use {health.effective_rank:.1f} of {largest} possible dimensions: they have collapsed to few "
         "directions.",
         "Use a smaller temperature (or ArctanhInfoNCE with a larger scale), a projector before the loss, larger "
         "batches, and augmentations that keep what distinguishes the samples.",
-    )
-
-
-def _temperature_too_small(health: Health) -> Diagnosis:
-    return Diagnosis(
-        "temperature too small",
-        f"The softmax of {health.saturated:.0%} of the anchors rests on a single candidate, and the nearest negative "
-        f"gets {health.hardest_share:.0%} of the negatives' gradient: all other negatives teach nothing.",
+    ),
+    "temperature too small": (
+        "The softmax of {health.saturated:.0%} of the anchors rests on a single candidate, and the nearest negative "
+        "gets {health.hardest_share:.0%} of the negatives' gradient: all other negatives teach nothing.",
         "Use a larger temperature, between 0.1 and 0.5, or ArctanhInfoNCE with a smaller scale.",
-    )
-
-
-def _duplicates(health: Health) -> Diagnosis:
-    return Diagnosis(
-        "duplicates",
-        f"{health.near_duplicates:.1%} of the samples have a copy in the same set, and the loss pushes copies apart as "
+    ),
+    "duplicates": (
+        "{health.near_duplicates:.1%} of the samples have a copy in the same set, and the loss pushes copies apart as "
         "negatives.",
         "Remove copies from the data, give copies one label, or use "
         "ContrastiveLoss(..., negatives=WithoutNearDuplicates()).",
-    )
-
-
-def _augmentations_too_weak(health: Health) -> Diagnosis:
-    return Diagnosis(
-        "augmentations too weak",
-        f"The encoder hardly distinguishes two views of a sample (mean cosine {health.positive_cosine:.3f}): the task "
+    ),
+    "augmentations too weak": (
+        "The encoder hardly distinguishes two views of a sample (mean cosine {health.positive_cosine:.3f}): the task "
         "no longer teaches it anything.",
         "Use stronger augmentations, such as image_augmenter(kind, shape, strength=1.5), and check that the two views "
         "differ.",
-    )
+    ),
+}

@@ -7,7 +7,7 @@ from keras_tfcl import scaling as scaling_module
 from keras_tfcl.losses.embedding_loss import EmbeddingLoss
 from keras_tfcl.ops.comparison import Comparison
 from keras_tfcl.ops.info_nce import AnchorLosses, Statistics, statistics
-from keras_tfcl.typing import Config
+from keras_tfcl.typing import Config, DType
 
 
 @keras.saving.register_keras_serializable(package="keras_tfcl")
@@ -98,7 +98,7 @@ class ContrastiveLoss(EmbeddingLoss):
         block_size: str | int = "auto",
         reduction: str | None = "sum_over_batch_size",
         name: str = "contrastive_loss",
-        dtype: str | keras.dtype_policies.DTypePolicy | None = None,
+        dtype: DType | None = None,
         roles: tuple[str, ...] | None = None,
         symmetric: bool = False,
         ignore_class: int | None = None,

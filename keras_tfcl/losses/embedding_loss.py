@@ -16,7 +16,7 @@ from keras_tfcl.ops.info_nce import AnchorLosses
 from keras_tfcl.ops.masks import Pairs, as_labels
 from keras_tfcl.ops.pair_rule import PairRule
 from keras_tfcl.ops.pairwise import check_precision, losses_by_rows
-from keras_tfcl.typing import Config, Tensor, TensorLike
+from keras_tfcl.typing import Config, DType, Tensor, TensorLike
 
 
 class EmbeddingLoss(keras.losses.Loss):
@@ -49,7 +49,7 @@ class EmbeddingLoss(keras.losses.Loss):
         cross_view_only: bool = False,
         reduction: str | None = "sum_over_batch_size",
         name: str | None = None,
-        dtype: str | keras.dtype_policies.DTypePolicy | None = None,
+        dtype: DType | None = None,
         block_size: str | int = "auto",
         roles: tuple[str, ...] | None = None,
         symmetric: bool = False,

@@ -9,7 +9,7 @@ from keras import ops
 from keras_tfcl.losses.checks import check_embeddings
 from keras_tfcl.losses.reduction import broadcast_weight, reduce_losses
 from keras_tfcl.ops.scored_pairs import contrastive_pair_losses, cosent_loss, pair_cosines
-from keras_tfcl.typing import Config, Tensor, TensorLike
+from keras_tfcl.typing import Config, DType, Tensor, TensorLike
 from keras_tfcl.validation import positive_number
 
 
@@ -84,9 +84,7 @@ class CoSENTLoss(ScoredPairLoss):
     Reference: Huang et al. 2024, "CoSENT: Consistent Sentence Embedding via Similarity Ranking", IEEE/ACM TASLP.
     """
 
-    def __init__(
-        self, scale: float = 20.0, name: str = "cosent", dtype: str | keras.dtype_policies.DTypePolicy | None = None
-    ) -> None:
+    def __init__(self, scale: float = 20.0, name: str = "cosent", dtype: DType | None = None) -> None:
         super().__init__(name=name, reduction="sum_over_batch_size", dtype=dtype)
         self.scale = positive_number("scale", scale, "sentence-transformers uses 20.")
 
@@ -141,7 +139,7 @@ class PairContrastiveLoss(ScoredPairLoss):
         margin: float = 0.5,
         reduction: str | None = "sum_over_batch_size",
         name: str = "pair_contrastive",
-        dtype: str | keras.dtype_policies.DTypePolicy | None = None,
+        dtype: DType | None = None,
     ) -> None:
         super().__init__(name=name, reduction=reduction, dtype=dtype)
         self.margin = positive_number("margin", margin, "0.5 is usual.")

@@ -37,9 +37,8 @@ class SigmoidContrastiveLoss(EmbeddingLoss):
         scale: a positive number, the initial scale. Defaults to 10.
         bias: a finite number, the initial bias. Defaults to -10, because nearly all pairs are negatives.
         learnable: whether to train both, the scale through its logarithm. Defaults to True.
-        cross_view_only, reduction, name, dtype, block_size: of `ContrastiveLoss`.
-        **kwargs: `roles`, `symmetric`, `ignore_class`, `unlabelled_class`, `same_label`, `precision` of
-            `ContrastiveLoss`.
+        **kwargs: `cross_view_only`, `block_size`, `precision`, `reduction`, `name`, `dtype`, `roles`, `symmetric`,
+            `ignore_class`, `unlabelled_class`, `same_label` of `ContrastiveLoss`.
 
     Raises:
         ValueError: if `scale` is not positive and finite or `bias` not finite; and as `ContrastiveLoss`.
@@ -59,14 +58,11 @@ class SigmoidContrastiveLoss(EmbeddingLoss):
         scale: float = 10.0,
         bias: float = -10.0,
         learnable: bool = True,
-        cross_view_only: bool = False,
-        reduction: str | None = "sum_over_batch_size",
+        *,
         name: str = "sigmoid_contrastive",
-        dtype: str | keras.dtype_policies.DTypePolicy | None = None,
-        block_size: str | int = "auto",
         **kwargs: Any,
     ) -> None:
-        super().__init__(cross_view_only, reduction, name, dtype, block_size, **kwargs)
+        super().__init__(name=name, **kwargs)
         if not is_number(bias) or not math.isfinite(bias):
             raise ValueError(f"`bias` must be a finite number. Received: bias={bias!r}. SigLIP starts at -10.")
         self.scale = positive_number("scale", scale, "SigLIP starts at 10.")

@@ -7,7 +7,6 @@ import tensorflow as tf
 
 from keras_tfcl import negatives as negatives_module
 from keras_tfcl.losses.embedding_loss import EmbeddingLoss
-from keras_tfcl.negatives import WithoutNearDuplicates
 from keras_tfcl.ops.comparison import Comparison
 from keras_tfcl.ops.info_nce import AnchorLosses
 from keras_tfcl.ops.masks import Pairs
@@ -34,9 +33,8 @@ class SimpleContrastiveLoss(EmbeddingLoss):
         weight: a positive number. Defaults to None, which means 1 / M for the M chosen negatives of the anchor, so that
             the sum becomes their mean. (The paper does not state its weight.)
         negatives: `"all"`, or a choice among them such as `HardNegatives(top_k=64)`. Defaults to `"all"`.
-        cross_view_only, reduction, name, dtype, block_size: of `ContrastiveLoss`.
-        **kwargs: `roles`, `symmetric`, `ignore_class`, `unlabelled_class`, `same_label`, `precision` of
-            `ContrastiveLoss`.
+        **kwargs: `cross_view_only`, `block_size`, `precision`, `reduction`, `name`, `dtype`, `roles`, `symmetric`,
+            `ignore_class`, `unlabelled_class`, `same_label` of `ContrastiveLoss`.
 
     Raises:
         ValueError: if `weight` is not positive and finite, or `negatives` weighs instead of choosing
@@ -56,42 +54,41 @@ class SimpleContrastiveLoss(EmbeddingLoss):
         self,
         weight: float | None = None,
         negatives: str | negatives_module.Negatives = "all",
-        cross_view_only: bool = False,
-        reduction: str | None = "sum_over_batch_size",
+        *,
         name: str = "simple_contrastive",
-        dtype: str | keras.dtype_policies.DTypePolicy | None = None,
-        block_size: str | int = "auto",
         **kwargs: Any,
     ) -> None:
-        super().__init__(cross_view_only, reduction, name, dtype, block_size, **kwargs)
+        super().__init__(name=name, **kwargs)
         self.weight = None if weight is None else positive_number("weight", weight, "None takes 1 / negatives.")
         self.negatives = negatives_module.get(negatives)
         if self.negatives.weighs:
-            chosen = self.negatives
-            while isinstance(chosen, WithoutNearDuplicates):  # which weighs as what it guards does
-                chosen = chosen.negatives
+            weighing = getattr(self.negatives, "negatives", self.negatives)  # a guard weighs as what it guards does
             raise ValueError(
                 "`negatives` of SimpleContrastiveLoss must choose, as 'all' and HardNegatives do: it sums cosines, and "
-                f"has no exponentials to weigh. Received: negatives={type(chosen).__name__}."
+                f"has no exponentials to weigh. Received: negatives={type(weighing).__name__}."
             )
-
-    def _losses_of(self, comparison: Comparison) -> AnchorLosses:
-        block = self._block(comparison)
-        if block is None or self.negatives.whole_rows:
-            return super()._losses_of(comparison)
-        reducers = [Sum("positive"), Count("positive"), Sum("negative"), Count("negative")]
-        choice = {"allows": self.negatives.allows, "hardest": self.negatives.hardest}
-        logits = Logits(tf.identity, holder=self.negatives)
-        attraction, positives, repulsion, negatives = reduce_pairs(
-            comparison, reducers, logits, block=block, precision=self.precision, **choice
-        ).joined()
-        weight = 1.0 / tf.maximum(negatives, 1.0) if self.weight is None else self.weight
-        losses = weight * repulsion - attraction / tf.maximum(positives, 1.0)
-        return AnchorLosses(tf.where(positives > 0, losses, 0.0), positives > 0)
 
     def losses_of_pairs(self, similarity: Tensor, pairs: Pairs) -> Tensor:
         kept = self.negatives.keep(keras.ops.stop_gradient(similarity), pairs.negative)
         return simple_losses(similarity, Pairs(pairs.positive, pairs.negative & kept), self.weight)
+
+    def _losses_of(self, comparison: Comparison) -> AnchorLosses:
+        """The same in tiles, from four sums for each anchor."""
+        block = self._block(comparison)
+        if block is None or self.negatives.whole_rows:
+            return super()._losses_of(comparison)
+        attraction, positives, repulsion, negatives = reduce_pairs(
+            comparison,
+            [Sum("positive"), Count("positive"), Sum("negative"), Count("negative")],
+            Logits(tf.identity, holder=self.negatives),
+            block=block,
+            precision=self.precision,
+            allows=self.negatives.allows,
+            hardest=self.negatives.hardest,
+        ).joined()
+        weight = 1.0 / tf.maximum(negatives, 1.0) if self.weight is None else self.weight
+        losses = weight * repulsion - attraction / tf.maximum(positives, 1.0)
+        return AnchorLosses(tf.where(positives > 0, losses, 0.0), positives > 0)
 
     def get_config(self) -> Config:
         negatives = keras.saving.serialize_keras_object(self.negatives)

@@ -5,7 +5,7 @@ import keras
 from keras_tfcl import evaluation
 from keras_tfcl.metrics.of_positives import MeanOfPositives
 from keras_tfcl.ops.pair_rule import PairRule
-from keras_tfcl.typing import Config, TensorLike
+from keras_tfcl.typing import Config, DType, TensorLike
 from keras_tfcl.validation import positive_number
 
 
@@ -50,11 +50,7 @@ class Alignment(MeanOfPositives):
     """
 
     def __init__(
-        self,
-        alpha: float = 2.0,
-        name: str = "alignment",
-        dtype: str | keras.dtype_policies.DTypePolicy | None = "float32",
-        rule: PairRule | None = None,
+        self, alpha: float = 2.0, name: str = "alignment", dtype: DType | None = "float32", rule: PairRule | None = None
     ) -> None:
         super().__init__(name, dtype, rule)
         self.alpha = positive_number("alpha", alpha, "Use alpha=2.0, the squared distance.")

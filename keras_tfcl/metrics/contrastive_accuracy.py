@@ -5,7 +5,7 @@ import keras
 from keras_tfcl import evaluation
 from keras_tfcl.metrics.of_positives import MeanOfPositives
 from keras_tfcl.ops.pair_rule import PairRule
-from keras_tfcl.typing import Config, TensorLike
+from keras_tfcl.typing import Config, DType, TensorLike
 from keras_tfcl.validation import positive_integer
 
 
@@ -50,7 +50,7 @@ class ContrastiveAccuracy(MeanOfPositives):
         self,
         k: int = 1,
         name: str = "contrastive_accuracy",
-        dtype: str | keras.dtype_policies.DTypePolicy | None = "float32",
+        dtype: DType | None = "float32",
         rule: PairRule | None = None,
     ) -> None:
         super().__init__(name, dtype, rule)

@@ -6,7 +6,7 @@ from keras import ops
 
 from keras_tfcl.evaluation.geometry import rank_of_covariance
 from keras_tfcl.evaluation.pairs import flatten_views
-from keras_tfcl.typing import Config, TensorLike
+from keras_tfcl.typing import Config, DType, TensorLike
 from keras_tfcl.validation import positive_integer
 
 
@@ -49,10 +49,7 @@ class EffectiveRank(keras.Metric):
     """
 
     def __init__(
-        self,
-        dimension: int | None = None,
-        name: str = "effective_rank",
-        dtype: str | keras.dtype_policies.DTypePolicy | None = "float64",
+        self, dimension: int | None = None, name: str = "effective_rank", dtype: DType | None = "float64"
     ) -> None:
         super().__init__(name=name, dtype=dtype)
         self.dimension = dimension

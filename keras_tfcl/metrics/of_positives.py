@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from keras_tfcl.ops.pair_rule import PairRule
-from keras_tfcl.typing import Config
+from keras_tfcl.typing import Config, DType
 
 
 class MeanOfPositives(keras.metrics.Mean):
@@ -19,9 +19,7 @@ class MeanOfPositives(keras.metrics.Mean):
             are compared with all others, as by a loss without arguments.
     """
 
-    def __init__(
-        self, name: str, dtype: str | keras.dtype_policies.DTypePolicy | None, rule: PairRule | dict[str, Any] | None
-    ) -> None:
+    def __init__(self, name: str, dtype: DType | None, rule: PairRule | dict[str, Any] | None) -> None:
         super().__init__(name=name, dtype=dtype)
         self.given = keras.saving.deserialize_keras_object(rule) if isinstance(rule, dict) else rule
         self.rule: PairRule | None = self.given

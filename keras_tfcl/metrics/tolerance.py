@@ -3,7 +3,7 @@ from __future__ import annotations
 import keras
 
 from keras_tfcl import evaluation
-from keras_tfcl.typing import TensorLike
+from keras_tfcl.typing import DType, TensorLike
 
 
 @keras.saving.register_keras_serializable(package="keras_tfcl")
@@ -40,9 +40,7 @@ class Tolerance(keras.metrics.Mean):
     Reference: Wang and Liu 2021, "Understanding the Behaviour of Contrastive Loss", arXiv 2012.09740, eq. 11.
     """
 
-    def __init__(
-        self, name: str = "tolerance", dtype: str | keras.dtype_policies.DTypePolicy | None = "float32"
-    ) -> None:
+    def __init__(self, name: str = "tolerance", dtype: DType | None = "float32") -> None:
         super().__init__(name=name, dtype=dtype)
 
     def update_state(self, y_true: TensorLike, y_pred: TensorLike, sample_weight: TensorLike | None = None) -> None:

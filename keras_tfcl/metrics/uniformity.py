@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from keras_tfcl import evaluation
 from keras_tfcl.evaluation.geometry import check_width
-from keras_tfcl.typing import Config, TensorLike
+from keras_tfcl.typing import Config, DType, TensorLike
 
 
 @keras.saving.register_keras_serializable(package="keras_tfcl")
@@ -45,12 +45,7 @@ class Uniformity(keras.metrics.Mean):
     References: Wang and Isola 2020, arXiv 2005.10242; Wang and Liu 2021, arXiv 2012.09740, eq. 10.
     """
 
-    def __init__(
-        self,
-        t: float = 2.0,
-        name: str = "uniformity",
-        dtype: str | keras.dtype_policies.DTypePolicy | None = "float32",
-    ) -> None:
+    def __init__(self, t: float = 2.0, name: str = "uniformity", dtype: DType | None = "float32") -> None:
         super().__init__(name=name, dtype=dtype)
         self.t = check_width(t)
 

@@ -16,26 +16,8 @@ from keras_tfcl.typing import Augmenter, Loss, Structure
 from keras_tfcl.validation import positive_integer
 
 
-def check_arguments(
-    encoder: keras.Model | tuple[keras.Model, ...],
-    projector: keras.Layer | tuple[keras.Layer, ...] | None,
-    augmenter: Augmenter | None,
-    views: int,
-    supervised: bool,
-    momentum: object,
-    queue_size: object,
-    queue: str,
-    encoder_batch_size: object,
-) -> None:
-    """Raises ValueError for arguments of `ContrastiveModel` that are out of range or do not go together."""
-    _check_memory(momentum, queue_size, queue)
-    if encoder_batch_size is not None:
-        positive_integer("encoder_batch_size", encoder_batch_size, "None, the default, means the whole batch.")
-    _check_towers(encoder, projector)
-    _check_views(views, len(encoder) if isinstance(encoder, tuple) else 1, augmenter, supervised, queue)
-
-
-def _check_memory(momentum: object, queue_size: object, queue: str) -> None:
+def check_memory(momentum: object, queue_size: object, queue: str) -> None:
+    """Raises ValueError for a momentum or queue that is out of range, and where one of them needs the other."""
     if momentum is not None and (
         isinstance(momentum, bool) or not isinstance(momentum, Real) or not 0 <= float(momentum) < 1
     ):
@@ -59,9 +41,10 @@ def _check_memory(momentum: object, queue_size: object, queue: str) -> None:
         )
 
 
-def _check_towers(
+def check_towers(
     encoder: keras.Model | tuple[keras.Model, ...], projector: keras.Layer | tuple[keras.Layer, ...] | None
 ) -> None:
+    """Raises ValueError for what is no encoder or projector, and for tuples of them that do not fit."""
     several = isinstance(encoder, tuple)
     if several and len(encoder) < 2:
         raise ValueError(
@@ -82,7 +65,8 @@ def _check_towers(
             raise ValueError(f"`projector` must be a Keras model or layer. Received: {part!r}. Pass a ProjectionHead.")
 
 
-def _check_views(views: int, encoders: int, augmenter: Augmenter | None, supervised: bool, queue: str) -> None:
+def check_views(views: int, encoders: int, augmenter: Augmenter | None, supervised: bool, queue: str) -> None:
+    """Raises ValueError for views that the encoders cannot take, or without a positive for any sample."""
     positive_integer("views", views, "Two is usual.")
     if encoders > 1 and (views != encoders or augmenter is not None):
         raise ValueError(

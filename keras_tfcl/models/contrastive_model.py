@@ -17,15 +17,17 @@ from keras_tfcl.losses.loss_variables import layers_of_loss, leave_temperatures_
 from keras_tfcl.models import serving
 from keras_tfcl.models.augmentation import augments_on_device, compiles_with_xla
 from keras_tfcl.models.checks import (
-    check_arguments,
     check_class_weight,
     check_compiled,
     check_labels,
+    check_memory,
     check_no_split,
     check_replicas,
     check_several_views,
+    check_towers,
     check_trainable,
     check_tuple,
+    check_views,
     checked_loss,
     checked_seed,
 )
@@ -58,6 +60,7 @@ from keras_tfcl.typing import (
     Tensor,
     WeightStore,
 )
+from keras_tfcl.validation import positive_integer
 
 
 @keras.saving.register_keras_serializable(package="keras_tfcl")
@@ -166,9 +169,11 @@ class ContrastiveModel(keras.Model):
     ) -> None:
         encoder = tuple(encoder) if isinstance(encoder, list) else encoder
         projector = tuple(projector) if isinstance(projector, list) else projector
-        check_arguments(
-            encoder, projector, augmenter, views, supervised, momentum, queue_size, queue, encoder_batch_size
-        )
+        check_towers(encoder, projector)
+        check_views(views, len(encoder) if isinstance(encoder, tuple) else 1, augmenter, supervised, queue)
+        check_memory(momentum, queue_size, queue)
+        if encoder_batch_size is not None:
+            positive_integer("encoder_batch_size", encoder_batch_size, "None, the default, means the whole batch.")
         super().__init__(**kwargs)
         self.autocast = False  # encoder and projector cast for themselves; gradients add up in float32
         self.encoder = encoder  # layers are attributes: that is how Keras finds, saves and loads them
@@ -573,10 +578,8 @@ class ContrastiveModel(keras.Model):
         return x
 
     def _validation(self, data: Structure, batch_size: int | None) -> BatchSource:
-        if isinstance(data, (tuple, list)):
-            x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(tuple(data))
-        else:
-            x, y, sample_weight = data, None, None
+        data = tuple(data) if isinstance(data, (tuple, list)) else (data,)
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         return self._evaluated(x, y, sample_weight, batch_size)
 
     def _evaluated(

@@ -17,7 +17,7 @@ from PIL import Image
 
 import keras_tfcl
 from helpers.registered_set import define
-from keras_tfcl.data import image_batches, image_views
+from keras_tfcl.data import decoding, image_batches, image_views
 from keras_tfcl.data.decoding import decode_crops, decode_fitted, random_window
 from keras_tfcl.data.image_source import find_images
 from keras_tfcl.export.runtime.images import ImageRule
@@ -183,6 +183,17 @@ def test_odd_kinds_of_images_are_read_as_pillow_reads_them(kind):
     found = decode_crops(data, lambda h, w: [random_whole(h, w)], [(40, 50)])[0]
     assert np.abs(found.astype(int) - expected).max() <= 3  # two decoders of JPEG
     np.testing.assert_array_equal(decode_fitted(data, (40, 50)), expected)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_windows_of_a_large_jpeg_are_parts_of_the_whole_image(mode, monkeypatch):
+    data, rng = encoded(picture(120, 90).convert(mode)), np.random.default_rng(0)
+    windows = [random_window(rng, 120, 90, (0.08, 1.0), (3 / 4, 4 / 3)) for _ in range(5)]
+    parts = [decode_crops(data, lambda h, w: windows, [(24, 24)] * 5)]
+    monkeypatch.setattr(decoding, "WHOLE_UP_TO", 0)
+    parts.append(decode_crops(data, lambda h, w: windows, [(24, 24)] * 5))
+    apart = np.abs(np.subtract(*np.asarray(parts, "int16")))
+    assert apart.mean() < 0.05 and apart.max() <= 6  # colours are smoothed across the edge of a window
 
 
 def random_whole(height, width):

@@ -14,7 +14,7 @@ import keras_tfcl
 from helpers.onnx_files import run
 from keras_tfcl.export import ModelOutputError, NonFiniteError, UnsupportedLayerError, UnsupportedOpError, export_onnx
 from keras_tfcl.export import export as exporter
-from keras_tfcl.export.keras_to_onnx.golden_inputs import make_golden_inputs, rounding_noise
+from keras_tfcl.export.keras_to_onnx.golden_inputs import Golden, make_golden_inputs, rounding_noise
 from keras_tfcl.export.keras_to_onnx.kernel_logs import kernel_logs_held_back
 from keras_tfcl.export.keras_to_onnx.source import read_source
 
@@ -235,6 +235,17 @@ def test_an_embedding_that_is_rounding_noise_is_told_apart(tmp_path):
     assert constant.sum() >= 3
     assert noise[constant].max() > 10 * rounding_noise(source, usual, normalize=False).max()
     assert "call" not in vars(model.layers[0])
+
+
+def test_digits_that_the_model_loses_are_rounding_noise():
+    """TensorFlow adds 60,000 equal numbers one after another, and is off by more than the tolerance of a file."""
+    model = keras.Sequential([keras.Input((60_000, 4)), layers.GlobalAveragePooling1D()])
+    constant = np.full((1, 60_000, 4), 0.43, "float32")
+    reference = model(constant).numpy()
+    lost = np.abs(reference - 0.43).max()
+    assert lost > 1e-4 * 0.43
+    edge = Golden((constant,), reference, "a constant", edge=True)
+    assert rounding_noise(read_source(model, projector=False), edge, normalize=False) == pytest.approx([lost], rel=1e-3)
 
 
 class Branches(keras.layers.Layer):

@@ -78,19 +78,6 @@ def embeddings(views, size=8):
     return tf.constant(np.random.default_rng(0).normal(size=shape), "float32")
 
 
-def test_infonce_is_algorithm_1_of_simclr():
-    """Chen et al. 2020, written down for one batch: two views of each sample, the row number as the label."""
-    views, temperature = embeddings(2).numpy().astype("float64"), 0.5
-    z = views.reshape(2 * B, -1)  # views 0 and 1 of sample 0, of sample 1, ...
-    losses = []
-    for i in range(2 * B):
-        cosines = [z[i] @ z[j] / np.linalg.norm(z[i]) / np.linalg.norm(z[j]) for j in range(2 * B)]
-        others = [np.exp(cosines[j] / temperature) for j in range(2 * B) if j != i]
-        losses.append(-np.log(np.exp(cosines[i ^ 1] / temperature) / sum(others)))
-    value = keras_tfcl.InfoNCE(temperature)(np.arange(B), views)
-    np.testing.assert_allclose(value, np.mean(losses), rtol=1e-6)
-
-
 def check(loss, function, options, labels, x, weights=None):
     """Value and gradient, with a weight for each sample."""
     weights = np.ones(B) if weights is None else weights

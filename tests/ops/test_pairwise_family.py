@@ -8,10 +8,12 @@ import tensorflow as tf
 from hypothesis import strategies as st
 
 import keras_tfcl
+from helpers.gradients import value_and_gradient
 from keras_tfcl.losses.loss_variables import variables_of_loss
 from keras_tfcl.ops import Candidates
 from keras_tfcl.ops.comparison import Comparison
 from keras_tfcl.ops.pairwise import Count, Logits, LogSumExp, Softplus, reduce_pairs
+from keras_tfcl.ops.pairwise.tiles import Tiles
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*no embedding of this batch has")
 
@@ -303,6 +305,22 @@ def test_sigmoid_loss_in_one_loop_and_in_two(cross, jit, weights):
     np.testing.assert_allclose(received[0], expected[0], rtol=1e-5)
     for a, e in zip(received[1], expected[1], strict=True):
         np.testing.assert_allclose(a, e, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("weights", ["equal", "different"])
+def test_tiles_that_the_gradient_of_the_sigmoid_loss_visits(weights, monkeypatch):
+    visited, visit = [], Tiles.visit
+
+    def counted(tiles, body, state, number):
+        visited.append(int(number))
+        return visit(tiles, body, state, number)
+
+    monkeypatch.setattr(Tiles, "visit", counted)
+    z = np.random.default_rng(3).normal(size=(9, 2, 6)).astype("float32")
+    sample_weight = np.arange(1, 10, dtype="float32") if weights == "different" else None
+    value_and_gradient(keras_tfcl.SigmoidContrastiveLoss(block_size=4, learnable=False), z, None, sample_weight)
+    forward, backward = visited
+    assert backward == (forward if weights == "different" else 0)
 
 
 @pytest.mark.parametrize("reducer", [Softplus(), LogSumExp("all")])
