@@ -18,7 +18,6 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -94,8 +93,8 @@ def _in_words(error: OSError, folder: Path, path: Path) -> OSError:
     written, free = sum(file.stat().st_size for file in folder.iterdir()), shutil.disk_usage(folder).free
     return OSError(
         error.errno,
-        f"The disk must have room for {path}. Received: {os.strerror(error.errno or 0)}, after {written:,} bytes of it; "
-        f"{free:,} bytes were free then. Make room, or write to another disk.",
+        f"The disk must have room for {path}. Received: {os.strerror(error.errno or 0)}, after {written:,} bytes, "
+        f"with {free:,} bytes free. Make room, or write to another disk.",
     )
 
 
