@@ -53,6 +53,8 @@ Row = dict[str, object]
 def main() -> None:
     parser = argparse.ArgumentParser(description="SimCLR on photographs, beside lightly.")
     parser.add_argument("--data", required=True)
+    parser.add_argument("--backbone", default="resnet10")
+    parser.add_argument("--methods", nargs="*", choices=METHODS, default=METHODS)
     parser.add_argument("--image-size", type=int, default=32)
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--every", type=int, default=5, help="epochs between two points of a curve")
@@ -71,7 +73,7 @@ def main() -> None:
     options.train, options.test = options.folder / "train", options.folder / split
     embed(keras.layers.Flatten(), run_folder("raw pixels", 0, options), 0, float("nan"), options)
     for seed in options.seeds:
-        for method in METHODS:
+        for method in options.methods:
             if method in LOSSES:
                 fit(method, seed, options)
             elif options.peers:
@@ -93,9 +95,14 @@ def unpacked(data: str, where: Path) -> Path:
     return folder
 
 
+def data_name(options: argparse.Namespace) -> str:
+    """The name of the data, with the backbone unless it is the default."""
+    return options.folder.name + ("" if options.backbone == "resnet10" else f"_{options.backbone}")
+
+
 def run_folder(method: str, seed: int, options: argparse.Namespace) -> Path:
     """Where a run keeps its model and the embeddings of all images after some epochs, EPOCH.npz."""
-    name = f"{options.folder.name}_{options.image_size}_{method.replace(' ', '_')}_{options.epochs}_{seed}"
+    name = f"{data_name(options)}_{options.image_size}_{method.replace(' ', '_')}_{options.epochs}_{seed}"
     folder = options.runs / name
     folder.mkdir(parents=True, exist_ok=True)
     return folder
@@ -110,7 +117,7 @@ def fit(method: str, seed: int, options: argparse.Namespace) -> None:
         model = keras.models.load_model(saved)
     else:
         keras.utils.set_random_seed(seed)
-        encoder = build_backbone("resnet10", options.image_size)
+        encoder = build_backbone(options.backbone, options.image_size)
         model = keras_tfcl.ContrastiveModel(encoder, projector=keras_tfcl.ProjectionHead((256, 128)), seed=seed)
         steps = options.epochs * len(views)
         warm_up = steps // 20
@@ -181,7 +188,7 @@ def write(options: argparse.Namespace) -> None:
     """The table and the curves of all runs so far."""
     found = [*rows("raw pixels", 0, options)]
     found += [row for method in METHODS for seed in options.seeds for row in rows(method, seed, options)]
-    path = options.results / f"photographs_{options.folder.name}.csv"
+    path = options.results / f"photographs_{data_name(options)}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, FIELDS, restval="")

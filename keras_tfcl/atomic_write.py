@@ -8,6 +8,7 @@ and the next write to the same target removes it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import glob
 import os
@@ -29,9 +30,10 @@ def atomic_write(path: Path, replace: bool = True) -> Iterator[Path]:
 
     Raises:
         ValueError, FileNotFoundError, IsADirectoryError: as `check_target`.
+        OSError: the disk is full, in words.
     """
     check_target(path)
-    with contextlib.ExitStack() as stack:
+    with _full_disk_in_words(path), contextlib.ExitStack() as stack:
         with _locked(path.parent):  # or another process could take a folder that has no lock yet for abandoned
             _remove_abandoned(path)
             folder = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
@@ -40,6 +42,20 @@ def atomic_write(path: Path, replace: bool = True) -> Iterator[Path]:
             stack.enter_context(_locked(folder))
         yield folder / path.name
         _move(folder, path, replace)
+
+
+@contextlib.contextmanager
+def _full_disk_in_words(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise OSError(
+            error.errno,
+            f"{os.strerror(error.errno)} for {path}. It was not written, and what was there before is unchanged. Free "
+            "some space and try again.",
+        ) from error
 
 
 def write_atomically(path: str | os.PathLike[str], content: bytes, replace: bool = True) -> None:

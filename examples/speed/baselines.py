@@ -35,10 +35,13 @@ def own_scaling(package: Any) -> Any:
 
 
 def tf_dense(views: np.ndarray) -> Callable[[], Any]:
-    """Plain TensorFlow: one matrix, softmax cross-entropy, compiled by XLA."""
+    return _tensorflow(dense_loss(len(views)), views)
+
+
+def dense_loss(count: int) -> Callable[[Any], Any]:
+    """Plain TensorFlow: one matrix, softmax cross-entropy."""
     import tensorflow as tf
 
-    count = len(views)
     targets = tf.concat([tf.range(count) + count, tf.range(count)], 0)
 
     def loss(z: Any) -> Any:
@@ -46,7 +49,7 @@ def tf_dense(views: np.ndarray) -> Callable[[], Any]:
         logits = tf.linalg.set_diag(tf.matmul(u, u, transpose_b=True) / TEMPERATURE, tf.fill([2 * count], -1e9))
         return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits))
 
-    return _tensorflow(loss, views)
+    return loss
 
 
 def products(views: np.ndarray, block: int = 512) -> Callable[[], Any]:
@@ -85,19 +88,25 @@ def products(views: np.ndarray, block: int = 512) -> Callable[[], Any]:
 
 
 def torch_cross_entropy(views: np.ndarray, compiled: bool = False) -> Callable[[], Any]:
+    import torch
+
+    loss = torch_loss(len(views))
+    return _torch(torch.compile(loss) if compiled else loss, views)
+
+
+def torch_loss(count: int, device: str = "cpu") -> Callable[[Any, Any], Any]:
     """Plain torch: one matrix, cross-entropy; the usual implementation."""
     import torch
 
-    count = len(views)
-    targets = torch.cat([torch.arange(count) + count, torch.arange(count)])
-    diagonal = torch.eye(2 * count, dtype=torch.bool)
+    targets = torch.cat([torch.arange(count) + count, torch.arange(count)]).to(device)
+    diagonal = torch.eye(2 * count, dtype=torch.bool, device=device)
 
     def loss(a: Any, b: Any) -> Any:
         u = torch.nn.functional.normalize(torch.cat([a, b]), dim=1)
         logits = (u @ u.T / TEMPERATURE).masked_fill(diagonal, -1e9)
         return torch.nn.functional.cross_entropy(logits, targets)
 
-    return _torch(torch.compile(loss) if compiled else loss, views)
+    return loss
 
 
 def lightly(views: np.ndarray) -> Callable[[], Any]:

@@ -3,7 +3,7 @@
 The same ResNet-18 for 32 x 32 images, batch, loss and optimizer: `fit` of ContrastiveModel on ready-made views, `fit`
 that makes the views, a hand-written `tf.function` loop, and torch with lightly's loss (`--peers PYTHON`).
 Rounds alternate between libraries, so that a slow minute of the machine hits all of them; ratios are those within a
-round. Writes examples/results/speed_training.csv and .md.
+round. Writes examples/results/speed_training.csv and .md (`--output speed_training_gpu` on a GPU).
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import argparse
 import csv
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -29,7 +28,20 @@ BASELINES = {
     "fit, views made while training": ("training_keras.py", "augmented", "own"),
     "torch, lightly's NTXentLoss": ("training_torch.py", "loop", "peers"),
 }
-FIELDS = ["name", "xla", "round", "images_per_second", "seconds", "low", "high", "first", "ratio", "parameters", "note"]
+FIELDS = [
+    "name",
+    "xla",
+    "round",
+    "images_per_second",
+    "seconds",
+    "low",
+    "high",
+    "first",
+    "ratio",
+    "parameters",
+    "device",
+]
+FIELDS += ["note"]
 
 
 def main() -> None:
@@ -39,6 +51,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=64, help="channels of the first stage: 64 is ResNet-18")
     parser.add_argument("--steps", type=int, default=10, help="timed steps in a round, after one to warm up")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--output", default="speed_training", help="the name of both files of results")
     parser.add_argument("--xla", nargs="+", default=["on", "off"], choices=["on", "off"])
     options = parser.parse_args()
     rows: list[dict[str, Any]] = []
@@ -78,24 +91,26 @@ def measure(name: str, xla: str, options: argparse.Namespace) -> dict[str, Any]:
         },
         "first": float(f"{result['first']:.3g}"),
         "parameters": result["parameters"],
+        "device": result.get("device", ""),
     }
 
 
 def write(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
     RESULTS.mkdir(exist_ok=True)
-    with replaced(RESULTS / "speed_training.csv") as path, path.open("w", newline="") as file:
+    with replaced(RESULTS / f"{options.output}.csv") as path, path.open("w", newline="") as file:
         writer = csv.DictWriter(file, FIELDS)
         writer.writeheader()
         writer.writerows(rows)
-    with replaced(RESULTS / "speed_training.md") as path:
+    with replaced(RESULTS / f"{options.output}.md") as path:
         path.write_text(markdown(rows, options))
 
 
 def markdown(rows: list[dict[str, Any]], options: argparse.Namespace) -> str:
     """One line for each library: medians over the rounds."""
+    device = next((row["device"] for row in rows if row["device"]), "an unknown device")
     lines = [
         f"ResNet-18 (first stage {options.width} channels), two views of {options.batch} images of 32 x 32, float32, "
-        f"{os.cpu_count()} cores of {platform.machine()}; medians of {options.rounds} rounds of {options.steps} steps. "
+        f"{device}; medians of {options.rounds} rounds of {options.steps} steps. "
         "Ratio: seconds a step against the hand-written loop of the same round, lowest to highest.",
         "",
         "| what | XLA | images a second | seconds a step | ratio | parameters |",

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 END_OF_JPEG = b"\xff\xd9"
 ATTEMPTS = 10
+WHOLE_UP_TO = 400_000  # pixels: to decode a smaller JPEG file once is faster than to decode two windows of it
 
 
 class Window(NamedTuple):
@@ -35,7 +36,7 @@ def decode_crops(
 ) -> list[np.ndarray]:
     """Returns crops of an encoded image, each resized to its size.
 
-    A JPEG file that needs no turning is decoded only inside each window; every other image is decoded once.
+    A large JPEG file that needs no turning is decoded only inside each window; every other image is decoded once.
 
     Args:
         encoded: the bytes of an image file of any of the usual formats, recognised by their content.
@@ -49,13 +50,14 @@ def decode_crops(
         ValueError: the bytes are no whole image, or one with too many pixels.
     """
     with _opened(encoded) as image:
-        if _is_plain_jpeg(image, encoded):
+        if image.width * image.height > WHOLE_UP_TO and _is_plain_jpeg(image, encoded):
             chosen = windows(image.height, image.width)
             crops = [require("PIL.Image", "images").fromarray(_jpeg_window(encoded, window)) for window in chosen]
-            return [_resized(crop, None, size) for crop, size in zip(crops, sizes, strict=True)]
-        whole = _upright(image)
-        boxes = [(w.left, w.top, w.left + w.width, w.top + w.height) for w in windows(whole.height, whole.width)]
-        return [_resized(whole, box, size) for box, size in zip(boxes, sizes, strict=True)]
+        else:
+            whole = _upright(image)
+            chosen = windows(whole.height, whole.width)
+            crops = [whole.crop((w.left, w.top, w.left + w.width, w.top + w.height)) for w in chosen]
+        return [_resized(crop, size) for crop, size in zip(crops, sizes, strict=True)]
 
 
 def decode_fitted(encoded: bytes, size: tuple[int, int]) -> np.ndarray:
@@ -111,7 +113,7 @@ def _opened(encoded: bytes) -> Iterator[Image.Image]:
     except tf.errors.InvalidArgumentError as error:
         raise ValueError(error.message.split("\n")[0]) from error
     except require("PIL", "images").UnidentifiedImageError as error:
-        raise ValueError(f"its content is none of {', '.join(FORMATS)}") from error
+        raise ValueError(f"its content is none of {', '.join(FORMATS)}; convert it") from error
     except Exception as error:  # Pillow's decoders raise whatever damaged bytes lead them to
         raise ValueError(f"{type(error).__name__}: {error}") from error
 
@@ -131,6 +133,6 @@ def _jpeg_window(encoded: bytes, window: Window) -> np.ndarray:
     return tf.io.decode_and_crop_jpeg(encoded, window, channels=3, dct_method="INTEGER_ACCURATE").numpy()
 
 
-def _resized(image: Image.Image, box: tuple[int, int, int, int] | None, size: tuple[int, int]) -> np.ndarray:
-    bilinear = require("PIL.Image", "images").Resampling.BILINEAR  # antialiased: its support grows with the window
-    return np.asarray(image.resize((size[1], size[0]), bilinear, box))
+def _resized(image: Image.Image, size: tuple[int, int]) -> np.ndarray:
+    bilinear = require("PIL.Image", "images").Resampling.BILINEAR  # antialiased: its support grows with the image
+    return np.asarray(image.resize((size[1], size[0]), bilinear))

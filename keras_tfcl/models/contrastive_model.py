@@ -62,6 +62,10 @@ from keras_tfcl.typing import (
 )
 from keras_tfcl.validation import positive_integer
 
+ARGUMENTS = frozenset(  # that are attributes
+    "encoder projector supervised momentum queue_size queue encoder_batch_size sampling_probability augment_on".split()
+)
+
 
 @keras.saving.register_keras_serializable(package="keras_tfcl")
 @builds_from_one_replica  # `compile` asks for a built model where there are several
@@ -194,11 +198,21 @@ class ContrastiveModel(keras.Model):
             checked_seed(seed),
             paired=len(self.encoders) > 1,
             labels_decide=supervised and momentum is None,
+            in_batch=queue_size == 0,
             on_device=augments_on_device(augment_on, augmenter, self.distribute_strategy.num_replicas_in_sync),
         )
         self.memory = self._make_memory()
         self.loss_layers: list[keras.Layer] = []
         self.first_failure = FirstFailure()
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in ARGUMENTS and name in vars(self):
+            raise AttributeError(
+                f"`{name}` is fixed when a ContrastiveModel is created: memory and input pipeline are made for it. "
+                f"Received: a new `{name}`. Create a new ContrastiveModel with it; for other weights alone, use "
+                "model.encoder.set_weights(...)."
+            )
+        super().__setattr__(name, value)
 
     def _make_memory(self) -> Memory:
         if self.momentum is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from keras_tfcl._keras_compat import gpu_memory
+from keras_tfcl.typing import Tensor
 from keras_tfcl.validation import positive_integer
 
 DENSE_UP_TO = 256
@@ -14,6 +15,8 @@ BLOCK = 512
 MATRICES = 3  # of float32 that a tile takes at a time on an accelerator: cosines, their slopes, a mask or weights
 SHARE = 1 / 8  # of an accelerator's memory for them
 ACCELERATOR_BLOCKS = (8192, 4096, 2048)
+STRIP = 128  # anchors: on a CPU, a strip of cosines is then no larger than embeddings of this many features
+ACCELERATOR_STRIP = 2048
 
 
 def check_block_size(block_size: object) -> str | int:
@@ -73,8 +76,28 @@ def plan_block(largest: int | None, memory: int | None = None, symmetric: bool =
     return next((edge for edge in ACCELERATOR_BLOCKS if edge**2 <= limit), ACCELERATOR_BLOCKS[-1])
 
 
+def strip_height(edge: Tensor | int, candidates: Tensor | int, on_gpu: bool) -> Tensor:
+    """How many anchors are compared with all candidates at a time, to find their hardest negatives.
+
+    128 on a CPU. Up to 2048 on a GPU, which launches some kernels for each strip, but no more pairs than a tile of
+    `edge` has.
+
+    Example:
+
+    >>> int(strip_height(8192, 8192, on_gpu=True)), int(strip_height(8192, 131072, on_gpu=True))
+    (2048, 512)
+    """
+    if not on_gpu:
+        return tf.constant(STRIP)
+    pairs = tf.cast(edge, "int64") ** 2
+    return tf.cast(tf.clip_by_value(pairs // tf.cast(candidates, "int64"), STRIP, ACCELERATOR_STRIP), "int32")
+
+
 def accelerator_memory() -> int | None:
     """Bytes of memory of the GPU that operations are placed on, None on a CPU."""
-    if not tf.config.list_logical_devices("GPU") or "CPU" in tf.zeros([]).device.upper():
-        return None
-    return gpu_memory()
+    return gpu_memory() if runs_on_gpu() else None
+
+
+def runs_on_gpu() -> bool:
+    """Whether operations are placed on a GPU."""
+    return bool(tf.config.list_logical_devices("GPU")) and "CPU" not in tf.zeros([]).device.upper()

@@ -13,11 +13,12 @@ import warnings
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 import keras_tfcl
 from helpers.registered_set import define
-from keras_tfcl.data import image_batches, image_views
+from keras_tfcl.data import decoding, image_batches, image_views
 from keras_tfcl.data.decoding import decode_crops, decode_fitted, random_window
 from keras_tfcl.data.image_source import find_images
 from keras_tfcl.export.runtime.images import ImageRule
@@ -74,15 +75,18 @@ def test_labels_are_the_first_folders(folder):
 
 
 def test_order_and_views_follow_from_seed_and_step(folder):
-    def run(seed=0, first=0, passes=2):
-        data = image_views(folder, batch_size=4, image_size=16, seed=seed)
-        data.steps.first_step = iter(range(first, 100)).__next__
-        return [np.concatenate([v[0][0] for v in elements(data)]) for _ in range(passes)]
+    def batches(data):
+        return np.concatenate([v[0][0] for v in elements(data)])
 
-    one = run()
-    np.testing.assert_array_equal(one[1], run(first=1, passes=1)[0])  # as a run that was resumed there
-    assert not np.array_equal(one[0], one[1])
-    assert not np.array_equal(one[0], run(seed=1)[0])
+    def views(seed=0):
+        return image_views(folder, batch_size=4, image_size=16, seed=seed)
+
+    data = views()
+    one, two = batches(data), batches(data)
+    resumed = views().steps.passes(tf.data.Dataset.from_tensors(np.int64(1)))
+    np.testing.assert_array_equal(two, batches(resumed))
+    assert not np.array_equal(one, two)
+    assert not np.array_equal(one, batches(views(seed=1)))
 
 
 def test_the_weights_of_a_model_do_not_depend_on_earlier_data_sets(folder):
@@ -123,6 +127,25 @@ def test_lists_of_paths_and_tar_shards_are_the_same_images(folder, tmp_path_fact
     np.testing.assert_array_equal(one, two)
     np.testing.assert_array_equal(one, three)
     assert find_images(sources[2]).classes.tolist() == [0, 1, 2, 0, 1, 2] * 2
+
+
+def test_names_and_classes_belong_to_one_image(tmp_path):
+    for folder in ("store", "cats", "dogs"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / "store" / f"{folder}.jpg").write_bytes(b"")
+    links = [tmp_path / "cats" / "0.jpg", tmp_path / "dogs" / "0.jpg"]
+    for link in links:
+        link.symlink_to(tmp_path / "store" / f"{link.parent.name}.jpg")
+    assert find_images(links).class_names == ("cats", "dogs")  # the folder of the link, not of the file
+    shards = [tmp_path / folder / "0.tar" for folder in ("cats", "dogs")]
+    for shard in shards:
+        with tarfile.open(shard, "w") as archive:
+            add_member(archive, "a.jpg", b"1")
+    assert find_images(shards).names == ["cats/0.tar:a.jpg", "dogs/0.tar:a.jpg"]
+    with tarfile.open(shards[0], "a") as archive:
+        add_member(archive, "a.jpg", b"2")
+    with pytest.raises(ValueError, match=r"Received: 'a\.jpg' twice in .*cats/0\.tar"):
+        find_images(shards)
 
 
 @pytest.mark.parametrize(
@@ -183,6 +206,17 @@ def test_odd_kinds_of_images_are_read_as_pillow_reads_them(kind):
     found = decode_crops(data, lambda h, w: [random_whole(h, w)], [(40, 50)])[0]
     assert np.abs(found.astype(int) - expected).max() <= 3  # two decoders of JPEG
     np.testing.assert_array_equal(decode_fitted(data, (40, 50)), expected)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_windows_of_a_large_jpeg_are_parts_of_the_whole_image(mode, monkeypatch):
+    data, rng = encoded(picture(120, 90).convert(mode)), np.random.default_rng(0)
+    windows = [random_window(rng, 120, 90, (0.08, 1.0), (3 / 4, 4 / 3)) for _ in range(5)]
+    parts = [decode_crops(data, lambda h, w: windows, [(24, 24)] * 5)]
+    monkeypatch.setattr(decoding, "WHOLE_UP_TO", 0)
+    parts.append(decode_crops(data, lambda h, w: windows, [(24, 24)] * 5))
+    apart = np.abs(np.subtract(*np.asarray(parts, "int16")))
+    assert apart.mean() < 0.05 and apart.max() <= 6  # colours are smoothed across the edge of a window
 
 
 def random_whole(height, width):

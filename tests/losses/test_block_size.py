@@ -6,8 +6,10 @@ import pytest
 import tensorflow as tf
 
 import keras_tfcl
+from helpers.gradients import value_and_gradient
 from keras_tfcl.ops import block_size as plans
 from keras_tfcl.ops.block_size import choose_block, plan_block
+from keras_tfcl.ops.pairwise import hardest as pairwise_hardest
 
 Z = np.random.default_rng(0).normal(size=(10, 2, 4)).astype("float32")
 LABELS = np.arange(10)
@@ -29,7 +31,8 @@ def test_is_saved(block_size):
     assert float(again(LABELS, Z)) == float(loss(LABELS, Z))
 
 
-def test_auto_is_dense_when_small_and_tiles_when_large_or_unknown():
+def test_auto_is_dense_when_small_and_tiles_when_large_or_unknown(monkeypatch):
+    monkeypatch.setattr(plans, "accelerator_memory", lambda: None)
     assert choose_block("auto", 64, 64) is None
     assert choose_block("auto", 1000, 1000) == 1000
     assert choose_block("auto", 8192, 8192) == 512
@@ -75,9 +78,23 @@ def test_auto_asks_for_the_device(monkeypatch):
 )
 def test_auto_takes_tiles_early_where_half_of_them_can_be_left_out(loss, blocks, monkeypatch):
     chosen = []
+    monkeypatch.setattr(plans, "accelerator_memory", lambda: None)
     monkeypatch.setattr(plans, "plan_block", lambda *given: chosen.append(plan_block(*given)) or 512)
     loss(np.arange(300), np.random.default_rng(0).normal(size=(300, 2, 2)))
     assert chosen == [blocks]
+
+
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_the_hardest_are_chosen_alike_in_strips_of_any_height(on_gpu, monkeypatch):
+    monkeypatch.setattr(pairwise_hardest, "runs_on_gpu", lambda: on_gpu)
+    labels, z = np.arange(150), np.random.default_rng(0).normal(size=(150, 2, 8)).astype("float32")
+    results = []
+    for block in (300, "dense"):  # strips of 128 anchors, the last of which overlaps, or of 300
+        loss = keras_tfcl.HardNegativeInfoNCE(0.1, alpha=0.1, block_size=block)
+        results.append(value_and_gradient(loss, z, labels))
+    (value, gradient), (expected, slope) = results
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    np.testing.assert_allclose(gradient, slope, atol=1e-6 * np.abs(slope).max())
 
 
 @pytest.mark.parametrize("negatives", ["all", keras_tfcl.HardNegatives(top_k=3)])

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from keras_tfcl.ops.block_size import runs_on_gpu, strip_height
 from keras_tfcl.ops.hard import TIE
 from keras_tfcl.ops.pairwise.tile import Blocks, Tile
 from keras_tfcl.ops.pairwise.tiles import Tiles
@@ -16,7 +17,6 @@ from keras_tfcl.typing import Tensor
 
 Hardest = Callable[[tf.Tensor], tf.Tensor] | None
 
-STRIP = 128  # anchors at a time: a strip is no larger than embeddings of this many features
 ABSENT = -2.0  # below every cosine
 LARGEST = 1.01  # beyond every cosine, however it is rounded
 PASSES = 64
@@ -47,10 +47,11 @@ def _of_anchors(
     z, c = (tf.reshape(x.units, [-1, x.units.shape[-1]]) for x in (anchors, candidates))
     mine, others = (x.side.each(lambda part: tf.reshape(part, [-1, *part.shape[2:]])) for x in (anchors, candidates))
     count = tf.shape(z)[0]
-    height = tf.minimum(STRIP, count)
+    candidate_count = tf.shape(c)[0]
+    height = tf.minimum(strip_height(tf.shape(anchors.units)[1], candidate_count, runs_on_gpu()), count)
     # Moments of each anchor's cosines, in closed form: where the search starts.
     mean = tf.linalg.matvec(z, tf.reduce_mean(c, 0))
-    second = tf.matmul(c, c, transpose_a=True) / tf.cast(tf.shape(c)[0], c.dtype)
+    second = tf.matmul(c, c, transpose_a=True) / tf.cast(candidate_count, c.dtype)
     variance = tf.reduce_sum(tf.matmul(z, second) * z, 1) - mean * mean
     deviation = tf.sqrt(tf.maximum(variance, 1e-12))
     ways = _ways(c)
