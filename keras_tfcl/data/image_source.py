@@ -52,7 +52,7 @@ class ImageFiles:
         )
 
     def read(self, index: int) -> bytes:
-        """The bytes of one image file; OSError for what is no file, or too large for an image."""
+        """The bytes of one image file; OSError unless it is a regular file of a possible size."""
         size = self.sizes[index]
         if size < 0:
             status = os.stat(self.paths[index])
