@@ -18,8 +18,6 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
 
 @contextlib.contextmanager
 def atomic_write(path: Path, replace: bool = True) -> Iterator[Path]:
@@ -32,23 +30,32 @@ def atomic_write(path: Path, replace: bool = True) -> Iterator[Path]:
 
     Raises:
         ValueError, FileNotFoundError, IsADirectoryError: as `check_target`.
-        OSError: the disk is full; the message says how much was written.
+        OSError: the disk is full, in words.
     """
     check_target(path)
-    with contextlib.ExitStack() as stack:
+    with _full_disk_in_words(path), contextlib.ExitStack() as stack:
         with _locked(path.parent):  # or another process could take a folder that has no lock yet for abandoned
             _remove_abandoned(path)
             folder = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
             folder.mkdir()
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
             stack.enter_context(_locked(folder))
-        try:
-            yield folder / path.name
-        except OSError as error:
-            if error.errno in _NO_ROOM:
-                raise _in_words(error, folder, path) from error
-            raise
+        yield folder / path.name
         _move(folder, path, replace)
+
+
+@contextlib.contextmanager
+def _full_disk_in_words(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise OSError(
+            error.errno,
+            f"{os.strerror(error.errno)} for {path}. It was not written, and what was there before is unchanged. Free "
+            "some space and try again.",
+        ) from error
 
 
 def write_atomically(path: str | os.PathLike[str], content: bytes, replace: bool = True) -> None:
@@ -87,15 +94,6 @@ def write_synced(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _in_words(error: OSError, folder: Path, path: Path) -> OSError:
-    written, free = sum(file.stat().st_size for file in folder.iterdir()), shutil.disk_usage(folder).free
-    return OSError(
-        error.errno,
-        f"The disk must have room for {path}. Received: {os.strerror(error.errno or 0)}, after {written:,} bytes, "
-        f"with {free:,} bytes free. Make room, or write to another disk.",
-    )
 
 
 def _move(folder: Path, path: Path, replace: bool) -> None:

@@ -6,6 +6,7 @@ import json
 import math
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import keras
@@ -15,7 +16,7 @@ from rich.progress import Progress as RichProgress
 
 from keras_tfcl.atomic_write import atomic_write, write_atomically
 from keras_tfcl.callbacks import CollapseMonitor
-from keras_tfcl.data.image_views import ImageReader
+from keras_tfcl.data.image_views import NAMED, ImageReader
 from keras_tfcl.typing import Logs
 
 SAID = ("loss", "contrastive_accuracy", "knn_accuracy", "uniformity", "effective_rank")
@@ -116,7 +117,7 @@ class Progress(keras.callbacks.Callback):
 
 
 class SkippedImages(keras.callbacks.Callback):
-    """Names each image that could not be read, once, after the epoch in which it was met."""
+    """Names images that could not be read, once, after the epoch in which they were met; of many, the first few."""
 
     def __init__(self, reader: ImageReader) -> None:
         super().__init__()
@@ -128,9 +129,13 @@ class SkippedImages(keras.callbacks.Callback):
 
     def name_new(self, reader: ImageReader) -> None:
         """Names the images that a reader met for the first time."""
-        new = {name: reason for name, reason in reader.skipped.copy().items() if name not in self.named}
-        for name, reason in sorted(new.items()):
+        new = {name: reason for name, reason in sorted(reader.skipped.copy().items()) if name not in self.named}
+        for name, reason in [*new.items()][:NAMED]:
             print(f"skipped: {name!r}: {' '.join(reason.split())}", file=sys.stderr)
+        if left := [*new][NAMED:]:
+            kinds = Counter(Path(name).suffix.lower() or "no suffix" for name in left)
+            counts = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(NAMED))
+            print(f"skipped: {len(left)} more ({counts}); run.json names all in the end", file=sys.stderr)
         self.named |= new
 
 

@@ -94,7 +94,7 @@ def balanced_batches(
         return starts.flat_map(lambda numbers: epoch(numbers[0], numbers[1])).prefetch(tf.data.AUTOTUNE)
 
     steps = EpochSteps(batches)
-    dataset = steps.one_pass().apply(tf.data.experimental.assert_cardinality(count))
+    dataset = steps.counted().apply(tf.data.experimental.assert_cardinality(count))
     dataset.steps = steps
     return dataset
 

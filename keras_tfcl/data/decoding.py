@@ -113,7 +113,7 @@ def _opened(encoded: bytes) -> Iterator[Image.Image]:
     except tf.errors.InvalidArgumentError as error:
         raise ValueError(error.message.split("\n")[0]) from error
     except require("PIL", "images").UnidentifiedImageError as error:
-        raise ValueError(f"its content is none of {', '.join(FORMATS)}") from error
+        raise ValueError(f"its content is none of {', '.join(FORMATS)}; convert it") from error
     except Exception as error:  # Pillow's decoders raise whatever damaged bytes lead them to
         raise ValueError(f"{type(error).__name__}: {error}") from error
 

@@ -12,36 +12,33 @@ from keras_tfcl.data.open_iterators import close_iterators_at_exit
 
 
 class EpochSteps:
-    """The number of the step at which a pass over a data set starts.
+    """The passes over a data set whose order and random views follow from a seed and the step at which a pass starts.
 
-    Order and random views follow from it and a seed. `ContrastiveModel.fit` sets `first_step` to the optimizer's step,
-    so that a run that was killed and resumed sees the same batches. Elsewhere passes are counted.
+    `ContrastiveModel.fit` starts them at the optimizer's step, so that a run that was killed and resumed sees the same
+    batches.
 
     Args:
         make: function from a data set of starts, int64 `(2,)` each: the step at which an epoch starts, and `done`, to
             the batches of these epochs.
 
     Attributes:
-        first_step: function that returns the number of the first step of the next pass.
-        done: number of batches that the next passes leave out, since a run that was killed in the middle of an epoch
-            has had them: such a pass starts `done` steps later than its epoch.
+        done: number of batches that the epochs of `fit` leave out, since a run that was killed in the middle of an
+            epoch has had them: its step is then `done` steps after the start of the epoch.
     """
 
     def __init__(self, make: Callable[[tf.data.Dataset], tf.data.Dataset]) -> None:
-        self.first_step: Callable[[], int] = itertools.count().__next__
         self.done = 0
         self._make = make
         close_iterators_at_exit()
 
-    def one_pass(self) -> tf.data.Dataset:
-        """The batches of one epoch, created again at each pass."""
-
-        def start() -> np.ndarray:
-            return np.array([self.first_step() - self.done, self.done], "int64")
-
-        first = tf.data.Dataset.from_tensors(0)
-        return self._make(first.map(lambda _: tf.ensure_shape(tf.numpy_function(start, [], tf.int64), (2,))))
+    def counted(self) -> tf.data.Dataset:
+        """The batches of one epoch; the passes over it start at steps 0, 1, 2 and so on."""
+        numbers = itertools.count()
+        read = tf.data.Dataset.from_tensors(0)
+        return self.passes(
+            read.map(lambda _: tf.ensure_shape(tf.numpy_function(lambda: np.int64(next(numbers)), [], tf.int64), ()))
+        )
 
     def passes(self, starts: tf.data.Dataset) -> tf.data.Dataset:
-        """The batches of the whole epochs that start at some steps, int64, one after the other."""
-        return self._make(starts.map(lambda first: tf.stack([first, 0])))
+        """The batches of epochs, one after the other; `starts` are the steps, int64, of their first batches."""
+        return self._make(starts.map(lambda first: tf.stack([first - self.done, self.done])))

@@ -15,6 +15,10 @@ from keras_tfcl.typing import Augmenter, Structure, Tensor
 LOOKED_AT = 64  # samples, so that large images cost little
 FEWEST = 4  # samples, below which views may be equal by chance
 FEW_POSITIVES = 0.25  # share of the samples of a batch
+ALONE = (
+    "The first batch has one sample, so that it has no negatives and most losses are 0. Use larger batches, or a "
+    "queue: momentum=0.999, queue_size=4096."
+)
 
 
 class FirstBatch:
@@ -23,11 +27,15 @@ class FirstBatch:
     Args:
         augmenter: what makes the views. Its method `check_range(x)` is called, if it has one.
         labels_decide: whether samples with equal labels are positives.
+        in_batch: whether all negatives are samples of the batch.
+        paired: whether views are inputs of different encoders, so that they are not compared.
     """
 
-    def __init__(self, augmenter: Augmenter | None, labels_decide: bool) -> None:
+    def __init__(self, augmenter: Augmenter | None, labels_decide: bool, in_batch: bool, paired: bool) -> None:
         self._augmenter = augmenter
         self._labels_decide = labels_decide
+        self._in_batch = in_batch
+        self._paired = paired
         self._seen = False
 
     def notice(
@@ -71,8 +79,11 @@ class FirstBatch:
         self._seen = True  # Keras may read the first batch twice, to learn its shapes
         if samples is not None and self._augmenter is not None and hasattr(self._augmenter, "check_range"):
             self._augmenter.check_range(samples)
-        for finding in _findings(samples, views, labels):
-            warnings.warn(finding, stacklevel=2)
+        if self._in_batch and len(keras.tree.flatten(views)[0]) == 1:
+            warnings.warn(ALONE, stacklevel=2)
+        elif not self._paired:
+            for finding in _findings(samples, views, labels):
+                warnings.warn(finding, stacklevel=2)
 
 
 def _findings(samples: Structure | None, views: tuple[Structure, ...], labels: np.ndarray | None) -> Iterator[str]:

@@ -52,7 +52,7 @@ class ImageFiles:
         )
 
     def read(self, index: int) -> bytes:
-        """The bytes of one image file; OSError for what is no file, or too large for an image."""
+        """The bytes of one image file; OSError unless it is a regular file of a possible size."""
         size = self.sizes[index]
         if size < 0:
             status = os.stat(self.paths[index])
@@ -93,7 +93,7 @@ def find_images(source: Source) -> ImageFiles:
     if len(paths) == 1 and Path(paths[0]).is_dir():
         return _from_folder(Path(paths[0]))
     if isinstance(source, str) and not Path(source).exists() and is_registered(source):
-        return _from_set(source)
+        return images_of_set(source)
     for path in paths:
         if not Path(path).is_file():
             raise _absent(os.fspath(path))
@@ -102,10 +102,11 @@ def find_images(source: Source) -> ImageFiles:
     if Path(paths[0]).suffix.lower() not in SUFFIXES and tarfile.is_tarfile(paths[0]):
         return _from_shards([Path(path) for path in paths])
     names = [os.fspath(path) for path in paths]
-    return _whole_files(names, names, [Path(name).resolve().parent.name for name in names])
+    return _whole_files(names, names, [Path(os.path.abspath(name)).parent.name for name in names])
 
 
-def _from_set(source: str) -> ImageFiles:
+def images_of_set(source: str) -> ImageFiles:
+    """The images of a set of tensorflow_datasets, `"name"` or `"name@split"`. Raises as `find_images`."""
     name, _, split = source.partition("@")
     images, class_names = encoded_images(name, split or "train")
     if not images:
@@ -156,15 +157,23 @@ def _whole_files(paths: Sequence[str], names: Sequence[str], classes: Sequence[s
 
 def _from_shards(shards: Sequence[Path]) -> ImageFiles:
     paths, offsets, sizes, names, keys, classes = [], [], [], [], [], {}
+    root = os.path.commonpath([os.path.abspath(shard.parent) for shard in shards])
+    seen: set[tuple[Path, str]] = set()
     for shard in sorted(shards):
         for member, key, content in _members(shard):
+            if (shard, member.name) in seen:
+                raise ValueError(
+                    "Each member of the shards must have a name of its own, which tells images and classes apart. "
+                    f"Received: {member.name!r} twice in {shard}. Pack the shard again, and give each shard once."
+                )
+            seen.add((shard, member.name))
             if content is not None:
                 classes[shard, key] = _class_number(content, f"{shard}:{member.name}")
             else:
                 paths.append(str(shard))
                 offsets.append(member.offset_data)
                 sizes.append(member.size)
-                names.append(f"{shard.name}:{member.name}")
+                names.append(f"{os.path.relpath(shard, root)}:{member.name}")
                 keys.append((shard, key))
     if not paths:
         raise ValueError(f"`source` must hold at least one image. Received: shards without any, {[*map(str, shards)]}.")

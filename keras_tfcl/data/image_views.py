@@ -333,6 +333,6 @@ def _stream(
 
     steps = EpochSteps(batches)
     # Keras counts batches wrongly, and warns, where their number is unknown.
-    dataset = steps.one_pass().apply(tf.data.experimental.assert_cardinality(-(-count // batch_size)))
+    dataset = steps.counted().apply(tf.data.experimental.assert_cardinality(-(-count // batch_size)))
     dataset.reader, dataset.steps = reader, steps
     return dataset

@@ -15,6 +15,7 @@ import tensorflow as tf
 from keras_tfcl.data.draws import created_each_epoch, draw, notice_repeated_draws, repeats_draws, reseeded
 from keras_tfcl.data.first_batch import FirstBatch
 from keras_tfcl.data.inputs import as_samples, as_targets, as_weights, brings_batches, checked_source, row_count
+from keras_tfcl.data.open_iterators import close_iterators_at_exit
 from keras_tfcl.layers import ImageAugmenter
 from keras_tfcl.typing import Augmenter, BatchSource, DataSource, SeededAugmenter, Structure, Tensor
 from keras_tfcl.validation import positive_integer
@@ -38,7 +39,7 @@ class ViewPipeline:
     validation (`training=False`) has the same views each time.
 
     The first batch of training is checked. There is one warning for equal views, samples with the same views, pixels
-    outside the augmenter's range, and labels that do not repeat.
+    outside the augmenter's range, labels that do not repeat, and a single sample.
 
     Args:
         augmenter: function from a batch of samples to a batch of one view each. If it has a method
@@ -50,6 +51,7 @@ class ViewPipeline:
         seed: integer.
         paired: whether views are inputs of different encoders, so that their shapes may differ. Defaults to False.
         labels_decide: whether samples with equal labels are positives. Defaults to False.
+        in_batch: whether all negatives are samples of the batch. Defaults to True.
         on_device: whether views are made in the training step. Batches of arrays and data sets then hold `Unaugmented`
             samples, of which `views_of` makes the same views. Needs an augmenter with a method `augment`. Defaults to
             False.
@@ -60,7 +62,11 @@ class ViewPipeline:
     seed: int
     paired: bool = False
     labels_decide: bool = False
+    in_batch: bool = True
     on_device: bool = False
+
+    def __post_init__(self) -> None:
+        close_iterators_at_exit()
 
     def views_of(self, x: tuple[Structure, ...] | Unaugmented) -> tuple[Structure, ...]:
         """Returns the views of a batch, and makes them if it holds samples."""
@@ -96,13 +102,13 @@ class ViewPipeline:
             step: returns the number of the step at which an epoch starts.
         """
         if isinstance(x, tf.data.Dataset):
-            if hasattr(x, "steps"):  # of `image_views` or `balanced_batches`: a resumed run sees the same batches
-                x.steps.first_step = step
             checked_source(x, y, sample_weight)
             if training:
                 notice_repeated_draws(x)
             count = int(x.cardinality())
-            return self._augmented(lambda _: x, count, _one_start(step), int(step()), training, count)
+            # Of `image_views` or `balanced_batches`: a resumed run sees the same batches.
+            batches: Batches = x.steps.passes if hasattr(x, "steps") else lambda _: x
+            return self._augmented(batches, count, _one_start(step), int(step()), training, count)
         if isinstance(x, keras.utils.PyDataset):
             return _AugmentedPyDataset(checked_source(x, y, sample_weight), self._on_host(), step, training)
         if brings_batches(x):
@@ -212,7 +218,7 @@ class ViewPipeline:
         """
         x = keras.utils.unpack_x_y_sample_weight(batches(starts).element_spec)[0]
         self._check_views_can_be_made(x)
-        look = FirstBatch(self.augmenter, self.labels_decide) if training else None
+        look = self._first_batch(training)
 
         def numbered(starts: tf.data.Dataset, pipeline: ViewPipeline, parallel: int | None) -> tf.data.Dataset:
             numbers = starts.flat_map(lambda start: tf.data.Dataset.counter(start))
@@ -236,6 +242,9 @@ class ViewPipeline:
             dataset = dataset.apply(tf.data.experimental.assert_cardinality(count))
         return dataset.prefetch(tf.data.AUTOTUNE)
 
+    def _first_batch(self, training: bool) -> FirstBatch | None:
+        return FirstBatch(self.augmenter, self.labels_decide, self.in_batch, self.paired) if training else None
+
     def _on_host(self) -> ViewPipeline:
         return dataclasses.replace(self, on_device=False)
 
@@ -243,7 +252,7 @@ class ViewPipeline:
         self, elements: Iterator[Structure], step: Callable[[], int], training: bool
     ) -> Iterator[tuple[Structure, ...]]:
         first = step()  # once: it moves on while Keras reads ahead in a thread
-        look = FirstBatch(self.augmenter, self.labels_decide) if training else None
+        look = self._first_batch(training)
         for i, element in enumerate(elements):
             yield self._checked_batch(element, first + i, i == 0, look)
 
@@ -265,7 +274,7 @@ class ViewPipeline:
         views = x if isinstance(x, tuple) else Unaugmented(x, number)
         if not self.on_device:
             views = self.views_of(views)
-        if look is not None and not self.paired:
+        if look is not None:
             look.notice(is_first, x, lambda: self.views_of(views), y)
         return _pack(views, y, sample_weight)  # type: ignore[return-value]  # with a tuple in front Keras packs a tuple
 
@@ -325,7 +334,7 @@ class _AugmentedPyDataset(keras.utils.PyDataset):
         super().__init__(dataset.workers, processes, dataset.max_queue_size)
         self._dataset, self._pipeline, self._step = dataset, pipeline, step
         self._first_step = self._first_of_run = step()
-        self._look = FirstBatch(pipeline.augmenter, pipeline.labels_decide) if training else None
+        self._look = pipeline._first_batch(training)
 
     @property
     def num_batches(self) -> int | None:

@@ -62,6 +62,10 @@ from keras_tfcl.typing import (
 )
 from keras_tfcl.validation import positive_integer
 
+ARGUMENTS = frozenset(  # that are attributes
+    "encoder projector supervised momentum queue_size queue encoder_batch_size sampling_probability augment_on".split()
+)
+
 
 @keras.saving.register_keras_serializable(package="keras_tfcl")
 @builds_from_one_replica  # `compile` asks for a built model where there are several
@@ -194,11 +198,21 @@ class ContrastiveModel(keras.Model):
             checked_seed(seed),
             paired=len(self.encoders) > 1,
             labels_decide=supervised and momentum is None,
+            in_batch=queue_size == 0,
             on_device=augments_on_device(augment_on, augmenter, self.distribute_strategy.num_replicas_in_sync),
         )
         self.memory = self._make_memory()
         self.loss_layers: list[keras.Layer] = []
         self.first_failure = FirstFailure()
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in ARGUMENTS and name in vars(self):
+            raise AttributeError(
+                f"`{name}` is fixed when a ContrastiveModel is created: memory and input pipeline are made for it. "
+                f"Received: a new `{name}`. Create a new ContrastiveModel with it; for other weights alone, use "
+                "model.encoder.set_weights(...)."
+            )
+        super().__setattr__(name, value)
 
     def _make_memory(self) -> Memory:
         if self.momentum is None:
@@ -524,7 +538,8 @@ class ContrastiveModel(keras.Model):
         check_class_weight(class_weight, y, sample_weight, self.queue)
         if class_weight is not None:
             sample_weight = weights_of_classes(y, class_weight)
-        batch = self._one_batch(x, y, sample_weight, batches_seen(self.optimizer))
+        batch = self._pipeline.one_batch(x, y, sample_weight, batches_seen(self.optimizer))
+        check_tuple(batch[0], len(self.encoders))
         self.memory.check_batch(keras.tree.flatten(batch)[0].shape[0], len(batch[0]))
         if isinstance(self.memory, InstanceBank) and batch[1] is not None:
             self.memory.check_numbers(batch[1])
@@ -540,7 +555,8 @@ class ContrastiveModel(keras.Model):
         """Computes loss and metrics of one batch; x as in `train_on_batch`."""
         check_compiled(self.compiled, "test_on_batch")
         self.memory.begin()
-        batch = self._one_batch(x, y, sample_weight, step=0)
+        batch = self._pipeline.one_batch(x, y, sample_weight)
+        check_tuple(batch[0], len(self.encoders))
         return super().test_on_batch(*split(batch, self.distribute_strategy), return_dict=return_dict)
 
     def predict_on_batch(self, x: Structure) -> Any:
@@ -562,13 +578,6 @@ class ContrastiveModel(keras.Model):
             ValueError: if the encoder does not know its inputs.
         """
         serving.export(serving.serving_model(self.towers), filepath, format, **kwargs)
-
-    def _one_batch(
-        self, x: Structure, y: Structure | None, sample_weight: Structure | None, step: int
-    ) -> tuple[tuple[Structure, ...], Tensor | None, Tensor | None]:
-        batch = self._pipeline.one_batch(x, y, sample_weight, step)
-        check_tuple(batch[0], len(self.encoders))
-        return batch
 
     def _predicted(self, x: DataSource) -> DataSource:
         x = checked_source(x) if brings_batches(x) else as_samples(x)

@@ -52,7 +52,6 @@ class KeyEncoder(keras.layers.Layer):
         self.momentum, self.rows = momentum, rows
         self._queries = _Queries(list(networks))
         self._pairs = [_Pair(self._copy(weight), weight) for weight in self._queries.weights()]
-        self._begun = False
         for network in networks:
             check_substitution(network)
         self.built = True
@@ -68,15 +67,13 @@ class KeyEncoder(keras.layers.Layer):
         scope.assign_updates()
         return ops.stop_gradient(l2_normalize(keys))
 
-    def begin(self) -> None:
-        """Copies the encoder's weights, which may have been set since they were copied, unless an average was made."""
-        if not self._begun:
-            for pair in self._pairs:
-                pair.key.assign(pair.query)
+    def copy_weights(self) -> None:
+        """Copies the encoder's weights once more, which may have been set since they were copied."""
+        for pair in self._pairs:
+            pair.key.assign(pair.query)
 
     def update(self) -> None:
         """Updates the trained weights by one step of the moving average."""
-        self._begun = True
         for pair in self._pairs:
             if pair.query.trainable:
                 query = ops.cast(pair.query, pair.key.dtype)
@@ -90,7 +87,6 @@ class KeyEncoder(keras.layers.Layer):
 
     def load_own_variables(self, store: WeightStore) -> None:
         """Reads what was written; the encoder has been loaded by now."""
-        self._begun = True
         for number, weight in enumerate(self._queries.lora_weights()):
             weight.assign(store[f"{LORA}{number}"])
         super().load_own_variables({name: store[name] for name in store.keys() if not name.startswith(LORA)})

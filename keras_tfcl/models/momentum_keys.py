@@ -38,11 +38,21 @@ class MomentumKeys(keras.layers.Layer):
         self.labelled = labelled
         self.key_encoder = KeyEncoder(networks, momentum, slice_size)
         self.queue = KeyQueue(queue_size, networks[0].output_shape[-1]) if queue_size else None
+        # Whether an average was made. A weight, so that it comes with the others, whichever way they are set.
+        self.begun = self.add_weight(
+            name="begun",
+            shape=(),
+            dtype="bool",
+            initializer="zeros",
+            trainable=False,
+            aggregation="only_first_replica",
+        )
         self.built = True
 
     def begin(self) -> None:
-        """Starts the key encoder as a copy of the encoder."""
-        self.key_encoder.begin()
+        """Starts the key encoder as a copy of the encoder, unless it holds an average."""
+        if not self.begun.numpy():
+            self.key_encoder.copy_weights()
 
     def candidates(self, labels: Tensor, z: Tensor, views: tuple[Structure, ...], training: bool) -> Candidates:
         """The keys of the batches of all replicas, followed by the keys of the queue."""
@@ -55,6 +65,7 @@ class MomentumKeys(keras.layers.Layer):
     def update(self, labels: Tensor, z: Tensor, candidates: Candidates) -> None:
         """Updates the key encoder, and pushes the keys of the batch into the queue."""
         self.key_encoder.update()
+        self.begun.assign(True)
         if self.queue is not None:
             count = ops.shape(candidates.embeddings)[0] - self.queue.size
             labels = candidates.labels[:count]

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 import zipfile
 
 import h5py
@@ -22,6 +23,7 @@ from PIL import Image
 pytest.importorskip("typer")
 from keras_tfcl.atomic_write import locked_file
 from keras_tfcl.cli import available_memory, main
+from keras_tfcl.cli.run_callbacks import SkippedImages
 from keras_tfcl.cli.run_record import OUTPUTS
 from keras_tfcl.data import image_batches
 from keras_tfcl.diagnostics.saved_model import read_folder
@@ -120,6 +122,17 @@ def test_only_our_lines_are_printed_and_every_broken_file_is_named(trained):
     for what in ("loss ", "knn accuracy ", "effective rank ", " images/s, 0 s left"):
         assert what in last
     assert sorted(json.loads(done.stdout)["skipped"]) == sorted(BROKEN)
+
+
+def test_of_many_broken_files_a_few_are_named(capsys):
+    skipped = {f"{i:02}.{'heic' if i else 'jpg'}": "not read" for i in range(50)}
+    callback = SkippedImages(types.SimpleNamespace(skipped=skipped))
+    for _ in range(2):  # once
+        callback.on_epoch_end(0)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "skipped: '00.jpg': not read" and len(lines) == 21
+    assert lines[-1] == "skipped: 30 more (30 .heic); run.json names all in the end"
+    assert len(callback.named) == 50
 
 
 def test_embed_takes_the_encoder_as_it_is(trained, photos, tmp_path, capsys):

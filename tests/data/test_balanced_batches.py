@@ -61,10 +61,21 @@ def test_structures_and_data_sets():
 
 
 def test_fit_takes_them_and_every_anchor_has_a_positive():
+    seen = []
+
+    class Recording(keras_tfcl.ContrastiveModel):
+        def train_step(self, data):
+            seen.append(data[0][0].numpy())
+            return super().train_step(data)
+
     encoder = keras.Sequential([keras.Input((1,)), keras.layers.Dense(4)])
-    model = keras_tfcl.ContrastiveModel(encoder, views=1, supervised=True)
+    model = Recording(encoder, views=1, supervised=True)
     model.compile("sgd", keras_tfcl.InfoNCE(0.5), run_eagerly=True)
-    assert np.isfinite(model.fit(balanced_batches(X, Y, 3, 2), epochs=2, verbose=0).history["loss"]).all()
+    data = balanced_batches(X, Y, 3, 2)
+    # Validation with the same data set does not start its passes anew.
+    history = model.fit(data, epochs=2, steps_per_epoch=len(data), validation_data=data, verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+    assert len(seen) == 2 * len(data) and not np.array_equal(seen[: len(data)], seen[len(data) :])
 
 
 @pytest.mark.parametrize(

@@ -87,13 +87,22 @@ def test_one_draw_for_all_samples():
 
 
 def test_odd_batches_are_no_trouble():
-    """Other structures, other shapes, one sample, NaN and Inf: nothing to say, and no error."""
+    """Other structures, other shapes, NaN and Inf: nothing to say, and no error."""
     noise = keras.layers.GaussianNoise(0.1)
     assert warned({"a": X, "b": X[:, 0]}, augmenter=lambda x: x["a"] + tf.random.normal(tf.shape(x["a"]))) == []
     assert warned(X, augmenter=lambda x: tf.reverse(noise(x, training=True), [1])[:, :2]) == []
-    assert warned(X[:1], augmenter=lambda x: x, batch_size=1) == []
     broken = np.where(X > 1, np.nan, np.where(X < -1, np.inf, X)).astype("float32")
     assert warned(broken, augmenter=noise) == []
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_one_sample_has_no_negatives(source, monkeypatch):
+    monkeypatch.setattr(f"{__name__}.X", X[:1])
+    x = SOURCES[source]()
+    (message,) = warned(x, augmenter=keras.layers.GaussianNoise(0.1), batch_size=1)
+    assert message.startswith("The first batch has one sample") and "queue_size" in message
+    assert warned(SOURCES[source](), augmenter=keras.layers.GaussianNoise(0.1), batch_size=1, in_batch=False) == []
+    assert "one sample" in warned((X, X + 1), batch_size=1, paired=True)[0]
 
 
 def test_pixels_out_of_range():

@@ -13,6 +13,7 @@ import warnings
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 import keras_tfcl
@@ -74,15 +75,18 @@ def test_labels_are_the_first_folders(folder):
 
 
 def test_order_and_views_follow_from_seed_and_step(folder):
-    def run(seed=0, first=0, passes=2):
-        data = image_views(folder, batch_size=4, image_size=16, seed=seed)
-        data.steps.first_step = iter(range(first, 100)).__next__
-        return [np.concatenate([v[0][0] for v in elements(data)]) for _ in range(passes)]
+    def batches(data):
+        return np.concatenate([v[0][0] for v in elements(data)])
 
-    one = run()
-    np.testing.assert_array_equal(one[1], run(first=1, passes=1)[0])  # as a run that was resumed there
-    assert not np.array_equal(one[0], one[1])
-    assert not np.array_equal(one[0], run(seed=1)[0])
+    def views(seed=0):
+        return image_views(folder, batch_size=4, image_size=16, seed=seed)
+
+    data = views()
+    one, two = batches(data), batches(data)
+    resumed = views().steps.passes(tf.data.Dataset.from_tensors(np.int64(1)))
+    np.testing.assert_array_equal(two, batches(resumed))
+    assert not np.array_equal(one, two)
+    assert not np.array_equal(one, batches(views(seed=1)))
 
 
 def test_the_weights_of_a_model_do_not_depend_on_earlier_data_sets(folder):
@@ -123,6 +127,25 @@ def test_lists_of_paths_and_tar_shards_are_the_same_images(folder, tmp_path_fact
     np.testing.assert_array_equal(one, two)
     np.testing.assert_array_equal(one, three)
     assert find_images(sources[2]).classes.tolist() == [0, 1, 2, 0, 1, 2] * 2
+
+
+def test_names_and_classes_belong_to_one_image(tmp_path):
+    for folder in ("store", "cats", "dogs"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / "store" / f"{folder}.jpg").write_bytes(b"")
+    links = [tmp_path / "cats" / "0.jpg", tmp_path / "dogs" / "0.jpg"]
+    for link in links:
+        link.symlink_to(tmp_path / "store" / f"{link.parent.name}.jpg")
+    assert find_images(links).class_names == ("cats", "dogs")  # the folder of the link, not of the file
+    shards = [tmp_path / folder / "0.tar" for folder in ("cats", "dogs")]
+    for shard in shards:
+        with tarfile.open(shard, "w") as archive:
+            add_member(archive, "a.jpg", b"1")
+    assert find_images(shards).names == ["cats/0.tar:a.jpg", "dogs/0.tar:a.jpg"]
+    with tarfile.open(shards[0], "a") as archive:
+        add_member(archive, "a.jpg", b"2")
+    with pytest.raises(ValueError, match=r"Received: 'a\.jpg' twice in .*cats/0\.tar"):
+        find_images(shards)
 
 
 @pytest.mark.parametrize(

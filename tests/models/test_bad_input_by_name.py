@@ -43,6 +43,13 @@ def test_batch_sizes(method, batch_size):
         getattr(compiled(), method)((X, X + 0.1), batch_size=batch_size)
 
 
+def test_arguments_are_fixed():
+    model = compiled(momentum=0.9)
+    for name, value in (("encoder", model.encoder), ("momentum", 0.99)):
+        with pytest.raises(AttributeError, match=f"`{name}` is fixed when a ContrastiveModel is created"):
+            setattr(model, name, value)
+
+
 def test_predict_of_no_samples():
     with pytest.raises(ValueError, match="`x` must hold at least one sample"):
         compiled().predict(X[:0])

@@ -152,6 +152,9 @@ def test_weights_that_are_set_before_training_are_copied(method):
         average = [M * old + (1 - M) * weight for old, weight in zip(average, encoder.get_weights(), strict=True)]
     for key, expected in zip(model.memory.key_encoder.get_weights(), average, strict=True):
         np.testing.assert_allclose(key, expected, rtol=1e-5)
+    other = build(sequential(layers.Dense(4, "tanh", trainable=False), layers.Dense(3)))
+    other.set_weights(model.get_weights())  # with the average, which stays
+    assert other.evaluate(views, verbose=0) == pytest.approx(model.evaluate(views, verbose=0))
 
 
 def test_momentum_may_be_a_number_of_numpy():
