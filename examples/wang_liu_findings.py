@@ -98,14 +98,9 @@ def verdict(differences: list[Summary]) -> str:
     return "no" if any(d.mean < -d.deviation for d in differences) else "unclear"
 
 
-def uniformity_falls(results: Results) -> Judgement:
-    values = along(results, "infonce", "uniformity")
-    return listed(values), falls([*values.values()])
-
-
-def tolerance_rises(results: Results) -> Judgement:
-    values = along(results, "infonce", "tolerance")
-    return listed(values), falls([*values.values()][::-1])
+def moves(results: Results, column: str, rises: bool) -> Judgement:
+    values = along(results, "infonce", column)
+    return listed(values), falls([*values.values()][:: -1 if rises else 1])
 
 
 def best_between(results: Results) -> Judgement:
@@ -166,8 +161,8 @@ def at_temperature_of(results: Results, arctanh: str, column: str) -> Summary:
 
 
 CLAIMS: list[tuple[str, list[str], Callable[[Results], Judgement]]] = [
-    ("uniformity falls as the temperature grows", ENDS, uniformity_falls),
-    ("tolerance rises as the temperature grows", ENDS, tolerance_rises),
+    ("uniformity falls as the temperature grows", ENDS, partial(moves, column="uniformity", rises=False)),
+    ("tolerance rises as the temperature grows", ENDS, partial(moves, column="tolerance", rises=True)),
     ("accuracy is best at a temperature between the extremes (there 0.2 to 0.3)", ENDS, best_between),
     ("the gap between positive and nearest negative narrows as the temperature grows", ENDS, gap_narrows),
     (

@@ -87,7 +87,8 @@ def answer(results: Sequence[Result]) -> str:
     lines.append("")
     for name in ARCTANH:
         fine, worse, undecided = verdicts(results, name)
-        where = f" ({', '.join(worse_on(results, name))})" if worse else ""
+        names = [r.dataset for r in results if name != r.tuned and r.against(name, r.tuned).verdict == "worse"]
+        where = f" ({', '.join(names)})" if names else ""
         lines.append(
             f"- {LABELS[name]}: {summary(deciding, name)}. Beside the τ tuned on validation it is not inferior on "
             f"{fine} of {len(results)} data sets, worse on {worse}{where}, open on {undecided}."
@@ -281,12 +282,6 @@ def verdicts(results: Sequence[Result], name: str) -> tuple[int, int, int]:
     found = [result.against(name, result.tuned).verdict for result in results if name != result.tuned]
     worse, undecided = found.count("worse"), found.count("open")
     return len(results) - worse - undecided, worse, undecided
-
-
-def worse_on(results: Sequence[Result], name: str) -> list[str]:
-    """The data sets on which a method is worse than the tuned τ."""
-    others = [result for result in results if name != result.tuned]
-    return [result.dataset for result in others if result.against(name, result.tuned).verdict == "worse"]
 
 
 def best(results: Sequence[Result], names: Sequence[str]) -> str:

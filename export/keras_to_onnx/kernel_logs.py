@@ -18,11 +18,12 @@ def kernel_logs_held_back() -> Iterator[None]:
     A kernel that rejects its input logs INVALID_ARGUMENT besides raising it. For trial inputs, that is an answer and no
     failure.
     """
-    if not _stderr_is_open():
+    try:
+        stderr = os.dup(2)
+    except OSError:  # it is closed
         yield
         return
     with tempfile.TemporaryFile() as log:
-        stderr = os.dup(2)
         os.dup2(log.fileno(), 2)
         try:
             yield
@@ -31,11 +32,3 @@ def kernel_logs_held_back() -> Iterator[None]:
             os.close(stderr)
             log.seek(0)
             os.write(2, _LINE.sub(b"", log.read()))
-
-
-def _stderr_is_open() -> bool:
-    try:
-        os.fstat(2)
-    except OSError:
-        return False
-    return True

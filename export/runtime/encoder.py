@@ -119,9 +119,10 @@ class OnnxEncoder:
         normalize = folder is not None and folder.normalize
         self._runner = Runner(self._session, interface, self._path, pooling, normalize, buckets)
         weights, tokenizer = self._metadata.get("weights_sha256"), self._metadata.get("tokenizer")
+        images = [self._metadata.get("preprocessing"), (self._metadata.get("notes") or {}).get("image")]
         pooled_by = pooling if interface.per_token else None
-        identity = [weights or content, interface.output, pooled_by, normalize, tokenizer]
-        self._weights_hash = weights if weights and not tokenizer else _sha256(identity)
+        identity = [weights or content, interface.output, pooled_by, normalize, tokenizer, *images]
+        self._weights_hash = _sha256(identity) if not weights or tokenizer or any(images) else weights
         self._text_rule: TextRule | None = None  # made when the first text comes
 
     def __reduce__(self) -> tuple[Callable[..., OnnxEncoder], tuple[object, ...]]:
@@ -154,7 +155,7 @@ class OnnxEncoder:
 
     @property
     def weights_hash(self) -> str:
-        """SHA-256 of the weights, as `export_onnx` records it, and of the tokenizer if there is one.
+        """SHA-256 of the weights, as `export_onnx` records it, and of the tokenizer or the rule for images, if any.
 
         An int8 or float16 file has the hash of its float model. If another tool wrote the file, it is the hash of the
         whole file and of what else decides on the embeddings: output, pooling, normalization and tokenizer.

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 from keras_tfcl.atomic_write import atomic_write
 from keras_tfcl.export.errors import InputError, ModelFileError
 from keras_tfcl.export.runtime.mapped_arrays import map_npz
+from keras_tfcl.export.runtime.model_file import version_of
 from keras_tfcl.export.runtime.requirements import require
 from keras_tfcl.validation import positive_integer
 
@@ -80,6 +81,7 @@ class Index:
         self._metadata: list[dict[str, object]] = []
         self._positions: dict[int | str, int] = {}
         self._graph: usearch.index.Index | None = None
+        self._opened: tuple[Path, tuple[int, ...]] | None = None  # the file whose vectors are mapped
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -157,6 +159,7 @@ class Index:
             ValueError: k is not a positive integer.
         """
         k = positive_integer("k", k, "10 is the default.")
+        self._check_unchanged()
         units, graph = self._units(queries), None if exact else self._graph
         found = self._exact(units, k, exact) if graph is None else self._approximate(graph, units, k)
         return [
@@ -219,6 +222,7 @@ class Index:
             arrays["codes"] = self._codes
         if self._graph is not None:
             arrays["graph"] = np.frombuffer(self._graph.save() or b"", np.uint8)
+        self._check_unchanged()
         with atomic_write(Path(path)) as draft, draft.open("wb") as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]  # no array is called `allow_pickle`
             file.flush()
@@ -234,10 +238,12 @@ class Index:
 
         Raises:
             FileNotFoundError: there is no such file.
-            ModelFileError: it is no index, or damaged.
+            ModelFileError: it is no index, or damaged. `search` and `save` raise it, too, if a program writes into the
+                file meanwhile, as `cp` does.
             InputError: another encoder filled it.
         """
-        path = Path(path)
+        path = Path(path).absolute()
+        version = version_of(path)
         try:
             arrays = map_npz(path)
             header = json.loads(arrays["header"].tobytes())
@@ -259,6 +265,7 @@ class Index:
                 f"Expected an index that this library saved. Received: {path}: {error}. Build it again."
             ) from error
         index._positions = {name: position for position, name in enumerate(index._ids)}
+        index._opened = path, version
         if encoder is not None:
             index.check_encoder(encoder)
         return index
@@ -266,6 +273,16 @@ class Index:
     def __repr__(self) -> str:
         search = "graph" if self._graph is not None else f"exact, {self.precision}"
         return f"Index({len(self)} vectors of {self.dimension}, {search}, weights {_short(self.weights_hash)})"
+
+    def _check_unchanged(self) -> None:
+        """Raise if a program has written into the file and not beside it, so that its vectors are others."""
+        path, before = self._opened or (Path(), ())
+        now = version_of(path)
+        if before and now[:2] == before[:2] and now != before:
+            raise ModelFileError(
+                f"An index in use must not be written in place. Received: {path}, into which another program has "
+                f"written. Load it again, and the next time rename the new file to this name."
+            )
 
     def _units(self, vectors: ArrayLike) -> np.ndarray:
         array = np.asarray(vectors, np.float32)

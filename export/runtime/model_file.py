@@ -44,18 +44,18 @@ T = TypeVar("T")
 def read_unchanged(path: Path, read: Callable[[], T]) -> T:
     """Return `read()`, which opens the file at `path` several times; again if another process replaces it meanwhile."""
     while True:
-        before = _version(path)
+        before = version_of(path)
         try:
             found = read()
         except ModelFileError:
-            if _version(path) == before:
+            if version_of(path) == before:
                 raise
         else:
-            if _version(path) == before:
+            if version_of(path) == before:
                 return found
 
 
-def _version(path: Path) -> tuple[int, ...]:
+def version_of(path: Path) -> tuple[int, ...]:
     """What differs after a file has been replaced, written again or removed."""
     try:
         status = path.stat()

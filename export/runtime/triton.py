@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -44,7 +45,7 @@ def write_triton_repository(
 
     Raises:
         ModelFileError: the file is no encoder, or a folder.
-        ValueError: `max_batch_size` is not a positive integer.
+        ValueError: `max_batch_size` is not a positive integer, or the name is not that of a folder.
     """
     positive_integer("max_batch_size", max_batch_size, "Pass the largest batch that Triton may make.")
     source = Path(path)
@@ -53,8 +54,13 @@ def write_triton_repository(
             f"Expected an ONNX file. Received: {path}, a folder, whose pooling and normalization Triton would leave "
             f"out. Export the whole model to one (batch, D) output, and give that file."
         )
+    name = name or source.stem
+    if Path(name).name != name or name.startswith("."):
+        raise ValueError(
+            f"`name` must name a folder in the repository. Received: name={name!r}. Pass for example 'cat'."
+        )
     encoder = OnnxEncoder(source, "cpu")
-    model = Path(folder) / (name or source.stem)
+    model = Path(folder) / name
     model.mkdir(parents=True, exist_ok=True)
     draft = model / ".draft"  # Triton passes over what is no number
     with locked_file(Path(folder)):
@@ -81,7 +87,7 @@ def _configuration(encoder: OnnxEncoder, name: str, max_batch_size: int, gpu: bo
     kind = "KIND_GPU" if gpu else "KIND_CPU"
     return "\n".join(
         [
-            f'name: "{name}"',
+            f"name: {_quoted(name)}",
             'platform: "onnxruntime_onnx"',
             f"max_batch_size: {max_batch_size if batch is None else 0}",
             *inputs,
@@ -94,5 +100,10 @@ def _configuration(encoder: OnnxEncoder, name: str, max_batch_size: int, gpu: bo
 
 
 def _tensor(role: str, name: str, dtype: str, dims: list[int]) -> str:
-    sides = ", ".join(map(str, dims))
-    return f'{role} [ {{ name: "{name}" data_type: {_TYPES[dtype]} dims: [ {sides} ] }} ]'
+    sides = ", ".join(map(str, dims or [1]))
+    reshape = "" if dims else " reshape: { shape: [ ] }"  # a number for each sample: Triton takes no empty shape
+    return f"{role} [ {{ name: {_quoted(name)} data_type: {_TYPES[dtype]} dims: [ {sides} ]{reshape} }} ]"
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)

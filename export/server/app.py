@@ -12,6 +12,7 @@ from fastapi.responses import HTMLResponse
 from keras_tfcl.export.runtime.encoder import OnnxEncoder
 from keras_tfcl.export.runtime.index import Index
 from keras_tfcl.export.server.errors import add_error_handlers
+from keras_tfcl.export.server.fast_route import FastRoutes
 from keras_tfcl.export.server.gate import Gate
 from keras_tfcl.export.server.inference import add_inference_routes
 from keras_tfcl.export.server.openai import add_openai_routes
@@ -34,6 +35,7 @@ def create_app(encoder: OnnxEncoder, settings: ServerSettings | None = None, ind
 
     Raises:
         InputError: the index was filled by another encoder.
+        ModelFileError: the model does not give the embeddings that its file records.
     """
     settings = settings or ServerSettings()
     if index is not None:
@@ -42,12 +44,12 @@ def create_app(encoder: OnnxEncoder, settings: ServerSettings | None = None, ind
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        await service.start()
+        service.batcher.start()
         yield
         await service.batcher.stop()
 
     app = FastAPI(title="keras_tfcl", version=VERSION, lifespan=lifespan)
-    app.state.service = service
+    app.state.service, app.state.fast_routes = service, {}
     add_error_handlers(app)
     for add_routes in (add_openai_routes, add_inference_routes, add_search_routes):
         add_routes(app, service)  # not by routers, through which FastAPI takes a tenth longer to find a route
@@ -57,6 +59,7 @@ def create_app(encoder: OnnxEncoder, settings: ServerSettings | None = None, ind
     async def page() -> HTMLResponse:
         return HTMLResponse(PAGE.read_text(), headers={"Content-Security-Policy": POLICY})
 
+    app.add_middleware(FastRoutes, routes=app.state.fast_routes)
     app.add_middleware(Gate, settings=settings, metrics=service.metrics)
     return app
 
@@ -68,8 +71,8 @@ def _add_monitoring(app: FastAPI, service: Service) -> None:
 
     @app.get("/health/ready", tags=["Monitoring"])
     async def ready(response: Response) -> dict[str, object]:
-        response.status_code = 200 if service.not_ready is None else 503
-        return {"status": service.not_ready or "ready", "provider": service.encoder.providers[0]}
+        response.status_code = 503 if service.stopping else 200
+        return {"status": "stopping" if service.stopping else "ready", "provider": service.encoder.providers[0]}
 
     @app.get("/metrics", tags=["Monitoring"])
     async def metrics() -> Response:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -15,6 +15,7 @@ from keras_tfcl.export.server.errors import QueueFullError
 from keras_tfcl.export.server.metrics import Metrics
 
 Rows = tuple[np.ndarray, ...]  # one array for each input of the model, all of the same length
+Work = asyncio.Future[np.ndarray]  # the embeddings of rows in the queue
 
 
 @dataclass
@@ -22,7 +23,7 @@ class _Job:
     """Rows of one request that go into one run together."""
 
     rows: Rows
-    future: asyncio.Future[np.ndarray]
+    future: Work
     queued: float = field(default_factory=time.monotonic)
 
     def __len__(self) -> int:
@@ -80,33 +81,30 @@ class MicroBatcher:
             self._metrics.rejected.labels("queue_full").inc()
             raise QueueFullError(self._waiting)
 
-    def embed(self, parts: Sequence[Rows]) -> asyncio.Future[list[np.ndarray]]:
-        """Queues the rows of one request, however many. The future gives their embeddings, in parts.
+    def embed(self, parts: Sequence[Rows]) -> list[Work]:
+        """Queues the rows of one request, however many, and returns what will give their embeddings, in order.
 
         Args:
-            parts: the rows, those of one shape together. They are dropped if the future is cancelled.
+            parts: the rows, those of one shape together. `drop` takes them out of the queue.
 
         Raises:
             QueueFullError: too many rows wait already.
         """
         self.check_room(sum(len(rows[0]) for rows in parts))
         step = self._max_batch_size
-        jobs = [
+        return [
             self._put(tuple(array[start : start + step] for array in rows))
             for rows in parts
             for start in range(0, len(rows[0]), step)
         ]
-        answer = asyncio.gather(*(job.future for job in jobs))
-        answer.add_done_callback(lambda _: _forget(answer, jobs))
-        return answer
 
-    def _put(self, rows: Rows) -> _Job:
+    def _put(self, rows: Rows) -> Work:
         job = _Job(rows, asyncio.get_running_loop().create_future())
         self._jobs.append(job)
         self._waiting += len(job)
         self._metrics.queued.set(self._waiting)
         self._arrived.set()
-        return job
+        return job.future
 
     async def _serve_queue(self) -> None:
         while True:
@@ -146,8 +144,7 @@ class MicroBatcher:
             self._metrics.queue_seconds.observe(time.monotonic() - job.queued)
         started = time.monotonic()
         try:
-            rows = tuple(np.concatenate(arrays) for arrays in zip(*(job.rows for job in batch), strict=True))
-            embeddings = await asyncio.get_running_loop().run_in_executor(self._thread, self._encode, rows)
+            embeddings = await asyncio.get_running_loop().run_in_executor(self._thread, self._encode_together, batch)
         # Whatever is raised, also for want of memory, belongs to the requests that caused it.
         except Exception as error:
             if len(batch) == 1:
@@ -159,17 +156,19 @@ class MicroBatcher:
                     await self._run([job])
             return
         self._metrics.inference_seconds.observe(time.monotonic() - started)
-        self._metrics.batch_size.observe(len(rows[0]))
+        self._metrics.batch_size.observe(sum(map(len, batch)))
         start = 0
         for job in batch:
             if not job.future.done():
                 job.future.set_result(embeddings[start : start + len(job)])
             start += len(job)
 
+    def _encode_together(self, batch: list[_Job]) -> np.ndarray:
+        return self._encode(tuple(np.concatenate(arrays) for arrays in zip(*(job.rows for job in batch), strict=True)))
 
-def _forget(answer: asyncio.Future[list[np.ndarray]], jobs: Sequence[_Job]) -> None:
-    """After an error, or without a client: drops the other jobs, and says nothing of an error that nobody waits for."""
-    for job in jobs:
-        job.future.cancel()
-    if not answer.cancelled():
-        answer.exception()
+
+def drop(work: Iterable[Work]) -> None:
+    """Cancels what nobody waits for any more, and says nothing of its errors."""
+    for future in work:
+        if not future.cancel() and not future.cancelled():
+            future.exception()

@@ -13,6 +13,14 @@ from starlette.requests import ClientDisconnect
 
 from keras_tfcl.export.errors import ExportError, InputError, NonFiniteError
 
+_STATUS: dict[type[Exception], tuple[int, str]] = {
+    InputError: (422, "invalid_input"),
+    NonFiniteError: (422, "invalid_input"),  # values so large that the model overflows
+    ExportError: (500, "model_error"),
+    ClientDisconnect: (499, "client_gone"),  # nobody reads the answer, but the counters do
+    ImportError: (501, "missing_package"),  # of a package that only some requests need, such as Pillow
+}
+
 
 class RequestError(Exception):
     """A request that is refused, with the status of the answer and a message for the client."""
@@ -20,6 +28,9 @@ class RequestError(Exception):
     def __init__(self, status: int, message: str, code: str, headers: dict[str, str] | None = None) -> None:
         super().__init__(message)
         self.status, self.message, self.code, self.headers = status, message, code, headers
+
+
+HANDLED: tuple[type[Exception], ...] = (RequestError, RequestValidationError, HTTPException, *_STATUS)
 
 
 class QueueFullError(RequestError):
@@ -54,38 +65,25 @@ def fault(errors: Sequence[Any]) -> str:
     return f"{where or 'The body'}: {errors[0]['msg']}"
 
 
-def add_error_handlers(app: FastAPI) -> None:
-    """Turns every exception of a handler into an answer."""
-
-    @app.exception_handler(RequestError)
-    async def refused(request: Request, error: RequestError) -> JSONResponse:
+def answer_to(request: Request, error: Exception) -> JSONResponse:
+    """The answer to a request whose function raised this."""
+    if isinstance(error, RequestError):
         return answer(request, error.status, error.message, error.code, error.headers)
-
-    @app.exception_handler(InputError)
-    @app.exception_handler(NonFiniteError)  # values so large that the model overflows
-    async def bad_input(request: Request, error: InputError | NonFiniteError) -> JSONResponse:
-        return answer(request, 422, str(error), "invalid_input")
-
-    @app.exception_handler(ExportError)
-    async def bad_model(request: Request, error: ExportError) -> JSONResponse:
-        return answer(request, 500, str(error), "model_error")
-
-    @app.exception_handler(ClientDisconnect)  # nobody reads the answer, but the counters do
-    async def gone(request: Request, error: ClientDisconnect) -> JSONResponse:
-        return answer(request, 499, "The client has gone.", "client_gone")
-
-    @app.exception_handler(ImportError)  # of a package that only some requests need, such as Pillow
-    async def missing(request: Request, error: ImportError) -> JSONResponse:
-        return answer(request, 501, str(error), "missing_package")
-
-    @app.exception_handler(Exception)
-    async def unexpected(request: Request, error: Exception) -> JSONResponse:  # uvicorn writes it to the log
-        return answer(request, 500, f"The server failed: {type(error).__name__}. Its log says why.", "server_error")
-
-    @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+    if isinstance(error, RequestValidationError):
         return answer(request, 422, fault(error.errors()), "invalid_request")
-
-    @app.exception_handler(HTTPException)
-    async def http(request: Request, error: HTTPException) -> JSONResponse:
+    if isinstance(error, HTTPException):
         return answer(request, error.status_code, str(error.detail), "http_error", dict(error.headers or {}))
+    for kind, (status, code) in _STATUS.items():
+        if isinstance(error, kind):
+            return answer(request, status, str(error) or "The client has gone.", code)
+    return answer(request, 500, f"The server failed: {type(error).__name__}. Its log says why.", "server_error")
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Turns every exception of a function of FastAPI into an answer."""
+
+    async def handle(request: Request, error: Exception) -> JSONResponse:
+        return answer_to(request, error)
+
+    for kind in (*HANDLED, Exception):  # uvicorn writes what nobody expected to the log
+        app.add_exception_handler(kind, handle)

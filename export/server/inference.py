@@ -66,13 +66,13 @@ def add_inference_routes(app: FastAPI, service: Service) -> None:
 
     @app.get("/v2/health/ready", tags=TAGS)
     async def ready(response: Response) -> dict[str, bool]:
-        response.status_code = 200 if service.not_ready is None else 503
-        return {"ready": service.not_ready is None}
+        response.status_code = 503 if service.stopping else 200
+        return {"ready": not service.stopping}
 
 
 def _add_model_routes(app: FastAPI, service: Service, path: str) -> None:
     async def infer(request: Request) -> Response:
-        check_model(service, request.path_params["name"])
+        check_model(service, request.path_params.get("name"))  # by the fast route there is no other
         asked, tail = _parse(await request.body(), request.headers.get(HEADER))
         rows = _rows(service, asked, tail)
         vectors = await service.embed(request, RequestRows([rows], len(rows[0])))
@@ -83,7 +83,7 @@ def _add_model_routes(app: FastAPI, service: Service, path: str) -> None:
         "parameters": [{"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}],
         "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
     }
-    add_fast_route(app, path + "/infer", infer, tags=TAGS, openapi_extra=described)
+    add_fast_route(app, path + "/infer", infer, service.name, tags=TAGS, openapi_extra=described)
 
     @app.get(path, tags=TAGS)
     async def model(name: str) -> dict[str, object]:
@@ -104,8 +104,8 @@ def _add_model_routes(app: FastAPI, service: Service, path: str) -> None:
     @app.get(path + "/ready", tags=TAGS)
     async def model_ready(name: str, response: Response) -> dict[str, object]:
         check_model(service, name)
-        response.status_code = 200 if service.not_ready is None else 503
-        return {"name": service.name, "ready": service.not_ready is None}
+        response.status_code = 503 if service.stopping else 200
+        return {"name": service.name, "ready": not service.stopping}
 
 
 def _dimensions(shape: tuple[int | None, ...]) -> list[int]:
@@ -156,12 +156,8 @@ def _array(tensor: Tensor, binary: memoryview | None) -> np.ndarray:
         raise InputError(f"`datatype` must be one of {', '.join(DATATYPES)}. Received: {tensor.datatype!r}.")
     dtype = np.dtype(DATATYPES[tensor.datatype]).newbyteorder("<")
     try:
-        values = np.frombuffer(binary, dtype) if binary is not None else np.asarray(tensor.data or [])
-        with np.errstate(over="raise", invalid="raise"):
-            array = values.astype(dtype.newbyteorder("="), copy=False).reshape(tensor.shape)
-        if values.dtype.kind not in "biuf" or (dtype.kind != "f" and not np.array_equal(array.ravel(), values.ravel())):
-            raise ValueError("values of another type")
-        return array
+        values = np.frombuffer(binary, dtype) if binary is not None else _exactly(tensor.data or [], dtype)
+        return values.astype(dtype.newbyteorder("="), copy=False).reshape(tensor.shape)
     except (ValueError, TypeError, OverflowError, FloatingPointError) as error:
         raise InputError(
             f"A tensor must hold as many values as its shape says, of its type. Received: {tensor.name} of shape "
@@ -169,9 +165,19 @@ def _array(tensor: Tensor, binary: memoryview | None) -> np.ndarray:
         ) from error
 
 
+def _exactly(data: list[object], dtype: np.dtype[np.generic]) -> np.ndarray:
+    """The values as an array of a type that holds them; floats may be rounded."""
+    values = np.asarray(data)
+    with np.errstate(over="raise", invalid="raise"):
+        array = values.astype(dtype)
+    if values.dtype.kind not in "biuf" or (dtype.kind != "f" and not np.array_equal(array, values)):
+        raise ValueError("values of another type")
+    return array
+
+
 def _respond(name: str, asked: InferenceRequest, vectors: np.ndarray) -> Response:
-    wanted = next((output for output in asked.outputs if output.name == OUTPUT), None)
-    if asked.outputs and wanted is None:
+    wanted = asked.outputs[0] if asked.outputs else None
+    if any(output.name != OUTPUT for output in asked.outputs):
         raise RequestError(
             400, f"The model has one output, {OUTPUT!r}. Ask for it, or leave out `outputs`.", "invalid_request"
         )

@@ -135,8 +135,9 @@ def add_openai_routes(app: FastAPI, service: Service) -> None:
         )
         return Response(answer.model_dump_json(), media_type="application/json")
 
-    described = {"response_model": EmbeddingResponse, "openapi_extra": request_body(EmbeddingRequest)}
-    add_fast_route(app, "/v1/embeddings", embeddings, tags=["OpenAI"], **described)
+    described = request_body(EmbeddingRequest)
+    path = "/v1/embeddings"
+    add_fast_route(app, path, embeddings, tags=["OpenAI"], response_model=EmbeddingResponse, openapi_extra=described)
 
     entry = {"id": service.name, "object": "model", "created": int(time.time()), "owned_by": "keras_tfcl"}
 

@@ -62,6 +62,6 @@ class _Server(uvicorn.Server):
             super().handle_exit(sig, frame)
             return
         self._draining = True
-        self._app.state.service.not_ready = "stopping"
+        self._app.state.service.stopping = True
         stop = super().handle_exit
         loop.call_soon_threadsafe(lambda: loop.call_later(self._drain, stop, sig, frame))

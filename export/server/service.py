@@ -13,14 +13,14 @@ from typing import Any, TypeVar
 import numpy as np
 from starlette.requests import ClientDisconnect, Request
 
-from keras_tfcl.export.errors import ExportError, InputError
+from keras_tfcl.export.errors import InputError, ModelFileError
 from keras_tfcl.export.runtime.encoder import OnnxEncoder
 from keras_tfcl.export.runtime.golden_inputs import check_golden_inputs
 from keras_tfcl.export.runtime.index import Index
 from keras_tfcl.export.runtime.inputs import split_inputs
 from keras_tfcl.export.runtime.tokens import Tokens, rows_in_run
 from keras_tfcl.export.runtime.typing import Inputs
-from keras_tfcl.export.server.batching import MicroBatcher, Rows
+from keras_tfcl.export.server.batching import MicroBatcher, Rows, drop
 from keras_tfcl.export.server.errors import RequestError
 from keras_tfcl.export.server.metrics import Metrics
 from keras_tfcl.export.server.settings import ServerSettings
@@ -53,6 +53,9 @@ class Service:
         encoder: the encoder to serve.
         settings: of the server.
         index: what `/v1/search` looks in.
+
+    Raises:
+        ModelFileError: the model does not give the embeddings that its file records.
     """
 
     def __init__(self, encoder: OnnxEncoder, settings: ServerSettings, index: Index | None = None) -> None:
@@ -62,27 +65,24 @@ class Service:
         self.name = settings.model_name or encoder.path.stem
         self.metrics = Metrics()
         self.metrics.model.info({"name": self.name, "provider": encoder.providers[0]})
-        self.not_ready: str | None = "starting"  # why, or None
+        self.stopping = False
         self.batcher = MicroBatcher(
             self._encode, settings.max_batch_size, settings.max_queue, settings.batch_wait_ms / 1e3, self.metrics
         )
-
-    async def start(self) -> None:
-        """Warms the model up, checks that it gives the embeddings recorded in its file, and becomes ready."""
-        self.batcher.start()
-        try:
-            await asyncio.to_thread(self._self_test)
-            self.not_ready = None
-        except ExportError as error:
-            self.not_ready = f"self-test failed: {error}"
+        self._self_test()
 
     def _self_test(self) -> None:
+        """Warms the model up, and checks that it gives the embeddings recorded in its file."""
         metadata = self.encoder.metadata
         if metadata.get("probes"):
             parity = check_golden_inputs(self.encoder)
             coarse = "quantization" in metadata or self.encoder.providers[0] != "CPUExecutionProvider"
             if not parity.passed and not (coarse and parity.min_cosine >= COARSE_COSINE):
-                raise ExportError(f"{self.encoder.path} does not give the embeddings recorded in it on this machine")
+                raise ModelFileError(
+                    f"A model must give the embeddings that its file records before it serves. Received: "
+                    f"{self.encoder.path} with others on this machine: {parity}. Export it again, or install the "
+                    f"onnxruntime that it was exported with."
+                )
         if all(isinstance(side, int) for spec in self.encoder.inputs for side in spec.shape[1:]):
             self.encoder.warmup((1, self.settings.max_batch_size))
         elif self.encoder.takes_text:
@@ -99,16 +99,18 @@ class Service:
         """Embeddings of the inputs of a request, in their order, unless its client goes away before."""
         work = self.batcher.embed(inputs.parts)
         gone = asyncio.create_task(_disconnected(request))
-        either: set[asyncio.Future[Any]] = {work, gone}
+        gone.add_done_callback(lambda _: drop(work))
         try:
-            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-            if not work.done():
-                raise ClientDisconnect
-            embeddings = np.concatenate(work.result())
-            return embeddings if inputs.order is None else embeddings[np.argsort(inputs.order)]
+            parts = [await part for part in work]
+        except asyncio.CancelledError as error:
+            if gone.done():
+                raise ClientDisconnect from error
+            raise
         finally:
-            work.cancel()  # nobody waits for its rows any more; no effect on what is done
+            drop(work)
             gone.cancel()
+        embeddings = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return embeddings if inputs.order is None else embeddings[np.argsort(inputs.order)]
 
     async def read(self, items: Sequence[object]) -> RequestRows:
         """What the encoder takes, from the items of a request: texts, images as bytes or base64, or numbers.

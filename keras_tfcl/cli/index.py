@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable, Sized
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -125,8 +125,8 @@ def search(
     are_files = any(os.path.exists(query) or Path(query).suffix in suffixes for query in queries)
     are_texts = encoder.takes_text and not are_files
     rows = queries if are_texts else read_input([Path(query) for query in queries])
-    names = [*map(str, rows)] if isinstance(rows, list) else [*range(_count(rows))]
     found = known.search(encoder.encode(rows), k, exact)
+    names = [*map(str, rows)] if isinstance(rows, list) else [*range(len(found))]
     if as_json:
         results = [
             {"query": name, "hits": [hit._asdict() for hit in hits]} for name, hits in zip(names, found, strict=True)
@@ -154,7 +154,7 @@ def _embedded(
 
     parts = encoder.encode_iter(rows, on_error=skip if on_error == "skip" else "raise")
     vectors = np.concatenate([np.empty((0, encoder.dimension), np.float32), *parts])
-    kept = [position for position in range(_count(rows)) if position not in skipped]
+    kept = [position for position in range(len(vectors) + len(skipped)) if position not in skipped]
     pointing = vectors.any(axis=1)
     for row in np.flatnonzero(~pointing):
         position = kept[row]
@@ -199,18 +199,6 @@ def _names(files: list[Path], inputs: list[Path], root: Path | None) -> list[str
             )
     checked_ids(names, len(names))  # before the work
     return [*names]
-
-
-def _count(rows: Sized | dict[str, np.ndarray]) -> int:
-    if isinstance(rows, dict):
-        counts = {len(array) for array in rows.values()}
-        if len(counts) != 1:
-            raise InputError(
-                f"All inputs must have the same number of samples. Received: {sorted(counts)}. Save "
-                "arrays of one length."
-            )
-        return counts.pop()
-    return len(rows)
 
 
 def _say(index: Index, path: Path, as_json: bool, recall: float | None, skipped: list[str], replaced: int = 0) -> None:

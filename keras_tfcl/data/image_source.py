@@ -52,7 +52,7 @@ class ImageFiles:
         )
 
     def read(self, index: int) -> bytes:
-        """The bytes of one image file; OSError for what is no file, or too large for an image."""
+        """The bytes of one image file; OSError unless it is a regular file of a possible size."""
         size = self.sizes[index]
         if size < 0:
             status = os.stat(self.paths[index])
@@ -93,7 +93,7 @@ def find_images(source: Source) -> ImageFiles:
     if len(paths) == 1 and Path(paths[0]).is_dir():
         return _from_folder(Path(paths[0]))
     if isinstance(source, str) and not Path(source).exists() and is_registered(source):
-        return _from_set(source)
+        return images_of_set(source)
     for path in paths:
         if not Path(path).is_file():
             raise _absent(os.fspath(path))
@@ -105,7 +105,8 @@ def find_images(source: Source) -> ImageFiles:
     return _whole_files(names, names, [Path(os.path.abspath(name)).parent.name for name in names])
 
 
-def _from_set(source: str) -> ImageFiles:
+def images_of_set(source: str) -> ImageFiles:
+    """The images of a set of tensorflow_datasets, `"name"` or `"name@split"`. Raises as `find_images`."""
     name, _, split = source.partition("@")
     images, class_names = encoded_images(name, split or "train")
     if not images:

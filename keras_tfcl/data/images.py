@@ -8,18 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import tensorflow as tf
 
 from keras_tfcl.data.decoding import decode_fitted, size_of
-from keras_tfcl.data.image_source import ImageFiles, find_images
+from keras_tfcl.data.image_source import ImageFiles, find_images, images_of_set
 from keras_tfcl.data.registered_sets import prepared_builder
 from keras_tfcl.validation import positive_integer
-
-if TYPE_CHECKING:
-    import tensorflow_datasets as tfds
 
 KINDS = ("digits", "grey", "photos")
 CHARACTERS = ("mnist", "emnist", "kmnist", "binarized_mnist", "mnist_corrupted", "omniglot", "cmaterdb", "svhn_cropped")
@@ -71,8 +68,8 @@ def load_images(
             known sets of characters are digits, images of one channel grey, others photos.
 
     Returns:
-        `ImageData`. Without a test split a fifth of each class is held out. Images of a folder that are all grey come
-        with one channel.
+        `ImageData`. Without a test split a fifth of each class is held out. Images that are all grey come with one
+        channel.
 
     Raises:
         ImportError: if a package is missing; names the extra.
@@ -109,13 +106,20 @@ def _read(name: str, size: tuple[int, int] | None) -> tuple[list[Split], tuple[s
     """One split or two (train and test), and the names of the classes."""
     if name == "mnist5k":
         images, labels = _mnist5k()
-        return [_collect(tf.data.Dataset.from_tensor_slices((images, labels)), size)], tuple("0123456789")
-    if not name.startswith("folder:"):
-        return _from_builder(name, prepared_builder(name), size)
-    folder = _folder(name)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"`{name}` must name an existing folder. Received: {folder}. Check the path.")
-    splits, class_names = _from_folder(folder, size)
+        if size is not None:
+            images = np.stack([decode_fitted(tf.io.encode_png(image).numpy(), size)[..., :1] for image in images])
+        return [(images, labels)], tuple("0123456789")
+    found = _of_folder(name) if name.startswith("folder:") else _of_set(name)
+    named = {files.class_names for files in found}
+    class_names = named.pop() if len(named) == 1 else tuple(sorted(set().union(*named)))
+    number = {label: index for index, label in enumerate(class_names)}
+    splits = []
+    for files in found:
+        size = size or _size_of_all(files)  # the test images follow the training images
+        with ThreadPoolExecutor() as threads:
+            read = partial(_decoded, files, partial(decode_fitted, size=size))
+            images = np.stack([*threads.map(read, range(len(files)))])
+        splits.append((images, np.array([number[label] for label in files.class_names])[files.classes]))
     if all((images == images[..., :1]).all() for images, _ in splits):
         splits = [(images[..., :1], labels) for images, labels in splits]
     return splits, class_names
@@ -135,25 +139,24 @@ def _mnist5k() -> Split:
     return table[:, :-1].reshape(-1, 28, 28, 1), table[:, -1].astype("int64")
 
 
-def _from_builder(
-    name: str, builder: tfds.core.DatasetBuilder, size: tuple[int, int] | None
-) -> tuple[list[Split], tuple[str, ...]]:
-    features, available = builder.info.features, builder.info.splits
-    if builder.info.supervised_keys != ("image", "label") or features["image"].dtype != np.uint8:
-        raise ValueError(f"`{name}` must be a set of uint8 images with one label each. Received: {features}.")
-    wanted = [split for split in ("train", *TEST_SPLITS) if split in available and available[split].num_examples]
+def _of_set(name: str) -> list[ImageFiles]:
+    """The splits of a set of tensorflow_datasets."""
+    info = prepared_builder(name).info
+    if info.supervised_keys != ("image", "label") or info.features["image"].dtype != np.uint8:
+        raise ValueError(f"`{name}` must be a set of uint8 images with one label each. Received: {info.features}.")
+    wanted = [split for split in ("train", *TEST_SPLITS) if split in info.splits and info.splits[split].num_examples]
     if "train" not in wanted:
         raise ValueError(
-            f"`{name}` must have images in a split `train`. Received: splits {sorted(available)}. Use another set."
+            f"`{name}` must have images in a split `train`. Received: splits {sorted(info.splits)}. Use another set."
         )
-    splits = []
-    for split in wanted[:2]:
-        splits.append(_collect(builder.as_dataset(split=split, as_supervised=True), size))
-        size = splits[0][0].shape[1:3]  # the test images follow the training images
-    return splits, tuple(features["label"].names)
+    return [images_of_set(f"{name}@{split}") for split in wanted[:2]]
 
 
-def _from_folder(folder: Path, size: tuple[int, int] | None) -> tuple[list[Split], tuple[str, ...]]:
+def _of_folder(name: str) -> list[ImageFiles]:
+    """The splits of a folder, or all its images."""
+    folder = _folder(name)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"`{name}` must name an existing folder. Received: {folder}. Check the path.")
     parts = [folder / split for split in ("train", *TEST_SPLITS) if (folder / split).is_dir()]
     found = [find_images(part) for part in (parts[:2] if folder / "train" in parts else [folder])]
     if not all(files.class_names for files in found):
@@ -161,15 +164,7 @@ def _from_folder(folder: Path, size: tuple[int, int] | None) -> tuple[list[Split
             f"`folder:` needs images in PATH/label/file or PATH/train/label/file. Received: images in {folder} without "
             "a folder for their class. Move them into one."
         )
-    class_names = sorted({name for files in found for name in files.class_names})
-    splits = []
-    for files in found:
-        size = size or _size_of_all(files)  # the test images follow the training images
-        with ThreadPoolExecutor() as threads:
-            read = partial(_decoded, files, partial(decode_fitted, size=size))
-            images = np.stack([*threads.map(read, range(len(files)))])
-        splits.append((images, np.searchsorted(class_names, files.class_names)[files.classes]))
-    return splits, tuple(class_names)
+    return found
 
 
 def _size_of_all(files: ImageFiles) -> tuple[int, int]:
@@ -186,33 +181,6 @@ def _decoded(files: ImageFiles, decode: Callable[[bytes], Decoded], index: int) 
         raise ValueError(
             f"Every image must be readable. Received: {files.names[index]}: {error}. Repair or remove it."
         ) from error
-
-
-def _collect(examples: tf.data.Dataset, size: tuple[int, int] | None) -> Split:
-    """Reads `(image, label)` examples into arrays, all images of one size."""
-    size = size or _common_size(examples)
-    batches = examples.map(lambda image, label: (_fit(image, size), label), tf.data.AUTOTUNE).batch(256)
-    images, labels = zip(*batches.as_numpy_iterator(), strict=True)
-    return np.concatenate(images), np.concatenate(labels)
-
-
-def _common_size(examples: tf.data.Dataset) -> tuple[int, int]:
-    """The size that all images have, or the default as soon as two differ. Decodes images only if it must."""
-    known = examples.element_spec[0].shape[:2]
-    if known.is_fully_defined():
-        return tuple(known)
-    sizes = examples.map(lambda image, label: tf.shape(image)[:2], tf.data.AUTOTUNE).as_numpy_iterator()
-    first = tuple(next(sizes).tolist())
-    return first if all(tuple(size.tolist()) == first for size in sizes) else (DEFAULT_SIDE, DEFAULT_SIDE)
-
-
-def _fit(image: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
-    """Crops the centre to the proportions of `size` and resizes it."""
-    height, width = tf.shape(image)[0], tf.shape(image)[1]
-    window = tf.minimum(height, width * size[0] // size[1]), tf.minimum(width, height * size[1] // size[0])
-    image = tf.image.resize_with_crop_or_pad(image, *window)
-    image = tf.round(tf.image.resize(image, size, antialias=True))
-    return tf.cast(tf.clip_by_value(image, 0.0, 255.0), "uint8")
 
 
 def _hold_out(images: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> tuple[Split, Split]:

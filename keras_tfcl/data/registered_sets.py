@@ -8,10 +8,11 @@ import re
 import struct
 import sys
 from collections.abc import Iterator
-from types import ModuleType
 from typing import TYPE_CHECKING, NamedTuple
 
 import tensorflow as tf
+
+from keras_tfcl.export.runtime.requirements import require
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
@@ -30,22 +31,11 @@ class EncodedImage(NamedTuple):
     label: int | None
 
 
-def tensorflow_datasets() -> ModuleType:
-    """The package, or ImportError with the extra that installs it."""
-    try:
-        import tensorflow_datasets as tfds
-    except ImportError as error:
-        raise ImportError(
-            'Images other than "mnist5k" need tensorflow-datasets: pip install "keras-tfcl[data]"'
-        ) from error
-    return tfds
-
-
 def is_registered(source: str) -> bool:
     """Whether a text is the name of a set, perhaps with config, version and split: `name/config:version@split`."""
     name = NAME.match(source)
     try:
-        return name is not None and tensorflow_datasets().builder_cls(name[1]) is not None
+        return name is not None and require("tensorflow_datasets", "data").builder_cls(name[1]) is not None
     except (ImportError, ValueError):  # no such package, no such set
         return False
 
@@ -58,7 +48,7 @@ def prepared_builder(name: str) -> tfds.core.DatasetBuilder:
         RuntimeError: if the set cannot be prepared.
         ImportError: without tensorflow_datasets.
     """
-    tfds = tensorflow_datasets()
+    tfds = require("tensorflow_datasets", "data")
     try:
         builder = tfds.builder(name)
     except ValueError as error:
@@ -91,7 +81,7 @@ def encoded_images(name: str, split: str) -> tuple[list[EncodedImage], tuple[str
         ValueError: for an unknown set or split, one without images, or one in other files than TFRecord.
         RuntimeError, ImportError: as `prepared_builder`.
     """
-    tfds = tensorflow_datasets()
+    tfds = require("tensorflow_datasets", "data")
     builder = prepared_builder(name)
     features = dict(builder.info.features.items())
     images = [key for key, feature in features.items() if isinstance(feature, tfds.features.Image)]

@@ -128,9 +128,7 @@ def _statistics(suggestion: Suggestion, embeddings: ModelEmbeddings) -> list[Sta
 
 
 def _embedding_panels(embeddings: ModelEmbeddings) -> list[Panel]:
-    labelled = [] if embeddings.labels is None else [_spread_panel(embeddings)]
-    return [
-        *labelled,
+    panels = [
         Panel(
             "Positives and negatives",
             "Healthy: two hills, the positives on the right. One hill at 1: collapsed.",
@@ -152,15 +150,15 @@ def _embedding_panels(embeddings: ModelEmbeddings) -> list[Panel]:
             _plot_map(embeddings),
         ),
     ]
-
-
-def _spread_panel(embeddings: ModelEmbeddings) -> Panel:
+    if embeddings.labels is None:
+        return panels
     spread = uniformity_tolerance(embeddings.unaltered, embeddings.labels)
-    return Panel(
+    labelled = Panel(
         "Uniformity and tolerance",
         "Good embeddings are far to the right and not at the bottom; a collapse is at the top left.",
         plot_uniformity_tolerance({"this model": spread}, embeddings.unaltered.shape[1]),
     )
+    return [labelled, *panels]
 
 
 def _loss_panels(embeddings: ModelEmbeddings) -> list[Panel]:

@@ -1,4 +1,4 @@
-"""Finds what is trained inside a loss, such as a learnable temperature, and makes it part of a model."""
+"""Finds the variables that a loss trains, such as a learnable temperature, and makes them part of a model."""
 
 from __future__ import annotations
 

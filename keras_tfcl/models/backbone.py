@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
 
 import keras
 
@@ -62,22 +61,26 @@ def build_backbone(
             f'`name` must be "resnet18", "resnet10" or a model of keras.applications. Received: name={name!r}. Those '
             f"are: {', '.join(sorted(nets))}."
         )
-    net = nets[name](include_top=False, weights=weights, input_shape=shape, pooling="avg")
+    scales = "include_preprocessing" in inspect.signature(nets[name]).parameters
+    options = {"include_preprocessing": channels == 3} if scales else {}  # it is made for RGB images
+    net = nets[name](include_top=False, weights=weights, input_shape=shape, pooling="avg", **options)
     set_batch_norm_momentum(net, MOMENTUM)
     inputs = keras.Input(shape, name="image")
-    return keras.Model(inputs, net(_preprocessed(inputs, nets[name])), name="encoder")
+    scaled = inputs if name.startswith("EfficientNetB") or (scales and channels == 3) else _preprocessed(inputs, name)
+    return keras.Model(inputs, net(scaled), name="encoder")
 
 
-def _preprocessed(inputs: keras.KerasTensor, net: Callable[..., keras.Model]) -> keras.KerasTensor:
-    """Computes `preprocess_input` of a model of keras.applications on pixels 0..255, in layers that can be saved."""
-    name = net.__name__
-    if "include_preprocessing" in inspect.signature(net).parameters or name.startswith("EfficientNet"):
-        return inputs  # the net scales them itself
-    if name.startswith("DenseNet"):
+def _preprocessed(inputs: keras.KerasTensor, name: str) -> keras.KerasTensor:
+    """Computes `preprocess_input` of a model of keras.applications on pixels 0..255, in layers that can be saved.
+
+    Images that are not RGB are scaled to -1..1 for all models.
+    """
+    rgb = inputs.shape[-1] == 3
+    if rgb and name.startswith("DenseNet"):
         mean, deviation = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
         scale = [1 / (255 * d) for d in deviation]
         return keras.layers.Rescaling(scale, [-m / d for m, d in zip(mean, deviation, strict=True)])(inputs)
-    if name.startswith("VGG") or name in ("ResNet50", "ResNet101", "ResNet152"):
+    if rgb and (name.startswith("VGG") or name in ("ResNet50", "ResNet101", "ResNet152")):
         return keras.layers.Rescaling(1.0, [-103.939, -116.779, -123.68])(inputs[..., ::-1])  # BGR, as in Caffe
     return keras.layers.Rescaling(1 / 127.5, offset=-1.0)(inputs)
 

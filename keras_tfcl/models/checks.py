@@ -44,7 +44,7 @@ def check_memory(momentum: object, queue_size: object, queue: str) -> None:
 def check_towers(
     encoder: keras.Model | tuple[keras.Model, ...], projector: keras.Layer | tuple[keras.Layer, ...] | None
 ) -> None:
-    """Raises ValueError for what is no encoder or projector, and for tuples of them that do not fit."""
+    """Raises ValueError unless both are Keras layers, or tuples of them with one for each view."""
     several = isinstance(encoder, tuple)
     if several and len(encoder) < 2:
         raise ValueError(

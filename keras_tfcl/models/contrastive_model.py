@@ -538,7 +538,8 @@ class ContrastiveModel(keras.Model):
         check_class_weight(class_weight, y, sample_weight, self.queue)
         if class_weight is not None:
             sample_weight = weights_of_classes(y, class_weight)
-        batch = self._one_batch(x, y, sample_weight, batches_seen(self.optimizer))
+        batch = self._pipeline.one_batch(x, y, sample_weight, batches_seen(self.optimizer))
+        check_tuple(batch[0], len(self.encoders))
         self.memory.check_batch(keras.tree.flatten(batch)[0].shape[0], len(batch[0]))
         if isinstance(self.memory, InstanceBank) and batch[1] is not None:
             self.memory.check_numbers(batch[1])
@@ -554,7 +555,8 @@ class ContrastiveModel(keras.Model):
         """Computes loss and metrics of one batch; x as in `train_on_batch`."""
         check_compiled(self.compiled, "test_on_batch")
         self.memory.begin()
-        batch = self._one_batch(x, y, sample_weight, step=0)
+        batch = self._pipeline.one_batch(x, y, sample_weight)
+        check_tuple(batch[0], len(self.encoders))
         return super().test_on_batch(*split(batch, self.distribute_strategy), return_dict=return_dict)
 
     def predict_on_batch(self, x: Structure) -> Any:
@@ -576,13 +578,6 @@ class ContrastiveModel(keras.Model):
             ValueError: if the encoder does not know its inputs.
         """
         serving.export(serving.serving_model(self.towers), filepath, format, **kwargs)
-
-    def _one_batch(
-        self, x: Structure, y: Structure | None, sample_weight: Structure | None, step: int
-    ) -> tuple[tuple[Structure, ...], Tensor | None, Tensor | None]:
-        batch = self._pipeline.one_batch(x, y, sample_weight, step)
-        check_tuple(batch[0], len(self.encoders))
-        return batch
 
     def _predicted(self, x: DataSource) -> DataSource:
         x = checked_source(x) if brings_batches(x) else as_samples(x)

@@ -1,5 +1,6 @@
 """An index of embeddings: found beside a brute-force search in float64, kept in one file, bound to its encoder."""
 
+import json
 import os
 import signal
 import subprocess
@@ -10,9 +11,11 @@ import zipfile
 from types import SimpleNamespace
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper
 
-from keras_tfcl.export import Index, InputError, ModelFileError
+from keras_tfcl.export import Index, InputError, ModelFileError, OnnxEncoder
 
 RNG = np.random.default_rng(0)
 
@@ -142,6 +145,24 @@ def test_a_file_that_is_replaced_while_it_is_read_comes_whole(tmp_path, monkeypa
         np.testing.assert_array_equal(Index.load(path)._vectors, written._vectors)
 
 
+def test_a_file_that_is_written_in_place_is_refused(tmp_path):
+    path = tmp_path / "x.index"
+    for content in ("of the same size", b""):  # other vectors for these ids, or none: the process would be killed
+        index = Index(4)
+        index.add(np.eye(4))
+        index.save(path)
+        os.utime(path, (1, 1))
+        loaded = Index.load(path)
+        index.save(path)  # beside it
+        assert loaded.search(np.eye(4)) == index.search(np.eye(4))
+        loaded = Index.load(path)
+        os.utime(path, (1, 1))
+        path.write_bytes(path.read_bytes() if content else b"")
+        for use, argument in ((loaded.search, np.eye(4)), (loaded.save, path)):
+            with pytest.raises(ModelFileError, match="must not be written in place"):
+                use(argument)
+
+
 @pytest.mark.parametrize("precision", ["float32", "int8", "binary"])
 def test_an_empty_index_finds_nothing(precision):
     assert Index(4, precision).search(np.eye(4)) == [[]] * 4
@@ -180,6 +201,26 @@ def test_vectors_of_another_encoder_are_refused(tmp_path):
     for other in (encoder("2" * 64), encoder(dimension=3)):
         with pytest.raises(InputError, match=r"only with the encoder that filled it\. Received: .* Build the index"):
             Index.load(tmp_path / "x.index", other)
+
+
+def test_an_index_knows_the_rule_for_images_that_filled_it(tmp_path):
+    nodes = [helper.make_node("GlobalAveragePool", ["image"], ["p"]), helper.make_node("Flatten", ["p"], ["embedding"])]
+    ends = (("image", ("batch", 3, 4, 4)), ("embedding", ("batch", 3)))
+    image, embedding = ([helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)] for name, shape in ends)
+    model = helper.make_model(
+        helper.make_graph(nodes, "x", image, embedding), opset_imports=[helper.make_opsetid("", 17)], ir_version=8
+    )
+    encoders = []
+    for number, (size, note) in enumerate([([4, 4], {}), ([4, 4], {}), ([8, 8], {}), ([4, 4], {"resize": "pad"})]):
+        facts = {"schema": 1, "weights_sha256": "a", "preprocessing": {"size": size}, "notes": {"image": note}}
+        helper.set_model_props(model, {"keras_tfcl": json.dumps(facts)})
+        onnx.save(model, tmp_path / f"{number}.onnx")
+        encoders.append(OnnxEncoder(tmp_path / f"{number}.onnx"))
+    index = Index(encoders[0])
+    index.check_encoder(encoders[1])
+    for other in encoders[2:]:
+        with pytest.raises(InputError, match="only with the encoder that filled it"):
+            index.check_encoder(other)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from helpers.servers import running
-from keras_tfcl.export import Index, InputError, OnnxEncoder, export_onnx
+from keras_tfcl.export import Index, InputError, ModelFileError, OnnxEncoder, export_onnx
 
 httpx = pytest.importorskip("httpx")
 pytest.importorskip("uvicorn")
@@ -283,6 +283,8 @@ def test_the_open_inference_protocol(dense):
             for kind in ({"datatype": "INT8", "data": [300] * 30}, {"datatype": "INT32"}, {"data": ["1"] * 30})
         ]
         other = http.post("/v2/models/dense/infer", json={"inputs": [tensor | {"name": "other"}]})
+        asked = [{"name": "embedding"}, {"name": "logits"}]
+        no_output = http.post("/v2/models/dense/infer", json={"inputs": [tensor], "outputs": asked})
         unknown = http.post("/v2/models/dense/infer", json={"inputs": [tensor | {"shape": [-1, 6]}]})
         twice = http.post("/v2/models/dense/infer", json={"inputs": [tensor, tensor]})
         longer = http.post(
@@ -291,6 +293,7 @@ def test_the_open_inference_protocol(dense):
             headers={"Inference-Header-Content-Length": str(len(head))},
         )
     assert unknown.status_code == 400 and "inputs.0.shape.0" in unknown.json()["error"]
+    assert no_output.status_code == 400 and "has one output" in no_output.json()["error"]
     assert longer.status_code == 400 and "4 bytes more" in longer.json()["error"]
     assert other.status_code == 422 and "must be named ['features']" in other.json()["error"]
     assert twice.status_code == 400 and "may occur once" in twice.json()["error"]
@@ -365,8 +368,10 @@ def test_health_metrics_and_info(dense):
     assert info["dimension"] == 8 and info["providers"]["used"] == [*dense.providers]
 
 
-@pytest.mark.parametrize(("scale", "quantized", "code"), [(1, 0, 200), (0.01, 0, 503), (0.01, 1, 200), (1, 1, 503)])
-def test_ready_when_the_recorded_embeddings_come_out(dense, tmp_path, scale, quantized, code):
+@pytest.mark.parametrize(
+    ("scale", "quantized", "served"), [(1, 0, True), (0.01, 0, False), (0.01, 1, True), (1, 1, False)]
+)
+def test_only_a_model_that_gives_the_recorded_embeddings_is_served(dense, tmp_path, scale, quantized, served):
     """Exactly; or, of a quantized model, nearly, because int8 rounds otherwise on another processor."""
     model = onnx.load(dense.path)
     metadata = json.loads(model.metadata_props[0].value)
@@ -379,8 +384,8 @@ def test_ready_when_the_recorded_embeddings_come_out(dense, tmp_path, scale, qua
         metadata["quantization"] = {"mode": "dynamic"}
     onnx.helper.set_model_props(model, {"keras_tfcl": json.dumps(metadata)})
     onnx.save(model, tmp_path / "encoder.onnx")
-    with client(OnnxEncoder(tmp_path / "encoder.onnx"), max_batch_size=4) as http:
-        assert http.get("/health/ready").status_code == code
+    with contextlib.nullcontext() if served else pytest.raises(ModelFileError, match="before it serves"):
+        create_app(OnnxEncoder(tmp_path / "encoder.onnx"), ServerSettings(max_batch_size=4))
 
 
 @pytest.mark.parametrize(("error", "status"), [(ImportError("needs the package `PIL`"), 501), (KeyError("x"), 500)])

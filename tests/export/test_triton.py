@@ -50,6 +50,29 @@ def test_versions_are_numbered_and_the_copy_runs(file, tmp_path):
     assert {entry.name for entry in first.parent.iterdir()} == {"config.pbtxt", *"123456"}
     with pytest.raises(ValueError, match=r"`max_batch_size` must be .* Received: max_batch_size=0"):
         write_triton_repository(file, tmp_path, max_batch_size=0)
+    for name in (".", "../outside", "a/b"):
+        with pytest.raises(ValueError, match=r"`name` must name a folder in the repository\. Received: name="):
+            write_triton_repository(file, tmp_path / "models", name)
+
+
+def test_a_number_for_each_sample_and_names_with_quotes(tmp_path):
+    config_pb2 = pytest.importorskip("tritonclient.grpc.model_config_pb2")
+    text_format = pytest.importorskip("google.protobuf.text_format")
+    name, tensor = 'a "b\\', helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [helper.make_node("Unsqueeze", [name, "axes"], ["embedding"])],
+        "by hand",
+        [tensor(name, TensorProto.FLOAT, ("batch",))],
+        [tensor("embedding", TensorProto.FLOAT, ("batch", 1))],
+        [numpy_helper.from_array(np.array([1]), "axes")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    write_atomically(tmp_path / "x.onnx", model.SerializeToString())
+    version = write_triton_repository(tmp_path / "x.onnx", tmp_path / "models", name)
+    config = text_format.Parse((version.parent / "config.pbtxt").read_text(), config_pb2.ModelConfig())
+    assert config.name == config.input[0].name == name
+    assert list(config.input[0].dims) == [1]  # Triton refuses an empty shape
+    assert config.input[0].HasField("reshape") and not config.input[0].reshape.shape
 
 
 def write_linear(path, output, dimension):

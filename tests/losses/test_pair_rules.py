@@ -263,6 +263,14 @@ def test_unlabelled_keys_of_a_queue_are_negatives_of_all():
     assert losses[0] == losses[1]
 
 
+def test_anchors_that_are_no_candidates_share_no_sample_with_candidates_of_none():
+    z, others = np.random.default_rng(0).normal(size=(3, 2, 4)), np.random.default_rng(1).normal(size=(4, 4))
+    labels, theirs = np.eye(3, 5, dtype="int64"), np.eye(4, 5, dtype="int64")
+    loss = keras_tfcl.InfoNCE(0.3, reduction=None)
+    of_none = loss.against(labels, z, Candidates(others, theirs, samples=np.full(4, -1)))
+    np.testing.assert_array_equal(of_none, loss.against(labels, z, Candidates(others, theirs)))
+
+
 def test_an_unlabelled_anchor_that_is_no_candidate_has_no_positive():
     """The label that replaces its own must not be the one of views in the role of negatives."""
     z, numbers = np.random.default_rng(0).normal(size=(3, 3, 4)), np.arange(9)

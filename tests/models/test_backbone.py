@@ -44,6 +44,13 @@ def test_nets_of_keras_applications_take_pixels(name, module):
     np.testing.assert_allclose(encoder(images), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["VGG16", "MobileNetV3Small"])
+def test_nets_of_keras_applications_take_images_of_one_channel(name):
+    encoder = build_backbone(name, 32, channels=1)
+    features = encoder(np.random.default_rng(0).integers(0, 256, (2, 32, 32, 1)).astype("float32"))
+    assert features.shape == (2, encoder.output_shape[-1])
+
+
 def test_an_unknown_name_is_named():
     with pytest.raises(ValueError, match=r"`name` must be .* Received: name='ResNet1'\. Those are: .*ConvNeXt"):
         build_backbone("ResNet1", 32)
