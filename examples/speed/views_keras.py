@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 import keras_tfcl
-from keras_tfcl.data.decoding import decode_crops, random_window
+from keras_tfcl.data.decoding import Window, decode_crops, random_window
 from keras_tfcl.layers import ImageAugmenter
 from keras_tfcl.layers.photo_recipe import photo_layers
 
@@ -42,16 +42,14 @@ def operations(folder: str) -> dict[str, float]:
     encoded = [path.read_bytes() for path in sorted(Path(folder).glob("*.jp*g"))[:50]]
     rng = np.random.default_rng(0)
 
-    def crop(i: int) -> np.ndarray:
-        windows = decode_crops(
-            encoded[i % len(encoded)],
-            lambda height, width: [random_window(rng, height, width, (0.08, 1.0), (3 / 4, 4 / 3))],
-            (SIDE, SIDE),
-        )
-        return windows
+    def two_crops(i: int) -> list[np.ndarray]:
+        def windows(height: int, width: int) -> list[Window]:
+            return [random_window(rng, height, width, (0.08, 1.0), (3 / 4, 4 / 3)) for _ in range(2)]
 
-    image = tf.constant(crop(0))
-    times = {"decode the window and resize it": milliseconds(crop)}
+        return decode_crops(encoded[i % len(encoded)], windows, [(SIDE, SIDE)] * 2)
+
+    image = tf.constant(two_crops(0)[:1])
+    times = {"decode the image, crop and resize it": milliseconds(two_crops) / 2}
     for layer in photo_layers((SIDE, SIDE, 3), min_area=None):
         augmenter = ImageAugmenter([layer])
         augmenter.build((1, SIDE, SIDE, 3))
