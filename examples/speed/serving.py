@@ -204,12 +204,13 @@ def draw(rows: list[dict[str, Any]], servers: list[str], options: argparse.Names
 
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for name in servers:
+    for color, name in enumerate(servers):
         mine = {c: [row for row in rows if row["name"] == name and row["clients"] == c] for c in options.clients}
         left.plot(
             options.clients,
             [statistics.median(row["rows_per_second"] for row in mine[c]) for c in options.clients],
             "o-",
+            color=f"C{color}",
             label=name,
         )
         for quantile, style in (("p50_ms", "o-"), ("p99_ms", "o:")):
@@ -217,15 +218,18 @@ def draw(rows: list[dict[str, Any]], servers: list[str], options: argparse.Names
                 options.clients,
                 [statistics.median(row[quantile] for row in mine[c]) for c in options.clients],
                 style,
+                color=f"C{color}",
                 label=f"{name}, {quantile[:3]}",
             )
     left.axhline(
         statistics.median(row["rows_per_second"] for row in rows if row["name"] == BARE), color="grey", label=BARE
     )
     for axis, title in ((left, "rows a second"), (right, "milliseconds to the answer")):
-        axis.set(xlabel="clients", title=title, xscale="log", ylim=(0, None))
+        axis.set(xlabel="clients", title=title, xscale="log")
         axis.set_xticks(options.clients, [str(c) for c in options.clients])
         axis.legend(fontsize=7)
+    left.set_ylim(0)
+    right.set_yscale("log")
     figure.savefig(options.results / "speed_serving.png", dpi=110)
 
 
