@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import platform
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -172,7 +174,13 @@ def sentence_transformers(views: np.ndarray) -> Callable[[], Any]:
 def _tensorflow(loss: Callable[[Any], Any], views: np.ndarray) -> Callable[[], Any]:
     import tensorflow as tf
 
-    z = tf.constant(views)
+    compute, z = value_and_gradient(loss), tf.constant(views)
+    return lambda: [x.numpy() for x in compute(z)]
+
+
+def value_and_gradient(loss: Callable[[Any], Any]) -> Callable[[Any], tuple[Any, Any]]:
+    """Of a loss in TensorFlow, compiled by XLA."""
+    import tensorflow as tf
 
     @tf.function(jit_compile=True, autograph=False)
     def compute(z: Any) -> Any:
@@ -181,7 +189,17 @@ def _tensorflow(loss: Callable[[Any], Any], views: np.ndarray) -> Callable[[], A
             value = loss(z)
         return value, tape.gradient(value, z)
 
-    return lambda: [x.numpy() for x in compute(z)]
+    return compute
+
+
+def device_name() -> str:
+    """The GPU that TensorFlow sees, or the processor."""
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus:
+        return str(tf.config.experimental.get_device_details(gpus[0])["device_name"])
+    return f"{os.cpu_count()} cores of {platform.machine()}"
 
 
 def _torch(loss: Callable[[Any, Any], Any], views: np.ndarray) -> Callable[[], Any]:

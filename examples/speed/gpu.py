@@ -8,12 +8,12 @@ size that `block_size="auto"` takes. Writes examples/results/speed_gpu.csv and .
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import ml_dtypes
 import numpy as np
-from baselines import CLIP, NT_XENT, OWN, SIGLIP, dense_loss, torch_loss
+from baselines import CLIP, NT_XENT, OWN, SIGLIP, dense_loss, device_name, torch_loss, value_and_gradient
 from worker import float64
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -48,7 +48,7 @@ def main() -> None:
         for case in json.loads(arguments.worker):
             print(json.dumps(measure(case, arguments.seconds)), flush=True)
         return
-    device = describe()
+    device = f"{device_name()}, TensorFlow {version('tensorflow')}"
     plan = [size for size in [*PLAN, *LARGE] if not arguments.pairs or size[0] in arguments.pairs]
     rows: list[Case] = []
     for count, dimension in plan:
@@ -146,14 +146,7 @@ def in_tensorflow(case: Case, views: np.ndarray) -> tuple[Compute, Callable[[], 
         labels = tf.range(len(views))
         loss = lambda z: ours(labels, z)  # noqa: E731
 
-    @tf.function(jit_compile=True, autograph=False)
-    def program(z: Any) -> Any:
-        with tf.GradientTape() as tape:
-            tape.watch(z)
-            value = loss(z)
-        return value, tape.gradient(value, z)
-
-    z = tf.cast(tf.constant(views), case["dtype"])
+    program, z = value_and_gradient(loss), tf.cast(tf.constant(views), case["dtype"])
 
     def compute() -> tuple[Any, Any]:
         value, gradient = program(z)
@@ -203,22 +196,12 @@ def torch_siglip(count: int, device: str) -> Callable[[Any, Any], Any]:
     return loss
 
 
-def describe() -> str:
-    """The machine and the versions."""
-    import tensorflow as tf
-
-    gpus = tf.config.list_physical_devices("GPU")
-    name = tf.config.experimental.get_device_details(gpus[0])["device_name"] if gpus else "no GPU"
-    return f"{name}, TensorFlow {tf.__version__}"
-
-
 def write(rows: list[Case], device: str, results: Path) -> None:
-    with (results / "speed_gpu.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, FIELDS)
-        writer.writeheader()
-        writer.writerows(rows)
+    from keras_tfcl.diagnostics import write_table  # not at the top: torch's process has no keras_tfcl
+
+    write_table(results / "speed_gpu.csv", rows)
     lines = [
-        f"Value and gradient on one {device}, compiled by XLA; torch beside it. Normal embeddings of seed 0 that stay "
+        f"Value and gradient on {device}, compiled by XLA; torch beside it. Normal embeddings of seed 0 that stay "
         "on the GPU, the second view with the first added. Median milliseconds of a call (lowest to highest), its "
         "first call in seconds, the peak of the GPU's memory with the embeddings, and relative errors against float64. "
         "Products: what float32 is rounded to before it is multiplied.",

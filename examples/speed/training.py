@@ -29,19 +29,9 @@ BASELINES = {
     "torch, lightly's NTXentLoss": ("training_torch.py", "loop", "peers"),
 }
 FIELDS = [
-    "name",
-    "xla",
-    "round",
-    "images_per_second",
-    "seconds",
-    "low",
-    "high",
-    "first",
-    "ratio",
-    "parameters",
-    "device",
-]
-FIELDS += ["note"]
+    "name", "xla", "round", "images_per_second", "seconds", "low", "high", "first", "ratio", "parameters", "device",
+    "note",
+]  # fmt: skip
 
 
 def main() -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 import sys
 import time
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from baselines import device_name
 
 import keras_tfcl
 
@@ -33,14 +32,6 @@ def main(mode: str, xla: str, batch: int, width: int, steps: int) -> None:
     weights = [*encoder.trainable_variables, *projector.trainable_variables]
     parameters = int(sum(np.prod(v.shape) for v in weights))
     print(json.dumps({"first": times[0], "times": times[1:], "parameters": parameters, "device": device_name()}))
-
-
-def device_name() -> str:
-    """The GPU, or the processor."""
-    gpus = tf.config.list_physical_devices("GPU")
-    if gpus:
-        return str(tf.config.experimental.get_device_details(gpus[0])["device_name"])
-    return f"{os.cpu_count()} cores of {platform.machine()}"
 
 
 def hand_written(

@@ -276,9 +276,11 @@ class Index:
 
     def _check_unchanged(self) -> None:
         """Raise if a program has written into the file and not beside it, so that its vectors are others."""
-        path, before = self._opened or (Path(), ())
+        if self._opened is None:
+            return
+        path, before = self._opened
         now = version_of(path)
-        if before and now[:2] == before[:2] and now != before:
+        if now[:2] == before[:2] and now != before:
             raise ModelFileError(
                 f"An index in use must not be written in place. Received: {path}, into which another program has "
                 f"written. Load it again, and the next time rename the new file to this name."

@@ -45,7 +45,7 @@ def write_triton_repository(
 
     Raises:
         ModelFileError: the file is no encoder, or a folder.
-        ValueError: `max_batch_size` is not a positive integer, or the name is not that of a folder.
+        ValueError: `max_batch_size` is not a positive integer, or the name does not name a folder.
     """
     positive_integer("max_batch_size", max_batch_size, "Pass the largest batch that Triton may make.")
     source = Path(path)

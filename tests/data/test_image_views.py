@@ -26,7 +26,7 @@ from keras_tfcl.export.runtime.images import ImageRule
 RNG = np.random.default_rng(0)
 
 
-def picture(height=40, width=50, channels=3):
+def smooth_image(height=40, width=50, channels=3):
     """A smooth image, which JPEG keeps almost as it is."""
     small = Image.fromarray(RNG.integers(0, 256, (4, 5, channels), "uint8").squeeze())
     return small.resize((width, height), Image.Resampling.BICUBIC)
@@ -44,7 +44,7 @@ def folder(tmp_path):
     for i in range(12):
         path = tmp_path / ("cats" if i < 5 else "dogs/young") / f"{i:02}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
-        picture().save(path, quality=95)
+        smooth_image().save(path, quality=95)
     (tmp_path / "cats" / "._00.jpg").write_bytes(b"x")
     (tmp_path / ".thumbnails").mkdir()
     (tmp_path / ".thumbnails" / "a.jpg").write_bytes(b"x")
@@ -189,13 +189,13 @@ def test_registered_sets_are_read_by_name(tfds):
 
 
 ODD = {
-    "grey": lambda: encoded(picture(channels=1).convert("L")),
-    "cmyk": lambda: encoded(picture().convert("CMYK")),
-    "alpha": lambda: encoded(picture(channels=4), "PNG"),
-    "palette": lambda: encoded(picture().quantize(64), "PNG"),
-    "webp": lambda: encoded(picture(), "WEBP"),
-    "gif": lambda: encoded(picture(), "GIF"),
-    "tiff": lambda: encoded(picture(), "TIFF"),
+    "grey": lambda: encoded(smooth_image(channels=1).convert("L")),
+    "cmyk": lambda: encoded(smooth_image().convert("CMYK")),
+    "alpha": lambda: encoded(smooth_image(channels=4), "PNG"),
+    "palette": lambda: encoded(smooth_image().quantize(64), "PNG"),
+    "webp": lambda: encoded(smooth_image(), "WEBP"),
+    "gif": lambda: encoded(smooth_image(), "GIF"),
+    "tiff": lambda: encoded(smooth_image(), "TIFF"),
 }
 
 
@@ -210,7 +210,7 @@ def test_odd_kinds_of_images_are_read_as_pillow_reads_them(kind):
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 def test_windows_of_a_large_jpeg_are_parts_of_the_whole_image(mode, monkeypatch):
-    data, rng = encoded(picture(120, 90).convert(mode)), np.random.default_rng(0)
+    data, rng = encoded(smooth_image(120, 90).convert(mode)), np.random.default_rng(0)
     windows = [random_window(rng, 120, 90, (0.08, 1.0), (3 / 4, 4 / 3)) for _ in range(5)]
     parts = [decode_crops(data, lambda h, w: windows, [(24, 24)] * 5)]
     monkeypatch.setattr(decoding, "WHOLE_UP_TO", 0)
@@ -233,7 +233,7 @@ def test_sixteen_bits_are_scaled_to_eight():
 def test_images_are_turned_upright(orientation):
     """Whatever else the EXIF data say: here a width of -5, which Pillow reads and cannot write."""
     entries = struct.pack("<HHIi", 0x0100, 9, 1, -5) + struct.pack("<HHII", 0x0112, 3, 1, orientation)
-    data = encoded(picture(24, 36), exif=b"Exif\0\0II*\0\x08\0\0\0\2\0" + entries + bytes(4))
+    data = encoded(smooth_image(24, 36), exif=b"Exif\0\0II*\0\x08\0\0\0\2\0" + entries + bytes(4))
     rgb = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
     turned = {
         1: rgb, 2: rgb[:, ::-1], 3: rgb[::-1, ::-1], 4: rgb[::-1], 5: rgb.transpose(1, 0, 2),
@@ -247,17 +247,17 @@ def test_images_are_turned_upright(orientation):
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 def test_images_are_read_as_the_served_encoder_reads_them(kind):
     """One rule for pixels: bit for bit the rule that `OnnxEncoder` applies."""
-    data = encoded(picture(61, 47), kind)
+    data = encoded(smooth_image(61, 47), kind)
     np.testing.assert_array_equal(decode_fitted(data, (16, 16)), ImageRule(16, 16, 3, "uint8").read(data))
 
 
 def damaged():
-    good = encoded(picture())
+    good = encoded(smooth_image())
     return {
         "empty.jpg": b"",
         "text.png": b"this is no image",
         "cut.jpg": good[: len(good) // 2],
-        "cut.png": encoded(picture(), "PNG")[:200],
+        "cut.png": encoded(smooth_image(), "PNG")[:200],
         "zeros.jpg": b"\xff\xd8\xff" + bytes(500),
     }
 
@@ -374,7 +374,7 @@ def test_min_area_and_flip_hold_for_every_view(tmp_path):
 
 
 def test_labels_need_class_folders(tmp_path):
-    picture().save(tmp_path / "a.jpg")
+    smooth_image().save(tmp_path / "a.jpg")
     with pytest.raises(ValueError, match=r"labels=True takes the first folder .* Received: images without class"):
         image_batches(tmp_path, batch_size=1, labels=True)
     (tmp_path / "empty").mkdir()
@@ -395,7 +395,7 @@ print(early // 1024, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_folder(tmp_path):
-    data = [encoded(picture(300, 400)) for _ in range(10)]
+    data = [encoded(smooth_image(300, 400)) for _ in range(10)]
     for i in range(20_000):
         (tmp_path / f"{i}.jpg").write_bytes(data[i % 10])
     done = subprocess.run([sys.executable, "-c", MEMORY, tmp_path], capture_output=True, text=True, check=False)
